@@ -1,0 +1,215 @@
+use std::borrow::Cow;
+
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
+
+use super::{Empty, answer_code, answer_error, required_text};
+use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
+
+/// REQ_RPC: `{"method": string, "parameters": any, "meta"?: {"timeout_ms": int}}`.
+///
+/// Written with any serializable parameters, read with parameters that are still encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RpcRequest<'a, P = Raw<'a>> {
+    /// What is called.
+    pub method: Cow<'a, str>,
+    /// What it is called with; absent on the wire means `{}`.
+    pub parameters: P,
+    /// What a session peer says about the call.
+    pub meta: Option<CallMeta>,
+}
+
+/// `meta` of a call; only session peers send it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallMeta {
+    /// Time left for the call, in ms: never a clock time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl<P: Serialize> Encode for RpcRequest<'_, P> {
+    fn kind(&self) -> MessageType {
+        MessageType::RpcRequest
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        #[derive(Serialize)]
+        struct Wire<'a, P> {
+            method: &'a str,
+            parameters: &'a P,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            meta: Option<CallMeta>,
+        }
+        C::write(&Wire { method: &self.method, parameters: &self.parameters, meta: self.meta }, out)
+    }
+}
+
+impl<'a> Decode<'a> for RpcRequest<'a> {
+    fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
+        let [method, parameters, meta] = C::members(body, ["method", "parameters", "meta"])?;
+        let timeout_ms = meta.and_then(|meta| C::members(meta.bytes(), ["timeout_ms"]).ok()).and_then(|[value]| {
+            match C::integer(value?)? {
+                Integer::Small(ms) => u64::try_from(ms).ok(),
+                Integer::Big => None,
+            }
+        });
+        Ok(Self {
+            method: required_text::<C>(method, "method")?,
+            parameters: parameters.unwrap_or(Raw(b"{}")),
+            meta: timeout_ms.map(|ms| CallMeta { timeout_ms: Some(ms) }),
+        })
+    }
+}
+
+/// RSP_RPC that carries a result: `{"rcode": 0, "result": any}`.
+#[derive(Clone, Copy, Debug)]
+pub struct RpcAnswer<'a, R: ?Sized> {
+    /// What the method returned.
+    pub result: &'a R,
+    /// Whether the caller opened no session: then a null result is written as `{}`, since some v1 programs drop an
+    /// answer whose result is null and wait for ever.
+    pub v1: bool,
+}
+
+impl<R: Serialize + ?Sized> Encode for RpcAnswer<'_, R> {
+    fn kind(&self) -> MessageType {
+        MessageType::RpcResponse
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        #[derive(Serialize)]
+        struct Wire<'a, R: ?Sized> {
+            rcode: i64,
+            result: &'a R,
+        }
+        let start = out.len();
+        C::write(&Wire { rcode: 0, result: self.result }, out)?;
+        // Whether a value is null shows only once it is written.
+        let written = out.get(start..).unwrap_or_default();
+        let is_null = self.v1 && C::members(written_if_small(written), ["result"]).is_ok_and(is_null::<C>);
+        if is_null {
+            out.truncate(start);
+            C::write(&Wire { rcode: 0, result: &Empty {} }, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// RSP_RPC that carries an error: `{"rcode": int, "error": {...}}`, with `"result": {}` to a v1 peer.
+#[derive(Clone, Copy, Debug)]
+pub struct RpcError<'a> {
+    /// Why there is no result.
+    pub code: ResultCode,
+    /// More, for people and programs.
+    pub error: &'a ErrorInfo,
+    /// Whether the caller opened no session.
+    pub v1: bool,
+}
+
+impl Encode for RpcError<'_> {
+    fn kind(&self) -> MessageType {
+        MessageType::RpcResponse
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        super::Refusal {
+            code: self.code,
+            request: MessageType::RpcRequest,
+            optype: None,
+            error: self.error,
+            v1: self.v1,
+        }
+        .encode::<C>(out)
+    }
+}
+
+/// RSP_RPC as a caller reads it.
+#[derive(Clone, Debug)]
+pub struct RpcResponse<'a> {
+    /// How it went.
+    pub code: ResultCode,
+    /// The result, still encoded; some peers leave it out or send null.
+    pub result: Option<Raw<'a>>,
+    /// The error, where the peer told one in our form.
+    pub error: Option<ErrorInfo>,
+}
+
+impl<'a> Decode<'a> for RpcResponse<'a> {
+    fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
+        let [rcode, result, error] = C::members(body, ["rcode", "result", "error"])?;
+        Ok(Self { code: answer_code::<C>(rcode, None)?, result, error: answer_error::<C>(error) })
+    }
+}
+
+impl Encode for RpcResponse<'_> {
+    fn kind(&self) -> MessageType {
+        MessageType::RpcResponse
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            rcode: i64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            result: Option<Raw<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<&'a ErrorInfo>,
+        }
+        C::write(&Wire { rcode: self.code.to_wire(), result: self.result, error: self.error.as_ref() }, out)
+    }
+}
+
+/// A null result makes a short document in every codec; a longer one needs no look.
+fn written_if_small(written: &[u8]) -> &[u8] {
+    if written.len() <= 32 { written } else { &[] }
+}
+
+fn is_null<C: Codec>([result]: [Option<Raw<'_>>; 1]) -> bool {
+    result.is_some_and(|value| C::shape(value) == crate::Shape::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Executed, Json};
+
+    fn written<B: Encode>(body: &B) -> String {
+        let mut out = BytesMut::from("before");
+        body.encode::<Json>(&mut out).unwrap();
+        String::from_utf8(out[6..].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn answers_in_both_dialects() {
+        assert_eq!(written(&RpcAnswer { result: &3, v1: true }), r#"{"rcode":0,"result":3}"#);
+        assert_eq!(written(&RpcAnswer { result: &(), v1: true }), r#"{"rcode":0,"result":{}}"#);
+        assert_eq!(written(&RpcAnswer { result: &(), v1: false }), r#"{"rcode":0,"result":null}"#);
+        assert_eq!(written(&RpcAnswer { result: "null", v1: true }), r#"{"rcode":0,"result":"null"}"#);
+        let error = ErrorInfo::not_executed("nobody here");
+        let info = r#""error":{"message":"nobody here","executed":"no"}}"#;
+        let answer = RpcError { code: ResultCode::NotFoundService, error: &error, v1: true };
+        assert_eq!(written(&answer), format!(r#"{{"rcode":5,"result":{{}},{info}"#));
+        assert_eq!(written(&RpcError { v1: false, ..answer }), format!(r#"{{"rcode":5,{info}"#));
+    }
+
+    #[test]
+    fn absent_parameters_mean_an_empty_object() {
+        let request = RpcRequest::decode::<Json>(br#"{"method":"a\u0064d"}"#).unwrap();
+        assert_eq!((&*request.method, request.parameters.bytes()), ("add", &b"{}"[..]));
+    }
+
+    #[test]
+    fn a_method_must_be_a_string() {
+        for body in [&b"{}"[..], br#"{"method":1}"#, br#"{"method":null,"parameters":{}}"#] {
+            assert_eq!(RpcRequest::decode::<Json>(body).unwrap_err().code, ResultCode::InvalidMessage);
+        }
+    }
+
+    #[test]
+    fn a_foreign_error_is_unknown_in_what_ran() {
+        let answer = RpcResponse::decode::<Json>(br#"{"rcode":4,"error":{"message":"no"}}"#).unwrap();
+        assert_eq!(answer.error.unwrap().executed, Executed::Unknown);
+        let answer = RpcResponse::decode::<Json>(br#"{"rcode":4,"error":"text"}"#).unwrap();
+        assert!(answer.error.is_none());
+    }
+}

@@ -1,0 +1,249 @@
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use bytes::BytesMut;
+use serde::Serialize;
+
+use super::{NO_OPTYPE, Optype, answer_code, answer_error, missing, optype, required_text, wrong_type};
+use crate::{
+    BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Host, Integer, MessageType, Raw, ResultCode, Shape,
+};
+
+/// What a REQ_SERVICE asks for or tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ServiceOp {
+    /// 0: I provide this method there.
+    Register,
+    /// 1: who provides this method? And tell me of changes.
+    Discover,
+    /// 2: a provider came (center to watcher).
+    Online,
+    /// 3: a provider went (center to watcher).
+    Offline,
+    /// 4: I no longer provide this method (sessions only).
+    Withdraw,
+}
+
+impl ServiceOp {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Register, "SERVICE_REGISTRY"),
+        (Self::Discover, "SERVICE_DISCOVERY"),
+        (Self::Online, "SERVICE_ONLINE"),
+        (Self::Offline, "SERVICE_OFFLINE"),
+        (Self::Withdraw, "SERVICE_WITHDRAW"),
+    ];
+
+    /// The wire number.
+    pub const fn to_wire(self) -> i64 {
+        self as i64
+    }
+
+    fn from_optype(optype: &Optype<'_>) -> Result<Self, BodyError> {
+        let known = match optype {
+            Optype::Number(number) => Self::ALL.iter().find(|(op, _)| op.to_wire() == *number),
+            Optype::Name(name) => Self::ALL.iter().find(|(_, known)| known == name),
+            Optype::Other => None,
+        };
+        known.map(|(op, _)| *op).ok_or_else(|| optype.unknown())
+    }
+}
+
+/// REQ_SERVICE: `{"method": string, "optype": 0..=4, "host": {"ip": string, "port": int}}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRequest<'a> {
+    /// The method that it is about.
+    pub method: Cow<'a, str>,
+    /// What is asked for or told.
+    pub op: ServiceOp,
+    /// Where. Always there with `Register`, and with a notice that a center sent; may be there with `Withdraw`.
+    pub host: Option<Host>,
+}
+
+impl Encode for ServiceRequest<'_> {
+    fn kind(&self) -> MessageType {
+        MessageType::ServiceRequest
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            method: &'a str,
+            optype: i64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            host: Option<Host>,
+        }
+        C::write(&Wire { method: &self.method, optype: self.op.to_wire(), host: self.host }, out)
+    }
+}
+
+/// As a center reads it: online and offline from a peer are refused by the handler, whatever their host.
+impl<'a> Decode<'a> for ServiceRequest<'a> {
+    fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
+        let [method, op, host] = C::members(body, ["method", "optype", "host"])?;
+        let op = optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype));
+        // An error's answer repeats the optype, so it is looked at first and judged last.
+        let known = op.as_ref().ok().map(|op| op.to_wire());
+        let named = |error: BodyError| BodyError { optype: known, ..error };
+        let method = required_text::<C>(method, "method").map_err(named)?;
+        let op = op?;
+        let host = match (op, host) {
+            (ServiceOp::Register, None) => return Err(named(missing("host"))),
+            (ServiceOp::Register | ServiceOp::Withdraw, Some(host)) => Some(read_host::<C>(host).map_err(named)?),
+            (ServiceOp::Online | ServiceOp::Offline, Some(host)) => read_host::<C>(host).ok(),
+            (_, None) | (ServiceOp::Discover, Some(_)) => None,
+        };
+        Ok(Self { method, op, host })
+    }
+}
+
+fn read_host<C: Codec>(value: Raw<'_>) -> Result<Host, BodyError> {
+    if C::shape(value) != Shape::Object {
+        return Err(wrong_type::<C>("host", "an object", value));
+    }
+    let [ip, port] = C::members(value.bytes(), ["ip", "port"])?;
+    let ip: IpAddr = required_text::<C>(ip, "host.ip")?
+        .parse()
+        .map_err(|_| BodyError::invalid("\"host.ip\" must be an IPv4 or IPv6 literal; resolve a name first"))?;
+    let port = port.ok_or_else(|| missing("host.port"))?;
+    let port = match C::integer(port) {
+        Some(Integer::Small(number)) => u16::try_from(number).unwrap_or(0),
+        Some(Integer::Big) => 0,
+        None => return Err(wrong_type::<C>("host.port", "an integer", port)),
+    };
+    Host::new(ip, port).map_err(|e| BodyError::invalid(format!("\"host\" can't be reached: {e}")))
+}
+
+/// RSP_SERVICE: `{"rcode": int, "optype": int}`; a discovery's adds `"method"` and `"host": [...]`.
+#[derive(Clone, Debug)]
+pub struct ServiceAnswer<'a> {
+    /// How it went.
+    pub code: ResultCode,
+    /// The request's operation; `None` is written as 4, for a request that named no known one.
+    pub op: Option<ServiceOp>,
+    /// With a discovery: the method that was asked for.
+    pub method: Option<Cow<'a, str>>,
+    /// With a discovery: who provides it, in the order in which they came.
+    pub hosts: Option<Cow<'a, [Host]>>,
+    /// More, where it went wrong.
+    pub error: Option<ErrorInfo>,
+}
+
+impl ServiceAnswer<'_> {
+    /// Done.
+    pub const fn ok(op: ServiceOp) -> Self {
+        Self { code: ResultCode::Ok, op: Some(op), method: None, hosts: None, error: None }
+    }
+}
+
+impl Encode for ServiceAnswer<'_> {
+    fn kind(&self) -> MessageType {
+        MessageType::ServiceResponse
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            rcode: i64,
+            optype: i64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            method: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            host: Option<&'a [Host]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<&'a ErrorInfo>,
+        }
+        C::write(
+            &Wire {
+                rcode: self.code.to_wire(),
+                optype: self.op.map_or(NO_OPTYPE, ServiceOp::to_wire),
+                method: self.method.as_deref(),
+                host: self.hosts.as_deref(),
+                error: self.error.as_ref(),
+            },
+            out,
+        )
+    }
+}
+
+/// As a caller reads it: a clean discovery's answer may lack `rcode`, and a host that nobody can reach is left out.
+impl<'a> Decode<'a> for ServiceAnswer<'a> {
+    fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
+        let [rcode, op, method, host, error] = C::members(body, ["rcode", "optype", "method", "host", "error"])?;
+        let hosts = host.and_then(C::items);
+        let absent = hosts.as_ref().map(|_| ResultCode::Ok);
+        Ok(Self {
+            code: answer_code::<C>(rcode, absent)?,
+            op: optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype)).ok(),
+            method: method.and_then(C::text),
+            hosts: hosts.map(|items| items.into_iter().filter_map(|item| read_host::<C>(item).ok()).collect()),
+            error: answer_error::<C>(error),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Json;
+
+    #[test]
+    fn what_is_accepted() {
+        let rows = [
+            (r#"{"method":"add","optype":0,"host":{"ip":"127.0.0.1","port":80}}"#, ServiceOp::Register, true),
+            (
+                r#"{"method":"add","optype":"SERVICE_REGISTRY","host":{"ip":"::1","port":80,"x":0}}"#,
+                ServiceOp::Register,
+                true,
+            ),
+            (r#"{"method":"add","optype":1}"#, ServiceOp::Discover, false),
+            (r#"{"method":"add","optype":1,"host":"ignored"}"#, ServiceOp::Discover, false),
+            (r#"{"method":"add","optype":2,"host":{"ip":"127.0.0.1","port":80}}"#, ServiceOp::Online, true),
+            (r#"{"method":"add","optype":3}"#, ServiceOp::Offline, false),
+            (r#"{"method":"add","optype":4}"#, ServiceOp::Withdraw, false),
+        ];
+        for (body, op, host) in rows {
+            let request = ServiceRequest::decode::<Json>(body.as_bytes()).unwrap();
+            assert_eq!((&*request.method, request.op, request.host.is_some()), ("add", op, host), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_and_with_which_code_and_optype() {
+        use ResultCode::{InvalidMessage, InvalidOptype};
+        let with_host = |host: &str| format!(r#"{{"method":"add","optype":0,"host":{host}}}"#);
+        let rows = [
+            (r#"{"optype":1}"#.to_owned(), InvalidMessage, Some(1)),
+            (r#"{"method":1,"optype":0}"#.to_owned(), InvalidMessage, Some(0)),
+            (r#"{"method":"add"}"#.to_owned(), InvalidMessage, None),
+            (r#"{"method":"add","optype":true}"#.to_owned(), InvalidMessage, None),
+            (r#"{"method":"add","optype":9}"#.to_owned(), InvalidOptype, None),
+            (r#"{"method":"add","optype":"TOPIC_CREATE"}"#.to_owned(), InvalidOptype, None),
+            (r#"{"method":"add","optype":0}"#.to_owned(), InvalidMessage, Some(0)),
+            (with_host("null"), InvalidMessage, Some(0)),
+            (with_host(r#"["127.0.0.1",80]"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"port":80}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"localhost","port":80}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"0.0.0.0","port":80}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"::","port":80}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"::ffff:0.0.0.0","port":80}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"127.0.0.1"}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"127.0.0.1","port":0}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"127.0.0.1","port":65536}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"127.0.0.1","port":"80"}"#), InvalidMessage, Some(0)),
+            (with_host(r#"{"ip":"127.0.0.1","port":80.5}"#), InvalidMessage, Some(0)),
+        ];
+        for (body, code, optype) in rows {
+            let error = ServiceRequest::decode::<Json>(body.as_bytes()).unwrap_err();
+            assert_eq!((error.code, error.optype), (code, optype), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_discovery_answer_without_a_code_is_ok() {
+        let body = br#"{"method":"add","optype":1,"host":[{"ip":"127.0.0.1","port":1},{"ip":"bad","port":1}]}"#;
+        let answer = ServiceAnswer::decode::<Json>(body).unwrap();
+        assert_eq!(answer.code, ResultCode::Ok);
+        assert_eq!(answer.hosts.unwrap().len(), 1);
+        assert!(ServiceAnswer::decode::<Json>(br#"{"optype":0}"#).is_err());
+    }
+}

@@ -1,0 +1,157 @@
+use std::borrow::Cow;
+
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
+
+use super::{answer_code, answer_error, missing, wrong_type};
+use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
+
+/// REQ_SESSION: `{"version": int, "name"?: string, "instance"?: string, "features"?: [string, ...]}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRequest<'a> {
+    /// The newest version of the protocol that the peer speaks; 2 or more.
+    pub version: i64,
+    /// What the peer calls itself.
+    pub name: Cow<'a, str>,
+    /// Which run of the peer this is.
+    pub instance: Cow<'a, str>,
+    /// What the peer can do beyond v1.
+    pub features: Vec<Cow<'a, str>>,
+}
+
+impl Encode for SessionRequest<'_> {
+    fn kind(&self) -> MessageType {
+        MessageType::SessionRequest
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            version: i64,
+            name: &'a str,
+            instance: &'a str,
+            features: &'a [Cow<'a, str>],
+        }
+        let wire = Wire { version: self.version, name: &self.name, instance: &self.instance, features: &self.features };
+        C::write(&wire, out)
+    }
+}
+
+impl<'a> Decode<'a> for SessionRequest<'a> {
+    fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
+        let [version, name, instance, features] = C::members(body, ["version", "name", "instance", "features"])?;
+        let version = version.ok_or_else(|| missing("version"))?;
+        let version = match C::integer(version) {
+            Some(Integer::Small(number)) if number >= 2 => number,
+            Some(_) => return Err(BodyError::invalid("\"version\" must be 2 or more")),
+            None => return Err(wrong_type::<C>("version", "an integer", version)),
+        };
+        Ok(Self {
+            version,
+            name: optional_text::<C>(name, "name")?,
+            instance: optional_text::<C>(instance, "instance")?,
+            features: read_features::<C>(features)?,
+        })
+    }
+}
+
+/// RSP_SESSION: `{"rcode": int, "version": int, "instance": string, "features": [...], "limits": {...}}`.
+#[derive(Clone, Debug)]
+pub struct SessionAnswer<'a> {
+    /// How it went; anything but OK means that there is no session.
+    pub code: ResultCode,
+    /// The version that both speak.
+    pub version: i64,
+    /// Which run of the center or provider this is.
+    pub instance: Cow<'a, str>,
+    /// What both can do beyond v1.
+    pub features: Vec<Cow<'a, str>>,
+    /// What the peer must keep within.
+    pub limits: Limits,
+    /// More, where it went wrong.
+    pub error: Option<ErrorInfo>,
+}
+
+/// `limits` of a session: what the answering side permits on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The largest frame in bytes, its length field included.
+    #[serde(default = "Limits::no_bound")]
+    pub max_frame_bytes: u64,
+    /// How many requests may wait for their answers at once.
+    #[serde(default = "Limits::no_bound")]
+    pub in_flight: u64,
+}
+
+impl Limits {
+    const fn no_bound() -> u64 {
+        u64::MAX
+    }
+}
+
+/// Towards a peer that names no limits.
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_frame_bytes: Self::no_bound(), in_flight: Self::no_bound() }
+    }
+}
+
+impl Encode for SessionAnswer<'_> {
+    fn kind(&self) -> MessageType {
+        MessageType::SessionResponse
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            rcode: i64,
+            version: i64,
+            instance: &'a str,
+            features: &'a [Cow<'a, str>],
+            limits: Limits,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<&'a ErrorInfo>,
+        }
+        C::write(
+            &Wire {
+                rcode: self.code.to_wire(),
+                version: self.version,
+                instance: &self.instance,
+                features: &self.features,
+                limits: self.limits,
+                error: self.error.as_ref(),
+            },
+            out,
+        )
+    }
+}
+
+impl<'a> Decode<'a> for SessionAnswer<'a> {
+    fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
+        let [rcode, version, instance, features, limits, error] =
+            C::members(body, ["rcode", "version", "instance", "features", "limits", "error"])?;
+        Ok(Self {
+            code: answer_code::<C>(rcode, None)?,
+            version: match version.and_then(C::integer) {
+                Some(Integer::Small(number)) => number,
+                _ => 1,
+            },
+            instance: optional_text::<C>(instance, "instance")?,
+            features: read_features::<C>(features)?,
+            limits: limits.and_then(|limits| C::read(limits).ok()).unwrap_or_default(),
+            error: answer_error::<C>(error),
+        })
+    }
+}
+
+fn optional_text<'a, C: Codec>(value: Option<Raw<'a>>, name: &str) -> Result<Cow<'a, str>, BodyError> {
+    let Some(value) = value else { return Ok(Cow::Borrowed("")) };
+    C::text(value).ok_or_else(|| wrong_type::<C>(name, "a string", value))
+}
+
+fn read_features<C: Codec>(value: Option<Raw<'_>>) -> Result<Vec<Cow<'_, str>>, BodyError> {
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let items = C::items(value).ok_or_else(|| wrong_type::<C>("features", "an array", value))?;
+    let texts: Option<Vec<_>> = items.into_iter().map(C::text).collect();
+    texts.ok_or_else(|| BodyError::invalid("\"features\" must hold strings"))
+}

@@ -1,0 +1,157 @@
+use std::borrow::Cow;
+use std::fmt::{self, Debug};
+use std::hash::Hash;
+
+use bytes::Bytes;
+
+use crate::{Encode, EncodeError, Head, Message, Session};
+
+/// Names a connection within this process; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// A frame that goes to many: its bytes are counted once against the total, however many outboxes hold it.
+#[derive(Clone, Debug)]
+pub struct Shared(Bytes);
+
+impl Shared {
+    /// Wraps a frame as it is. [`Connection::share`] makes one that is counted.
+    pub const fn new(frame: Bytes) -> Self {
+        Self(frame)
+    }
+
+    /// The frame.
+    pub const fn frame(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Why a frame was not queued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The outbox is at its bound: the peer does not read as fast as it is written to.
+    #[error("the outbox is full: the peer reads more slowly than it is written to")]
+    Full,
+    /// The connection has ended.
+    #[error("the connection is closed")]
+    Closed,
+    /// The body could not be written.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// What is counted of what passes over a connection, beside bytes and frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message that is neither answered nor acted on: a response that nobody awaits, an unknown odd kind.
+    Ignored,
+    /// A request that was answered with an error before it reached a handler.
+    Refused,
+    /// A request that was answered OVERLOADED, since a limit was reached.
+    Overloaded,
+    /// A handler that panicked.
+    Panicked,
+}
+
+/// One peer as the layers above the socket see it. Clones are the same connection; equality, order and hash are those
+/// of its [`ConnectionId`].
+///
+/// Nothing here blocks but [`send`](Connection::send), and nothing here touches a socket: frames are queued in a bounded
+/// outbox, which the connection's own task writes.
+pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
+    /// Counts as one request in flight until it is dropped.
+    type InFlight: Send + 'static;
+
+    /// Its name in this process.
+    fn id(&self) -> ConnectionId;
+
+    /// The peer, for logs and errors, for example `tcp://127.0.0.1:41522`.
+    fn peer(&self) -> String;
+
+    /// The session, if the peer opened one.
+    fn session(&self) -> Option<&Session>;
+
+    /// Opens the session; `false` if it is too late: the first message has been something else, or there is one.
+    fn open_session(&self, session: Session) -> bool;
+
+    /// A message other than REQ_SESSION has come: from now on no session can be opened.
+    fn settle(&self);
+
+    /// Encodes a frame as this connection's protocol has it.
+    ///
+    /// # Errors
+    /// See [`EncodeError`].
+    fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError>;
+
+    /// Answers from within the connection's own handler. It is queued whatever the outbox holds: above half of the
+    /// outbox's bound the connection is not read, so what inline answers can add to it is bounded by one of them.
+    ///
+    /// # Errors
+    /// `Closed`, or `Encode`: then nothing was queued and another answer may be given.
+    fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError>;
+
+    /// Queues or fails at once. The head decides kind, flags and id.
+    ///
+    /// # Errors
+    /// `Full` at the outbox's bound, `Closed`.
+    fn try_send(&self, frame: Bytes) -> Result<(), SendError>;
+
+    /// Waits for room, then queues.
+    ///
+    /// # Cancel safety
+    /// The frame is queued whole or not at all.
+    ///
+    /// # Errors
+    /// `Closed`.
+    fn send(&self, frame: Bytes) -> impl Future<Output = Result<(), SendError>> + Send;
+
+    /// Makes a frame to push to many; counted once.
+    fn share(&self, frame: Bytes) -> Shared;
+
+    /// Queues a frame that goes to many. If this peer then is over half of its bound and has taken bytes of late,
+    /// `from` is not read until it has caught up; a peer that takes nothing is never waited for.
+    ///
+    /// # Errors
+    /// `Full` at the outbox's bound, `Closed`.
+    fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError>;
+
+    /// Enters a request whose answer comes later. `None` means that a session peer is over its limit and is to be told
+    /// so; a v1 peer is not read instead, so it never sees `None`.
+    fn begin_request(&self) -> Option<Self::InFlight>;
+
+    /// Ends the connection; what is queued is dropped. The reason is logged.
+    fn close(&self, reason: Cow<'static, str>);
+
+    /// Counts something.
+    fn count(&self, event: Event);
+}
+
+/// What one layer does with one message. It runs on the connection's own loop and must not block: what has to wait
+/// goes on in a task of its own and answers through a clone of the connection.
+pub trait Handler<C>: Send + Sync + 'static {
+    /// Takes one message.
+    fn handle(&self, conn: &C, message: Message);
+
+    /// Runs once, after the connection's last message.
+    fn closed(&self, conn: &C) {
+        let _ = conn;
+    }
+}
+
+impl<C, H: Handler<C> + ?Sized> Handler<C> for std::sync::Arc<H> {
+    fn handle(&self, conn: &C, message: Message) {
+        (**self).handle(conn, message);
+    }
+
+    fn closed(&self, conn: &C) {
+        (**self).closed(conn);
+    }
+}

@@ -1,0 +1,183 @@
+use bytes::BytesMut;
+
+use crate::message::FLAG_ONE_WAY;
+use crate::{
+    BodyError, Codec, Connection, Encode, EncodeError, ErrorInfo, Event, Feature, Handler, Json, Message, MessageType,
+    Refusal, ResultCode, Session,
+};
+
+/// Maps each type of message to its handler: calls to `rpc`, topic operations to `topic`, registry operations to
+/// `service`, the opening of sessions to `session`, and every answer to `response`.
+///
+/// The set is closed, so it is a `match`: no map, no lock, no `dyn`. A slot that nobody filled refuses its requests
+/// with INVALID_MSG and ignores its answers.
+///
+/// ```
+/// use callboard_common::{Dispatcher, Handler, LengthValue, Message, Protocol, Recorder};
+/// struct Count(std::sync::atomic::AtomicUsize);
+/// impl<C: Send + Sync> Handler<C> for Count {
+///     fn handle(&self, _conn: &C, _message: Message) {
+///         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+///     }
+/// }
+/// let dispatcher = Dispatcher::new().on_topic(Count(Default::default()));
+/// let conn = Recorder::new(1);
+/// dispatcher.handle(&conn, conn.message(2, b"id", br#"{"topic_key":"t","optype":0}"#)); // goes to Count
+/// dispatcher.handle(&conn, conn.message(0, b"id", br#"{"method":"add"}"#)); // goes nowhere
+/// assert!(conn.sent()[0].text().contains("\"rcode\":2"));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dispatcher<
+    Rpc = Unhandled,
+    Topic = Unhandled,
+    Service = Unhandled,
+    Sessions = Unhandled,
+    Response = Unhandled,
+> {
+    rpc: Rpc,
+    topic: Topic,
+    service: Service,
+    session: Sessions,
+    response: Response,
+}
+
+/// The empty slot of a [`Dispatcher`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unhandled;
+
+impl Dispatcher {
+    /// A dispatcher with all slots empty.
+    pub const fn new() -> Self {
+        Self { rpc: Unhandled, topic: Unhandled, service: Unhandled, session: Unhandled, response: Unhandled }
+    }
+}
+
+impl<Rpc, Topic, Service, Sessions, Response> Dispatcher<Rpc, Topic, Service, Sessions, Response> {
+    /// Calls go to `rpc`.
+    pub fn on_rpc<H>(self, rpc: H) -> Dispatcher<H, Topic, Service, Sessions, Response> {
+        let Self { topic, service, session, response, .. } = self;
+        Dispatcher { rpc, topic, service, session, response }
+    }
+
+    /// Topic operations, and messages pushed to a subscriber, go to `topic`.
+    pub fn on_topic<H>(self, topic: H) -> Dispatcher<Rpc, H, Service, Sessions, Response> {
+        let Self { rpc, service, session, response, .. } = self;
+        Dispatcher { rpc, topic, service, session, response }
+    }
+
+    /// Registry operations, and notices, go to `service`.
+    pub fn on_service<H>(self, service: H) -> Dispatcher<Rpc, Topic, H, Sessions, Response> {
+        let Self { rpc, topic, session, response, .. } = self;
+        Dispatcher { rpc, topic, service, session, response }
+    }
+
+    /// The opening of sessions goes to `session`.
+    pub fn on_session<H>(self, session: H) -> Dispatcher<Rpc, Topic, Service, H, Response> {
+        let Self { rpc, topic, service, response, .. } = self;
+        Dispatcher { rpc, topic, service, session, response }
+    }
+
+    /// Answers of every kind go to `response`.
+    pub fn on_response<H>(self, response: H) -> Dispatcher<Rpc, Topic, Service, Sessions, H> {
+        let Self { rpc, topic, service, session, .. } = self;
+        Dispatcher { rpc, topic, service, session, response }
+    }
+}
+
+impl<C, Rpc, Topic, Service, Sessions, Response> Handler<C> for Dispatcher<Rpc, Topic, Service, Sessions, Response>
+where
+    C: Connection,
+    Rpc: Handler<C>,
+    Topic: Handler<C>,
+    Service: Handler<C>,
+    Sessions: Handler<C>,
+    Response: Handler<C>,
+{
+    fn handle(&self, conn: &C, message: Message) {
+        let kind = message.kind();
+        if kind != MessageType::SessionRequest {
+            conn.settle();
+        }
+        if !is_negotiated(conn.session(), &message) {
+            return refuse_kind(conn, &message, "it uses a codec or a flag that was not negotiated in a session");
+        }
+        match kind {
+            MessageType::RpcRequest => self.rpc.handle(conn, message),
+            MessageType::TopicRequest => self.topic.handle(conn, message),
+            MessageType::ServiceRequest => self.service.handle(conn, message),
+            MessageType::SessionRequest => self.session.handle(conn, message),
+            MessageType::RpcResponse
+            | MessageType::TopicResponse
+            | MessageType::ServiceResponse
+            | MessageType::SessionResponse => self.response.handle(conn, message),
+            MessageType::Ping if has(conn.session(), Feature::Ping) => {
+                // The peer may have gone meanwhile; then there is nobody to tell.
+                let _ = conn.answer(message.id(), &Pong);
+            }
+            _ => Unhandled.handle(conn, message),
+        }
+    }
+
+    fn closed(&self, conn: &C) {
+        self.rpc.closed(conn);
+        self.topic.closed(conn);
+        self.service.closed(conn);
+        self.session.closed(conn);
+        self.response.closed(conn);
+    }
+}
+
+impl<C: Connection> Handler<C> for Unhandled {
+    fn handle(&self, conn: &C, message: Message) {
+        refuse_kind(conn, &message, "nobody here handles this kind of message");
+    }
+}
+
+/// INVALID_MSG to what asks; what only tells is counted.
+fn refuse_kind<C: Connection>(conn: &C, message: &Message, why: &str) {
+    let heartbeat = matches!(message.kind(), MessageType::Ping | MessageType::Cancel);
+    if heartbeat || !message.kind().is_request() {
+        conn.count(Event::Ignored);
+    } else {
+        let error = ErrorInfo::not_executed(format!("{}: {why}", message.kind()));
+        refuse(conn, message, ResultCode::InvalidMessage, None, &error);
+    }
+}
+
+/// Answers a request that did not reach its handler, in the form of its kind; a one-way request is only counted.
+pub fn refuse<C: Connection>(conn: &C, message: &Message, code: ResultCode, optype: Option<i64>, error: &ErrorInfo) {
+    conn.count(if code == ResultCode::Overloaded { Event::Overloaded } else { Event::Refused });
+    if message.is_one_way() {
+        return;
+    }
+    let refusal = Refusal { code, request: message.kind(), optype, error, v1: conn.session().is_none() };
+    // The peer may have gone meanwhile; then there is nobody to tell.
+    let _ = conn.answer(message.id(), &refusal);
+}
+
+/// Answers a body that could not be read.
+pub fn refuse_body<C: Connection>(conn: &C, message: &Message, why: &BodyError) {
+    refuse(conn, message, why.code, why.optype, &ErrorInfo::not_executed(why.message.clone()));
+}
+
+fn is_negotiated(session: Option<&Session>, message: &Message) -> bool {
+    let flags = if has(session, Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
+    message.codec() == Json::ID && message.flags() & !flags == 0
+}
+
+fn has(session: Option<&Session>, feature: Feature) -> bool {
+    session.is_some_and(|session| session.features.has(feature))
+}
+
+/// Kind 19, empty body.
+struct Pong;
+
+impl Encode for Pong {
+    fn kind(&self) -> MessageType {
+        MessageType::Pong
+    }
+
+    fn encode<C: Codec>(&self, _out: &mut BytesMut) -> Result<(), EncodeError> {
+        Ok(())
+    }
+}

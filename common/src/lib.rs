@@ -1,0 +1,47 @@
+//! The words of the house: frames, messages, codes, and the traits that the other rooms fill in. No socket, no clock,
+//! no task, no tokio.
+//!
+//! In reading order:
+//!
+//! 1. [`MessageType`] and [`ResultCode`]: the numbers of the wire.
+//! 2. [`Message`]: one whole frame; [`Head`]: what an encoder is told.
+//! 3. [`Protocol`] (bytes to messages) and its form [`LengthValue`], with a [`BodyFilter`].
+//! 4. [`Codec`] (bodies to values) and its form [`Json`].
+//! 5. [`Body`]: one type per kind, [`RpcRequest`] to [`SessionAnswer`].
+//! 6. [`Connection`] and [`Handler`]: a peer, and what a layer does with its messages; [`Dispatcher`] between them;
+//!    [`Recorder`], a connection for tests.
+
+#![deny(missing_docs)]
+
+mod body;
+mod code;
+mod codec;
+mod connection;
+mod dispatcher;
+mod host;
+mod json;
+mod kind;
+mod length_value;
+mod message;
+mod protocol;
+mod recorder;
+mod scan;
+mod session;
+
+pub use body::{
+    Body, BodyError, CallMeta, Decode, Encode, ErrorInfo, Executed, Limits, Refusal, RpcAnswer, RpcError, RpcRequest,
+    RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, SessionRequest, TopicAnswer, TopicOp,
+    TopicRequest,
+};
+pub use code::ResultCode;
+pub use codec::{Codec, EncodeError, Integer, Raw, ReadError, Shape};
+pub use connection::{Connection, ConnectionId, Event, Handler, SendError, Shared};
+pub use dispatcher::{Dispatcher, Unhandled, refuse, refuse_body};
+pub use host::{Host, HostError};
+pub use json::Json;
+pub use kind::MessageType;
+pub use length_value::{DEFAULT_MAX_FRAME_BYTES, LengthValue};
+pub use message::{FLAG_ONE_WAY, HEADER_BYTES, Head, MAX_ID_BYTES, Message};
+pub use protocol::{BodyFilter, Plain, Protocol, ProtocolError};
+pub use recorder::{RecordedRequest, Recorder, Sent};
+pub use session::{Feature, Features, Session};

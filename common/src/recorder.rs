@@ -1,0 +1,221 @@
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{
+    Connection, ConnectionId, Encode, EncodeError, Event, Head, Json, LengthValue, Message, Protocol, SendError,
+    Session, Shared,
+};
+
+/// A connection without a socket, which remembers what was sent: for tests of handlers, here and in users' programs.
+///
+/// ```
+/// use callboard_common::{Connection, Recorder, TopicAnswer};
+/// let conn = Recorder::new(7);
+/// conn.answer(b"id", &TopicAnswer::ok())?;
+/// assert_eq!(conn.take()[0].text(), r#"{"rcode":0}"#);
+/// # Ok::<(), callboard_common::SendError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Recorder(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    id: u64,
+    session: OnceLock<Session>,
+    settled: AtomicBool,
+    full: AtomicBool,
+    in_flight: Arc<AtomicUsize>,
+    log: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    sent: Vec<Sent>,
+    events: Vec<Event>,
+    closed: Option<Cow<'static, str>>,
+}
+
+/// A frame that a [`Recorder`] was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent(pub Message);
+
+impl Sent {
+    /// The body as text.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.0.body())
+    }
+}
+
+/// One request in flight on a [`Recorder`].
+#[derive(Debug)]
+pub struct RecordedRequest(Arc<AtomicUsize>);
+
+impl Drop for RecordedRequest {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Recorder {
+    /// A v1 peer.
+    pub fn new(id: u64) -> Self {
+        Self(Arc::new(State { id, ..State::default() }))
+    }
+
+    /// A peer with a session.
+    pub fn with_session(id: u64, session: Session) -> Self {
+        let this = Self::new(id);
+        this.open_session(session);
+        this
+    }
+
+    /// A message as this peer would send it.
+    pub fn message(&self, mtype: u32, id: &[u8], body: &[u8]) -> Message {
+        let mut frame = BytesMut::new();
+        let words = [8 + id.len() + body.len(), mtype as usize, id.len()];
+        for word in words {
+            frame.put_u32(u32::try_from(word).unwrap_or(u32::MAX));
+        }
+        frame.extend_from_slice(id);
+        frame.extend_from_slice(body);
+        Message::from_checked(frame.freeze(), mtype, u8::try_from(id.len()).unwrap_or(u8::MAX))
+    }
+
+    /// What was sent so far.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.log().sent.clone()
+    }
+
+    /// What was sent since the last look.
+    pub fn take(&self) -> Vec<Sent> {
+        std::mem::take(&mut self.log().sent)
+    }
+
+    /// What was counted so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.log().events.clone()
+    }
+
+    /// Why it was closed, if it was.
+    pub fn close_reason(&self) -> Option<Cow<'static, str>> {
+        self.log().closed.clone()
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(SeqCst)
+    }
+
+    /// From now on every push and every `try_send` fails with `Full`.
+    pub fn fill(&self) {
+        self.0.full.store(true, SeqCst);
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, frame: &Bytes) -> Result<(), SendError> {
+        let mut log = self.log();
+        if log.closed.is_some() {
+            return Err(SendError::Closed);
+        }
+        let decoded = LengthValue::new(usize::MAX).decode(&mut BytesMut::from(&frame[..]));
+        log.sent.extend(decoded.ok().flatten().map(Sent));
+        Ok(())
+    }
+}
+
+impl Connection for Recorder {
+    type InFlight = RecordedRequest;
+
+    fn id(&self) -> ConnectionId {
+        ConnectionId(self.0.id)
+    }
+
+    fn peer(&self) -> String {
+        format!("recorder://{}", self.0.id)
+    }
+
+    fn session(&self) -> Option<&Session> {
+        self.0.session.get()
+    }
+
+    fn open_session(&self, session: Session) -> bool {
+        !self.0.settled.swap(true, SeqCst) && self.0.session.set(session).is_ok()
+    }
+
+    fn settle(&self) {
+        self.0.settled.store(true, SeqCst);
+    }
+
+    fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {
+        let mut out = BytesMut::new();
+        LengthValue::default().encode::<Json, _>(head, body, &mut out)?;
+        Ok(out.freeze())
+    }
+
+    fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
+        self.record(&self.encode(Head::new(body.kind(), id), body)?)
+    }
+
+    fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
+        if self.0.full.load(SeqCst) { Err(SendError::Full) } else { self.record(&frame) }
+    }
+
+    async fn send(&self, frame: Bytes) -> Result<(), SendError> {
+        self.record(&frame)
+    }
+
+    fn share(&self, frame: Bytes) -> Shared {
+        Shared::new(frame)
+    }
+
+    fn push(&self, frame: &Shared, _from: Option<&Self>) -> Result<(), SendError> {
+        self.try_send(frame.frame().clone())
+    }
+
+    fn begin_request(&self) -> Option<RecordedRequest> {
+        self.0.in_flight.fetch_add(1, SeqCst);
+        Some(RecordedRequest(Arc::clone(&self.0.in_flight)))
+    }
+
+    fn close(&self, reason: Cow<'static, str>) {
+        self.log().closed.get_or_insert(reason);
+    }
+
+    fn count(&self, event: Event) {
+        self.log().events.push(event);
+    }
+}
+
+impl PartialEq for Recorder {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for Recorder {}
+
+impl PartialOrd for Recorder {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Recorder {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl Hash for Recorder {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}

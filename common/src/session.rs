@@ -1,0 +1,81 @@
+use crate::Limits;
+
+/// What a peer that opened a session (kinds 16 and 17) said of itself. A peer without one speaks v1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// What the peer calls itself.
+    pub name: String,
+    /// Which run of the peer this is.
+    pub instance: String,
+    /// What both sides can do beyond v1.
+    pub features: Features,
+    /// What the answering side permits on this connection.
+    pub limits: Limits,
+}
+
+/// A set of [`Feature`]s.
+///
+/// ```
+/// use callboard_common::{Feature, Features};
+/// let both = Features::from_names(["one_way", "telepathy"]) & Features::ALL;
+/// assert!(both.has(Feature::OneWay));
+/// assert_eq!(both.names().collect::<Vec<_>>(), ["one_way"]);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(u8);
+
+/// Something that both sides must know before either may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// `one_way`: requests with flag bit 24, which are not answered.
+    OneWay,
+    /// `ping`: kinds 18 and 19.
+    Ping,
+    /// `withdraw`: REQ_SERVICE with optype 4.
+    Withdraw,
+    /// `topic_removed`: a subscriber is told when its topic is removed (REQ_TOPIC with optype 1).
+    TopicRemoved,
+}
+
+impl Feature {
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::OneWay, "one_way"),
+        (Self::Ping, "ping"),
+        (Self::Withdraw, "withdraw"),
+        (Self::TopicRemoved, "topic_removed"),
+    ];
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl Features {
+    /// All that this version knows.
+    pub const ALL: Self = Self(0b1111);
+
+    /// The features that bear these names; unknown names are passed over.
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let bit =
+            |name| Feature::NAMES.iter().find(|(_, known)| *known == name).map_or(0, |(feature, _)| feature.bit());
+        Self(names.into_iter().map(bit).fold(0, |set, bit| set | bit))
+    }
+
+    /// The names, as the wire has them.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Feature::NAMES.iter().filter(move |(feature, _)| self.has(*feature)).map(|(_, name)| *name)
+    }
+
+    /// Whether the feature is in the set.
+    pub const fn has(self, feature: Feature) -> bool {
+        self.0 & feature.bit() != 0
+    }
+}
+
+impl std::ops::BitAnd for Features {
+    type Output = Self;
+
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}

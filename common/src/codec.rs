@@ -11,6 +11,8 @@ use crate::BodyError;
 pub trait Codec: 'static {
     /// Bits 16 to 23 of `MType`.
     const ID: u8;
+    /// The document that is an object without members.
+    const EMPTY_OBJECT: &'static [u8];
 
     /// Checks the whole document and returns the members of its top-level object that bear these names; where a name
     /// stands twice, the last one counts. Other members are checked and passed over.
@@ -20,10 +22,11 @@ pub trait Codec: 'static {
     /// nesting deeper than 128), `InvalidMessage` where it is not an object.
     fn members<'a, const N: usize>(document: &'a [u8], names: [&str; N]) -> Result<[Option<Raw<'a>>; N], BodyError>;
 
-    /// The items of an array; `None` where the value is not an array.
-    fn items(value: Raw<'_>) -> Option<Vec<Raw<'_>>>;
+    /// The items of an array; `None` where the value is not an array. Nothing is built: a peer can put an item into
+    /// two bytes, and a list of them would take many times what was received.
+    fn items(value: Raw<'_>) -> Option<impl Iterator<Item = Raw<'_>>>;
 
-    /// The text of a string; `None` where the value is not a string.
+    /// The text of a string; `None` where the value is not a string. Allocates no more than the value's own bytes.
     fn text(value: Raw<'_>) -> Option<Cow<'_, str>>;
 
     /// The value of an integer; `None` where the value is not one (1.0 is not).
@@ -53,6 +56,12 @@ pub trait Codec: 'static {
 pub struct Raw<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Raw<'a> {
+    /// For codecs: `value` is one whole value of a document that the codec has checked. Others take what a codec hands
+    /// out, for example [`Json::check`](crate::Json::check).
+    pub const fn new(value: &'a [u8]) -> Self {
+        Self(value)
+    }
+
     /// The encoded value.
     pub const fn bytes(self) -> &'a [u8] {
         self.0
@@ -120,7 +129,14 @@ impl std::fmt::Display for Shape {
 /// A value does not have the form that its reader asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ReadError(pub(crate) String);
+pub struct ReadError(String);
+
+impl ReadError {
+    /// An error that says where and why.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
 
 /// A body could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::str;
+use std::{iter, str};
 
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,7 @@ impl Json {
 
 impl Codec for Json {
     const ID: u8 = 0;
+    const EMPTY_OBJECT: &'static [u8] = b"{}";
 
     fn members<'a, const N: usize>(document: &'a [u8], names: [&str; N]) -> Result<[Option<Raw<'a>>; N], BodyError> {
         let mut found = [None; N];
@@ -64,21 +65,17 @@ impl Codec for Json {
         Ok(found)
     }
 
-    fn items(value: Raw<'_>) -> Option<Vec<Raw<'_>>> {
+    fn items(value: Raw<'_>) -> Option<impl Iterator<Item = Raw<'_>>> {
         let mut scanner = Scanner::new(value.bytes());
-        let mut items = Vec::new();
         if !scanner.take(b'[') {
             return None;
         }
-        if scanner.take(b']') {
-            return Some(items);
-        }
-        loop {
-            items.push(Raw(scanner.value(1).ok()?));
-            if !scanner.take(b',') {
-                return Some(items);
-            }
-        }
+        let mut more = !scanner.take(b']');
+        Some(iter::from_fn(move || {
+            let item = if more { scanner.value(1).ok()? } else { return None };
+            more = scanner.take(b',');
+            Some(Raw(item))
+        }))
     }
 
     fn text(value: Raw<'_>) -> Option<Cow<'_, str>> {
@@ -105,7 +102,7 @@ impl Codec for Json {
     }
 
     fn read<'a, T: Deserialize<'a>>(value: Raw<'a>) -> Result<T, ReadError> {
-        serde_json::from_slice(value.bytes()).map_err(|e| ReadError(e.to_string()))
+        serde_json::from_slice(value.bytes()).map_err(|e| ReadError::new(e.to_string()))
     }
 
     fn write<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), EncodeError> {
@@ -140,11 +137,53 @@ fn read_members<'a, const N: usize>(
 /// The text of a checked string with its quotes; borrowed unless it has escapes.
 fn text(quoted: &[u8]) -> Option<Cow<'_, str>> {
     let inner = quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    if inner.contains(&b'\\') {
-        serde_json::from_slice(quoted).ok().map(Cow::Owned)
-    } else {
-        str::from_utf8(inner).ok().map(Cow::Borrowed)
+    if inner.contains(&b'\\') { unescape(inner).map(Cow::Owned) } else { str::from_utf8(inner).ok().map(Cow::Borrowed) }
+}
+
+/// Never longer than it was with its escapes, so this one allocation is all that a peer's string can cost;
+/// `serde_json` takes up to three times the string, in a buffer that it doubles and then copies.
+fn unescape(inner: &[u8]) -> Option<String> {
+    let mut rest = str::from_utf8(inner).ok()?;
+    let mut text = String::with_capacity(rest.len());
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let (meant, after) = read_escape(escape)?;
+        text.push(meant);
+        rest = after;
     }
+    text.push_str(rest);
+    Some(text)
+}
+
+/// What an escape means, and the text behind it.
+fn read_escape(escape: &str) -> Option<(char, &str)> {
+    let mut chars = escape.chars();
+    let meant = match chars.next()? {
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'u' => return read_unicode(chars.as_str()),
+        itself => itself,
+    };
+    Some((meant, chars.as_str()))
+}
+
+/// `XXXX`, or `XXXX\uXXXX` where the first is half a surrogate pair.
+fn read_unicode(digits: &str) -> Option<(char, &str)> {
+    let (first, rest) = read_unit(digits)?;
+    if let Some(meant) = char::from_u32(u32::from(first)) {
+        return Some((meant, rest));
+    }
+    let (second, rest) = read_unit(rest.strip_prefix("\\u")?)?;
+    let meant = char::decode_utf16([first, second]).next()?.ok()?;
+    Some((meant, rest))
+}
+
+fn read_unit(digits: &str) -> Option<(u16, &str)> {
+    let (unit, rest) = digits.split_at_checked(4)?;
+    Some((u16::from_str_radix(unit, 16).ok()?, rest))
 }
 
 fn utf8(document: &[u8]) -> Result<Scanner<'_>, BodyError> {
@@ -216,10 +255,22 @@ mod tests {
 
     #[test]
     fn items_of_a_list() {
-        let items = Json::items(Raw(b"[1, {\"a\":[2]} ,\"x\"]")).unwrap();
+        let items: Vec<_> = Json::items(Raw(b"[1, {\"a\":[2]} ,\"x\"]")).unwrap().collect();
         assert_eq!(items.len(), 3);
         assert_eq!(items[1].bytes(), b"{\"a\":[2]}");
         assert!(Json::items(Raw(b"{}")).is_none());
-        assert_eq!(Json::items(Raw(b"[ ]")).unwrap().len(), 0);
+        assert_eq!(Json::items(Raw(b"[ ]")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn escapes_mean_what_the_standard_says() {
+        let rows = [
+            (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
+            (r#""a\u00e9\ud83d\ude00\u0000z""#, "a\u{e9}\u{1f600}\0z"),
+            (r#""\\u0041""#, "\\u0041"),
+        ];
+        for (quoted, expected) in rows {
+            assert_eq!(Json::text(Json::check(quoted.as_bytes()).unwrap()).unwrap(), expected, "{quoted}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::MessageType;
+use crate::{EncodeError, MessageType};
 
 /// Bytes of a frame before its id: Length, `MType` and `IDLength`, four each.
 pub const HEADER_BYTES: usize = 12;
@@ -31,6 +31,8 @@ impl<'a> Head<'a> {
 
 /// One whole frame and where its parts lie: forwarding it is a clone, never a re-encode.
 ///
+/// In memory a frame always lies as the wire contract has it: Length, `MType`, `IDLength`, id, body.
+///
 /// A message is a view into the buffer that it arrived in. Keep one for long and it keeps that buffer;
 /// [`Message::detach`] copies it out.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +43,34 @@ pub struct Message {
 }
 
 impl Message {
+    /// Copies the parts together: for a [`BodyFilter`](crate::BodyFilter) that changed the body, and for a
+    /// [`Protocol`](crate::Protocol) whose frames lie otherwise on the wire than in memory.
+    ///
+    /// ```
+    /// use callboard_common::{Head, Message, MessageType};
+    /// let message = Message::new(Head::new(MessageType::TopicResponse, b"7"), 0, br#"{"rcode":0}"#)?;
+    /// assert_eq!((message.id(), message.body()), (&b"7"[..], &br#"{"rcode":0}"#[..]));
+    /// # Ok::<(), callboard_common::EncodeError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `IdTooLong`; `TooLarge` where the frame's length does not fit into the 32 bits that the wire has for it.
+    pub fn new(head: Head<'_>, codec: u8, body: &[u8]) -> Result<Self, EncodeError> {
+        let id_bytes = u8::try_from(head.id.len())
+            .map_err(|_| EncodeError::IdTooLong { id_bytes: head.id.len(), max_id_bytes: MAX_ID_BYTES })?;
+        let frame_bytes = HEADER_BYTES + head.id.len() + body.len();
+        let length = u32::try_from(frame_bytes - 4)
+            .map_err(|_| EncodeError::TooLarge { frame_bytes, max_frame_bytes: u32::MAX as usize })?;
+        let mtype = u32::from(head.kind.to_wire()) | u32::from(codec) << 16 | u32::from(head.flags) << 24;
+        let mut frame = BytesMut::with_capacity(frame_bytes);
+        frame.put_u32(length);
+        frame.put_u32(mtype);
+        frame.put_u32(u32::from(id_bytes));
+        frame.put_slice(head.id);
+        frame.put_slice(body);
+        Ok(Self { frame: frame.freeze(), mtype, id_bytes })
+    }
+
     /// Wraps a frame whose header was checked: `frame` holds [`HEADER_BYTES`] and `id_bytes` at least.
     pub(crate) fn from_checked(frame: Bytes, mtype: u32, id_bytes: u8) -> Self {
         debug_assert!(frame.len() >= HEADER_BYTES + usize::from(id_bytes));

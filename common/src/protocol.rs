@@ -11,7 +11,7 @@ pub trait Protocol: Send + Sync + 'static {
     ///
     /// # Errors
     /// The peer's bytes are wrong and there is no telling where its next frame begins: close the connection.
-    /// `buf` is left as it was.
+    /// `buf` is left as it was, but after [`ProtocolError::Filter`] its first frame is gone.
     fn decode(&self, buf: &mut BytesMut) -> Result<Option<Message>, ProtocolError>;
 
     /// Appends one frame to `out`.

@@ -241,7 +241,20 @@ fn answer_code<C: Codec>(value: Option<Raw<'_>>, absent: Option<ResultCode>) -> 
     }
 }
 
-/// A peer's `error`; one that has not the form that we know tells nothing.
+/// A peer's `error`; what in it has not the form that we know tells nothing.
 fn answer_error<C: Codec>(value: Option<Raw<'_>>) -> Option<ErrorInfo> {
-    value.and_then(|value| C::read(value).ok())
+    let [message, executed, code, data] = C::members(value?.bytes(), ["message", "executed", "code", "data"]).ok()?;
+    Some(ErrorInfo {
+        message: message.and_then(C::text).map(Cow::into_owned).unwrap_or_default(),
+        executed: match executed.and_then(C::text).as_deref() {
+            Some("no") => Executed::No,
+            Some("yes") => Executed::Yes,
+            _ => Executed::Unknown,
+        },
+        code: match code.and_then(C::integer) {
+            Some(Integer::Small(number)) => Some(number),
+            _ => None,
+        },
+        data: data.and_then(|data| C::read(data).ok()).flatten(),
+    })
 }

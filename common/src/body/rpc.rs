@@ -55,7 +55,7 @@ impl<'a> Decode<'a> for RpcRequest<'a> {
         });
         Ok(Self {
             method: required_text::<C>(method, "method")?,
-            parameters: parameters.unwrap_or(Raw(b"{}")),
+            parameters: parameters.unwrap_or(Raw::new(C::EMPTY_OBJECT)),
             meta: timeout_ms.map(|ms| CallMeta { timeout_ms: Some(ms) }),
         })
     }

@@ -170,12 +170,17 @@ impl<'a> Decode<'a> for ServiceAnswer<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
         let [rcode, op, method, host, error] = C::members(body, ["rcode", "optype", "method", "host", "error"])?;
         let hosts = host.and_then(C::items);
-        let absent = hosts.as_ref().map(|_| ResultCode::Ok);
+        let absent = hosts.is_some().then_some(ResultCode::Ok);
         Ok(Self {
             code: answer_code::<C>(rcode, absent)?,
             op: optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype)).ok(),
             method: method.and_then(C::text),
-            hosts: hosts.map(|items| items.into_iter().filter_map(|item| read_host::<C>(item).ok()).collect()),
+            hosts: hosts.zip(host).map(|(items, list)| {
+                // A host takes fewer bytes here than on the wire, so this room is enough and no more than was received.
+                let mut hosts = Vec::with_capacity(list.bytes().len() / size_of::<Host>());
+                hosts.extend(items.filter_map(|item| read_host::<C>(item).ok()));
+                Cow::Owned(hosts)
+            }),
             error: answer_error::<C>(error),
         })
     }

@@ -152,6 +152,44 @@ fn optional_text<'a, C: Codec>(value: Option<Raw<'a>>, name: &str) -> Result<Cow
 fn read_features<C: Codec>(value: Option<Raw<'_>>) -> Result<Vec<Cow<'_, str>>, BodyError> {
     let Some(value) = value else { return Ok(Vec::new()) };
     let items = C::items(value).ok_or_else(|| wrong_type::<C>("features", "an array", value))?;
-    let texts: Option<Vec<_>> = items.into_iter().map(C::text).collect();
-    texts.ok_or_else(|| BodyError::invalid("\"features\" must hold strings"))
+    let texts: Option<Vec<_>> = items.take(MAX_FEATURES + 1).map(C::text).collect();
+    let texts = texts.ok_or_else(|| BodyError::invalid("\"features\" must hold strings"))?;
+    if texts.len() > MAX_FEATURES {
+        return Err(BodyError::invalid(format!("\"features\" must hold at most {MAX_FEATURES} names")));
+    }
+    Ok(texts)
+}
+
+/// Far more than there will be, and little enough that a list of empty names costs nothing.
+const MAX_FEATURES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Json;
+
+    #[test]
+    fn what_is_refused() {
+        let many = format!(r#"{{"version":2,"features":[{}""]}}"#, r#""a","#.repeat(MAX_FEATURES));
+        let rows = [
+            r#"{"name":"x"}"#,
+            r#"{"version":1}"#,
+            r#"{"version":"2"}"#,
+            r#"{"version":2.0}"#,
+            r#"{"version":2,"name":1}"#,
+            r#"{"version":2,"features":"ping"}"#,
+            r#"{"version":2,"features":["ping",1]}"#,
+            &many,
+        ];
+        for body in rows {
+            let error = SessionRequest::decode::<Json>(body.as_bytes()).unwrap_err();
+            assert_eq!(error.code, ResultCode::InvalidMessage, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_says_little_is_read_all_the_same() {
+        let answer = SessionAnswer::decode::<Json>(br#"{"rcode":0,"limits":{"in_flight":3}}"#).unwrap();
+        assert_eq!((answer.version, answer.limits.in_flight, answer.limits.max_frame_bytes), (1, 3, u64::MAX));
+    }
 }

@@ -102,13 +102,24 @@ impl Codec for Json {
     }
 
     fn read<'a, T: Deserialize<'a>>(value: Raw<'a>) -> Result<T, ReadError> {
-        serde_json::from_slice(value.bytes()).map_err(|e| ReadError::new(e.to_string()))
+        serde_json::from_slice(value.bytes()).map_err(|e| ReadError::new(short(e.to_string())))
     }
 
     fn write<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), EncodeError> {
         serde_json::to_writer(out.writer(), value).map_err(|e| EncodeError::Value(e.to_string()))
     }
 }
+
+/// An error's text repeats what came, and that may be as long as a frame.
+fn short(mut text: String) -> String {
+    if text.len() > MAX_ERROR_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
+        text.push_str("...");
+    }
+    text
+}
+
+const MAX_ERROR_BYTES: usize = 512;
 
 fn read_members<'a, const N: usize>(
     scanner: &mut Scanner<'a>,
@@ -251,6 +262,13 @@ mod tests {
         let text = b"{ \"a b\" : [ 1.50 , \"x \\\" y\\\\\" , 1e999 ] }";
         Json::write_compact(Json::check(text).unwrap(), &mut out);
         assert_eq!(&out[..], b"{\"a b\":[1.50,\"x \\\" y\\\\\",1e999]}");
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_a_long_value() {
+        let long = format!("\"{}\"", "\u{e9}".repeat(100_000));
+        let error = Json::read::<u8>(Json::check(long.as_bytes()).unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with("invalid type: string") && error.len() < 600, "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::message::{HEADER_BYTES, MAX_ID_BYTES};
-use crate::{BodyFilter, Codec, Encode, EncodeError, Head, Message, Plain, Protocol, ProtocolError};
+use crate::{BodyFilter, Codec, Encode, EncodeError, Head, Message, MessageType, Plain, Protocol, ProtocolError};
 
 /// The v1 frame: a length, then that many bytes. `docs/protocol.md` has each byte.
 ///
@@ -95,6 +95,12 @@ impl<F: BodyFilter> Protocol for LengthValue<F> {
 
     fn frame_bytes(&self, buf: &[u8]) -> usize {
         word(buf, 0).map_or(0, |length| (length as usize).saturating_add(LENGTH_BYTES))
+    }
+
+    fn peek<'a>(&self, buf: &'a [u8]) -> Option<(MessageType, &'a [u8])> {
+        let kind = MessageType::from_wire((word(buf, 4)? & 0xffff) as u16);
+        let id_bytes = word(buf, 8)? as usize;
+        Some((kind, buf.get(HEADER_BYTES..HEADER_BYTES.checked_add(id_bytes)?).unwrap_or_default()))
     }
 }
 

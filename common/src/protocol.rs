@@ -1,6 +1,6 @@
 use bytes::BytesMut;
 
-use crate::{Codec, Encode, EncodeError, Head, Message};
+use crate::{Codec, Encode, EncodeError, Head, Message, MessageType};
 
 /// Bytes to messages and back. Owns no socket, no clock, no task, and keeps nothing between calls:
 /// what is not yet whole stays in the caller's buffer.
@@ -22,6 +22,10 @@ pub trait Protocol: Send + Sync + 'static {
 
     /// How many bytes the frame at the front of `buf` has when it is whole; 0 where its header can't tell yet.
     fn frame_bytes(&self, buf: &[u8]) -> usize;
+
+    /// Kind and id of the frame at the front of `buf`, as far as they have come: for a last word to a peer whose frame
+    /// was refused.
+    fn peek<'a>(&self, buf: &'a [u8]) -> Option<(MessageType, &'a [u8])>;
 }
 
 /// What stands between a body in its codec and the body on the wire: where compression goes.

@@ -1,1 +1,55 @@
-//! stub
+//! The reactor: the only crate that opens sockets.
+//!
+//! In reading order:
+//!
+//! 1. [`Address`], [`Limits`], [`Settings`]: where, and within which bounds.
+//! 2. [`serve`] and [`Serving`]: event loops (one a thread, each a current-thread tokio runtime), listeners, and the
+//!    dealing out of connections; [`connect`]: a client's connection, on the runtime that called.
+//! 3. [`Conn`]: a peer as handlers see it; its outbox is bounded in bytes.
+//! 4. `driver`, `reader`, `writer`: the one task of a connection.
+//! 5. [`Transport`] with [`Sockets`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
+//!    paused in tests.
+//! 6. `house`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
+//!
+//! ```
+//! use std::sync::Arc;
+//! use callboard_common::Dispatcher;
+//! use callboard_net::{Settings, serve};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let serving = serve(&["127.0.0.1:0".parse()?], Settings::default(), Arc::new(Dispatcher::new())).await?;
+//! println!("listening on {}", serving.addresses()[0]);
+//! serving.shutdown(std::time::Duration::from_secs(1)).await;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(missing_docs)]
+
+mod address;
+mod conn;
+mod connect;
+mod driver;
+mod event_loop;
+mod house;
+mod limits;
+mod memory;
+mod metrics;
+mod open_files;
+mod outbox;
+mod reader;
+mod serve;
+mod sockets;
+mod transport;
+mod writer;
+
+pub use address::{Address, AddressError};
+pub use conn::{Conn, InFlight, ReadHold};
+pub use connect::{ConnectError, connect, connect_with};
+pub use limits::{Limits, LimitsError};
+pub use memory::{Memory, MemoryListener};
+pub use metrics::MetricsSnapshot;
+pub use open_files::raise_open_files;
+pub use serve::{ListenError, Serving, Settings, serve, serve_with};
+pub use sockets::{AcceptedSocket, BoundSocket, SocketFile, SocketListener, SocketStream, Sockets};
+pub use transport::{Ends, Transport};

@@ -138,10 +138,20 @@ impl<'a> Decode<'a> for SessionAnswer<'a> {
             },
             instance: optional_text::<C>(instance, "instance")?,
             features: read_features::<C>(features)?,
-            limits: limits.and_then(|limits| C::read(limits).ok()).unwrap_or_default(),
+            limits: limits.map(read_limits::<C>).unwrap_or_default(),
             error: answer_error::<C>(error),
         })
     }
+}
+
+/// A limit that is missing, or beyond all that a peer could reach, does not bind.
+fn read_limits<C: Codec>(value: Raw<'_>) -> Limits {
+    let members = C::members(value.bytes(), ["max_frame_bytes", "in_flight"]).unwrap_or_default();
+    let [max_frame_bytes, in_flight] = members.map(|value| match value.and_then(C::integer) {
+        Some(Integer::Small(number)) => u64::try_from(number).unwrap_or(Limits::no_bound()),
+        _ => Limits::no_bound(),
+    });
+    Limits { max_frame_bytes, in_flight }
 }
 
 fn optional_text<'a, C: Codec>(value: Option<Raw<'a>>, name: &str) -> Result<Cow<'a, str>, BodyError> {

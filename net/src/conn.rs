@@ -1,0 +1,421 @@
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+
+use bytes::{Bytes, BytesMut};
+use callboard_common::{
+    Connection, ConnectionId, Encode, EncodeError, Event, Head, Json, LengthValue, Protocol, SendError, Session, Shared,
+};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::Ends;
+use crate::house::House;
+use crate::metrics::add;
+use crate::outbox::{Frame, Freed, Outbox, Pushed, Refused, Water};
+
+/// A peer over a socket: a handle to its outbox and its state. Its own task reads and writes the socket.
+///
+/// Clones are the same connection. It is closed by [`Connection::close`], by its peer, or when its server stops.
+pub struct Conn<P: Protocol = LengthValue>(Arc<State<P>>);
+
+struct State<P: Protocol> {
+    id: ConnectionId,
+    endpoints: Ends,
+    house: Arc<House<P>>,
+    outbox: Outbox<ReadHold<P>>,
+    session: OnceLock<Session>,
+    settled: AtomicBool,
+    /// Reasons not to read: see [`Conn::hold_reading`].
+    holds: AtomicUsize,
+    expecting: AtomicBool,
+    in_flight: AtomicUsize,
+    /// The task goes on only to write what is queued.
+    draining: AtomicBool,
+    closed: AtomicBool,
+    reason: Mutex<Option<Cow<'static, str>>>,
+    /// When the unfinished frame last had a byte.
+    partial_since: Mutex<Option<Instant>>,
+    room: Notify,
+    gone: Notify,
+}
+
+/// While it lives, its connection is not read (unless an answer is expected on it); see [`Conn::hold_reading`].
+pub struct ReadHold<P: Protocol = LengthValue>(Conn<P>);
+
+/// One request in flight; see [`Connection::begin_request`].
+#[derive(Debug)]
+pub struct InFlight<P: Protocol = LengthValue>(Conn<P>);
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// Where answers are encoded before they are queued: encoding runs the user's code, so it can't be under a lock.
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+impl<P: Protocol> Conn<P> {
+    pub(crate) fn new(house: Arc<House<P>>, endpoints: Ends) -> Self {
+        Self(Arc::new(State {
+            id: ConnectionId(NEXT_ID.fetch_add(1, Relaxed)),
+            endpoints,
+            house,
+            outbox: Outbox::new(Instant::now()),
+            session: OnceLock::new(),
+            settled: AtomicBool::new(false),
+            holds: AtomicUsize::new(0),
+            expecting: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            reason: Mutex::new(None),
+            partial_since: Mutex::new(None),
+            room: Notify::new(),
+            gone: Notify::new(),
+        }))
+    }
+
+    /// Our own end, where it is a TCP one.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.0.endpoints.local
+    }
+
+    /// Whether it has ended or is about to.
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(SeqCst)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn closed(&self) {
+        wait(&self.0.gone, || self.is_closed()).await;
+    }
+
+    /// Why it ended; `None` while it lives.
+    pub fn close_reason(&self) -> Option<String> {
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ToString::to_string)
+    }
+
+    /// Stops reading from the peer while the returned value lives, so that TCP pushes back. Frames that were read
+    /// already may still be handled up to the end of the read in progress.
+    pub fn hold_reading(&self) -> ReadHold<P> {
+        self.0.holds.fetch_add(1, SeqCst);
+        ReadHold(self.clone())
+    }
+
+    /// While calls wait for answers on this connection it is read in spite of any [`ReadHold`]: else a subscriber that is
+    /// behind, and calls from within its loop, would wait for itself.
+    pub fn set_expecting(&self, expecting: bool) {
+        self.0.expecting.store(expecting, SeqCst);
+        if expecting && self.0.holds.load(SeqCst) > 0 {
+            self.wake();
+        }
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// `Full` at the outbox's bound: wait for [`room`](Self::room); `Closed`; `Encode`.
+    pub fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<(), SendError> {
+        self.queue_encoded(head, body, self.0.house.limits.queue_bytes)
+    }
+
+    /// Waits until no more than half of the outbox's bound is taken.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn room(&self) -> Result<(), SendError> {
+        let high = self.0.house.limits.high_water();
+        wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() <= high).await;
+        if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn house(&self) -> &Arc<House<P>> {
+        &self.0.house
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox<ReadHold<P>> {
+        &self.0.outbox
+    }
+
+    /// Whether the next frame may be handled.
+    pub(crate) fn may_read(&self) -> bool {
+        let state = &*self.0;
+        let held = state.holds.load(SeqCst) > 0 && !state.expecting.load(SeqCst);
+        let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.house.limits.in_flight;
+        let draining = state.draining.load(SeqCst) || self.is_closed();
+        !(held || busy || draining) && state.outbox.bytes() <= state.house.limits.high_water()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.draining.load(SeqCst)
+    }
+
+    /// No request waits for its answer and nothing waits to be written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.in_flight.load(SeqCst) == 0 && self.0.outbox.bytes() == 0
+    }
+
+    /// Reads no more, writes what is queued and what requests in flight still answer, then closes.
+    pub(crate) fn drain(&self) {
+        self.0.draining.store(true, SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn partial_since(&self) -> Option<Instant> {
+        *self.0.partial_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_partial_since(&self, since: Option<Instant>) {
+        *self.0.partial_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Wakes the connection's task, if it sleeps.
+    pub(crate) fn wake(&self) {
+        wake(self.0.outbox.take_waker());
+    }
+
+    /// Lets go of what writing or closing set free.
+    pub(crate) fn release(&self, freed: Freed<ReadHold<P>>) {
+        self.0.house.unqueued(freed.counted);
+        if freed.room {
+            self.0.room.notify_waiters();
+        }
+        // Publishers that waited for this peer are read again.
+        drop(freed.held);
+    }
+
+    fn queue(&self, frame: Frame<'_>, bound: usize) -> Result<Pushed, SendError> {
+        let limits = &self.0.house.limits;
+        let water = Water { high: limits.high_water(), stall: limits.stall };
+        match self.0.outbox.push(frame, bound, water, Instant::now()) {
+            Ok(mut pushed) => {
+                wake(pushed.waker.take());
+                self.0.house.queued(pushed.counted);
+                Ok(pushed)
+            }
+            Err(Refused::Full) => {
+                add(&self.0.house.metrics.slow_readers);
+                Err(SendError::Full)
+            }
+            Err(Refused::Closed) => Err(SendError::Closed),
+        }
+    }
+
+    fn queue_encoded<B: Encode>(&self, head: Head<'_>, body: &B, bound: usize) -> Result<(), SendError> {
+        // Taken out, since a body's own code may come back here.
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
+        let encoded = self.0.house.protocol.encode::<Json, _>(head, body, &mut scratch);
+        let queued = match encoded {
+            Ok(()) => self.queue(Frame::Slice(&mut scratch), bound).map(drop),
+            Err(e) => Err(e.into()),
+        };
+        SCRATCH.set(scratch);
+        queued
+    }
+}
+
+impl<P: Protocol> Connection for Conn<P> {
+    type InFlight = InFlight<P>;
+
+    fn id(&self) -> ConnectionId {
+        self.0.id
+    }
+
+    fn peer(&self) -> String {
+        self.0.endpoints.peer.clone()
+    }
+
+    fn session(&self) -> Option<&Session> {
+        self.0.session.get()
+    }
+
+    fn open_session(&self, session: Session) -> bool {
+        !self.0.settled.swap(true, SeqCst) && self.0.session.set(session).is_ok()
+    }
+
+    fn settle(&self) {
+        if !self.0.settled.load(Relaxed) {
+            self.0.settled.store(true, SeqCst);
+        }
+    }
+
+    fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {
+        let mut out = BytesMut::new();
+        self.0.house.protocol.encode::<Json, _>(head, body, &mut out)?;
+        Ok(out.freeze())
+    }
+
+    fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
+        self.queue_encoded(Head::new(body.kind(), id), body, usize::MAX)
+    }
+
+    fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
+        self.queue(Frame::Own(frame), self.0.house.limits.queue_bytes).map(drop)
+    }
+
+    async fn send(&self, frame: Bytes) -> Result<(), SendError> {
+        loop {
+            self.room().await?;
+            match self.try_send(frame.clone()) {
+                Err(SendError::Full) => {} // others were quicker
+                done => return done,
+            }
+        }
+    }
+
+    fn share(&self, frame: Bytes) -> Shared {
+        Shared::new(Bytes::from_owner(Counted::new(frame, Arc::clone(&self.0.house))))
+    }
+
+    fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError> {
+        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.house.limits.queue_bytes)?;
+        if let Some(publisher) = from.filter(|publisher| pushed.behind && *publisher != self) {
+            add(&self.0.house.metrics.holds);
+            let held = self.0.outbox.hold(publisher.hold_reading(), self.0.house.limits.high_water());
+            // Its task must look at the clock; one that came too late is dropped here, and no lock is held.
+            wake(held.ok().flatten());
+        }
+        Ok(())
+    }
+
+    fn begin_request(&self) -> Option<InFlight<P>> {
+        let before = self.0.in_flight.fetch_add(1, SeqCst);
+        let entered = InFlight(self.clone());
+        (self.0.session.get().is_none() || before < self.0.house.limits.in_flight).then_some(entered)
+    }
+
+    fn close(&self, reason: Cow<'static, str>) {
+        if self.0.closed.swap(true, SeqCst) {
+            return;
+        }
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        let (freed, waker) = self.0.outbox.close();
+        self.release(freed);
+        wake(waker);
+        self.0.gone.notify_waiters();
+    }
+
+    fn count(&self, event: Event) {
+        self.0.house.metrics.count(event);
+    }
+}
+
+/// A frame that counts once against the total, however many outboxes hold it.
+struct Counted<P: Protocol> {
+    frame: Bytes,
+    house: Arc<House<P>>,
+}
+
+impl<P: Protocol> Counted<P> {
+    fn new(frame: Bytes, house: Arc<House<P>>) -> Self {
+        house.queued(frame.len());
+        Self { frame, house }
+    }
+}
+
+impl<P: Protocol> AsRef<[u8]> for Counted<P> {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
+    }
+}
+
+impl<P: Protocol> Drop for Counted<P> {
+    fn drop(&mut self) {
+        self.house.unqueued(self.frame.len());
+    }
+}
+
+impl<P: Protocol> Drop for ReadHold<P> {
+    fn drop(&mut self) {
+        if self.0.0.holds.fetch_sub(1, SeqCst) == 1 {
+            self.0.wake();
+        }
+    }
+}
+
+impl<P: Protocol> Drop for InFlight<P> {
+    fn drop(&mut self) {
+        let state = &*self.0.0;
+        let before = state.in_flight.fetch_sub(1, SeqCst);
+        // The task waits for this where it stopped reading at the limit, or at the last one where the peer has ended.
+        if before == 1 || before == state.house.limits.in_flight {
+            self.0.wake();
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Waits for a condition that is told by `notify`; none of its changes is missed.
+async fn wait(notify: &Notify, done: impl Fn() -> bool) {
+    loop {
+        let told = notify.notified();
+        tokio::pin!(told);
+        told.as_mut().enable();
+        if done() {
+            return;
+        }
+        told.await;
+    }
+}
+
+impl<P: Protocol> Clone for Conn<P> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Conn<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.id, self.0.endpoints.peer)
+    }
+}
+
+impl<P: Protocol> fmt::Debug for ReadHold<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadHold({:?})", self.0)
+    }
+}
+
+impl<P: Protocol> PartialEq for Conn<P> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl<P: Protocol> Eq for Conn<P> {}
+
+impl<P: Protocol> PartialOrd for Conn<P> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<P: Protocol> Ord for Conn<P> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl<P: Protocol> Hash for Conn<P> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}

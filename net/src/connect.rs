@@ -1,0 +1,72 @@
+use std::io;
+use std::sync::Arc;
+
+use callboard_common::{Handler, LengthValue, Protocol};
+
+use crate::driver::Driver;
+use crate::house::House;
+use crate::{Address, Conn, Limits, LimitsError, Sockets, Transport};
+
+/// Why a connection was not made; nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The peer could not be reached.
+    #[error("can't connect to {address}")]
+    Io {
+        /// The peer.
+        address: Address,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The bounds contradict each other.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+}
+
+/// Connects, and hands every message that comes to the handler, in a task on the current runtime: no thread lies between
+/// a caller on that runtime and its connection.
+///
+/// # Errors
+/// [`ConnectError`].
+///
+/// # Cancel safety
+/// A connection that is not wanted any more is closed.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub async fn connect<H: Handler<Conn>>(
+    address: &Address,
+    limits: &Limits,
+    handler: Arc<H>,
+) -> Result<Conn, ConnectError> {
+    connect_with(Sockets, LengthValue::new(limits.max_frame_bytes), address, limits, handler).await
+}
+
+/// The same over any [`Transport`] and [`Protocol`].
+///
+/// # Errors
+/// [`ConnectError`].
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub async fn connect_with<T, P, H>(
+    transport: T,
+    protocol: P,
+    address: &Address,
+    limits: &Limits,
+    handler: Arc<H>,
+) -> Result<Conn<P>, ConnectError>
+where
+    T: Transport,
+    P: Protocol,
+    H: Handler<Conn<P>>,
+{
+    limits.check()?;
+    let failed = |source| ConnectError::Io { address: address.clone(), source };
+    let (stream, ends) = transport.connect(address).await.map_err(failed)?;
+    let conn = Conn::new(Arc::new(House::new(protocol, limits.clone())), ends);
+    tokio::spawn(Driver::new(stream, conn.clone(), handler));
+    Ok(conn)
+}

@@ -1,0 +1,65 @@
+use std::io;
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// One thread that runs a current-thread runtime: every connection that is dealt to it lives here for its whole life.
+#[derive(Debug)]
+pub(crate) struct EventLoop {
+    handle: Handle,
+    /// Dropping it stops the loop.
+    stop: oneshot::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+}
+
+/// The loops of one server; connections are dealt out to them in turn.
+#[derive(Debug)]
+pub(crate) struct EventLoopGroup {
+    loops: Vec<EventLoop>,
+}
+
+impl EventLoop {
+    fn start(number: usize, core: Option<core_affinity::CoreId>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, mut stopping) = oneshot::channel::<()>();
+        let (ended, stopped) = oneshot::channel();
+        thread::Builder::new().name(format!("callboard-{number}")).spawn(move || {
+            if core.is_some_and(|core| !core_affinity::set_for_current(core)) {
+                tracing::warn!("event loop {number} could not be pinned to a core");
+            }
+            // An error here means that the sender was dropped, which stops the loop as well.
+            let _ = runtime.block_on(&mut stopping);
+            // Blocking handlers may still run; nobody waits for them.
+            runtime.shutdown_background();
+            let _ = ended.send(());
+        })?;
+        Ok(Self { handle, stop, stopped })
+    }
+}
+
+impl EventLoopGroup {
+    /// `loops` threads, at least one; pinned to the cores in turn if wished.
+    pub(crate) fn start(loops: usize, pin: bool) -> io::Result<Self> {
+        let cores = if pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
+        let mut cores = cores.into_iter().cycle();
+        let loops = (0..loops.max(1)).map(|number| EventLoop::start(number, cores.next()));
+        Ok(Self { loops: loops.collect::<io::Result<_>>()? })
+    }
+
+    /// The loop that the n-th connection or listener is dealt to.
+    pub(crate) fn handles(&self) -> Vec<Handle> {
+        self.loops.iter().map(|each| each.handle.clone()).collect()
+    }
+
+    /// Stops all loops, drops their tasks and waits until each has ended.
+    pub(crate) async fn stop(self) {
+        let (stops, ends): (Vec<_>, Vec<_>) = self.loops.into_iter().map(|each| (each.stop, each.stopped)).unzip();
+        drop(stops);
+        for end in ends {
+            // An error means that the thread is gone already.
+            let _ = end.await;
+        }
+    }
+}

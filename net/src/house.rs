@@ -1,0 +1,90 @@
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use callboard_common::{ConnectionId, LengthValue, Protocol};
+use dashmap::DashMap;
+use tokio::sync::Notify;
+
+use crate::metrics::{Metrics, add};
+use crate::{Conn, Limits, MetricsSnapshot};
+
+/// What all connections of one server share: bounds, totals, counters, and the way from an id to its outbox.
+/// A client's connection has one of its own.
+#[derive(Debug)]
+pub(crate) struct House<P: Protocol = LengthValue> {
+    pub(crate) protocol: P,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    pub(crate) connections: DashMap<ConnectionId, Conn<P>>,
+    /// Told each time that a connection has ended.
+    pub(crate) left: Notify,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) queued: AtomicUsize,
+    pub(crate) partial: AtomicUsize,
+}
+
+impl<P: Protocol> House<P> {
+    pub(crate) fn new(protocol: P, limits: Limits) -> Self {
+        Self {
+            protocol,
+            limits,
+            metrics: Metrics::default(),
+            connections: DashMap::new(),
+            left: Notify::new(),
+            stopping: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+            partial: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> MetricsSnapshot {
+        MetricsSnapshot {
+            connections: self.connections.len() as u64,
+            queued_bytes: self.queued.load(Relaxed) as u64,
+            partial_bytes: self.partial.load(Relaxed) as u64,
+            ..self.metrics.snapshot()
+        }
+    }
+
+    /// So many more bytes wait in outboxes. Past the total the peer that has taken nothing for longest goes.
+    pub(crate) fn queued(&self, bytes: usize) {
+        let total = self.queued.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        if bytes > 0 && total > self.limits.total_queue_bytes {
+            self.evict(
+                "all outboxes together are over their bound, and this peer has taken nothing for longest",
+                |conn| {
+                    let (bytes, progress) = conn.outbox().load();
+                    (bytes > 0).then_some(progress)
+                },
+            );
+        }
+    }
+
+    pub(crate) fn unqueued(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes, Relaxed);
+    }
+
+    /// A connection's unfinished frame holds `now` bytes after `before`. Past the total the stalest frame's connection goes.
+    pub(crate) fn partial(&self, before: usize, now: usize) {
+        if now <= before {
+            self.partial.fetch_sub(before - now, Relaxed);
+            return;
+        }
+        let total = self.partial.fetch_add(now - before, Relaxed).saturating_add(now - before);
+        if total > self.limits.total_partial_bytes {
+            self.evict("all unfinished frames together are over their bound, and this one is the stalest", |conn| {
+                conn.partial_since()
+            });
+        }
+    }
+
+    /// Closes the connection with the least key; the id breaks ties, so that the choice is the same each time.
+    fn evict<K: Ord>(&self, reason: &'static str, key: impl Fn(&Conn<P>) -> Option<K>) {
+        let candidates = self.connections.iter();
+        let found = candidates.filter_map(|entry| key(entry.value()).map(|key| (key, entry.value().clone()))).min();
+        // No guard of the map is held here: closing wakes other code.
+        if let Some((_, conn)) = found {
+            add(&self.metrics.evicted);
+            callboard_common::Connection::close(&conn, reason.into());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+use std::time::Duration;
+
+/// The bounds of a server or of a client's connection. Each has a policy for when it is reached, which stands with it.
+///
+/// ```
+/// use callboard_net::Limits;
+/// let limits = Limits { max_frame_bytes: 1 << 20, ..Limits::default() };
+/// assert!(limits.check().is_ok());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest frame in bytes, its length field included. Default 16 MiB. A larger one closes its connection, before
+    /// anything is allocated for it.
+    pub max_frame_bytes: usize,
+    /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least `max_frame_bytes`. Above half of it
+    /// the connection itself is not read, and publishers to it are held back while it makes progress; past it a message
+    /// or notice for it closes it.
+    pub queue_bytes: usize,
+    /// Requests of one connection that wait for their answers. Default 1,024. Past it a v1 peer is not read, and a
+    /// session peer is answered OVERLOADED.
+    pub in_flight: usize,
+    /// Connections of a server. Default 100,000. Past it a new one is closed at once.
+    pub max_connections: usize,
+    /// How long a started frame may go without a byte. Default 10 s. Then its connection is closed.
+    pub frame_silence: Duration,
+    /// How fast a started frame must come: it has `frame_silence` and a second for each so many bytes. Default 64 KiB.
+    pub frame_bytes_per_second: usize,
+    /// How long a reader that takes no byte is still waited for. Default 500 ms.
+    pub stall: Duration,
+    /// What may wait in all outboxes of a server, in bytes; a frame that goes to many counts once. Default 512 MiB. Past
+    /// it the peer that has taken nothing for longest is closed.
+    pub total_queue_bytes: usize,
+    /// What all unfinished frames of a server may hold, in bytes. Default 256 MiB. Past it the connection whose frame
+    /// has had no byte for longest is closed.
+    pub total_partial_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_frame_bytes: callboard_common::DEFAULT_MAX_FRAME_BYTES,
+            queue_bytes: 64 << 20,
+            in_flight: 1024,
+            max_connections: 100_000,
+            frame_silence: Duration::from_secs(10),
+            frame_bytes_per_second: 64 << 10,
+            stall: Duration::from_millis(500),
+            total_queue_bytes: 512 << 20,
+            total_partial_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Bounds that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitsError {
+    /// A frame that is permitted would never fit into an outbox.
+    #[error("queue_bytes ({queue_bytes}) must be at least max_frame_bytes ({max_frame_bytes})")]
+    QueueBelowFrame {
+        /// The outbox's bound.
+        queue_bytes: usize,
+        /// The frame's bound.
+        max_frame_bytes: usize,
+    },
+    /// A bound at which nothing would work.
+    #[error("{name} must be at least {least}")]
+    TooSmall {
+        /// Which bound.
+        name: &'static str,
+        /// What it must be at least.
+        least: usize,
+    },
+}
+
+impl Limits {
+    /// Whether the bounds fit together.
+    ///
+    /// # Errors
+    /// Names the bound that doesn't.
+    pub fn check(&self) -> Result<(), LimitsError> {
+        let least = [
+            ("max_frame_bytes", self.max_frame_bytes, 1024),
+            ("in_flight", self.in_flight, 1),
+            ("max_connections", self.max_connections, 1),
+            ("frame_bytes_per_second", self.frame_bytes_per_second, 1),
+        ];
+        if let Some((name, _, least)) = least.into_iter().find(|(_, value, least)| value < least) {
+            return Err(LimitsError::TooSmall { name, least });
+        }
+        if self.queue_bytes < self.max_frame_bytes {
+            let (queue_bytes, max_frame_bytes) = (self.queue_bytes, self.max_frame_bytes);
+            return Err(LimitsError::QueueBelowFrame { queue_bytes, max_frame_bytes });
+        }
+        Ok(())
+    }
+
+    /// Above so many bytes an outbox counts as behind.
+    pub(crate) fn high_water(&self) -> usize {
+        self.queue_bytes / 2
+    }
+
+    /// How long a frame of so many bytes may take from its first byte to its last.
+    pub(crate) fn frame_time(&self, frame_bytes: usize) -> Duration {
+        let seconds = frame_bytes / self.frame_bytes_per_second.max(1);
+        self.frame_silence + Duration::from_secs(seconds as u64)
+    }
+}

@@ -1,0 +1,347 @@
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Duration, Instant};
+
+/// What waits to be written to one peer, bounded in bytes. Pushing never blocks and never writes.
+///
+/// It is generic over what holds a publisher back (`H`), so that it knows nothing of connections.
+#[derive(Debug)]
+pub(crate) struct Outbox<H> {
+    state: Mutex<State<H>>,
+}
+
+#[derive(Debug)]
+struct State<H> {
+    sealed: VecDeque<Segment>,
+    /// Small frames, joined: they leave in one piece. Its memory is used again once that piece is written.
+    tail: BytesMut,
+    /// Queued or being written, not yet taken by the socket.
+    bytes: usize,
+    /// The part of `bytes` that counts against the total; frames shared by many count elsewhere.
+    counted: usize,
+    /// When the peer last took a byte, or had nothing to take.
+    progress: Instant,
+    held: Vec<H>,
+    /// There while the connection's task sleeps.
+    waker: Option<Waker>,
+    closed: bool,
+}
+
+/// A piece of the byte stream.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) bytes: Bytes,
+    counted: bool,
+}
+
+/// How a frame comes into the outbox.
+#[derive(Debug)]
+pub(crate) enum Frame<'a> {
+    /// Bytes that are copied if they are few.
+    Slice(&'a mut BytesMut),
+    /// A frame of its own.
+    Own(Bytes),
+    /// One that many outboxes hold; it is counted elsewhere.
+    Shared(&'a Bytes),
+}
+
+/// What a push did.
+#[derive(Debug, Default)]
+pub(crate) struct Pushed {
+    /// To be woken, outside the lock.
+    pub(crate) waker: Option<Waker>,
+    /// How much more counts against the total.
+    pub(crate) counted: usize,
+    /// The peer is above its high-water mark, but has taken bytes of late.
+    pub(crate) behind: bool,
+}
+
+/// Why a push did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+/// What writing set free, to be dropped or woken outside the lock.
+#[derive(Debug)]
+pub(crate) struct Freed<H> {
+    pub(crate) held: Vec<H>,
+    pub(crate) counted: usize,
+    /// The outbox has just come down to its low-water mark.
+    pub(crate) room: bool,
+}
+
+/// Frames up to this many bytes are joined into one piece; larger ones are linked.
+const JOIN_BYTES: usize = 4 << 10;
+/// A shared frame is joined only while no more than this waits: a peer that is behind links it, so that many slow peers
+/// hold the same bytes and not a copy each.
+const JOIN_SHARED_BELOW: usize = 256 << 10;
+/// A joined piece's buffer over this is given back once all is written.
+const KEEP_BYTES: usize = 64 << 10;
+
+impl<H> Outbox<H> {
+    pub(crate) fn new(now: Instant) -> Self {
+        let state = State {
+            sealed: VecDeque::new(),
+            tail: BytesMut::new(),
+            bytes: 0,
+            counted: 0,
+            progress: now,
+            held: Vec::new(),
+            waker: None,
+            closed: false,
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Queues a frame; past `bound` it is refused, unless nothing else waits.
+    pub(crate) fn push(&self, frame: Frame<'_>, bound: usize, water: Water, now: Instant) -> Result<Pushed, Refused> {
+        let mut state = self.lock();
+        let len = frame.len();
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        if state.bytes > 0 && state.bytes.saturating_add(len) > bound {
+            return Err(Refused::Full);
+        }
+        if state.bytes == 0 {
+            state.progress = now;
+        }
+        let counted = state.append(frame, len);
+        state.bytes += len;
+        state.counted += counted;
+        let behind = state.bytes > water.high && now.duration_since(state.progress) < water.stall;
+        Ok(Pushed { waker: state.waker.take(), counted, behind })
+    }
+
+    /// Keeps what holds a publisher back until this peer has caught up or stalls. Given back at once if it has already.
+    pub(crate) fn hold(&self, hold: H, high: usize) -> Result<Option<Waker>, H> {
+        let mut state = self.lock();
+        if state.closed || state.bytes <= high {
+            return Err(hold);
+        }
+        state.held.push(hold);
+        Ok(state.waker.take())
+    }
+
+    /// The connection's task is awake: pushes need not wake it.
+    pub(crate) fn unpark(&self) {
+        self.lock().waker = None;
+    }
+
+    /// The task is about to sleep; `false` if there is something to write instead.
+    pub(crate) fn park(&self, waker: &Waker) -> bool {
+        let mut state = self.lock();
+        let nothing = state.sealed.is_empty() && state.tail.is_empty();
+        if nothing {
+            state.waker = Some(waker.clone());
+        }
+        nothing
+    }
+
+    /// The same while the socket takes no more: what is queued meanwhile can wait.
+    pub(crate) fn park_full(&self, waker: &Waker) {
+        self.lock().waker = Some(waker.clone());
+    }
+
+    /// The task's waker, if it sleeps.
+    pub(crate) fn take_waker(&self) -> Option<Waker> {
+        self.lock().waker.take()
+    }
+
+    /// Moves all that waits into `writing`, in order.
+    pub(crate) fn take(&self, writing: &mut VecDeque<Segment>) {
+        let mut state = self.lock();
+        state.seal();
+        writing.append(&mut state.sealed);
+    }
+
+    /// The socket took so many bytes, of which so many were counted.
+    pub(crate) fn wrote(&self, bytes: usize, counted: usize, low: usize, now: Instant) -> Freed<H> {
+        let mut state = self.lock();
+        let above = state.bytes > low;
+        state.bytes = state.bytes.saturating_sub(bytes);
+        let counted = counted.min(state.counted);
+        state.counted -= counted;
+        state.progress = now;
+        if state.bytes == 0 && state.tail.capacity() > KEEP_BYTES {
+            state.tail = BytesMut::new();
+        }
+        let room = above && state.bytes <= low;
+        Freed { held: if state.bytes <= low { std::mem::take(&mut state.held) } else { Vec::new() }, counted, room }
+    }
+
+    /// When the publishers that wait for this peer are to be let go, if it takes nothing until then.
+    pub(crate) fn stalls_at(&self, stall: Duration) -> Option<Instant> {
+        let state = self.lock();
+        (!state.held.is_empty()).then(|| state.progress + stall)
+    }
+
+    /// The publishers that wait for this peer, if it has taken nothing for `stall`.
+    pub(crate) fn stalled(&self, stall: Duration, now: Instant) -> Vec<H> {
+        let mut state = self.lock();
+        if now.duration_since(state.progress) >= stall { std::mem::take(&mut state.held) } else { Vec::new() }
+    }
+
+    /// Bytes that wait, and since when the peer has taken none.
+    pub(crate) fn load(&self) -> (usize, Instant) {
+        let state = self.lock();
+        (state.bytes, state.progress)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Drops all that waits; later pushes fail. Gives the waker too.
+    pub(crate) fn close(&self) -> (Freed<H>, Option<Waker>) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.sealed = VecDeque::new();
+        state.tail = BytesMut::new();
+        state.bytes = 0;
+        let counted = std::mem::take(&mut state.counted);
+        (Freed { held: std::mem::take(&mut state.held), counted, room: true }, state.waker.take())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<H>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The marks that a push looks at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Water {
+    pub(crate) high: usize,
+    pub(crate) stall: Duration,
+}
+
+impl<H> State<H> {
+    /// Returns how many bytes count against the total.
+    fn append(&mut self, frame: Frame<'_>, len: usize) -> usize {
+        let join = len <= JOIN_BYTES;
+        match frame {
+            Frame::Slice(slice) if join => self.tail.extend_from_slice(slice),
+            Frame::Own(bytes) if join => self.tail.extend_from_slice(&bytes),
+            Frame::Shared(bytes) if join && self.bytes <= JOIN_SHARED_BELOW => self.tail.extend_from_slice(bytes),
+            Frame::Slice(slice) => self.link(slice.split().freeze(), true),
+            Frame::Own(bytes) => self.link(bytes, true),
+            Frame::Shared(bytes) => {
+                self.link(bytes.clone(), false);
+                return 0;
+            }
+        }
+        len
+    }
+
+    fn link(&mut self, bytes: Bytes, counted: bool) {
+        self.seal();
+        self.sealed.push_back(Segment { bytes, counted });
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            let bytes = self.tail.split().freeze();
+            self.sealed.push_back(Segment { bytes, counted: true });
+        }
+    }
+}
+
+impl Segment {
+    /// Passes over so many of the bytes; how many of them were counted.
+    pub(crate) fn advance(&mut self, bytes: usize) -> usize {
+        let bytes = bytes.min(self.bytes.len());
+        bytes::Buf::advance(&mut self.bytes, bytes);
+        if self.counted { bytes } else { 0 }
+    }
+}
+
+impl Frame<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Slice(slice) => slice.len(),
+            Self::Own(bytes) => bytes.len(),
+            Self::Shared(bytes) => bytes.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WATER: Water = Water { high: 50, stall: Duration::from_millis(500) };
+
+    fn outbox() -> (Outbox<&'static str>, Instant) {
+        let now = Instant::now();
+        (Outbox::new(now), now)
+    }
+
+    fn own(len: usize) -> Frame<'static> {
+        Frame::Own(Bytes::from(vec![b'x'; len]))
+    }
+
+    #[test]
+    fn frames_leave_in_order_and_small_ones_joined() {
+        let (outbox, now) = outbox();
+        let big = Bytes::from(vec![b'B'; JOIN_BYTES + 1]);
+        for frame in [Bytes::from("a"), Bytes::from("b"), big.clone(), Bytes::from("c")] {
+            outbox.push(Frame::Own(frame), usize::MAX, WATER, now).unwrap();
+        }
+        let mut writing = VecDeque::new();
+        outbox.take(&mut writing);
+        let pieces: Vec<&[u8]> = writing.iter().map(|segment| &segment.bytes[..]).collect();
+        assert_eq!(pieces, [&b"ab"[..], &big, b"c"]);
+    }
+
+    #[test]
+    fn the_bound_holds_but_one_frame_always_fits_into_an_empty_outbox() {
+        let (outbox, now) = outbox();
+        assert!(outbox.push(own(200), 100, WATER, now).is_ok());
+        assert_eq!(outbox.push(own(1), 100, WATER, now).unwrap_err(), Refused::Full);
+        outbox.wrote(150, 150, 50, now);
+        assert!(outbox.push(own(50), 100, WATER, now).is_ok());
+        assert_eq!(outbox.push(own(1), 100, WATER, now).unwrap_err(), Refused::Full);
+        outbox.close();
+        assert_eq!(outbox.push(own(1), 100, WATER, now).unwrap_err(), Refused::Closed);
+    }
+
+    #[test]
+    fn a_publisher_is_held_only_for_a_peer_that_makes_progress() {
+        let (outbox, start) = outbox();
+        assert!(!outbox.push(own(50), 1000, WATER, start).unwrap().behind);
+        assert!(outbox.push(own(1), 1000, WATER, start).unwrap().behind);
+        assert!(outbox.hold("publisher", 50).is_ok());
+        assert_eq!(outbox.stalls_at(WATER.stall), Some(start + WATER.stall));
+        let later = start + Duration::from_millis(400);
+        assert!(outbox.wrote(0, 0, 50, later).held.is_empty());
+        assert!(outbox.stalled(WATER.stall, start + WATER.stall).is_empty(), "it took bytes at 400 ms");
+        assert_eq!(outbox.stalled(WATER.stall, later + WATER.stall), ["publisher"]);
+        assert!(!outbox.push(own(1), 1000, WATER, later + WATER.stall).unwrap().behind);
+    }
+
+    #[test]
+    fn catching_up_frees_publishers_and_the_total() {
+        let (outbox, now) = outbox();
+        let counted = outbox.push(own(80), 1000, WATER, now).unwrap().counted;
+        outbox.hold("publisher", 50).unwrap();
+        let freed = outbox.wrote(30, 30, 50, now);
+        assert_eq!((freed.held, freed.counted, freed.room), (vec!["publisher"], 30, true));
+        let (freed, _) = outbox.close();
+        assert_eq!(freed.counted, counted - 30);
+        assert_eq!(outbox.hold("late", 50).unwrap_err(), "late");
+    }
+
+    #[test]
+    fn shared_frames_are_copied_to_the_quick_and_linked_to_the_slow() {
+        let (outbox, now) = outbox();
+        let frame = Bytes::from(vec![b's'; 100]);
+        assert_eq!(outbox.push(Frame::Shared(&frame), usize::MAX, WATER, now).unwrap().counted, 100);
+        outbox.push(own(JOIN_SHARED_BELOW), usize::MAX, WATER, now).unwrap();
+        assert_eq!(outbox.push(Frame::Shared(&frame), usize::MAX, WATER, now).unwrap().counted, 0);
+    }
+}

@@ -1,0 +1,229 @@
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use callboard_common::{Handler, Protocol, ProtocolError};
+use tokio::io::AsyncRead;
+use tokio::time::{Duration, Instant};
+use tokio_util::io::poll_read_buf;
+
+use crate::Conn;
+
+/// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
+///
+/// Bytes are read into a buffer that all connections of a thread share, so an idle connection has none. Only what is not
+/// yet a whole frame is kept by the connection, in a buffer that grows with the bytes that came, never with the length
+/// that was announced.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    /// Bytes that were read and not handled: part of a frame, or frames that wait until reading goes on.
+    pending: BytesMut,
+    /// Since when reading waits for the rest of a frame.
+    started: Option<Started>,
+    paused: bool,
+    /// Since when the started frame's time stands still.
+    paused_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Started {
+    first_byte: Instant,
+    last_byte: Instant,
+}
+
+/// How a round of reading ended.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// There may be more at once.
+    Some,
+    /// The socket has nothing; it will wake the task.
+    Waiting,
+    /// The connection may not be read now.
+    Paused,
+    /// The peer sends no more.
+    Ended,
+}
+
+/// Why reading can't go on.
+#[derive(Debug)]
+pub(crate) enum ReadFailure {
+    Io(io::Error),
+    Protocol(ProtocolError),
+}
+
+/// One read asks for at most this many bytes.
+const READ_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static SHARED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+impl Reader {
+    /// Reads and handles once.
+    pub(crate) fn read<S, P, H>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        conn: &Conn<P>,
+        handler: &H,
+    ) -> Result<Read, ReadFailure>
+    where
+        S: AsyncRead + Unpin,
+        P: Protocol,
+        H: Handler<Conn<P>>,
+    {
+        if !conn.may_read() {
+            self.pause();
+            return Ok(Read::Paused);
+        }
+        self.resume();
+        let before = self.pending.len();
+        if before > 0 && self.is_whole(conn) {
+            self.handle_pending(conn, handler, before)?;
+            return Ok(Read::Some);
+        }
+        if before > 0 {
+            // Bounded by what came already: a length field alone takes no memory.
+            let missing = conn.house().protocol.frame_bytes(&self.pending).saturating_sub(before);
+            self.pending.reserve(missing.clamp(1, READ_BYTES.max(before)));
+            let read = poll_read_buf(Pin::new(stream), cx, &mut self.pending);
+            return self.came(read, before, conn, handler);
+        }
+        let mut shared = SHARED.take();
+        shared.reserve(READ_BYTES);
+        let read = poll_read_buf(Pin::new(stream), cx, &mut shared);
+        std::mem::swap(&mut self.pending, &mut shared);
+        let came = self.came(read, before, conn, handler);
+        std::mem::swap(&mut self.pending, &mut shared);
+        if !shared.is_empty() {
+            self.pending = BytesMut::from(&shared[..]);
+            shared.clear();
+        }
+        SHARED.set(shared);
+        came
+    }
+
+    /// What a read brought is counted and handled.
+    fn came<P: Protocol, H: Handler<Conn<P>>>(
+        &mut self,
+        read: Poll<io::Result<usize>>,
+        before: usize,
+        conn: &Conn<P>,
+        handler: &H,
+    ) -> Result<Read, ReadFailure> {
+        match read {
+            Poll::Pending => Ok(Read::Waiting),
+            Poll::Ready(Err(e)) => Err(ReadFailure::Io(e)),
+            Poll::Ready(Ok(0)) => Ok(Read::Ended),
+            Poll::Ready(Ok(bytes)) => {
+                conn.house().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
+                self.handle_pending(conn, handler, before)?;
+                Ok(Read::Some)
+            }
+        }
+    }
+
+    /// Takes whole frames off what is pending; `before` is what was pending when the round began.
+    fn handle_pending<P: Protocol, H: Handler<Conn<P>>>(
+        &mut self,
+        conn: &Conn<P>,
+        handler: &H,
+        before: usize,
+    ) -> Result<(), ReadFailure> {
+        let house = conn.house();
+        let mut frames = 0;
+        let failure = loop {
+            if !conn.may_read() {
+                break None;
+            }
+            match house.protocol.decode(&mut self.pending) {
+                Ok(Some(message)) => {
+                    frames += 1;
+                    handler.handle(conn, message);
+                }
+                Ok(None) => break None,
+                Err(e) => break Some(ReadFailure::Protocol(e)),
+            }
+        };
+        house.metrics.frames_in.fetch_add(frames, Relaxed);
+        self.keep_rest(conn, frames > 0, before);
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Books what stays, and moves it into a buffer of its own size if it lies behind frames that are done.
+    fn keep_rest<P: Protocol>(&mut self, conn: &Conn<P>, behind_frames: bool, before: usize) {
+        let rest = self.pending.len();
+        if before == 0 && rest == 0 {
+            return;
+        }
+        if behind_frames && before > 0 {
+            self.pending = BytesMut::from(&self.pending[..]);
+        }
+        conn.house().partial(before, rest);
+        if rest == 0 {
+            self.started = None;
+            conn.set_partial_since(None);
+            return;
+        }
+        let now = Instant::now();
+        match &mut self.started {
+            Some(started) if !behind_frames => started.last_byte = now,
+            started => *started = Some(Started { first_byte: now, last_byte: now }),
+        }
+        conn.set_partial_since(Some(now));
+    }
+
+    /// When the started frame is given up, if nothing comes until then. While we don't read, its time stands still.
+    pub(crate) fn gives_up_at<P: Protocol>(&self, conn: &Conn<P>) -> Option<Instant> {
+        let house = conn.house();
+        let started = self.started.filter(|_| self.paused_at.is_none())?;
+        let frame_bytes = house.protocol.frame_bytes(&self.pending);
+        let silence = started.last_byte + house.limits.frame_silence;
+        Some(silence.min(started.first_byte + house.limits.frame_time(frame_bytes)))
+    }
+
+    /// Whether the last round was refused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether part of a frame waits for its rest.
+    pub(crate) fn has_part(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// What is pending, for a last look at a frame that was refused.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
+    /// The connection ends: what is pending no longer counts.
+    pub(crate) fn forget<P: Protocol>(&mut self, conn: &Conn<P>) {
+        conn.house().partial(self.pending.len(), 0);
+        self.pending = BytesMut::new();
+    }
+
+    fn is_whole<P: Protocol>(&self, conn: &Conn<P>) -> bool {
+        let frame_bytes = conn.house().protocol.frame_bytes(&self.pending);
+        frame_bytes > 0 && frame_bytes <= self.pending.len()
+    }
+
+    fn pause(&mut self) {
+        self.paused = true;
+        if self.started.is_some() {
+            self.paused_at.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn resume(&mut self) {
+        self.paused = false;
+        if let (Some(paused_at), Some(started)) = (self.paused_at.take(), &mut self.started) {
+            let pause: Duration = paused_at.elapsed();
+            started.first_byte += pause;
+            started.last_byte += pause;
+        }
+    }
+}

@@ -1,0 +1,241 @@
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net as unix;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
+
+use crate::{Address, Ends, Transport};
+
+/// TCP and Unix sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sockets;
+
+/// A listening socket that no loop knows yet.
+#[derive(Debug)]
+pub enum BoundSocket {
+    /// A TCP listener.
+    Tcp(std::net::TcpListener),
+    /// A Unix listener and its file.
+    Unix(unix::UnixListener, SocketFile),
+}
+
+/// A listening socket on its loop.
+#[derive(Debug)]
+pub enum SocketListener {
+    /// A TCP listener.
+    Tcp(TcpListener),
+    /// A Unix listener and its file.
+    Unix(UnixListener, SocketFile),
+}
+
+/// A connected socket that no loop knows yet.
+#[derive(Debug)]
+pub enum AcceptedSocket {
+    /// A TCP stream.
+    Tcp(std::net::TcpStream),
+    /// A Unix stream.
+    Unix(unix::UnixStream),
+}
+
+/// A connected socket on its loop.
+#[derive(Debug)]
+pub enum SocketStream {
+    /// A TCP stream.
+    Tcp(TcpStream),
+    /// A Unix stream.
+    Unix(UnixStream),
+}
+
+/// A Unix listener's file; removed when the listener ends.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Someone may have removed it already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Connections that wait to be accepted; a crowd that comes at once is not turned away.
+const BACKLOG: i32 = 4096;
+
+impl Transport for Sockets {
+    type Bound = BoundSocket;
+    type Listener = SocketListener;
+    type Accepted = AcceptedSocket;
+    type Stream = SocketStream;
+
+    async fn bind(&self, address: &Address) -> io::Result<(BoundSocket, Address)> {
+        match address {
+            Address::Tcp { host, port } => {
+                let listener = bind_tcp(resolve(host, *port).await?)?;
+                let taken = listener.local_addr()?.into();
+                Ok((BoundSocket::Tcp(listener), taken))
+            }
+            Address::Unix(path) => {
+                let listener = bind_unix(path)?;
+                Ok((BoundSocket::Unix(listener, SocketFile(path.clone())), address.clone()))
+            }
+        }
+    }
+
+    fn listen(&self, bound: BoundSocket) -> io::Result<SocketListener> {
+        match bound {
+            BoundSocket::Tcp(listener) => TcpListener::from_std(listener).map(SocketListener::Tcp),
+            BoundSocket::Unix(listener, file) => {
+                UnixListener::from_std(listener).map(|listener| SocketListener::Unix(listener, file))
+            }
+        }
+    }
+
+    async fn accept(&self, listener: &SocketListener) -> io::Result<(AcceptedSocket, Ends)> {
+        match listener {
+            SocketListener::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let ends = Ends { peer: Address::from(peer).to_string(), local: stream.local_addr().ok() };
+                Ok((AcceptedSocket::Tcp(stream.into_std()?), ends))
+            }
+            SocketListener::Unix(listener, file) => {
+                let (stream, _) = listener.accept().await?;
+                let peer = stream.peer_cred().ok().and_then(|cred| cred.pid());
+                let pid = peer.map_or(String::new(), |pid| format!(" (process {pid})"));
+                let ends = Ends { peer: format!("unix://{}{pid}", file.0.display()), local: None };
+                Ok((AcceptedSocket::Unix(stream.into_std()?), ends))
+            }
+        }
+    }
+
+    fn adopt(&self, accepted: AcceptedSocket) -> io::Result<SocketStream> {
+        match accepted {
+            AcceptedSocket::Tcp(stream) => {
+                stream.set_nodelay(true)?;
+                TcpStream::from_std(stream).map(SocketStream::Tcp)
+            }
+            AcceptedSocket::Unix(stream) => UnixStream::from_std(stream).map(SocketStream::Unix),
+        }
+    }
+
+    async fn connect(&self, address: &Address) -> io::Result<(SocketStream, Ends)> {
+        let peer = address.to_string();
+        match address {
+            Address::Tcp { host, port } => {
+                let stream = connect_tcp(resolve(host, *port).await?).await?;
+                stream.set_nodelay(true)?;
+                let local = stream.local_addr().ok();
+                Ok((SocketStream::Tcp(stream), Ends { peer, local }))
+            }
+            Address::Unix(path) => {
+                Ok((SocketStream::Unix(UnixStream::connect(path).await?), Ends { peer, local: None }))
+            }
+        }
+    }
+}
+
+async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found: Vec<_> = lookup_host((host, port)).await?.collect();
+    if found.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")) } else { Ok(found) }
+}
+
+fn bind_tcp(addresses: Vec<SocketAddr>) -> io::Result<std::net::TcpListener> {
+    first_that_works(addresses.into_iter().map(|address| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A port whose last connections still linger can be taken again; one that somebody listens on can't.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    }))
+}
+
+async fn connect_tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut last = io::ErrorKind::NotFound.into();
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn first_that_works<T>(tries: impl Iterator<Item = io::Result<T>>) -> io::Result<T> {
+    let mut last = io::ErrorKind::NotFound.into();
+    for attempt in tries {
+        match attempt {
+            Ok(done) => return Ok(done),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// A socket file that nobody answers at is left over from a listener that died, and is replaced.
+fn bind_unix(path: &Path) -> io::Result<unix::UnixListener> {
+    let listener = match unix::UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            std::fs::remove_file(path)?;
+            unix::UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn is_stale(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && unix::UnixStream::connect(path).as_ref().is_err_and(refused)
+}
+
+impl AsyncRead for SocketStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for SocketStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

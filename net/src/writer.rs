@@ -1,0 +1,66 @@
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use callboard_common::Protocol;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use crate::Conn;
+use crate::outbox::Segment;
+
+/// Takes all that is queued and writes it, as many pieces at a time as one call takes.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    writing: VecDeque<Segment>,
+}
+
+/// Pieces that one vectored write is given.
+const SLICES: usize = 64;
+
+impl Writer {
+    /// Writes until nothing waits (`true`) or the socket takes no more (`false`).
+    pub(crate) fn write<S, P>(&mut self, cx: &mut Context<'_>, stream: &mut S, conn: &Conn<P>) -> io::Result<bool>
+    where
+        S: AsyncWrite + Unpin,
+        P: Protocol,
+    {
+        loop {
+            if self.writing.is_empty() {
+                conn.outbox().take(&mut self.writing);
+            }
+            if self.writing.is_empty() {
+                return Ok(true);
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let pieces = slices.iter_mut().zip(&self.writing).map(|(slice, piece)| *slice = IoSlice::new(&piece.bytes));
+            let count = pieces.count();
+            let slices = slices.get(..count).unwrap_or_default();
+            match Pin::new(&mut *stream).poll_write_vectored(cx, slices) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(bytes)) => self.wrote(bytes, conn),
+                Poll::Ready(Err(e)) => return Err(e),
+            }
+        }
+    }
+
+    fn wrote<P: Protocol>(&mut self, bytes: usize, conn: &Conn<P>) {
+        let mut left = bytes;
+        let mut counted = 0;
+        while let Some(piece) = self.writing.front_mut().filter(|_| left > 0) {
+            let before = piece.bytes.len();
+            counted += piece.advance(left);
+            left -= before - piece.bytes.len();
+            if piece.bytes.is_empty() {
+                self.writing.pop_front();
+            }
+        }
+        let house = conn.house();
+        house.metrics.bytes_out.fetch_add(bytes as u64, Relaxed);
+        let freed = conn.outbox().wrote(bytes, counted, house.limits.high_water(), Instant::now());
+        conn.release(freed);
+    }
+}

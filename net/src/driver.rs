@@ -76,7 +76,7 @@ where
             }
             let more = match self.read(cx, &conn) {
                 Ok(more) => more,
-                Err(failure) => match self.failed(&conn, failure) {
+                Err(failure) => match self.failed(cx, &conn, failure) {
                     Some(reason) => return Poll::Ready(reason),
                     None => continue,
                 },
@@ -128,7 +128,7 @@ where
     }
 
     /// Why the connection ends now; `None` if a last word is said first.
-    fn failed(&mut self, conn: &Conn<P>, failure: ReadFailure) -> Option<Cow<'static, str>> {
+    fn failed(&mut self, cx: &mut Context<'_>, conn: &Conn<P>, failure: ReadFailure) -> Option<Cow<'static, str>> {
         let wrong = match failure {
             ReadFailure::Io(e) => return Some(Cow::Owned(format!("reading failed: {e}"))),
             ReadFailure::Protocol(wrong) => wrong,
@@ -136,6 +136,8 @@ where
         add(&conn.house().metrics.protocol_errors);
         tracing::warn!(peer = %conn.peer(), "closing: {wrong}");
         if conn.session().is_none() || !matches!(wrong, ProtocolError::TooLarge { .. }) {
+            // Answers to the frames before it still leave, as far as the socket takes them.
+            let _ = self.writer.write(cx, &mut self.stream, conn);
             return Some(Cow::Owned(wrong.to_string()));
         }
         let (kind, id) =
@@ -268,5 +270,219 @@ impl<P: Protocol, H: Handler<Conn<P>>> Drop for Guest<P, H> {
         add(&house.metrics.closed);
         house.left.notify_waiters();
         tracing::debug!(peer = %self.conn.peer(), reason = self.conn.close_reason().unwrap_or_default(), "connection closed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use callboard_common::{LengthValue, Message, Recorder, Session, TopicAnswer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::house::House;
+    use crate::{Ends, Limits};
+
+    /// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go.
+    #[derive(Default)]
+    struct Echo {
+        waiting: Mutex<Vec<crate::InFlight>>,
+        seen: Mutex<Vec<Message>>,
+        closed: Mutex<usize>,
+    }
+
+    impl Handler<Conn> for Echo {
+        fn handle(&self, conn: &Conn, message: Message) {
+            if message.id() == b"wait" {
+                self.waiting.lock().unwrap().extend(conn.begin_request());
+            } else {
+                conn.answer(message.id(), &TopicAnswer::ok()).unwrap();
+            }
+            self.seen.lock().unwrap().push(message.detach());
+        }
+
+        fn closed(&self, _conn: &Conn) {
+            *self.closed.lock().unwrap() += 1;
+        }
+    }
+
+    struct Rig {
+        peer: DuplexStream,
+        conn: Conn,
+        echo: Arc<Echo>,
+        house: Arc<House>,
+    }
+
+    fn rig(pipe_bytes: usize, limits: Limits) -> Rig {
+        let (peer, ours) = duplex(pipe_bytes);
+        let house = Arc::new(House::new(LengthValue::new(limits.max_frame_bytes), limits));
+        let conn = Conn::new(Arc::clone(&house), Ends::default());
+        let echo = Arc::new(Echo::default());
+        tokio::spawn(Driver::new(ours, conn.clone(), Arc::clone(&echo)));
+        Rig { peer, conn, echo, house }
+    }
+
+    fn frame(id: &[u8], body: &[u8]) -> Vec<u8> {
+        Recorder::new(0).message(2, id, body).frame().to_vec()
+    }
+
+    async fn answer(peer: &mut DuplexStream) -> Vec<u8> {
+        let length = peer.read_u32().await.unwrap() as usize;
+        let mut rest = vec![0; length];
+        peer.read_exact(&mut rest).await.unwrap();
+        rest[8..length - 11].to_vec()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_split_anywhere_are_answered_in_order() {
+        let mut rig = rig(7, Limits::default());
+        let stream = [frame(b"a", b"{}"), frame(b"", b""), frame(b"ccc", &[b' '; 100])].concat();
+        let write = async {
+            for byte in &stream {
+                rig.peer.write_all(std::slice::from_ref(byte)).await.unwrap();
+            }
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(answer(&mut rig.peer).await);
+            }
+            ids
+        };
+        assert_eq!(write.await, [&b"a"[..], b"", b"ccc"]);
+        drop(rig.peer);
+        rig.conn.closed().await;
+        assert_eq!(rig.house.snapshot().partial_bytes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_in_a_frame_closes_after_its_time_and_not_before() {
+        let mut rig = rig(1024, Limits::default());
+        rig.peer.write_all(&frame(b"a", b"{}")[..9]).await.unwrap();
+        let start = Instant::now();
+        rig.conn.closed().await;
+        assert_eq!(start.elapsed().as_secs(), 10);
+        assert_eq!(rig.house.snapshot().frame_timeouts, 1);
+        assert!(rig.echo.seen.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_closes_when_the_whole_frame_is_overdue() {
+        let mut rig = rig(1024, Limits::default());
+        let start = Instant::now();
+        let long = frame(b"a", &vec![b' '; 200_000]); // 10 s and 3 s for 3 times 64 KiB
+        for byte in &long {
+            if rig.conn.is_closed() || rig.peer.write_all(std::slice::from_ref(byte)).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let took = start.elapsed().as_secs();
+        assert!((13..=14).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_and_one_between_frames_live_on() {
+        let mut rig = rig(1024, Limits::default());
+        rig.peer.write_all(&frame(b"a", b"{}")).await.unwrap();
+        answer(&mut rig.peer).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!rig.conn.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_frame_then_the_end_closes_and_no_handler_saw_it() {
+        let mut rig = rig(1024, Limits::default());
+        rig.peer.write_all(&frame(b"a", b"{}")[..13]).await.unwrap();
+        drop(rig.peer);
+        rig.conn.closed().await;
+        assert!(rig.conn.close_reason().unwrap().contains("middle of a frame"));
+        assert!(rig.echo.seen.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_v1_peer_at_its_limit_is_not_read_and_its_silence_does_not_count() {
+        let mut rig = rig(4096, Limits { in_flight: 2, ..Limits::default() });
+        let stream = [frame(b"wait", b""), frame(b"wait", b""), frame(b"late", b"")].concat();
+        rig.peer.write_all(&stream[..stream.len() - 1]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!rig.conn.is_closed(), "while it is not read, its silence does not count");
+        assert_eq!(rig.echo.seen.lock().unwrap().len(), 2);
+        rig.peer.write_all(&stream[stream.len() - 1..]).await.unwrap();
+        rig.echo.waiting.lock().unwrap().pop();
+        assert_eq!(answer(&mut rig.peer).await, b"late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_peer_is_read_past_its_limit() {
+        let rig = rig(4096, Limits { in_flight: 1, ..Limits::default() });
+        let session = Session {
+            name: String::new(),
+            instance: String::new(),
+            features: callboard_common::Features::ALL,
+            limits: callboard_common::Limits::default(),
+        };
+        assert!(rig.conn.open_session(session));
+        let first = rig.conn.begin_request();
+        assert!(first.is_some() && rig.conn.begin_request().is_none() && rig.conn.may_read());
+        drop(first);
+        assert!(rig.conn.begin_request().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_its_answers_is_not_read() {
+        let limits = Limits { max_frame_bytes: 2048, queue_bytes: 4096, ..Limits::default() };
+        let mut rig = rig(256, limits);
+        let request = frame(b"a", b"");
+        let mut sent = 0;
+        while tokio::time::timeout(Duration::from_secs(1), rig.peer.write_all(&request)).await.is_ok() {
+            sent += 1;
+        }
+        // Each answer has 24 bytes; half of the outbox, two pipes and a read's worth of requests bound what was taken.
+        assert!(sent < 400, "{sent}");
+        assert!(rig.house.snapshot().queued_bytes < 4096 + 24);
+        for _ in 0..sent {
+            assert_eq!(answer(&mut rig.peer).await, b"a");
+        }
+        assert_eq!(rig.house.snapshot().queued_bytes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_answers_that_are_due() {
+        let mut rig = rig(1024, Limits::default());
+        rig.peer.write_all(&frame(b"wait", b"")).await.unwrap();
+        rig.peer.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!rig.conn.is_closed());
+        rig.conn.answer(b"wait", &TopicAnswer::ok()).unwrap();
+        rig.echo.waiting.lock().unwrap().clear();
+        assert_eq!(answer(&mut rig.peer).await, b"wait");
+        rig.conn.closed().await;
+        tokio::task::yield_now().await;
+        assert_eq!(*rig.echo.closed.lock().unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn publishers_wait_for_a_slow_peer_but_not_for_a_stalled_one() {
+        let limits = Limits { max_frame_bytes: 1024, queue_bytes: 8192, ..Limits::default() };
+        let publisher = rig(1024, limits.clone());
+        let mut slow = rig(16, limits);
+        let push = || {
+            let message = slow.conn.share(vec![b'x'; 512].into());
+            slow.conn.push(&message, Some(&publisher.conn))
+        };
+        while publisher.conn.may_read() {
+            push().unwrap();
+        }
+        let mut sink = vec![0; 512];
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            assert!(!publisher.conn.may_read(), "it takes bytes, so it is waited for");
+            slow.peer.read_exact(&mut sink[..8]).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert!(publisher.conn.may_read(), "it takes none, so it is not");
+        while push().is_ok() {}
+        assert!(publisher.conn.may_read());
+        assert_eq!(slow.house.snapshot().slow_readers, 1);
     }
 }

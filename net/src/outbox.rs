@@ -27,6 +27,8 @@ struct State<H> {
     held: Vec<H>,
     /// There while the connection's task sleeps.
     waker: Option<Waker>,
+    /// The socket takes no more, so a push has no reason to wake the task.
+    full: bool,
     closed: bool,
 }
 
@@ -93,6 +95,7 @@ impl<H> Outbox<H> {
             progress: now,
             held: Vec::new(),
             waker: None,
+            full: false,
             closed: false,
         };
         Self { state: Mutex::new(state) }
@@ -115,7 +118,8 @@ impl<H> Outbox<H> {
         state.bytes += len;
         state.counted += counted;
         let behind = state.bytes > water.high && now.duration_since(state.progress) < water.stall;
-        Ok(Pushed { waker: state.waker.take(), counted, behind })
+        let waker = if state.full { None } else { state.waker.take() };
+        Ok(Pushed { waker, counted, behind })
     }
 
     /// Keeps what holds a publisher back until this peer has caught up or stalls. Given back at once if it has already.
@@ -130,7 +134,9 @@ impl<H> Outbox<H> {
 
     /// The connection's task is awake: pushes need not wake it.
     pub(crate) fn unpark(&self) {
-        self.lock().waker = None;
+        let mut state = self.lock();
+        state.waker = None;
+        state.full = false;
     }
 
     /// The task is about to sleep; `false` if there is something to write instead.
@@ -143,9 +149,11 @@ impl<H> Outbox<H> {
         nothing
     }
 
-    /// The same while the socket takes no more: what is queued meanwhile can wait.
+    /// The same while the socket takes no more: what is queued meanwhile waits for the socket.
     pub(crate) fn park_full(&self, waker: &Waker) {
-        self.lock().waker = Some(waker.clone());
+        let mut state = self.lock();
+        state.waker = Some(waker.clone());
+        state.full = true;
     }
 
     /// The task's waker, if it sleeps.

@@ -99,13 +99,17 @@ where
             conn.settle();
         }
         if !is_negotiated(conn.session(), &message) {
+            conn.settle();
             return refuse_kind(conn, &message, "it uses a codec or a flag that was not negotiated in a session");
         }
         match kind {
             MessageType::RpcRequest => self.rpc.handle(conn, message),
             MessageType::TopicRequest => self.topic.handle(conn, message),
             MessageType::ServiceRequest => self.service.handle(conn, message),
-            MessageType::SessionRequest => self.session.handle(conn, message),
+            MessageType::SessionRequest => {
+                self.session.handle(conn, message);
+                conn.settle(); // a second one comes too late, also after one that was refused
+            }
             MessageType::RpcResponse
             | MessageType::TopicResponse
             | MessageType::ServiceResponse
@@ -147,7 +151,8 @@ fn refuse_kind<C: Connection>(conn: &C, message: &Message, why: &str) {
 /// Answers a request that did not reach its handler, in the form of its kind; a one-way request is only counted.
 pub fn refuse<C: Connection>(conn: &C, message: &Message, code: ResultCode, optype: Option<i64>, error: &ErrorInfo) {
     conn.count(if code == ResultCode::Overloaded { Event::Overloaded } else { Event::Refused });
-    if message.is_one_way() {
+    // A flag that was not negotiated says nothing: its sender waits for the answer that the contract promises.
+    if message.is_one_way() && has(conn.session(), Feature::OneWay) {
         return;
     }
     let refusal = Refusal { code, request: message.kind(), optype, error, v1: conn.session().is_none() };

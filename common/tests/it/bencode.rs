@@ -1,5 +1,5 @@
 //! A second codec: bencode, which is far enough from JSON to show what a codec may be. `d3:onei1;3:twol1:xnee` is
-//! `{"one": 1, "two": ["x", null]}`; to BitTorrent's it adds null, true, false and fractions, and a number ends in `;`.
+//! `{"one": 1, "two": ["x", null]}`; to the bencode of torrent files it adds null, true, false and fractions, and a number ends in `;`.
 
 use std::borrow::Cow;
 use std::str;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 #[derive(Debug)]
-pub struct Bencode;
+pub(crate) struct Bencode;
 
 impl Codec for Bencode {
     const ID: u8 = 200;
@@ -152,7 +152,9 @@ fn print(value: &Value, out: &mut BytesMut) {
         Value::String(text) => print_string(text, out),
         Value::Array(items) => {
             out.put_slice(b"l");
-            items.iter().for_each(|item| print(item, out));
+            for item in items {
+                print(item, out);
+            }
             out.put_slice(b"e");
         }
         Value::Object(members) => {

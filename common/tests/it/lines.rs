@@ -8,8 +8,8 @@ use bytes::{Buf, BytesMut};
 use callboard_common::{Codec, Encode, EncodeError, Head, Message, MessageType, Protocol, ProtocolError};
 
 #[derive(Clone, Copy, Debug)]
-pub struct Lines {
-    pub max_line_bytes: usize,
+pub(crate) struct Lines {
+    pub(crate) max_line_bytes: usize,
 }
 
 impl Protocol for Lines {
@@ -42,6 +42,12 @@ impl Protocol for Lines {
     fn frame_bytes(&self, buf: &[u8]) -> usize {
         buf.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1)
     }
+
+    /// The id is in hex here, so there is nothing to borrow it from.
+    fn peek<'a>(&self, buf: &'a [u8]) -> Option<(MessageType, &'a [u8])> {
+        let word = buf.split(|byte| *byte == b' ').next()?;
+        Some((MessageType::from_wire(str::from_utf8(word).ok()?.parse().ok()?), b""))
+    }
 }
 
 fn parse(line: &[u8]) -> Option<Message> {
@@ -52,15 +58,15 @@ fn parse(line: &[u8]) -> Option<Message> {
     Message::new(head, codec.parse().ok()?, &from_hex(body)?).ok()
 }
 
-pub fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}"); // a String takes everything
         text
     })
 }
 
-pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
-    if digits.len() % 2 == 0 { digits.chunks(2).map(byte).collect() } else { None }
+    if digits.len().is_multiple_of(2) { digits.chunks(2).map(byte).collect() } else { None }
 }

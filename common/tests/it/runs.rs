@@ -4,10 +4,10 @@ use bytes::BytesMut;
 use callboard_common::{BodyFilter, EncodeError, HEADER_BYTES, Head, Message, ProtocolError};
 
 /// Flag bit 25 of `MType`: the body is compressed.
-pub const FLAG_COMPRESSED: u8 = 0b10;
+pub(crate) const FLAG_COMPRESSED: u8 = 0b10;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Runs;
+pub(crate) struct Runs;
 
 impl BodyFilter for Runs {
     fn outgoing(&self, flags: u8, out: &mut BytesMut, body_at: usize) -> Result<u8, EncodeError> {

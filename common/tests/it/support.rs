@@ -7,7 +7,7 @@ use proptest::sample::Index;
 use serde_json::Value;
 
 /// A frame whose header says what it is told to, true or not.
-pub fn raw_frame(length: u32, mtype: u32, id_bytes: u32, rest: &[u8]) -> Vec<u8> {
+pub(crate) fn raw_frame(length: u32, mtype: u32, id_bytes: u32, rest: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     for word in [length, mtype, id_bytes] {
         frame.put_u32(word);
@@ -17,7 +17,7 @@ pub fn raw_frame(length: u32, mtype: u32, id_bytes: u32, rest: &[u8]) -> Vec<u8>
 }
 
 /// The body alone, in the codec.
-pub fn encoded<C: callboard_common::Codec, B: Encode>(body: &B) -> Bytes {
+pub(crate) fn encoded<C: callboard_common::Codec, B: Encode>(body: &B) -> Bytes {
     let mut out = BytesMut::new();
     body.encode::<C>(&mut out).unwrap();
     out.freeze()
@@ -25,7 +25,7 @@ pub fn encoded<C: callboard_common::Codec, B: Encode>(body: &B) -> Bytes {
 
 /// What comes out when the stream arrives in these reads, as a connection would take it: all that is whole after each
 /// read, up to the first error.
-pub fn receive<'a, P: Protocol>(
+pub(crate) fn receive<'a, P: Protocol>(
     protocol: &P,
     reads: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<Message>, Option<ProtocolError>) {
@@ -45,7 +45,7 @@ pub fn receive<'a, P: Protocol>(
 }
 
 /// The stream cut at these places, empty reads among them.
-pub fn cut<'a>(stream: &'a [u8], at: &[Index]) -> Vec<&'a [u8]> {
+pub(crate) fn cut<'a>(stream: &'a [u8], at: &[Index]) -> Vec<&'a [u8]> {
     let mut places: Vec<usize> = at.iter().map(|place| place.index(stream.len() + 1)).collect();
     places.sort_unstable();
     places.insert(0, 0);
@@ -54,17 +54,17 @@ pub fn cut<'a>(stream: &'a [u8], at: &[Index]) -> Vec<&'a [u8]> {
 }
 
 /// Where a stream may be cut.
-pub fn cuts() -> impl Strategy<Value = Vec<Index>> {
+pub(crate) fn cuts() -> impl Strategy<Value = Vec<Index>> {
     prop::collection::vec(any::<Index>(), 0..12)
 }
 
 /// An id of any length and any bytes.
-pub fn id() -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn id() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..=255)
 }
 
 /// Any message at all, of kinds and codecs that nobody knows too.
-pub fn message() -> impl Strategy<Value = Message> {
+pub(crate) fn message() -> impl Strategy<Value = Message> {
     let body = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..300),
         (any::<u8>(), 0..3000_usize).prop_map(|(byte, times)| vec![byte; times]),
@@ -75,12 +75,12 @@ pub fn message() -> impl Strategy<Value = Message> {
 }
 
 /// Any text, escapes and controls among it.
-pub fn text() -> impl Strategy<Value = String> {
+pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "[ -~]{0,20}", "[\\\\\"/\u{0}-\u{1f}\u{e9}\u{1f600}]{0,12}"]
 }
 
 /// Any value. Fractions are of eight, so that a number's text is exact whatever reads it.
-pub fn value() -> impl Strategy<Value = Value> {
+pub(crate) fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -1,1 +1,17 @@
-//! stub
+//! What the whole-house tests share: a peer that speaks the wire by hand.
+//!
+//! [`RawPeer`] knows nothing of `callboard-common`: it builds and takes apart frames as `docs/protocol.md` describes
+//! them, so that a mistake in our codec can't hide itself.
+
+#![deny(missing_docs)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a helper of tests fails by panicking"
+)]
+
+mod raw_peer;
+
+pub use raw_peer::{Frame, RawPeer, frame, within};

@@ -1,0 +1,15 @@
+//! Behaviour over real sockets. Each file is one subject; `hostile` has a test for each row of the table of broken input
+//! in `docs/protocol.md`.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod crowd;
+mod golden;
+mod hostile;
+mod house;
+mod registry;
+mod rpc;
+mod shutdown;
+mod slow;
+mod topics;
+mod totals;

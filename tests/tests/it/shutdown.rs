@@ -1,0 +1,96 @@
+//! Stopping, whatever the peers do.
+
+use std::time::{Duration, Instant};
+
+use callboard_net::Address;
+use callboard_tests::{RawPeer, frame};
+use tokio::io::AsyncWriteExt;
+
+use crate::house::{address, center, router, until};
+
+#[tokio::test]
+async fn it_stops_within_two_seconds_whatever_its_peers_do() {
+    let center = center().await;
+    let address = address(&center);
+    let mut idle = RawPeer::connect(&address).await;
+    let mut half = RawPeer::connect(&address).await;
+    half.send_bytes(&[0, 0, 1]).await;
+    let mut waiting = RawPeer::connect(&address).await;
+    waiting.send(0, b"never", r#"{"method":"never"}"#).await;
+    // One that asks for more than its socket holds and reads none of it.
+    let mut deaf = RawPeer::connect(&address).await;
+    let body = format!(r#"{{"method":"echo","parameters":"{}"}}"#, "x".repeat(1 << 20));
+    let request = frame(0, b"id", body.as_bytes());
+    while tokio::time::timeout(Duration::from_millis(500), deaf.stream.write_all(&request)).await.is_ok() {}
+    let start = Instant::now();
+    center.shutdown().await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    for peer in [&mut idle, &mut half, &mut waiting] {
+        peer.expect_end().await;
+    }
+    assert!(tokio::net::TcpStream::connect(address.to_socket_addr().unwrap()).await.is_err(), "nobody listens");
+}
+
+#[tokio::test]
+async fn answers_in_flight_still_leave() {
+    let center = callboard_center::Center::builder()
+        .listen("tcp://127.0.0.1:0")
+        .router(router().method_blocking("slow", |_: serde_json::Value| {
+            std::thread::sleep(Duration::from_millis(200)); // the work that takes its time
+            Ok("done")
+        }))
+        .start()
+        .await
+        .unwrap();
+    let mut peer = RawPeer::connect(address(&center)).await;
+    peer.send(0, b"slow", r#"{"method":"slow"}"#).await;
+    peer.expect_quiet().await; // so it has been read
+    center.shutdown().await;
+    assert_eq!(peer.receive().await.json()["result"], "done");
+    peer.expect_end().await;
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_and_a_stale_socket_file_is_not() {
+    let center = center().await;
+    let again = callboard_center::Center::builder().listen(address(&center)).start().await;
+    let error = format!("{:#}", anyhow::Error::from(again.unwrap_err()));
+    assert!(error.contains(&address(&center).to_string()), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("center.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // leaves its file behind
+    let unix = Address::Unix(path.clone());
+    let first = callboard_center::Center::builder().listen(unix.clone()).start().await.unwrap();
+    let second = callboard_center::Center::builder().listen(unix.clone()).start().await;
+    assert!(second.is_err(), "a live one is an error");
+    until("it answers", || std::os::unix::net::UnixStream::connect(&path).is_ok()).await;
+    first.shutdown().await;
+    assert!(!path.exists(), "its file goes with it");
+    std::fs::write(&path, "a letter").unwrap();
+    assert!(callboard_center::Center::builder().listen(unix).start().await.is_err(), "what is no socket is left alone");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a letter");
+}
+
+#[tokio::test]
+async fn a_server_listens_on_any_number_of_addresses_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let unix = Address::Unix(folder.path().join("center.sock"));
+    let center = callboard_center::Center::builder()
+        .listen("127.0.0.1:0")
+        .listen("tcp://[::1]:0")
+        .listen("localhost:0")
+        .listen(unix.clone())
+        .router(router())
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(center.addresses().len(), 4);
+    assert_eq!(center.addresses()[3], unix);
+    for address in center.addresses() {
+        assert!(!address.to_string().ends_with(":0"), "{address}");
+        let client = callboard_client::Client::connect(address.to_string()).await.unwrap();
+        let sum: i64 = client.call("add", &serde_json::json!({"num1": 1, "num2": 2})).await.unwrap();
+        assert_eq!(sum, 3);
+    }
+}

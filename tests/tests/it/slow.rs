@@ -1,0 +1,134 @@
+//! Readers that are slow or take nothing: publishers are held back for those that make progress, nobody else notices.
+
+use std::time::Duration;
+
+use callboard_net::Limits;
+use callboard_tests::{RawPeer, frame, within};
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpStream;
+
+use crate::house::{address, center_with, until};
+
+const MESSAGES: usize = 5000;
+
+fn limits() -> Limits {
+    Limits { max_frame_bytes: 64 << 10, queue_bytes: 512 << 10, stall: Duration::from_millis(500), ..Limits::default() }
+}
+
+/// A peer whose kernel takes few bytes, so that its center's outbox soon holds the rest.
+async fn narrow(address: &callboard_net::Address) -> RawPeer {
+    let address = address.to_socket_addr().unwrap();
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut peer = RawPeer::connect(address).await;
+    peer.stream = TcpStream::from_std(socket.into()).unwrap();
+    peer
+}
+
+fn message(number: usize) -> Vec<u8> {
+    let body = json!({"topic_key": "t", "optype": 4, "topic_msg": format!("{number:04096}")}).to_string();
+    frame(2, number.to_string().as_bytes(), body.as_bytes())
+}
+
+/// Publishes all without waiting for answers, and takes the answers meanwhile.
+async fn publish_all(publisher: RawPeer) {
+    let (mut reader, mut writer) = publisher.stream.into_split();
+    let answers = tokio::spawn(async move {
+        let mut sink = tokio::io::sink();
+        let _ = tokio::io::copy(&mut reader, &mut sink).await;
+    });
+    for number in 0..MESSAGES {
+        let written = tokio::io::AsyncWriteExt::write_all(&mut writer, &message(number));
+        within(written).await.unwrap();
+    }
+    // The connection stays until the test ends: its messages may still be on their way.
+    std::mem::drop(tokio::spawn(async move {
+        let _writer = writer;
+        let _ = answers.await;
+    }));
+}
+
+async fn subscribe(peer: &mut RawPeer) {
+    assert_eq!(peer.ask(2, r#"{"topic_key":"t","optype":0}"#).await.rcode(), 0);
+    assert_eq!(peer.ask(2, r#"{"topic_key":"t","optype":2}"#).await.rcode(), 0);
+}
+
+async fn expect_all(peer: &mut RawPeer, pause: Duration) {
+    for number in 0..MESSAGES {
+        let push = peer.receive().await;
+        assert_eq!(push.id, number.to_string().into_bytes());
+        if number % 100 == 0 && !pause.is_zero() {
+            tokio::time::sleep(pause).await; // this is what makes the reader slow
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_makes_progress_holds_its_publisher_back_and_loses_nothing() {
+    let center = center_with(limits()).await;
+    let mut slow = narrow(&address(&center)).await;
+    subscribe(&mut slow).await;
+    let publisher = tokio::spawn(publish_all(RawPeer::connect(address(&center)).await));
+    let mut bystander = RawPeer::connect(address(&center)).await;
+    let reading = tokio::spawn(async move {
+        expect_all(&mut slow, Duration::from_millis(5)).await;
+        slow
+    });
+    while !reading.is_finished() {
+        bystander.expect_quiet().await;
+        assert!(center.metrics().queued_bytes <= 1 << 20, "{:?}", center.metrics());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut slow = reading.await.unwrap();
+    publisher.await.unwrap();
+    assert!(center.metrics().holds > 0 && center.metrics().slow_readers == 0, "{:?}", center.metrics());
+    slow.expect_quiet().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_takes_nothing_is_cut_off_and_nobody_else_notices() {
+    let center = center_with(limits()).await;
+    let mut stalled = narrow(&address(&center)).await;
+    subscribe(&mut stalled).await;
+    let mut healthy = RawPeer::connect(address(&center)).await;
+    subscribe(&mut healthy).await;
+    let publisher = tokio::spawn(publish_all(RawPeer::connect(address(&center)).await));
+    expect_all(&mut healthy, Duration::ZERO).await;
+    publisher.await.unwrap();
+    assert_eq!(center.metrics().slow_readers, 1, "{:?}", center.metrics());
+    healthy.expect_quiet().await;
+    until("what it held is free again", || center.metrics().queued_bytes == 0).await;
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn a_watcher_that_takes_nothing_is_closed_and_others_hear_every_notice() {
+    let center = center_with(limits()).await;
+    let mut stalled = narrow(&address(&center)).await;
+    let mut healthy = RawPeer::connect(address(&center)).await;
+    for watcher in [&mut stalled, &mut healthy] {
+        assert_eq!(watcher.ask(4, r#"{"method":"m","optype":1}"#).await.rcode(), 5);
+    }
+    // The stalled one's outbox fills with notices: each change of the provider is one, until it is closed.
+    let mut provider = RawPeer::with_session(address(&center), &["withdraw"]).await;
+    let host = r#""host":{"ip":"127.0.0.1","port":9}"#;
+    let register = frame(4, b"r", format!(r#"{{"method":"m","optype":0,{host}}}"#).as_bytes());
+    let withdraw = frame(4, b"w", br#"{"method":"m","optype":4}"#);
+    let batch = [register, withdraw].concat().repeat(500);
+    let mut changes = 0;
+    while center.metrics().slow_readers == 0 {
+        provider.send_bytes(&batch).await;
+        for _ in 0..1000 {
+            assert_eq!(provider.receive().await.rcode(), 0);
+            let notice = healthy.receive().await.json();
+            assert_eq!(notice["optype"], 2 + changes % 2, "every change, in turn");
+            changes += 1;
+        }
+        assert!(changes < 400_000, "the stalled watcher is still there: {:?}", center.metrics());
+    }
+    until("it is gone", || center.metrics().connections == 2).await;
+    healthy.expect_quiet().await;
+}

@@ -1,1 +1,30 @@
-//! stub
+//! Serve methods: what they are called, what they take, where they run.
+//!
+//! In reading order:
+//!
+//! 1. [`Router`]: methods by name, the handler of calls; [`Context`] and [`MethodError`], what its closures get and give.
+//! 2. [`Method`]: a method's description, and the check of parameters against it (`parameters`).
+//! 3. `handler`: a typed closure as the router keeps it; `answer`: what comes of a call and how its caller is told.
+//! 4. [`Sessions`]: the handler that opens sessions.
+//! 5. [`Server`]: both of them on addresses; [`ServerBuilder`], its settings.
+
+#![deny(missing_docs)]
+
+mod answer;
+mod builder;
+mod context;
+mod handler;
+mod method;
+mod method_error;
+mod parameters;
+mod router;
+mod server;
+mod sessions;
+
+pub use builder::{ServerBuilder, StartError};
+pub use context::Context;
+pub use method::{Method, Parameter, Type};
+pub use method_error::MethodError;
+pub use router::Router;
+pub use server::Server;
+pub use sessions::Sessions;

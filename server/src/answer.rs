@@ -1,0 +1,201 @@
+//! What comes of a call, and how its caller is told.
+
+use std::cell::Cell;
+
+use bytes::{Bytes, BytesMut};
+use callboard_common::{
+    Codec, Connection, Encode, EncodeError, ErrorInfo, Event, Head, Json, MessageType, ResultCode, RpcAnswer, RpcError,
+    SendError,
+};
+use serde::Serialize;
+
+use crate::method::{Method, Type};
+use crate::method_error::MethodError;
+use crate::parameters::{BadParameters, shorten};
+
+/// Why a call has no result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The handler was not asked.
+    Parameters(BadParameters),
+    /// The handler's own error.
+    Method(MethodError),
+    /// The handler panicked, with this text.
+    Panicked(String),
+    /// The handler's result is not what its description says, or can't be written.
+    BadResult(String),
+    /// The answer would be over the bound on a frame.
+    TooLarge(EncodeError),
+}
+
+/// How a method's result is written for one caller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResultForm {
+    pub(crate) returns: Type,
+    pub(crate) v1: bool,
+}
+
+impl ResultForm {
+    /// Appends the body of the answer. This runs code of the result's type.
+    pub(crate) fn write<R: Serialize>(self, result: &R, out: &mut BytesMut) -> Result<(), EncodeError> {
+        RpcAnswer { result, v1: self.v1 }.encode::<Json>(out)
+    }
+
+    /// The checked body in a buffer of its own.
+    pub(crate) fn written<R: Serialize>(self, result: &R) -> Result<BytesMut, Failure> {
+        self.check(result)?;
+        let mut out = BytesMut::new();
+        self.write(result, &mut out).map_err(Failure::unsendable)?;
+        Ok(out)
+    }
+
+    /// Holds the result against its description, in debug builds only: it is written once more for this.
+    pub(crate) fn check<R: Serialize>(self, result: &R) -> Result<(), Failure> {
+        if !cfg!(debug_assertions) || self.returns == Type::Any {
+            return Ok(());
+        }
+        let mut out = BytesMut::new();
+        Json::write(result, &mut out).map_err(Failure::unsendable)?;
+        let shape = Json::check(&out).map(Json::shape).map_err(|why| Failure::BadResult(why.to_string()))?;
+        if self.returns.accepts(shape) {
+            return Ok(());
+        }
+        Err(Failure::BadResult(format!("result: expected {}, got {shape}", self.returns)))
+    }
+}
+
+impl Failure {
+    fn unsendable(why: EncodeError) -> Self {
+        match why {
+            EncodeError::TooLarge { .. } => Self::TooLarge(why),
+            other => Self::BadResult(format!("result: {other}")),
+        }
+    }
+
+    /// Counts it and tells the log what the caller is not told or can't do anything about.
+    pub(crate) fn note<C: Connection>(&self, conn: &C, method: &Method) {
+        let method = method.name();
+        match self {
+            Self::Parameters(_) => conn.count(Event::Refused),
+            Self::Method(_) => {}
+            Self::Panicked(text) => {
+                conn.count(Event::Panicked);
+                tracing::error!(method, peer = conn.peer(), panic = %text, "a method panicked");
+            }
+            Self::BadResult(why) => {
+                tracing::error!(method, peer = conn.peer(), why = %why, "a method's result can't be sent");
+            }
+            Self::TooLarge(why) => {
+                tracing::warn!(method, peer = conn.peer(), %why, "a method's answer is too large to be sent");
+            }
+        }
+    }
+
+    fn into_answer(self, method: &Method) -> (ResultCode, ErrorInfo) {
+        match self {
+            Self::Parameters(why) => (ResultCode::InvalidParams, why.into_info()),
+            Self::Method(why) => (ResultCode::Application, why.into_info()),
+            Self::Panicked(_) => {
+                let message = format!("method {:?} panicked; its provider's log says why", method.name());
+                (ResultCode::InternalError, ErrorInfo::executed(message))
+            }
+            Self::BadResult(why) => (ResultCode::InternalError, ErrorInfo::executed(shorten(&why))),
+            Self::TooLarge(why) => {
+                (ResultCode::TooLarge, ErrorInfo::executed(format!("the answer can't be sent: {why}")))
+            }
+        }
+    }
+}
+
+/// Whom a call's answer goes to, once.
+#[derive(Debug)]
+pub(crate) struct Caller<'a, C> {
+    conn: &'a C,
+    id: &'a [u8],
+    method: &'a Method,
+    /// Whether there is still an answer to give.
+    waits: Cell<bool>,
+}
+
+/// Appends the body of an answer that carries a result.
+pub(crate) type WriteResult<'a> = dyn Fn(&mut BytesMut) -> Result<(), EncodeError> + 'a;
+
+impl<'a, C: Connection> Caller<'a, C> {
+    pub(crate) const fn new(conn: &'a C, id: &'a [u8], method: &'a Method, one_way: bool) -> Self {
+        Self { conn, id, method, waits: Cell::new(!one_way) }
+    }
+
+    /// Queues a result from within the connection's own handler.
+    pub(crate) fn answer(&self, result: &WriteResult<'_>) -> Result<(), Failure> {
+        self.give(&Answer::Result(result), |answer| self.conn.answer(self.id, answer)).map(drop)
+    }
+
+    /// Queues an error from within the connection's own handler.
+    pub(crate) fn fail(&self, failure: Failure) {
+        self.give_error(failure, |answer| self.conn.answer(self.id, answer));
+    }
+
+    /// The frame to send from a task of the call's own; `None` where nobody waits for one.
+    pub(crate) fn encode(&self, outcome: Result<BytesMut, Failure>) -> Option<Bytes> {
+        let head = Head::new(MessageType::RpcResponse, self.id);
+        let encode = |answer: &Answer<'_>| Ok(self.conn.encode(head, answer)?);
+        let given = outcome.and_then(|body| self.give(&Answer::Written(&body), encode));
+        given.unwrap_or_else(|failure| self.give_error(failure, encode))
+    }
+
+    fn give<T>(&self, answer: &Answer<'_>, put: impl Fn(&Answer<'_>) -> Put<T>) -> Result<Option<T>, Failure> {
+        if !self.waits.get() {
+            return Ok(None);
+        }
+        match put(answer) {
+            Err(SendError::Encode(why)) => Err(Failure::unsendable(why)),
+            given => {
+                // Had the peer gone meanwhile, there would be nobody to tell.
+                self.waits.set(false);
+                Ok(given.ok())
+            }
+        }
+    }
+
+    fn give_error<T>(&self, failure: Failure, put: impl Fn(&Answer<'_>) -> Put<T>) -> Option<T> {
+        failure.note(self.conn, self.method);
+        let v1 = self.conn.session().is_none();
+        let (code, error) = failure.into_answer(self.method);
+        let given = self.give(&Answer::Error(RpcError { code, error: &error, v1 }), &put);
+        given
+            .or_else(|too_large| {
+                let (code, short) = too_large.into_answer(self.method);
+                let error = ErrorInfo { executed: error.executed, ..short };
+                self.give(&Answer::Error(RpcError { code, error: &error, v1 }), &put)
+            })
+            .ok()
+            .flatten()
+    }
+}
+
+/// What comes of queueing or encoding an answer.
+type Put<T> = Result<T, SendError>;
+
+/// The body of an answer. It is JSON, the one codec that a session can agree on.
+enum Answer<'a> {
+    Result(&'a WriteResult<'a>),
+    Written(&'a [u8]),
+    Error(RpcError<'a>),
+}
+
+impl Encode for Answer<'_> {
+    fn kind(&self) -> MessageType {
+        MessageType::RpcResponse
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self {
+            Self::Result(write) => write(out),
+            Self::Written(body) => {
+                out.extend_from_slice(body);
+                Ok(())
+            }
+            Self::Error(error) => error.encode::<C>(out),
+        }
+    }
+}

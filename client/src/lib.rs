@@ -1,1 +1,36 @@
-//! stub
+//! Call methods over Callboard: one clonable [`Client`] over one connection.
+//!
+//! In reading order:
+//!
+//! 1. [`Client`] and its [`ClientBuilder`]: connect, then call in one of four styles: awaited ([`Client::call`]), a handle
+//!    kept and awaited later ([`Client::start`] gives a [`Call`]), a callback ([`Client::call_then`]), and without a
+//!    runtime ([`blocking::Client`]).
+//! 2. [`CallError`]: what happened, at which peer, to what, whether it ran, and what to do.
+//! 3. [`Requestor`]: pairs each answer with its call; pure.
+//! 4. [`Inbox`]: how the layers above (registry, pubsub) hear what a center sends unasked.
+
+#![deny(missing_docs)]
+
+pub mod blocking;
+mod builder;
+mod call;
+mod calls;
+mod client;
+mod connect;
+mod deadline;
+mod dispatch;
+mod error;
+mod guard;
+mod inbox;
+mod link;
+mod request;
+mod requestor;
+mod v1_peers;
+
+pub use builder::{ClientBuilder, SessionMode};
+pub use call::Call;
+pub use callboard_net::{Address, Conn, Limits};
+pub use client::Client;
+pub use error::{CallError, CallErrorKind};
+pub use inbox::Inbox;
+pub use requestor::{RequestId, Requestor};

@@ -1,0 +1,223 @@
+//! The same client for programs without a runtime: each call blocks its thread until it is done.
+//!
+//! Connections are driven by one thread in the background, which all clients of the process share and which is started
+//! with the first of them. On a thread that belongs to a tokio runtime every blocking call fails with
+//! [`CallErrorKind::BlockingInAsync`], since it would hold up all other tasks there, or wait for itself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use callboard_common::Session;
+use callboard_net::Address;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::{Builder, Handle};
+
+use crate::request::Subject;
+use crate::{CallError, CallErrorKind, ClientBuilder};
+
+/// A [`Client`](crate::Client) whose calls block. Clones share the connection.
+///
+/// ```no_run
+/// use callboard_client::blocking::Client;
+/// use serde_json::json;
+/// # fn main() -> Result<(), callboard_client::CallError> {
+/// let client = Client::connect("127.0.0.1:7070")?;
+/// let sum: i64 = client.call("add", &json!({"num1": 1, "num2": 2}))?;
+/// let later = client.start::<i64>("add", &json!({"num1": 3, "num2": 4}))?;
+/// println!("{sum} {}", later.wait()?);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    client: crate::Client,
+}
+
+/// A call whose request is queued; [`wait`](Call::wait) for its result. Dropping it forgets the call.
+#[must_use = "dropping a call forgets it"]
+#[derive(Debug)]
+pub struct Call<R>(crate::Call<R>);
+
+impl Client {
+    /// Connects with the settings that a [`ClientBuilder`] has by default.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect_blocking`].
+    pub fn connect(address: impl AsRef<str>) -> Result<Self, CallError> {
+        Self::builder().connect_blocking(address)
+    }
+
+    /// Settings first; end with [`ClientBuilder::connect_blocking`].
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) fn connect_with(settings: ClientBuilder, address: &str) -> Result<Self, CallError> {
+        let connected = run(settings.connect(address));
+        let client = connected.map_err(|why| why.into_error(address.to_owned(), "connection".to_owned()))??;
+        Ok(Self { client })
+    }
+
+    /// Calls a method and waits for its result.
+    ///
+    /// # Errors
+    /// As [`Client::call`](crate::Client::call), and where a runtime's thread calls it.
+    pub fn call<R: DeserializeOwned>(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<R, CallError> {
+        self.wait_for(method, self.client.call(method, params))?
+    }
+
+    /// Sends a call and gives a handle to its result, to be waited for later; blocks only until the request is queued.
+    ///
+    /// # Errors
+    /// As [`Client::start`](crate::Client::start), and where a runtime's thread calls it.
+    pub fn start<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &(impl Serialize + ?Sized),
+    ) -> Result<Call<R>, CallError> {
+        let call = self.wait_for(method, self.client.start(method, params))??;
+        Ok(Call(call))
+    }
+
+    /// Sends a call; `then` gets its result, once, on the thread in the background. It must not block: that thread
+    /// drives all connections. A panic in it is caught and harms nobody else. Blocks only until the request is queued.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); then `then` is not called.
+    pub fn call_then<R: DeserializeOwned + 'static>(
+        &self,
+        method: &str,
+        params: &(impl Serialize + ?Sized),
+        then: impl FnOnce(Result<R, CallError>) + Send + 'static,
+    ) -> Result<(), CallError> {
+        let call = self.wait_for(method, self.client.start(method, params))??;
+        self.client.spawn_then(call, then);
+        Ok(())
+    }
+
+    /// Calls a method whose answer nobody wants; blocks only until the request is queued.
+    ///
+    /// # Errors
+    /// As [`Client::notify`](crate::Client::notify), and where a runtime's thread calls it.
+    pub fn notify(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<(), CallError> {
+        self.wait_for(method, self.client.notify(method, params))?
+    }
+
+    /// The same connection with another deadline for each call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { client: self.client.with_timeout(timeout) }
+    }
+
+    /// How long each call may take.
+    pub fn timeout(&self) -> Duration {
+        self.client.timeout()
+    }
+
+    /// What was connected to.
+    pub fn address(&self) -> &Address {
+        self.client.address()
+    }
+
+    /// Our end of the connection, where it is a TCP one.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.client.local_addr()
+    }
+
+    /// The session; `None` where the peer speaks v1.
+    pub fn session(&self) -> Option<&Session> {
+        self.client.session()
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Ends the connection, for all clones. Waiting calls fail at once; what is queued is dropped.
+    pub fn close(&self) {
+        self.client.close();
+    }
+
+    /// The asynchronous client of the same connection, for example to use it with [`block_on`].
+    pub fn async_client(&self) -> &crate::Client {
+        &self.client
+    }
+
+    fn wait_for<F: Future>(&self, method: &str, future: F) -> Result<F::Output, CallError> {
+        let subject = Subject::Method(method);
+        run(future).map_err(|why| why.into_error(self.address().to_string(), subject.to_string()))
+    }
+}
+
+impl<R: DeserializeOwned> Call<R> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn wait(self) -> Result<R, CallError> {
+        let (peer, subject) = (self.0.peer(), Subject::Method(self.0.method()).to_string());
+        run(self.0).map_err(|why| why.into_error(peer, subject))?
+    }
+
+    /// What is called.
+    pub fn method(&self) -> &str {
+        self.0.method()
+    }
+}
+
+/// Runs any future to its end on this thread, with the runtime of the blocking clients around it: for what the
+/// asynchronous side offers and this one does not.
+///
+/// # Errors
+/// [`CallErrorKind::BlockingInAsync`] on a runtime's thread; the future is dropped.
+pub fn block_on<F: Future>(future: F) -> Result<F::Output, CallError> {
+    run(future).map_err(|why| why.into_error("this program".to_owned(), "blocking".to_owned()))
+}
+
+/// Why this thread can't wait.
+#[derive(Debug)]
+enum NoWait {
+    InAsync,
+    NoThread(io::Error),
+}
+
+impl NoWait {
+    fn into_error(self, peer: String, subject: String) -> CallError {
+        match self {
+            Self::InAsync => {
+                let what = "a blocking call on a thread of an asynchronous runtime, which it would hold up";
+                CallError::new(CallErrorKind::BlockingInAsync, peer, subject, what)
+            }
+            Self::NoThread(why) => {
+                let what = "the thread in the background can't be started";
+                CallError::new(CallErrorKind::Unavailable, peer, subject, what).with_source(why)
+            }
+        }
+    }
+}
+
+fn run<F: Future>(future: F) -> Result<F::Output, NoWait> {
+    if Handle::try_current().is_ok() {
+        return Err(NoWait::InAsync);
+    }
+    let runtime = background().map_err(NoWait::NoThread)?;
+    Ok(runtime.block_on(future))
+}
+
+/// The runtime of all blocking clients. It lives as long as the process.
+fn background() -> io::Result<Handle> {
+    static BACKGROUND: Mutex<Option<Handle>> = Mutex::new(None);
+    let mut background = BACKGROUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*background {
+        return Ok(handle.clone());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let drive = move || runtime.block_on(std::future::pending::<()>());
+    thread::Builder::new().name("callboard-blocking".to_owned()).spawn(drive)?;
+    Ok(background.insert(handle).clone())
+}

@@ -1,0 +1,116 @@
+use std::time::Duration;
+
+use callboard_net::Limits;
+
+use crate::{CallError, Client, blocking, connect};
+
+/// Whether to open a session, which lets both sides do more than v1 has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionMode {
+    /// Speak v1. Saves a round trip, and what a peer without sessions costs.
+    Off,
+    /// Ask; where the peer knows no sessions, connect again without one, and for ten minutes do not ask there again.
+    #[default]
+    Try,
+    /// Ask, and fail where the peer knows no sessions.
+    Require,
+}
+
+/// Settings of a [`Client`].
+///
+/// ```no_run
+/// # async fn run() -> Result<(), callboard_client::CallError> {
+/// use std::time::Duration;
+/// use callboard_client::{Client, SessionMode};
+/// let client = Client::builder()
+///     .timeout(Duration::from_secs(2))
+///     .session(SessionMode::Require)
+///     .name("billing")
+///     .connect("center.example:7070")
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    pub(crate) timeout: Duration,
+    pub(crate) mode: SessionMode,
+    pub(crate) session_timeout: Duration,
+    pub(crate) in_flight: usize,
+    pub(crate) limits: Limits,
+    pub(crate) name: String,
+}
+
+impl ClientBuilder {
+    /// How long connecting may take, names resolved and session opened, and later each call with all that it has to wait
+    /// for. Default 5 s. [`Client::with_timeout`] changes it for some calls.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Whether to open a session. Default [`SessionMode::Try`].
+    #[must_use]
+    pub fn session(self, mode: SessionMode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// How long to wait for the answer to a session's opening. Default 300 ms. A longer time makes connecting to a peer
+    /// that does not answer slower; a shorter one may take a slow peer for one without sessions.
+    #[must_use]
+    pub fn session_timeout(self, session_timeout: Duration) -> Self {
+        Self { session_timeout, ..self }
+    }
+
+    /// How many calls may wait for their answers at once; a session peer may permit fewer. Default 65,536, 1 at least
+    /// and 2^24 at most. Past it a call waits until another is answered, within its deadline; each takes some 100 bytes
+    /// while it waits.
+    #[must_use]
+    pub fn in_flight(self, in_flight: usize) -> Self {
+        Self { in_flight, ..self }
+    }
+
+    /// The bounds of the connection: bytes in its outbox, bytes in a frame. Those of a server are not used.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What this program calls itself in a session. Default `callboard`.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// Connects to `tcp://host:port`, `host:port` or `unix:///path`. The connection is driven by a task on the current
+    /// runtime.
+    ///
+    /// # Errors
+    /// The address is none, the peer can't be reached in time, or it opens no session where one is required.
+    ///
+    /// # Cancel safety
+    /// A connection that is not wanted any more is closed.
+    pub async fn connect(self, address: impl AsRef<str>) -> Result<Client, CallError> {
+        connect::connect(&self, address.as_ref()).await
+    }
+
+    /// The same for programs without a runtime: the connection is driven by a thread in the background.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and where a runtime's thread calls it.
+    pub fn connect_blocking(self, address: impl AsRef<str>) -> Result<blocking::Client, CallError> {
+        blocking::Client::connect_with(self, address.as_ref())
+    }
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+            mode: SessionMode::default(),
+            session_timeout: Duration::from_millis(300),
+            in_flight: 65_536,
+            limits: Limits::default(),
+            name: "callboard".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use callboard_common::{
+    CallMeta, Codec, Connection, Decode, Encode, EncodeError, Executed, Json, Message, MessageType, Raw, ResultCode,
+    RpcRequest, RpcResponse,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Sleep;
+
+use crate::calls::Outcome;
+use crate::deadline::Deadline;
+use crate::request::{Request, Subject, Ticket};
+use crate::{CallError, CallErrorKind};
+
+/// A call whose request is queued: a future of its result. It is not driven by being polled, so any number may be kept and
+/// awaited later, in any order. Its deadline began when it was started.
+///
+/// # Errors
+/// As [`Client::call`](crate::Client::call).
+///
+/// # Cancel safety
+/// Dropping it forgets the call: its place is free at once, and an answer that comes is ignored. The peer may still
+/// execute it.
+///
+/// # Panics
+/// If it is polled after it was done.
+#[must_use = "dropping a call forgets it"]
+pub struct Call<R> {
+    ticket: Ticket,
+    method: String,
+    deadline: Deadline,
+    /// Set when the answer is first waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R: DeserializeOwned> Call<R> {
+    pub(crate) fn new(ticket: Ticket, method: &str, deadline: Deadline) -> Self {
+        Self { ticket, method: method.to_owned(), deadline, timer: None, result: PhantomData }
+    }
+
+    /// What is called.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    pub(crate) fn peer(&self) -> String {
+        self.ticket.entered.link.address.to_string()
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Poll::Ready(answer) = Pin::new(&mut self.ticket.answer).poll(cx) {
+            self.ticket.entered.finish();
+            return Poll::Ready(answer.map_or(Outcome::Disconnected, Outcome::Answered));
+        }
+        let at = self.deadline.at();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        timer.as_mut().poll(cx).map(|()| Outcome::Late)
+    }
+}
+
+impl<R: DeserializeOwned> Future for Call<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        this.poll_answer(cx).map(|outcome| {
+            let subject = Subject::Method(&this.method);
+            let request = Request { link: &this.ticket.entered.link, subject, deadline: this.deadline };
+            let message = request.outcome(outcome, this.ticket.kind)?;
+            read_result(request, &message)
+        })
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("method", &self.method).field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}
+
+/// REQ_RPC with the time that is left when it is written.
+pub(crate) struct CallBody<'a, P: ?Sized> {
+    pub(crate) method: &'a str,
+    pub(crate) params: &'a P,
+    /// To a session peer only.
+    pub(crate) deadline: Option<Deadline>,
+}
+
+impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
+    fn kind(&self) -> MessageType {
+        MessageType::RpcRequest
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let meta = self.deadline.map(|deadline| CallMeta { timeout_ms: Some(deadline.left_ms()) });
+        RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)
+    }
+}
+
+/// What the answer to a call means.
+pub(crate) fn read_result<R: DeserializeOwned>(request: Request<'_>, answer: &Message) -> Result<R, CallError> {
+    let answer = RpcResponse::decode::<Json>(answer.body()).map_err(|why| request.unreadable(why))?;
+    if answer.code != ResultCode::Ok {
+        return Err(request.remote(answer.code, answer.error));
+    }
+    let result = answer.result.unwrap_or(NULL);
+    Json::read(result).or_else(|why| {
+        // Without a session a null travels as `{}`.
+        let null = request.link.conn.session().is_none() && is_empty_object(result);
+        null.then(|| Json::read(NULL).ok()).flatten().ok_or_else(|| {
+            request
+                .error(CallErrorKind::Decode, "the result is not of the type that was asked for")
+                .with_executed(Executed::Yes)
+                .with_source(why)
+        })
+    })
+}
+
+fn is_empty_object(value: Raw<'_>) -> bool {
+    let inner = value.bytes().strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}"));
+    inner.is_some_and(|inner| inner.iter().all(u8::is_ascii_whitespace))
+}
+
+const NULL: Raw<'static> = Raw::new(b"null");

@@ -1,0 +1,171 @@
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use callboard_common::{
+    BodyError, Connection, Decode, Executed, Features, Json, Message, MessageType, ResultCode, Session, SessionAnswer,
+    SessionRequest,
+};
+use callboard_net::{Address, Conn};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::calls::{Calls, Outcome, Waiter};
+use crate::deadline::Deadline;
+use crate::dispatch::{Dispatch, Inboxes};
+use crate::link::Link;
+use crate::v1_peers::V1Peers;
+use crate::{CallError, CallErrorKind, Client, ClientBuilder, SessionMode};
+
+/// Connects, opens a session as the settings say, all within one deadline.
+pub(crate) async fn connect(settings: &ClientBuilder, address: &str) -> Result<Client, CallError> {
+    let runtime = Handle::try_current().map_err(|_| {
+        CallError::new(CallErrorKind::Connect, address, SUBJECT, "there is no tokio runtime here")
+            .with_advice("use the blocking client, or connect from within a runtime")
+    })?;
+    let address: Address = address.parse().map_err(|why| {
+        CallError::new(CallErrorKind::Connect, address, SUBJECT, "the address can't be read")
+            .with_advice("write tcp://host:port, host:port or unix:///path")
+            .with_source(why)
+    })?;
+    let attempt = Attempt { settings, address: &address, runtime };
+    let deadline = Deadline::after(settings.timeout);
+    let link = timeout_at(deadline.at(), Box::pin(attempt.open())).await.unwrap_or_else(|_| Err(attempt.late()))?;
+    Ok(Client::new(Arc::new(link), settings.timeout))
+}
+
+struct Attempt<'a> {
+    settings: &'a ClientBuilder,
+    address: &'a Address,
+    runtime: Handle,
+}
+
+impl Attempt<'_> {
+    async fn open(&self) -> Result<Link, CallError> {
+        let asks = match self.settings.mode {
+            SessionMode::Off => false,
+            SessionMode::Try => !v1_peers().contains(self.address, Instant::now()),
+            SessionMode::Require => true,
+        };
+        let link = self.dial().await?;
+        if !asks {
+            return Ok(link);
+        }
+        match self.open_session(&link).await {
+            Ok(()) => {
+                v1_peers().forget(self.address);
+                Ok(link)
+            }
+            Err(why) if self.settings.mode == SessionMode::Require => Err(self.no_session(why)),
+            Err(why) => {
+                tracing::debug!(address = %self.address, %why, "no session; connecting again without one");
+                drop(link);
+                let link = self.dial().await?;
+                v1_peers().remember(self.address, Instant::now());
+                Ok(link)
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<Link, CallError> {
+        let (calls, inboxes) = (Arc::new(Calls::new(self.settings.in_flight)), Arc::new(Inboxes::default()));
+        let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(&inboxes)));
+        let conn = callboard_net::connect(self.address, &self.settings.limits, dispatch)
+            .await
+            .map_err(|why| self.error("the connection could not be made").with_source(why))?;
+        Ok(Link::new(self.address.clone(), conn, calls, inboxes, self.runtime.clone()))
+    }
+
+    /// Asks for a session, alone on the connection, and waits for the answer.
+    async fn open_session(&self, link: &Link) -> Result<(), NoSession> {
+        let (told, answered) = oneshot::channel();
+        let conn = link.conn.clone();
+        let waiter = Waiter::InOrder(Box::new(move |outcome| {
+            // On the connection's task: what comes after the answer already belongs to the session.
+            let _ = told.send(match outcome {
+                Outcome::Answered(answer) => open(&conn, &answer),
+                Outcome::Disconnected | Outcome::Late => Err(NoSession::Closed),
+            });
+        }));
+        let id = link.calls.enter(&link.conn, waiter, None).map_err(|_| NoSession::Closed)?;
+        link.queue(id, &self.session_request()).map_err(|_| NoSession::Closed)?;
+        let answer = timeout(self.settings.session_timeout, answered).await.map_err(|_| NoSession::Silence)?;
+        let in_flight = answer.map_err(|_| NoSession::Closed)??;
+        link.calls.restrict(in_flight);
+        Ok(())
+    }
+
+    fn session_request(&self) -> SessionRequest<'_> {
+        SessionRequest {
+            version: VERSION,
+            name: self.settings.name.as_str().into(),
+            instance: instance().into(),
+            features: Features::ALL.names().map(Into::into).collect(),
+        }
+    }
+
+    fn error(&self, what: &'static str) -> CallError {
+        CallError::new(CallErrorKind::Connect, self.address.to_string(), SUBJECT, what)
+    }
+
+    fn no_session(&self, why: NoSession) -> CallError {
+        self.error("it opens no session, but one is required")
+            .with_advice("check that the peer knows sessions, or do not require one")
+            .with_source(why)
+    }
+
+    fn late(&self) -> CallError {
+        let what = format!("not connected within {:?}", self.settings.timeout);
+        CallError::new(CallErrorKind::Timeout, self.address.to_string(), SUBJECT, what)
+            .with_executed(Executed::No)
+            .with_advice("check the address and that the peer runs, or allow it more time")
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoSession {
+    #[error("the peer did not answer in time")]
+    Silence,
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer answered {0}")]
+    Refused(ResultCode),
+    #[error("the peer's answer can't be read")]
+    Unreadable(#[source] BodyError),
+    #[error("the peer's answer opens no session of version {VERSION}")]
+    NotOurs,
+}
+
+/// Opens the session that an answer grants; says how many calls may wait at once.
+fn open(conn: &Conn, answer: &Message) -> Result<usize, NoSession> {
+    let granted = SessionAnswer::decode::<Json>(answer.body()).map_err(NoSession::Unreadable)?;
+    if granted.code != ResultCode::Ok {
+        return Err(NoSession::Refused(granted.code));
+    }
+    let session = Session {
+        name: String::new(),
+        instance: granted.instance.into_owned(),
+        features: Features::from_names(granted.features.iter().map(AsRef::as_ref)) & Features::ALL,
+        limits: granted.limits,
+    };
+    let ours = answer.kind() == MessageType::SessionResponse && granted.version >= VERSION;
+    if ours && conn.open_session(session) {
+        Ok(usize::try_from(granted.limits.in_flight).unwrap_or(usize::MAX))
+    } else {
+        Err(NoSession::NotOurs)
+    }
+}
+
+/// Names this run of this program in its sessions.
+fn instance() -> &'static str {
+    static INSTANCE: OnceLock<String> = OnceLock::new();
+    INSTANCE.get_or_init(|| uuid::Uuid::new_v4().to_string())
+}
+
+fn v1_peers() -> MutexGuard<'static, V1Peers> {
+    static V1_PEERS: Mutex<V1Peers> = Mutex::new(V1Peers::new());
+    V1_PEERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const VERSION: i64 = 2;
+const SUBJECT: &str = "connection";

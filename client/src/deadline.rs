@@ -1,0 +1,34 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When a call is over, and how long it was given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    after: Duration,
+}
+
+impl Deadline {
+    /// So long from now; centuries count as a century.
+    pub(crate) fn after(after: Duration) -> Self {
+        let now = Instant::now();
+        Self { at: now.checked_add(after.min(CENTURY)).unwrap_or(now), after }
+    }
+
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// What it was given, for errors.
+    pub(crate) fn given(&self) -> Duration {
+        self.after
+    }
+
+    /// What is left, in ms.
+    pub(crate) fn left_ms(&self) -> u64 {
+        u64::try_from(self.at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);

@@ -1,0 +1,87 @@
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use callboard_common::{Connection, Event, Message};
+use callboard_net::Conn;
+
+use crate::guard::guarded;
+
+/// Takes what a peer sends unasked: messages of topics, or notices about providers.
+///
+/// Both functions run on the connection's own task, in the order in which frames came, and must not block. A panic in
+/// them is caught, logged and counted. An inbox must not keep a [`Client`](crate::Client): a connection lives as long as
+/// its clients do.
+pub trait Inbox: Any + Send + Sync {
+    /// Takes one message, whose body is not yet read. It is a view into the buffer that it arrived in: keep it for long
+    /// only after [`Message::detach`].
+    fn message(&self, conn: &Conn, message: Message);
+
+    /// Runs once, when the connection has ended: after its last message, and after the calls that still waited have
+    /// failed. An inbox that is made later than that hears it at once, from the thread that makes it.
+    fn closed(&self);
+}
+
+/// The place of one inbox on a connection; empty until a layer above wants one.
+#[derive(Default)]
+pub(crate) struct InboxSlot(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    inbox: Option<Arc<dyn Inbox>>,
+    closed: bool,
+}
+
+impl InboxSlot {
+    /// The inbox, made if there is none; `None` if there is one of another type.
+    pub(crate) fn open<I: Inbox>(&self, make: impl FnOnce() -> I) -> Option<Arc<I>> {
+        if let Some(inbox) = self.inbox() {
+            return downcast(inbox);
+        }
+        let inbox = Arc::new(make()); // the caller's code: not under the lock
+        let closed = {
+            let mut state = self.state();
+            if let Some(quicker) = &state.inbox {
+                return downcast(Arc::clone(quicker));
+            }
+            state.inbox = Some(Arc::<I>::clone(&inbox));
+            state.closed
+        };
+        if closed {
+            inbox.closed();
+        }
+        Some(inbox)
+    }
+
+    /// Hands over a message; without an inbox it is counted.
+    pub(crate) fn message(&self, conn: &Conn, message: Message) {
+        match self.inbox() {
+            Some(inbox) => guarded(conn, "an inbox", || inbox.message(conn, message)),
+            None => conn.count(Event::Ignored),
+        }
+    }
+
+    /// The connection has ended.
+    pub(crate) fn closed(&self, conn: &Conn) {
+        let inbox = {
+            let mut state = self.state();
+            state.closed = true;
+            state.inbox.clone()
+        };
+        if let Some(inbox) = inbox {
+            guarded(conn, "an inbox", || inbox.closed());
+        }
+    }
+
+    fn inbox(&self) -> Option<Arc<dyn Inbox>> {
+        self.state().inbox.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn downcast<I: Inbox>(inbox: Arc<dyn Inbox>) -> Option<Arc<I>> {
+    let any: Arc<dyn Any + Send + Sync> = inbox;
+    any.downcast().ok()
+}

@@ -1,0 +1,94 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::BytesMut;
+use callboard_common::{
+    Codec, Connection, Encode, EncodeError, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head, MessageType, SendError,
+};
+use callboard_net::{Address, Conn};
+use tokio::runtime::Handle;
+
+use crate::RequestId;
+use crate::calls::{Calls, Waiter};
+use crate::dispatch::Inboxes;
+
+/// One connection, as its clients and their calls share it; the last of them that goes closes it.
+pub(crate) struct Link {
+    pub(crate) address: Address,
+    pub(crate) conn: Conn,
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) inboxes: Arc<Inboxes>,
+    /// Where the connection's task runs.
+    pub(crate) runtime: Handle,
+    /// Numbers the requests that are not answered.
+    unanswered: AtomicU64,
+}
+
+impl Link {
+    pub(crate) fn new(address: Address, conn: Conn, calls: Arc<Calls>, inboxes: Arc<Inboxes>, runtime: Handle) -> Self {
+        Self { address, conn, calls, inboxes, runtime, unanswered: AtomicU64::new(0) }
+    }
+
+    /// Whether the peer leaves requests unanswered that ask for it.
+    pub(crate) fn knows_one_way(&self) -> bool {
+        self.conn.session().is_some_and(|session| session.features.has(Feature::OneWay))
+    }
+
+    /// Queues a request under an id that was entered.
+    pub(crate) fn queue<B: Encode>(&self, id: RequestId, body: &B) -> Result<(), SendError> {
+        self.queue_head(Head::new(body.kind(), &id.to_wire()), body)
+    }
+
+    /// Queues a request that the peer is not to answer.
+    pub(crate) fn queue_one_way<B: Encode>(&self, body: &B) -> Result<(), SendError> {
+        let id = RequestId::unanswered(self.unanswered.fetch_add(1, Relaxed));
+        self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id }, body)
+    }
+
+    /// Nobody waits any longer; the waiter comes back if nothing else was quicker.
+    pub(crate) fn forget(&self, id: RequestId) -> Option<Waiter> {
+        self.calls.forget(&self.conn, id)
+    }
+
+    fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<(), SendError> {
+        let max_frame_bytes = self.conn.session().map_or(u64::MAX, |session| session.limits.max_frame_bytes);
+        let max_frame_bytes = usize::try_from(max_frame_bytes).unwrap_or(usize::MAX);
+        self.conn.request(head, &Bounded { body, header_bytes: HEADER_BYTES + head.id.len(), max_frame_bytes })
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.conn.close("nobody uses it any longer".into());
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("address", &self.address).field("conn", &self.conn).finish_non_exhaustive()
+    }
+}
+
+/// A body whose frame must be within what the peer takes: a larger one would close the connection to all calls on it.
+struct Bounded<'a, B> {
+    body: &'a B,
+    header_bytes: usize,
+    max_frame_bytes: usize,
+}
+
+impl<B: Encode> Encode for Bounded<'_, B> {
+    fn kind(&self) -> MessageType {
+        self.body.kind()
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let start = out.len();
+        self.body.encode::<C>(out)?;
+        let frame_bytes = self.header_bytes + (out.len() - start);
+        if frame_bytes > self.max_frame_bytes {
+            return Err(EncodeError::TooLarge { frame_bytes, max_frame_bytes: self.max_frame_bytes });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use callboard_common::{BodyError, Encode, ErrorInfo, Executed, Message, MessageType, ResultCode, SendError};
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+
+use crate::calls::{Outcome, Place, Rejected, Waiter};
+use crate::deadline::Deadline;
+use crate::link::Link;
+use crate::{CallError, CallErrorKind, RequestId};
+
+/// One request on its way: where it goes, what its errors name, and when it is over.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) link: &'a Arc<Link>,
+    pub(crate) subject: Subject<'a>,
+    pub(crate) deadline: Deadline,
+}
+
+/// What an error names; made into text only where there is an error.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Subject<'a> {
+    Method(&'a str),
+    Other(&'a str),
+}
+
+/// A request that was queued, and the end at which its answer comes. Dropping it forgets the call.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) entered: Entered,
+    pub(crate) answer: oneshot::Receiver<Message>,
+    pub(crate) kind: MessageType,
+}
+
+/// A call that waits; dropping it forgets the call.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) link: Arc<Link>,
+    id: RequestId,
+    is_over: bool,
+}
+
+/// What a request's frame had seen when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing of it went out.
+    Unsent,
+    /// It was queued.
+    Sent,
+}
+
+impl Request<'_> {
+    /// Queues the request, after a wait for a place and for room where need be.
+    pub(crate) async fn send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
+        let place = self.place().await?;
+        let (ticket, waiter) = Waiter::task(kept);
+        let entered = self.enter(waiter, place)?;
+        self.queue_in_time(|link| link.queue(entered.id, body)).await?;
+        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer() })
+    }
+
+    /// Queues the request, or fails where it would have to wait.
+    pub(crate) fn try_send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
+        let (ticket, waiter) = Waiter::task(kept);
+        let entered = self.enter(waiter, self.try_place()?)?;
+        self.link.queue(entered.id, body).map_err(|e| self.unsendable(e))?;
+        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer() })
+    }
+
+    /// Queues a request whose answer nobody wants.
+    pub(crate) async fn send_one_way<B: Encode>(self, body: &B) -> Result<(), CallError> {
+        if self.link.knows_one_way() {
+            return self.queue_in_time(|link| link.queue_one_way(body)).await;
+        }
+        let place = self.place().await?;
+        let entered = self.enter(Waiter::Nobody { until: self.deadline.at() }, place)?;
+        self.queue_in_time(|link| link.queue(entered.id, body)).await?;
+        entered.leave();
+        Ok(())
+    }
+
+    /// Queues the request, or fails where it would have to wait; `done` hears the answer on the connection's task, and
+    /// is not called if this fails.
+    pub(crate) fn send_in_order<B, D>(self, body: &B, done: D) -> Result<(), CallError>
+    where
+        B: Encode,
+        D: FnOnce(Result<Message, CallError>) + Send + 'static,
+    {
+        let place = self.try_place()?;
+        let (answered, late) = oneshot::channel::<()>();
+        let (link, subject, deadline) = (Arc::clone(self.link), self.subject.to_string(), self.deadline);
+        let kind = body.kind().answer();
+        let waiter = Waiter::InOrder(Box::new(move |outcome| {
+            drop(answered);
+            let request = Request { link: &link, subject: Subject::Other(&subject), deadline };
+            done(request.outcome(outcome, kind));
+        }));
+        let entered = self.enter(waiter, place)?;
+        let queued = self.link.queue(entered.id, body);
+        let id = entered.leave();
+        // If the connection has just ended, `done` has heard of it and it must not be told twice.
+        if let Err(e) = queued
+            && self.link.forget(id).is_some()
+        {
+            return Err(self.unsendable(e));
+        }
+        self.link.runtime.spawn(fail_late(Arc::downgrade(self.link), id, deadline, late));
+        Ok(())
+    }
+
+    /// Waits for the answer.
+    pub(crate) async fn answer(self, mut ticket: Ticket) -> Result<Message, CallError> {
+        let outcome = match timeout_at(self.deadline.at(), &mut ticket.answer).await {
+            Ok(Ok(message)) => Outcome::Answered(message),
+            Ok(Err(_)) => Outcome::Disconnected,
+            Err(_) => return Err(self.late(Stage::Sent)),
+        };
+        ticket.entered.finish();
+        self.outcome(outcome, ticket.kind)
+    }
+
+    /// What a caller is told.
+    pub(crate) fn outcome(self, outcome: Outcome, kind: MessageType) -> Result<Message, CallError> {
+        match outcome {
+            Outcome::Answered(message) if message.kind() == kind => Ok(message),
+            Outcome::Answered(message) => {
+                let what = format!("it was answered with {} in place of {kind}", message.kind());
+                Err(self.error(CallErrorKind::Decode, what).with_executed(Executed::Unknown))
+            }
+            Outcome::Disconnected => Err(self.disconnected(Stage::Sent)),
+            Outcome::Late => Err(self.late(Stage::Sent)),
+        }
+    }
+
+    async fn place(self) -> Result<Place, CallError> {
+        if let Some(place) = self.link.calls.try_place() {
+            return Ok(place);
+        }
+        let place = self.in_time(self.link.calls.place(&self.link.conn)).await?;
+        place.ok_or_else(|| self.disconnected(Stage::Unsent))
+    }
+
+    fn try_place(self) -> Result<Place, CallError> {
+        self.link
+            .calls
+            .try_place()
+            .ok_or_else(|| if self.link.conn.is_closed() { self.disconnected(Stage::Unsent) } else { self.no_place() })
+    }
+
+    fn enter(self, waiter: Waiter, place: Place) -> Result<Entered, CallError> {
+        match self.link.calls.enter(&self.link.conn, waiter, Some(place)) {
+            Ok(id) => Ok(Entered { link: Arc::clone(self.link), id, is_over: false }),
+            Err(Rejected::Closed) => Err(self.disconnected(Stage::Unsent)),
+            Err(Rejected::Full) => Err(self.no_place()),
+        }
+    }
+
+    async fn queue_in_time(self, queue: impl Fn(&Link) -> Result<(), SendError>) -> Result<(), CallError> {
+        loop {
+            match queue(self.link) {
+                Ok(()) => return Ok(()),
+                Err(SendError::Full) => {}
+                Err(e) => return Err(self.unsendable(e)),
+            }
+            self.in_time(self.link.conn.room()).await?.map_err(|e| self.unsendable(e))?;
+            // A frame of more than half of the bound may find room too small still: let the connection write.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// What comes before the request is queued.
+    async fn in_time<F: Future>(self, wait: F) -> Result<F::Output, CallError> {
+        timeout_at(self.deadline.at(), wait).await.map_err(|_| self.late(Stage::Unsent))
+    }
+}
+
+/// Errors.
+impl Request<'_> {
+    pub(crate) fn error(self, kind: CallErrorKind, what: impl Into<Cow<'static, str>>) -> CallError {
+        CallError::new(kind, self.link.address.to_string(), self.subject.to_string(), what)
+    }
+
+    pub(crate) fn late(self, stage: Stage) -> CallError {
+        let given = self.deadline.given();
+        match stage {
+            Stage::Sent => self.error(CallErrorKind::Timeout, format!("no answer within {given:?}")),
+            Stage::Unsent => self
+                .error(CallErrorKind::Timeout, format!("it could not be sent within {given:?}"))
+                .with_executed(Executed::No)
+                .with_advice("repeat it later, or allow it more time"),
+        }
+    }
+
+    pub(crate) fn disconnected(self, stage: Stage) -> CallError {
+        let reason = self.link.conn.close_reason().unwrap_or_else(|| "it has ended".to_owned());
+        let error = self.error(CallErrorKind::Disconnected, format!("the connection is closed: {reason}"));
+        match stage {
+            Stage::Sent => error,
+            Stage::Unsent => error.with_executed(Executed::No).with_advice("connect again and repeat it"),
+        }
+    }
+
+    pub(crate) fn remote(self, code: ResultCode, error: Option<ErrorInfo>) -> CallError {
+        CallError::remote(self.link.address.to_string(), self.subject.to_string(), code, error)
+    }
+
+    pub(crate) fn unreadable(self, why: BodyError) -> CallError {
+        self.error(CallErrorKind::Decode, "the answer can't be read").with_executed(Executed::Unknown).with_source(why)
+    }
+
+    fn no_place(self) -> CallError {
+        self.error(CallErrorKind::Overloaded, "as many calls as may wait for their answers already")
+    }
+
+    fn unsendable(self, why: SendError) -> CallError {
+        match why {
+            SendError::Encode(why) => {
+                self.error(CallErrorKind::Encode, "the request can't be written").with_source(why)
+            }
+            SendError::Full => self
+                .error(CallErrorKind::Overloaded, "the peer reads too slowly: the outbox is full")
+                .with_advice("wait before more is sent, or raise queue_bytes"),
+            _ => self.disconnected(Stage::Unsent),
+        }
+    }
+}
+
+impl Entered {
+    /// The wait is over: there is nothing left to forget.
+    pub(crate) fn finish(&mut self) {
+        self.is_over = true;
+    }
+
+    /// The call goes on waiting without this.
+    fn leave(mut self) -> RequestId {
+        self.is_over = true;
+        self.id
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.link.forget(self.id);
+        }
+    }
+}
+
+/// Ends a call in order that is not answered in time.
+async fn fail_late(link: Weak<Link>, id: RequestId, deadline: Deadline, answered: oneshot::Receiver<()>) {
+    if timeout_at(deadline.at(), answered).await.is_err()
+        && let Some(link) = link.upgrade()
+        && let Some(waiter) = link.forget(id)
+    {
+        waiter.wake(&link.conn, Outcome::Late);
+    }
+}
+
+impl fmt::Display for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(method) => write!(f, "method \"{method}\""),
+            Self::Other(subject) => f.write_str(subject),
+        }
+    }
+}

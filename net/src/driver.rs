@@ -385,7 +385,7 @@ mod tests {
         let mut rig = rig(1024, Limits::default());
         rig.peer.write_all(&frame(b"a", b"{}")).await.unwrap();
         answer(&mut rig.peer).await;
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        tokio::time::sleep(Duration::from_hours(1)).await;
         assert!(!rig.conn.is_closed());
     }
 
@@ -404,7 +404,7 @@ mod tests {
         let mut rig = rig(4096, Limits { in_flight: 2, ..Limits::default() });
         let stream = [frame(b"wait", b""), frame(b"wait", b""), frame(b"late", b"")].concat();
         rig.peer.write_all(&stream[..stream.len() - 1]).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert!(!rig.conn.is_closed(), "while it is not read, its silence does not count");
         assert_eq!(rig.echo.seen.lock().unwrap().len(), 2);
         rig.peer.write_all(&stream[stream.len() - 1..]).await.unwrap();

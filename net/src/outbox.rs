@@ -118,8 +118,8 @@ impl<H> Outbox<H> {
         state.bytes += len;
         state.counted += counted;
         let behind = state.bytes > water.high && now.duration_since(state.progress) < water.stall;
-        let waker = if state.full { None } else { state.waker.take() };
-        Ok(Pushed { waker, counted, behind })
+        let woken = if state.full { None } else { state.waker.take() };
+        Ok(Pushed { waker: woken, counted, behind })
     }
 
     /// Keeps what holds a publisher back until this peer has caught up or stalls. Given back at once if it has already.

@@ -27,12 +27,17 @@ pub(crate) fn router() -> Router {
         .method("fail", |_: Value| Err::<(), _>(MethodError::new(42, "the lights are out").with_data(&["stage"])))
         .method("panic", |_: Value| -> Result<(), MethodError> { panic!("a handler fell into the pit") })
         .method_async("async_echo", |value: Value| async move { Ok(value) })
-        .method_async("async_panic", |_: Value| async move { panic!("an async handler fell into the pit") as _ })
+        .method_async("async_panic", |_: Value| async move { fall().await })
         .method_async("never", |_: Value| async move {
             std::future::pending::<()>().await;
             Ok(())
         })
         .method_blocking("blocking_echo", |value: Value| Ok(value))
+}
+
+/// What a broken async handler does.
+async fn fall() -> Result<(), MethodError> {
+    panic!("an async handler fell into the pit")
 }
 
 /// A center with those methods on a port of its own.

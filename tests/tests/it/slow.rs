@@ -6,6 +6,7 @@ use callboard_net::Limits;
 use callboard_tests::{RawPeer, frame, within};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::house::{address, center_with, until};
@@ -41,11 +42,11 @@ async fn publish_all(publisher: RawPeer) {
         let _ = tokio::io::copy(&mut reader, &mut sink).await;
     });
     for number in 0..MESSAGES {
-        let written = tokio::io::AsyncWriteExt::write_all(&mut writer, &message(number));
-        within(written).await.unwrap();
+        let message = message(number);
+        within(writer.write_all(&message)).await.unwrap();
     }
     // The connection stays until the test ends: its messages may still be on their way.
-    std::mem::drop(tokio::spawn(async move {
+    drop(tokio::spawn(async move {
         let _writer = writer;
         let _ = answers.await;
     }));

@@ -1,0 +1,105 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use callboard_common::{Codec, Json, Raw, Shape};
+use serde::de::DeserializeOwned;
+
+use crate::SubscriptionError;
+use crate::publication::compact_text;
+
+/// A message of a topic, as it came. Clones share its bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct News {
+    topic: Arc<str>,
+    /// One checked JSON document.
+    value: Bytes,
+}
+
+impl News {
+    pub(crate) const fn new(topic: Arc<str>, value: Bytes) -> Self {
+        Self { topic, value }
+    }
+
+    /// The topic that it was published to.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The message for people: a string as it is, any other value as its JSON without white space.
+    pub fn text(&self) -> Cow<'_, str> {
+        let Some(value) = self.value() else { return Cow::Borrowed("") };
+        Json::text(value).unwrap_or_else(|| Cow::Owned(compact_text(value)))
+    }
+
+    /// The message as a type. Towards v1 peers what is not a string travels as JSON text in a string; so a string that
+    /// is not of the type, and whose text is, counts as that text.
+    ///
+    /// # Errors
+    /// [`SubscriptionError::Decode`]: it is not of the type.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, SubscriptionError> {
+        serde_json::from_slice(&self.value)
+            .or_else(|why| self.json_in_string().ok_or(why))
+            .map_err(|source| SubscriptionError::Decode { topic: self.topic().to_owned(), source })
+    }
+
+    /// The message as it stands on the wire: one JSON document in UTF-8, white space included.
+    pub fn raw(&self) -> &[u8] {
+        &self.value
+    }
+
+    fn value(&self) -> Option<Raw<'_>> {
+        Json::check(&self.value).ok()
+    }
+
+    fn json_in_string<T: DeserializeOwned>(&self) -> Option<T> {
+        let value = self.value().filter(|value| Json::shape(*value) == Shape::String)?;
+        serde_json::from_str(&Json::text(value)?).ok()
+    }
+}
+
+impl fmt::Debug for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("News")
+            .field("topic", &self.topic)
+            .field("value", &String::from_utf8_lossy(&self.value))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn news(value: &'static str) -> News {
+        News::new("t".into(), Bytes::from_static(value.as_bytes()))
+    }
+
+    #[test]
+    fn strings_read_as_they_are_and_other_values_as_compact_json() {
+        let rows = [
+            (r#""hello""#, "hello"),
+            (r#""music\uff1a0 \"x\"""#, "music\u{ff1a}0 \"x\""),
+            (r#"{ "a" : [1.50, "x y"] }"#, r#"{"a":[1.50,"x y"]}"#),
+            ("null", "null"),
+        ];
+        for (value, text) in rows {
+            assert_eq!(news(value).text(), text);
+            assert_eq!(news(value).raw(), value.as_bytes());
+        }
+    }
+
+    #[test]
+    fn typed_reads_take_the_value_and_else_the_text_in_a_string() {
+        let prices = || BTreeMap::from([("a".to_owned(), 1)]);
+        assert_eq!(news(r#"{"a": 1}"#).json::<BTreeMap<String, i32>>().unwrap(), prices());
+        assert_eq!(news(r#""{\"a\":1}""#).json::<BTreeMap<String, i32>>().unwrap(), prices());
+        assert_eq!(news(r#""{\"a\":1}""#).json::<String>().unwrap(), r#"{"a":1}"#);
+        assert_eq!(news(r#""5""#).json::<i32>().unwrap(), 5);
+        let error = news(r#""five""#).json::<i32>().unwrap_err();
+        assert_eq!(error.to_string(), "a message of topic \"t\" does not have the type that was asked for");
+    }
+}

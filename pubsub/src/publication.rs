@@ -1,0 +1,131 @@
+use bytes::{Bytes, BytesMut};
+use callboard_common::{
+    Codec, Connection, Encode, EncodeError, Head, Json, Message, MessageType, Raw, Shape, Shared, TopicRequest,
+};
+use serde_json::value::RawValue;
+
+/// A published message on its way to the subscribers, in the forms that they need, each made once at most.
+///
+/// The publisher's own frame is forwarded where it may be, and that costs next to nothing. Any other form is made only
+/// if a subscriber needs it. To make it is to read and copy the message, so it is not done under the lock on the topics:
+/// under the lock, [`missing`](Publication::missing) tells what is still to be made.
+#[derive(Debug)]
+pub(crate) struct Publication<'a, C> {
+    publisher: &'a C,
+    message: &'a Message,
+    request: &'a TopicRequest<'a>,
+    is_string: bool,
+    /// The message as it is.
+    value: Option<Shared>,
+    /// What is not a string, as its compact JSON text in a string: v1 peers take strings only.
+    text: Option<Shared>,
+}
+
+/// How a message reaches a subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Value,
+    Text,
+}
+
+/// A smaller frame is copied, once for all: a queued slice would keep the whole buffer that it was read into.
+const COPY_BELOW_BYTES: usize = 4 << 10;
+
+impl<'a, C: Connection> Publication<'a, C> {
+    pub(crate) fn new(publisher: &'a C, message: &'a Message, request: &'a TopicRequest<'a>) -> Self {
+        let is_string = request.message.is_some_and(|value| Json::shape(value) == Shape::String);
+        let value = is_forwardable(message, request).then(|| publisher.share(own_bytes(message)));
+        Self { publisher, message, request, is_string, value, text: None }
+    }
+
+    pub(crate) fn publisher(&self) -> &C {
+        self.publisher
+    }
+
+    /// A form that one of these subscribers needs and that is not yet made.
+    pub(crate) fn missing<'c>(&self, mut subscribers: impl Iterator<Item = &'c C> + Clone) -> Option<Form>
+    where
+        C: 'c,
+    {
+        if self.value.is_none() && subscribers.clone().any(|peer| self.form(peer) == Form::Value) {
+            return Some(Form::Value);
+        }
+        let texts = self.text.is_none() && !self.is_string && subscribers.any(|peer| self.form(peer) == Form::Text);
+        texts.then_some(Form::Text)
+    }
+
+    /// Makes a form.
+    ///
+    /// # Errors
+    /// The frame would be over the bound: escapes and the long spelling take room.
+    pub(crate) fn make(&mut self, form: Form) -> Result<(), EncodeError> {
+        match form {
+            Form::Value => self.value = Some(self.publisher.share(self.value_frame()?)),
+            Form::Text => self.text = Some(self.publisher.share(self.text_frame()?)),
+        }
+        Ok(())
+    }
+
+    /// The frame for this subscriber, if its form is made.
+    pub(crate) fn frame(&self, peer: &C) -> Option<&Shared> {
+        match self.form(peer) {
+            Form::Value => self.value.as_ref(),
+            Form::Text => self.text.as_ref(),
+        }
+    }
+
+    fn form(&self, peer: &C) -> Form {
+        if self.is_string || peer.session().is_some() { Form::Value } else { Form::Text }
+    }
+
+    fn value_frame(&self) -> Result<Bytes, EncodeError> {
+        let TopicRequest { topic, op, message, canonical } = self.request;
+        if *canonical {
+            return self.encode(&SameBody(self.message));
+        }
+        let message = message.map(Json::read::<&RawValue>).transpose();
+        let message = message.map_err(|e| EncodeError::Value(e.to_string()))?;
+        self.encode(&TopicRequest { message, ..TopicRequest::new(&**topic, *op) })
+    }
+
+    fn text_frame(&self) -> Result<Bytes, EncodeError> {
+        let text = self.request.message.map(compact_text).unwrap_or_default();
+        self.encode(&TopicRequest::publish(&*self.request.topic, text))
+    }
+
+    /// The publisher's id, and none of its flags.
+    fn encode<B: Encode>(&self, body: &B) -> Result<Bytes, EncodeError> {
+        self.publisher.encode(Head::new(MessageType::TopicRequest, self.message.id()), body)
+    }
+}
+
+/// Whether the publisher's frame is what we would push: our spelling, and nothing in its header that is the publisher's.
+fn is_forwardable(message: &Message, request: &TopicRequest<'_>) -> bool {
+    request.canonical && message.flags() == 0 && message.codec() == Json::ID
+}
+
+fn own_bytes(message: &Message) -> Bytes {
+    let small = message.frame().len() < COPY_BELOW_BYTES;
+    if small { message.detach().frame().clone() } else { message.frame().clone() }
+}
+
+/// A value's JSON text without white space between its parts.
+pub(crate) fn compact_text(value: Raw<'_>) -> String {
+    let mut text = BytesMut::with_capacity(value.bytes().len());
+    Json::write_compact(value, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The body of another message, byte for byte.
+struct SameBody<'a>(&'a Message);
+
+impl Encode for SameBody<'_> {
+    fn kind(&self) -> MessageType {
+        self.0.kind()
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        out.extend_from_slice(self.0.body());
+        Ok(())
+    }
+}

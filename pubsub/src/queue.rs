@@ -1,0 +1,167 @@
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::News;
+use crate::backlog::{Backlog, Bounds, End};
+
+/// Between the connection's task and whoever takes the messages of one subscription: the shell around [`Backlog`].
+///
+/// What it gives up it hands out, so that wakers run and guards are dropped without a lock.
+pub(crate) struct Queue {
+    state: Mutex<State>,
+}
+
+struct State {
+    backlog: Backlog<News>,
+    hold: Option<Hold>,
+    waker: Option<Waker>,
+}
+
+/// While it lives, the connection is not read.
+pub(crate) type Hold = Box<dyn Send>;
+
+impl Queue {
+    pub(crate) const fn new(bounds: Bounds) -> Self {
+        Self { state: Mutex::new(State { backlog: Backlog::new(bounds), hold: None, waker: None }) }
+    }
+
+    /// Takes one more message; gives who is to be woken. `hold` keeps more from coming.
+    pub(crate) fn push(&self, news: News, bytes: usize, hold: impl FnOnce() -> Hold) -> Freed {
+        let mut state = self.lock();
+        state.backlog.push(news, bytes);
+        if state.backlog.is_behind() && state.hold.is_none() {
+            state.hold = Some(hold());
+        }
+        state.freed()
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn end(&self, end: End) -> Freed {
+        let mut state = self.lock();
+        state.backlog.end(end);
+        state.freed()
+    }
+
+    /// Drops what waits.
+    pub(crate) fn clear(&self) -> Freed {
+        let mut state = self.lock();
+        state.backlog.clear();
+        state.freed()
+    }
+
+    /// What comes next: the messages in order, then the end, again and again.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Result<News, End>> {
+        let mut state = self.lock();
+        let next = state.backlog.pop();
+        if next.is_none() {
+            state.waker = Some(cx.waker().clone());
+        }
+        let caught_up = if state.backlog.is_behind() { None } else { state.hold.take() };
+        drop(state);
+        drop(caught_up);
+        next.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn freed(&mut self) -> Freed {
+        let hold = if self.backlog.is_behind() { None } else { self.hold.take() };
+        Freed { waker: self.waker.take(), hold }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("backlog", &self.lock().backlog).finish_non_exhaustive()
+    }
+}
+
+/// What a change set free; to be let go without a lock.
+#[must_use]
+pub(crate) struct Freed {
+    waker: Option<Waker>,
+    hold: Option<Hold>,
+}
+
+impl Freed {
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.waker.is_none() && self.hold.is_none()
+    }
+
+    pub(crate) fn let_go(self) {
+        drop(self.hold);
+        if let Some(waker) = self.waker {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::task::Wake;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn news() -> News {
+        News::new("t".into(), Bytes::from_static(b"1"))
+    }
+
+    #[test]
+    fn a_push_wakes_the_one_who_waits_once() {
+        let (queue, woken) = (Queue::new(Bounds::default()), Arc::new(Count::default()));
+        let waker = Waker::from(Arc::clone(&woken));
+        let cx = Context::from_waker(&waker);
+        assert!(queue.poll(&cx).is_pending());
+        queue.push(news(), 1, || Box::new(())).let_go();
+        assert!(queue.push(news(), 1, || Box::new(())).is_nothing());
+        assert_eq!(woken.0.load(SeqCst), 1);
+        assert_eq!([queue.poll(&cx), queue.poll(&cx)], [Poll::Ready(Ok(news())), Poll::Ready(Ok(news()))]);
+        assert!(queue.poll(&cx).is_pending());
+        queue.end(End::Disconnected).let_go();
+        assert_eq!(woken.0.load(SeqCst), 2);
+        assert_eq!(queue.poll(&cx), Poll::Ready(Err(End::Disconnected)));
+    }
+
+    #[test]
+    fn it_holds_once_and_lets_go_when_it_has_caught_up_or_ended() {
+        let counted = Arc::new(());
+        let hold = || -> Hold { Box::new(Arc::clone(&counted)) };
+        let bounds = Bounds { hold_messages: 2, ..Bounds::default() };
+        let cx = Context::from_waker(Waker::noop());
+        let queue = Queue::new(bounds);
+        for expected in [1, 1, 2, 2] {
+            queue.push(news(), 1, hold).let_go();
+            assert_eq!(Arc::strong_count(&counted), expected);
+        }
+        for expected in [2, 2, 1] {
+            assert!(queue.poll(&cx).is_ready());
+            assert_eq!(Arc::strong_count(&counted), expected);
+        }
+        let ways: [fn(&Queue); 2] = [|queue| queue.end(End::TopicRemoved).let_go(), |queue| queue.clear().let_go()];
+        for way in ways {
+            let queue = Queue::new(bounds);
+            (0..3).for_each(|_| queue.push(news(), 1, hold).let_go());
+            assert_eq!(Arc::strong_count(&counted), 2);
+            way(&queue);
+            assert_eq!(Arc::strong_count(&counted), 1);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use callboard_client::{CallError, Client};
+use callboard_common::{TopicOp, TopicRequest};
+use serde::de::DeserializeOwned;
+use tokio::task::coop::poll_proceed;
+use tokio_stream::{Stream, StreamExt};
+
+use crate::backlog::{Bounds, End};
+use crate::hub::{Hub, subject};
+use crate::listeners::ListenerId;
+use crate::queue::Queue;
+use crate::topics::check;
+use crate::{News, SubscriptionError};
+
+/// What is published to one topic, as a [`Stream`] of [`News`] in the order in which it was published.
+///
+/// A client may hold any number of them, several to one topic too. Each keeps the client's connection alive. Dropping
+/// the last one to a topic tells the center, without waiting for it.
+///
+/// A subscription that is not read fast enough loses nothing: what waits is bounded, and above a soft bound the client's
+/// connection is not read, so that TCP holds back the center, and the center the publishers. That would let calls on the
+/// same connection wait too; so while one waits, reading goes on, up to a hard bound at which the subscription ends with
+/// [`SubscriptionError::Lagged`]. The bounds are set with [`Subscription::builder`]. A center waits only for subscribers
+/// that make progress: one that takes nothing for long (500 ms, unless it is set otherwise) while much is published is
+/// disconnected in the end.
+///
+/// After an error it ends.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use callboard_client::Client;
+/// use callboard_pubsub::Subscription;
+/// let client = Client::connect("127.0.0.1:7070").await?;
+/// let mut news = Subscription::open(&client, "news").await?;
+/// while let Some(message) = news.next().await {
+///     println!("{}", message?.text());
+/// }
+/// # Ok(()) }
+/// ```
+pub struct Subscription {
+    seat: Seat,
+    ended: bool,
+}
+
+/// Settings of a [`Subscription`].
+#[derive(Debug)]
+#[must_use]
+pub struct SubscriptionBuilder<'a> {
+    client: &'a Client,
+    topic: &'a str,
+    bounds: Bounds,
+}
+
+/// A [`Subscription`] whose messages are read as a type: a [`Stream`] of `Result<T, SubscriptionError>`. A message that
+/// does not have the type is an error after which it goes on.
+pub struct TypedSubscription<T> {
+    news: Subscription,
+    messages: PhantomData<fn() -> T>,
+}
+
+/// A place among the listeners of a topic; given up when it is dropped.
+struct Seat {
+    client: Client,
+    hub: Arc<Hub>,
+    queue: Arc<Queue>,
+    listener: ListenerId,
+}
+
+impl Subscription {
+    /// Subscribes to a topic. It hears all that is published after this returns, and what is published before may be
+    /// heard.
+    ///
+    /// # Errors
+    /// What any call may fail with; [`ResultCode::NotFoundTopic`](callboard_common::ResultCode) if there is no such
+    /// topic, `Overloaded` if this connection has as many subscriptions as the center permits.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it is ready takes the subscription back.
+    pub async fn open(client: &Client, topic: &str) -> Result<Self, CallError> {
+        Self::builder(client, topic).open().await
+    }
+
+    /// The same with each message read as a `T`.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    ///
+    /// # Cancel safety
+    /// That of [`open`](Self::open).
+    pub async fn open_typed<T: DeserializeOwned>(
+        client: &Client,
+        topic: &str,
+    ) -> Result<TypedSubscription<T>, CallError> {
+        Ok(Self::open(client, topic).await?.typed())
+    }
+
+    /// Settings first.
+    pub fn builder<'a>(client: &'a Client, topic: &'a str) -> SubscriptionBuilder<'a> {
+        SubscriptionBuilder { client, topic, bounds: Bounds::default() }
+    }
+
+    /// From now on, each message read as a `T`.
+    pub fn typed<T: DeserializeOwned>(self) -> TypedSubscription<T> {
+        TypedSubscription { news: self, messages: PhantomData }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.seat.listener.topic
+    }
+
+    /// The next message, or what ended the subscription; `None` after that.
+    ///
+    /// # Errors
+    /// See [`SubscriptionError`].
+    ///
+    /// # Cancel safety
+    /// No message is lost.
+    pub async fn next(&mut self) -> Option<Result<News, SubscriptionError>> {
+        StreamExt::next(self).await
+    }
+}
+
+impl SubscriptionBuilder<'_> {
+    /// Above so many bytes that wait to be taken, bookkeeping included, the connection is not read until fewer wait.
+    /// Default 4 MiB. More lets the reader pause for longer before publishers feel it, and takes memory.
+    pub const fn hold_bytes(mut self, bytes: usize) -> Self {
+        self.bounds.hold_bytes = bytes;
+        self
+    }
+
+    /// The same in messages. Default 65,536.
+    pub const fn hold_messages(mut self, messages: usize) -> Self {
+        self.bounds.hold_messages = messages;
+        self
+    }
+
+    /// Past so many bytes the subscription ends with [`SubscriptionError::Lagged`]. Default 64 MiB. It comes to this only
+    /// if calls wait for answers on the same connection, which then must be read.
+    pub const fn max_bytes(mut self, bytes: usize) -> Self {
+        self.bounds.max_bytes = bytes;
+        self
+    }
+
+    /// Subscribes; see [`Subscription::open`].
+    ///
+    /// # Errors
+    /// Those of [`Subscription::open`].
+    ///
+    /// # Cancel safety
+    /// That of [`Subscription::open`].
+    pub async fn open(self) -> Result<Subscription, CallError> {
+        let subject = subject(self.topic);
+        let seat = Seat::take(self.client, self.topic, self.bounds);
+        let subscribe = <TopicRequest<'_>>::new(self.topic, TopicOp::Subscribe);
+        loop {
+            let answer = self.client.exchange(&subject, &subscribe).await?;
+            check(self.client, &subject, &answer)?;
+            if seat.hub.confirm(&seat.listener) {
+                return Ok(Subscription { seat, ended: false });
+            }
+        }
+    }
+}
+
+impl Seat {
+    fn take(client: &Client, topic: &str, bounds: Bounds) -> Self {
+        let (hub, queue) = (Hub::of(client), Arc::new(Queue::new(bounds)));
+        let listener = hub.join(topic, Arc::clone(&queue));
+        Self { client: client.clone(), hub, queue, listener }
+    }
+
+    fn error(&self, end: End) -> SubscriptionError {
+        let (topic, peer) = (self.listener.topic.to_string(), self.client.address().to_string());
+        match end {
+            End::Disconnected => SubscriptionError::Disconnected { topic, peer },
+            End::TopicRemoved => SubscriptionError::TopicRemoved { topic, peer },
+            End::Lagged { max_bytes } => SubscriptionError::Lagged { topic, max_bytes },
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.hub.leave(&self.client, &self.listener);
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<News, SubscriptionError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        // One who is behind must let others of its thread have their turn, the connection's task among them.
+        let turn = ready!(poll_proceed(cx));
+        let next = ready!(self.seat.queue.poll(cx));
+        turn.made_progress();
+        Poll::Ready(Some(next.map_err(|end| {
+            self.ended = true;
+            self.seat.hub.leave(&self.seat.client, &self.seat.listener);
+            self.seat.error(end)
+        })))
+    }
+}
+
+impl<T: DeserializeOwned> TypedSubscription<T> {
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        self.news.topic()
+    }
+
+    /// The next message, or what ended the subscription; `None` after that.
+    ///
+    /// # Errors
+    /// See [`SubscriptionError`].
+    ///
+    /// # Cancel safety
+    /// No message is lost.
+    pub async fn next(&mut self) -> Option<Result<T, SubscriptionError>> {
+        StreamExt::next(self).await
+    }
+}
+
+impl<T: DeserializeOwned> Stream for TypedSubscription<T> {
+    type Item = Result<T, SubscriptionError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let news = ready!(Pin::new(&mut self.news).poll_next(cx));
+        Poll::Ready(news.map(|news| news.and_then(|news| news.json())))
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("topic", &self.topic()).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for TypedSubscription<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TypedSubscription").field(&self.news).finish()
+    }
+}

@@ -1,0 +1,408 @@
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use callboard_common::{ErrorInfo, ResultCode};
+use indexmap::IndexSet;
+use serde::Serialize;
+
+/// Who hears what: topics with their subscribers, and connections with their subscriptions. Pure state, generic over
+/// what names a connection.
+///
+/// Subscribers are handed out in an order that follows from the operations alone, so that whatever is done with them
+/// replays. Joining, leaving and the end of a connection take constant time for each subscription.
+///
+/// ```
+/// use callboard_pubsub::TopicManager;
+/// let mut topics = TopicManager::new();
+/// topics.create("news")?;
+/// topics.subscribe(&7, "news")?;
+/// assert_eq!(topics.subscribers("news")?.collect::<Vec<_>>(), [&7]);
+/// topics.close(&7);
+/// assert_eq!(topics.subscribers("news")?.len(), 0);
+/// # Ok::<(), callboard_pubsub::TopicError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TopicManager<K> {
+    limits: TopicLimits,
+    topics: HashMap<Arc<str>, IndexSet<K>>,
+    /// Connections without a subscription have no entry.
+    subscriptions: HashMap<K, HashSet<Arc<str>>>,
+}
+
+/// The bounds of a [`TopicManager`].
+///
+/// Higher bounds let peers take more of the center's memory: about 200 bytes for each topic and for each subscription,
+/// and the topic's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicLimits {
+    /// Topics in total. Default 100,000. Past it a create is refused with OVERLOADED.
+    pub topics: usize,
+    /// Topics that one connection is subscribed to. Default 10,000. Past it a subscribe is refused with OVERLOADED.
+    pub subscribed_per_connection: usize,
+    /// The longest name of a topic, in bytes of UTF-8. Default 4,096. A create with a longer one is refused with
+    /// TOO_LARGE.
+    pub max_name_bytes: usize,
+}
+
+impl Default for TopicLimits {
+    fn default() -> Self {
+        Self { topics: 100_000, subscribed_per_connection: 10_000, max_name_bytes: 4096 }
+    }
+}
+
+/// Why a topic operation was refused; then it changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// Nobody created it, or it was removed.
+    #[error("topic {topic:?} does not exist: create it first")]
+    NotFound {
+        /// Its name, cut to its first 64 characters.
+        topic: String,
+    },
+    /// There are as many topics as there may be.
+    #[error("there are {bound} topics, and more are not taken: remove some, or raise the bound")]
+    Topics {
+        /// [`TopicLimits::topics`].
+        bound: usize,
+    },
+    /// The connection has as many subscriptions as it may.
+    #[error(
+        "this connection is subscribed to {bound} topics, and more are not taken: cancel some, or use another connection"
+    )]
+    Subscribed {
+        /// [`TopicLimits::subscribed_per_connection`].
+        bound: usize,
+    },
+    /// The name is too long.
+    #[error("the topic's name has {name_bytes} bytes, over the bound of {bound}")]
+    Name {
+        /// The name's length in bytes.
+        name_bytes: usize,
+        /// [`TopicLimits::max_name_bytes`].
+        bound: usize,
+    },
+}
+
+impl TopicError {
+    /// The code to answer with.
+    pub const fn code(&self) -> ResultCode {
+        match self {
+            Self::NotFound { .. } => ResultCode::NotFoundTopic,
+            Self::Topics { .. } | Self::Subscribed { .. } => ResultCode::Overloaded,
+            Self::Name { .. } => ResultCode::TooLarge,
+        }
+    }
+
+    /// The answer's `error`; where a limit is reached, its `data` names it: `{"limit": string, "bound": int}`.
+    pub fn to_error(&self) -> ErrorInfo {
+        #[derive(Serialize)]
+        struct Data {
+            limit: &'static str,
+            bound: usize,
+        }
+        let (limit, bound) = match *self {
+            Self::NotFound { .. } => return ErrorInfo::not_executed(self.to_string()),
+            Self::Topics { bound } => ("topics", bound),
+            Self::Subscribed { bound } => ("subscribed_per_connection", bound),
+            Self::Name { bound, .. } => ("max_name_bytes", bound),
+        };
+        ErrorInfo::not_executed(self.to_string()).with_data(&Data { limit, bound })
+    }
+
+    fn not_found(topic: &str) -> Self {
+        Self::NotFound { topic: topic.chars().take(64).collect() }
+    }
+}
+
+impl<K: Clone + Eq + Hash> TopicManager<K> {
+    /// No topics yet; the default bounds.
+    pub fn new() -> Self {
+        Self::with_limits(TopicLimits::default())
+    }
+
+    /// No topics yet; these bounds.
+    pub fn with_limits(limits: TopicLimits) -> Self {
+        Self { limits, topics: HashMap::new(), subscriptions: HashMap::new() }
+    }
+
+    /// Makes a topic; one that exists keeps its subscribers.
+    ///
+    /// # Errors
+    /// `Name`, `Topics`.
+    pub fn create(&mut self, topic: &str) -> Result<(), TopicError> {
+        if self.topics.contains_key(topic) {
+            return Ok(());
+        }
+        let TopicLimits { topics, max_name_bytes, .. } = self.limits;
+        if topic.len() > max_name_bytes {
+            return Err(TopicError::Name { name_bytes: topic.len(), bound: max_name_bytes });
+        }
+        if self.topics.len() >= topics {
+            return Err(TopicError::Topics { bound: topics });
+        }
+        self.topics.insert(topic.into(), IndexSet::new());
+        Ok(())
+    }
+
+    /// Ends a topic and all its subscriptions; gives those who were subscribed. One that does not exist has none.
+    pub fn remove(&mut self, topic: &str) -> impl ExactSizeIterator<Item = K> + use<K> {
+        let subscribers = self.topics.remove(topic).unwrap_or_default();
+        for subscriber in &subscribers {
+            self.forget(subscriber, topic);
+        }
+        subscribers.into_iter()
+    }
+
+    /// Subscribes a connection; twice is once.
+    ///
+    /// # Errors
+    /// `NotFound`, `Subscribed`.
+    pub fn subscribe(&mut self, connection: &K, topic: &str) -> Result<(), TopicError> {
+        let Some((name, _)) = self.topics.get_key_value(topic) else { return Err(TopicError::not_found(topic)) };
+        let name = Arc::clone(name);
+        let bound = self.limits.subscribed_per_connection;
+        let held = self.subscriptions.get(connection);
+        if held.is_some_and(|topics| topics.contains(topic)) {
+            return Ok(());
+        }
+        if held.map_or(0, HashSet::len) >= bound {
+            return Err(TopicError::Subscribed { bound });
+        }
+        self.subscriptions.entry(connection.clone()).or_default().insert(Arc::clone(&name));
+        self.topics.entry(name).or_default().insert(connection.clone());
+        Ok(())
+    }
+
+    /// Ends one subscription; one that is not there stays so.
+    pub fn cancel(&mut self, connection: &K, topic: &str) {
+        if let Some(subscribers) = self.topics.get_mut(topic) {
+            subscribers.swap_remove(connection);
+            self.forget(connection, topic);
+        }
+    }
+
+    /// Ends all subscriptions of a connection. The topics stay.
+    pub fn close(&mut self, connection: &K) {
+        for topic in self.subscriptions.remove(connection).unwrap_or_default() {
+            if let Some(subscribers) = self.topics.get_mut(&topic) {
+                subscribers.swap_remove(connection);
+            }
+        }
+    }
+
+    /// Who is to get what is published to a topic.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn subscribers(&self, topic: &str) -> Result<impl ExactSizeIterator<Item = &K> + Clone, TopicError> {
+        self.topics.get(topic).map(IndexSet::iter).ok_or_else(|| TopicError::not_found(topic))
+    }
+
+    /// How many topics there are.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many connections are subscribed to something.
+    pub fn subscriber_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    fn forget(&mut self, connection: &K, topic: &str) {
+        if let Some(topics) = self.subscriptions.get_mut(connection) {
+            topics.remove(topic);
+            if topics.is_empty() {
+                self.subscriptions.remove(connection);
+            }
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Default for TopicManager<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn heard(topics: &TopicManager<u8>, topic: &str) -> Option<Vec<u8>> {
+        topics.subscribers(topic).ok().map(|subscribers| subscribers.copied().collect())
+    }
+
+    #[test]
+    fn subscribers_come_in_the_order_in_which_they_joined_and_twice_is_once() {
+        let mut topics = TopicManager::new();
+        topics.create("news").unwrap();
+        for connection in [3, 1, 2, 1, 3] {
+            topics.subscribe(&connection, "news").unwrap();
+        }
+        assert_eq!(heard(&topics, "news"), Some(vec![3, 1, 2]));
+        topics.create("news").unwrap();
+        assert_eq!(heard(&topics, "news"), Some(vec![3, 1, 2]), "creating it again changes nothing");
+    }
+
+    #[test]
+    fn a_missing_topic_refuses_subscribers_and_messages_only() {
+        let mut topics = TopicManager::new();
+        let missing = TopicError::NotFound { topic: "news".to_owned() };
+        assert_eq!(topics.subscribe(&1, "news").unwrap_err(), missing);
+        assert_eq!(topics.subscribers("news").map(drop).unwrap_err(), missing);
+        topics.cancel(&1, "news");
+        assert_eq!(topics.remove("news").len(), 0);
+        assert_eq!((topics.topic_count(), topics.subscriber_count()), (0, 0));
+    }
+
+    #[test]
+    fn removing_ends_all_subscriptions_and_creating_again_restores_none() {
+        let mut topics = TopicManager::new();
+        for topic in ["news", "music"] {
+            topics.create(topic).unwrap();
+            topics.subscribe(&1, topic).unwrap();
+        }
+        topics.subscribe(&2, "news").unwrap();
+        assert_eq!(topics.remove("news").collect::<Vec<_>>(), [1, 2]);
+        topics.create("news").unwrap();
+        assert_eq!(heard(&topics, "news"), Some(vec![]));
+        assert_eq!(heard(&topics, "music"), Some(vec![1]));
+        assert_eq!(topics.subscriber_count(), 1);
+    }
+
+    #[test]
+    fn each_bound_refuses_what_is_new_and_leaves_what_is_there() {
+        let mut topics =
+            TopicManager::with_limits(TopicLimits { topics: 2, subscribed_per_connection: 1, max_name_bytes: 4 });
+        topics.create("news").unwrap();
+        assert_eq!(topics.create("music").unwrap_err(), TopicError::Name { name_bytes: 5, bound: 4 });
+        topics.create("pop").unwrap();
+        assert_eq!(topics.create("rock").unwrap_err(), TopicError::Topics { bound: 2 });
+        topics.create("news").unwrap();
+        topics.subscribe(&1, "news").unwrap();
+        assert_eq!(topics.subscribe(&1, "pop").unwrap_err(), TopicError::Subscribed { bound: 1 });
+        topics.subscribe(&1, "news").unwrap();
+        topics.cancel(&1, "news");
+        topics.subscribe(&1, "pop").unwrap();
+        topics.remove("news").for_each(drop);
+        topics.create("rock").unwrap();
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Create(u8),
+        Remove(u8),
+        Subscribe(u8, u8),
+        Cancel(u8, u8),
+        Close(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (topic, connection) = (0..5_u8, 0..5_u8);
+        prop_oneof![
+            2 => topic.clone().prop_map(Step::Create),
+            1 => topic.clone().prop_map(Step::Remove),
+            6 => (connection.clone(), topic.clone()).prop_map(|(c, t)| Step::Subscribe(c, t)),
+            3 => (connection.clone(), topic).prop_map(|(c, t)| Step::Cancel(c, t)),
+            1 => connection.prop_map(Step::Close),
+        ]
+    }
+
+    /// What a reader would write first: a set of pairs, and bounds by counting.
+    #[derive(Default)]
+    struct Model {
+        topics: BTreeMap<u8, BTreeSet<u8>>,
+    }
+
+    const LIMITS: TopicLimits = TopicLimits { topics: 4, subscribed_per_connection: 3, max_name_bytes: 8 };
+
+    impl Model {
+        fn apply(&mut self, step: &Step) -> bool {
+            match *step {
+                Step::Create(topic) => {
+                    let fits = self.topics.contains_key(&topic) || self.topics.len() < LIMITS.topics;
+                    if fits {
+                        self.topics.entry(topic).or_default();
+                    }
+                    fits
+                }
+                Step::Remove(topic) => {
+                    self.topics.remove(&topic);
+                    true
+                }
+                Step::Subscribe(connection, topic) => {
+                    let held = self.topics.values().filter(|subscribers| subscribers.contains(&connection)).count();
+                    let Some(subscribers) = self.topics.get_mut(&topic) else { return false };
+                    let fits = subscribers.contains(&connection) || held < LIMITS.subscribed_per_connection;
+                    fits.then(|| subscribers.insert(connection)).is_some()
+                }
+                Step::Cancel(connection, topic) => {
+                    self.topics.get_mut(&topic).map(|subscribers| subscribers.remove(&connection));
+                    true
+                }
+                Step::Close(connection) => {
+                    self.topics.values_mut().for_each(|subscribers| {
+                        subscribers.remove(&connection);
+                    });
+                    true
+                }
+            }
+        }
+    }
+
+    fn apply(topics: &mut TopicManager<u8>, step: &Step) -> bool {
+        match *step {
+            Step::Create(topic) => topics.create(&topic.to_string()).is_ok(),
+            Step::Remove(topic) => {
+                topics.remove(&topic.to_string()).for_each(drop);
+                true
+            }
+            Step::Subscribe(connection, topic) => topics.subscribe(&connection, &topic.to_string()).is_ok(),
+            Step::Cancel(connection, topic) => {
+                topics.cancel(&connection, &topic.to_string());
+                true
+            }
+            Step::Close(connection) => {
+                topics.close(&connection);
+                true
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_naive_model_and_is_empty_after_all_left(steps in prop::collection::vec(step(), 0..60)) {
+            let (mut topics, mut model) = (TopicManager::with_limits(LIMITS), Model::default());
+            for step in &steps {
+                prop_assert_eq!(apply(&mut topics, step), model.apply(step), "{:?}", step);
+                for topic in 0..5 {
+                    let heard = heard(&topics, &topic.to_string()).map(|heard| heard.into_iter().collect());
+                    prop_assert_eq!(heard, model.topics.get(&topic).cloned());
+                }
+            }
+            for connection in 0..5 {
+                topics.close(&connection);
+            }
+            prop_assert_eq!(topics.subscriber_count(), 0);
+            prop_assert!(topics.topics.values().all(IndexSet::is_empty));
+        }
+
+        #[test]
+        fn the_order_of_subscribers_follows_from_the_operations(steps in prop::collection::vec(step(), 0..60)) {
+            let (mut one, mut other) = (TopicManager::new(), TopicManager::new());
+            for step in &steps {
+                apply(&mut one, step);
+                apply(&mut other, step);
+            }
+            for topic in 0..5 {
+                prop_assert_eq!(heard(&one, &topic.to_string()), heard(&other, &topic.to_string()));
+            }
+        }
+    }
+}

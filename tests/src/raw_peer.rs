@@ -48,6 +48,12 @@ pub struct RawPeer {
     next_id: u32,
 }
 
+impl From<TcpStream> for RawPeer {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, next_id: 0 }
+    }
+}
+
 impl RawPeer {
     /// Connects to `tcp://host:port` or `host:port`.
     pub async fn connect(address: impl ToString) -> Self {
@@ -55,7 +61,7 @@ impl RawPeer {
         let address = address.trim_start_matches("tcp://");
         let stream = within(TcpStream::connect(address)).await.expect("it listens");
         stream.set_nodelay(true).unwrap();
-        Self { stream, next_id: 0 }
+        stream.into()
     }
 
     /// Connects and opens a session with these features.

@@ -9,6 +9,7 @@ use callboard_common::{
 use crate::News;
 use crate::backlog::End;
 use crate::listeners::{ListenerId, Listeners};
+use crate::publication::to_keep;
 use crate::queue::{Freed, Queue};
 
 /// What a client's connection does with messages of topics: hands each to those who listen, sharing its bytes.
@@ -18,10 +19,6 @@ use crate::queue::{Freed, Queue};
 pub(crate) struct Hub {
     listeners: Mutex<Listeners<Arc<Queue>>>,
 }
-
-/// A smaller message is copied, once for all who listen: a queued slice would keep the whole buffer that it was read
-/// into.
-const COPY_BELOW_BYTES: usize = 4 << 10;
 
 impl Hub {
     /// The hub of a client's connection.
@@ -82,7 +79,7 @@ impl Hub {
 
 impl Inbox for Hub {
     fn message(&self, conn: &Conn, message: Message) {
-        let message = if message.frame().len() < COPY_BELOW_BYTES { message.detach() } else { message };
+        let message = to_keep(&message);
         let freed = match TopicRequest::decode::<Json>(message.body()) {
             Ok(request) if request.op == TopicOp::Publish => self.publish(conn, &message, &request),
             Ok(request) if request.op == TopicOp::Remove => self.remove(&request.topic),

@@ -18,7 +18,7 @@ pub(crate) struct Publication<'a, C> {
     /// The message as it is.
     value: Option<Shared>,
     /// What is not a string, as its compact JSON text in a string: v1 peers take strings only.
-    text: Option<Shared>,
+    text: Option<Text>,
 }
 
 /// How a message reaches a subscriber.
@@ -28,13 +28,20 @@ pub(crate) enum Form {
     Text,
 }
 
-/// A smaller frame is copied, once for all: a queued slice would keep the whole buffer that it was read into.
+#[derive(Debug)]
+enum Text {
+    Made(Shared),
+    /// Its escapes take the frame over the bound.
+    TooLarge,
+}
+
+/// Smaller messages are copied before they are queued: a slice would keep the whole buffer that it was read into.
 const COPY_BELOW_BYTES: usize = 4 << 10;
 
 impl<'a, C: Connection> Publication<'a, C> {
     pub(crate) fn new(publisher: &'a C, message: &'a Message, request: &'a TopicRequest<'a>) -> Self {
         let is_string = request.message.is_some_and(|value| Json::shape(value) == Shape::String);
-        let value = is_forwardable(message, request).then(|| publisher.share(own_bytes(message)));
+        let value = is_forwardable(message, request).then(|| publisher.share(to_keep(message).frame().clone()));
         Self { publisher, message, request, is_string, value, text: None }
     }
 
@@ -57,20 +64,24 @@ impl<'a, C: Connection> Publication<'a, C> {
     /// Makes a form.
     ///
     /// # Errors
-    /// The frame would be over the bound: escapes and the long spelling take room.
+    /// The message as it is can't be put into a frame of ours. That its text can't is a matter of those who need that.
     pub(crate) fn make(&mut self, form: Form) -> Result<(), EncodeError> {
         match form {
             Form::Value => self.value = Some(self.publisher.share(self.value_frame()?)),
-            Form::Text => self.text = Some(self.publisher.share(self.text_frame()?)),
+            Form::Text => {
+                let made = self.text_frame().map(|frame| Text::Made(self.publisher.share(frame)));
+                self.text = Some(made.unwrap_or(Text::TooLarge));
+            }
         }
         Ok(())
     }
 
-    /// The frame for this subscriber, if its form is made.
+    /// The frame for this subscriber, once nothing is missing; `None` if the message has no form for it.
     pub(crate) fn frame(&self, peer: &C) -> Option<&Shared> {
-        match self.form(peer) {
-            Form::Value => self.value.as_ref(),
-            Form::Text => self.text.as_ref(),
+        match (self.form(peer), &self.text) {
+            (Form::Value, _) => self.value.as_ref(),
+            (Form::Text, Some(Text::Made(frame))) => Some(frame),
+            (Form::Text, _) => None,
         }
     }
 
@@ -104,9 +115,9 @@ fn is_forwardable(message: &Message, request: &TopicRequest<'_>) -> bool {
     request.canonical && message.flags() == 0 && message.codec() == Json::ID
 }
 
-fn own_bytes(message: &Message) -> Bytes {
-    let small = message.frame().len() < COPY_BELOW_BYTES;
-    if small { message.detach().frame().clone() } else { message.frame().clone() }
+/// A message in the form in which it may be kept for long.
+pub(crate) fn to_keep(message: &Message) -> Message {
+    if message.frame().len() < COPY_BELOW_BYTES { message.detach() } else { message.clone() }
 }
 
 /// A value's JSON text without white space between its parts.

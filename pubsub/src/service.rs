@@ -80,8 +80,9 @@ impl<C: Connection> TopicService<C> {
         let missing = publication.missing(subscribers.clone());
         if missing.is_none() {
             for subscriber in subscribers {
-                if let Some(frame) = publication.frame(subscriber) {
-                    push(subscriber, frame, Some(publication.publisher()), topic);
+                match publication.frame(subscriber) {
+                    Some(frame) => push(subscriber, frame, Some(publication.publisher()), topic),
+                    None => close(subscriber, topic, NO_FORM),
                 }
             }
         }
@@ -183,19 +184,21 @@ fn answer<C: Connection>(conn: &C, message: &Message, outcome: Result<(), Refuse
 
 fn push<C: Connection>(subscriber: &C, frame: &Shared, publisher: Option<&C>, topic: &str) {
     if let Err(SendError::Full) = subscriber.push(frame, publisher) {
-        close_slow(subscriber, topic);
+        close(subscriber, topic, "slow subscriber: its outbox is full");
     }
 }
 
-/// What does not fit can't be skipped: the subscriber would take a history with a gap for a whole one.
-fn close_slow<C: Connection>(subscriber: &C, topic: &str) {
+/// What can't be queued can't be skipped: the subscriber would take a history with a gap for a whole one.
+fn close<C: Connection>(subscriber: &C, topic: &str, why: &str) {
     let topic: String = topic.chars().take(64).collect();
-    subscriber.close(format!("slow subscriber: its outbox has no room for what topic {topic:?} sends it").into());
+    subscriber.close(format!("a message of topic {topic:?} can't be queued for it: {why}").into());
 }
+
+const NO_FORM: &str = "it takes strings only, and as a string this is over the bound on frames";
 
 #[cfg(test)]
 mod tests {
-    use callboard_common::{Features, Limits, Recorder, Session};
+    use callboard_common::{Codec, Features, Limits, Recorder, Sent, Session};
 
     use super::*;
 
@@ -406,12 +409,24 @@ mod tests {
             assert_eq!((came(&first).len(), came(&last).len()), (1, 1));
         }
         let reason = full.close_reason().unwrap();
-        assert_eq!(reason, "slow subscriber: its outbox has no room for what topic \"t\" sends it");
+        assert_eq!(reason, "a message of topic \"t\" can't be queued for it: slow subscriber: its outbox is full");
         for other in [first, last, publisher] {
             assert_eq!(other.close_reason(), None);
         }
         topics.closed(&full);
         assert_eq!(topics.subscriber_count(), 2);
+    }
+
+    #[test]
+    fn one_whose_form_does_not_fit_into_a_frame_is_closed_and_the_others_hear() {
+        let (v1, session, publisher) = (Recorder::new(1), session_peer(2), Recorder::new(3));
+        let topics = with_subscribers(&[&v1, &session]);
+        // Grows by two thirds as text in a string.
+        let value = format!("[{}0]", "\"\",".repeat(4 << 20));
+        send(&topics, &publisher, "p", &format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{value}}}"#));
+        assert_eq!(came(&publisher), [r#"RSP_TOPIC p {"rcode":0}"#]);
+        assert_eq!(session.take().len(), 1);
+        assert!(v1.close_reason().unwrap().ends_with(NO_FORM));
     }
 
     #[test]
@@ -422,5 +437,40 @@ mod tests {
         topics.closed(&other);
         topics.closed(&other);
         assert_eq!((topics.topic_count(), topics.subscriber_count()), (1, 0));
+    }
+
+    #[test]
+    fn messages_come_between_the_answers_to_subscribe_and_cancel_and_in_their_publishers_order() {
+        let (topics, subscriber) = (with_subscribers(&[]), Recorder::new(0));
+        std::thread::scope(|scope| {
+            for publisher in 1..=2 {
+                let (topics, peer) = (&topics, Recorder::new(publisher));
+                scope.spawn(move || {
+                    for n in 0..500 {
+                        let body = format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{n}}}"#);
+                        send(topics, &peer, &publisher.to_string(), &body);
+                    }
+                });
+            }
+            for _ in 0..100 {
+                send(&topics, &subscriber, "subscribe", r#"{"topic_key":"t","optype":2}"#);
+                send(&topics, &subscriber, "cancel", r#"{"topic_key":"t","optype":3}"#);
+            }
+        });
+        let (mut hears, mut last) = (false, [None, None]);
+        for Sent(message) in subscriber.take() {
+            match message.id() {
+                b"subscribe" => hears = true,
+                b"cancel" => hears = false,
+                publisher => {
+                    assert!(hears);
+                    let request = TopicRequest::decode::<Json>(message.body()).unwrap();
+                    let number: u32 = Json::text(request.message.unwrap()).unwrap().parse().unwrap();
+                    let last = &mut last[usize::from(publisher == b"1")];
+                    assert!(*last < Some(number));
+                    *last = Some(number);
+                }
+            }
+        }
     }
 }

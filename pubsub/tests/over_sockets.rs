@@ -3,11 +3,17 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails its test")]
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use callboard_client::{Client, SessionMode};
-use callboard_common::{Connection, Dispatcher, Handler, Message, ResultCode};
+use callboard_common::{
+    Connection, Dispatcher, Encode, Handler, Head, Json, LengthValue, Message, Protocol, ResultCode, TopicOp,
+    TopicRequest,
+};
 use callboard_net::{Address, Conn, Limits, Serving, Settings, serve};
 use callboard_pubsub::{
     News, Subscription, SubscriptionError, TopicLimits, TopicService, Topics, TypedSubscription, subscribe_with,
@@ -63,6 +69,17 @@ impl Center {
     /// Over a socket whose buffers in the kernel are small.
     async fn near_client(&self) -> Client {
         self.connect(1, SessionMode::Require).await
+    }
+
+    /// A v1 peer that subscribes and never reads.
+    fn stalled_subscriber(&self, topic: &str) -> UnixStream {
+        let Address::Unix(path) = &self.serving.addresses()[1] else { panic!("the second address is a path") };
+        let mut stream = UnixStream::connect(path).unwrap();
+        let subscribe = <TopicRequest<'_>>::new(topic, TopicOp::Subscribe);
+        let mut frame = BytesMut::new();
+        LengthValue::default().encode::<Json, _>(Head::new(subscribe.kind(), b"s"), &subscribe, &mut frame).unwrap();
+        stream.write_all(&frame).unwrap();
+        stream
     }
 
     async fn connect(&self, address: usize, mode: SessionMode) -> Client {
@@ -194,6 +211,27 @@ async fn a_slow_reader_holds_the_publisher_and_loses_nothing() {
     }
     timeout(PATIENCE, publishing).await.unwrap().unwrap();
     assert_eq!(center.serving.metrics().slow_readers, 0);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_takes_nothing_is_disconnected_and_the_others_hear_all() {
+    let stall = Duration::from_millis(50);
+    let limits = Limits { queue_bytes: 1 << 20, max_frame_bytes: 1 << 16, stall, ..Limits::default() };
+    let center = Center::with_limits(limits).await;
+    let (reader, writer) = (center.client().await, center.client().await);
+    let topics = Topics::new(&writer);
+    topics.create("news").await.unwrap();
+    let mut news = Subscription::open(&reader, "news").await.unwrap();
+    let stalled = center.stalled_subscriber("news");
+    until(|| center.topics.subscriber_count() == 2).await;
+    let padding = "x".repeat(10 << 10);
+    for n in 0..500_u64 {
+        topics.publish("news", &(n, &padding)).await.unwrap();
+        assert_eq!(next(&mut news).await.unwrap().json::<(u64, String)>().unwrap().0, n);
+    }
+    until(|| center.topics.subscriber_count() == 1).await;
+    assert_eq!(center.serving.metrics().slow_readers, 1);
+    drop(stalled);
 }
 
 #[tokio::test]

@@ -38,11 +38,10 @@ use crate::{Call, CallError, ClientBuilder, Inbox};
 /// println!("{sum} {} {}", second.await?, first.await?);
 ///
 /// // A callback, with a deadline of its own.
-/// client.with_timeout(Duration::from_secs(1)).call_then("add", &json!({"num1": 5, "num2": 6}), |sum| {
-///     match sum {
-///         Ok(sum) => println!("{}", sum + 1i64),
-///         Err(error) => eprintln!("{error}"),
-///     }
+/// let hurried = client.with_timeout(Duration::from_secs(1));
+/// hurried.call_then::<i64>("add", &json!({"num1": 5, "num2": 6}), |sum| match sum {
+///     Ok(sum) => println!("{sum}"),
+///     Err(error) => eprintln!("{error}"),
 /// })?;
 /// # Ok(()) }
 /// ```
@@ -198,6 +197,11 @@ impl Client {
             let result = call.await;
             guarded(&conn, "a call's callback", || then(result));
         });
+    }
+
+    #[cfg(test)]
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 
     fn request<'a>(&'a self, subject: Subject<'a>) -> Request<'a> {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use callboard_common::{
-    Decode, Dispatcher, ErrorInfo, Handler, Json, Message, MessageType, ResultCode, RpcRequest, ServiceOp,
+    Codec, Decode, Dispatcher, ErrorInfo, Handler, Json, Message, MessageType, ResultCode, RpcRequest, ServiceOp,
     ServiceRequest, Unhandled, refuse, refuse_body,
 };
 use callboard_net::Conn;
@@ -95,11 +95,12 @@ impl Handler<Conn> for Rpc {
 /// Whether a call says online or offline and names a host. One that can't be read in full is a notice all the same: it
 /// must not be answered.
 fn is_notice(body: &[u8]) -> bool {
-    let says = |op: ServiceOp| matches!(op, ServiceOp::Online | ServiceOp::Offline);
-    match ServiceRequest::decode::<Json>(body) {
-        Ok(request) => says(request.op) && request.host.is_some(),
-        Err(why) => [ServiceOp::Online, ServiceOp::Offline].iter().any(|op| why.optype == Some(op.to_wire())),
-    }
+    let optype = match ServiceRequest::decode::<Json>(body) {
+        Ok(request) => Some(request.op.to_wire()),
+        Err(why) => why.optype,
+    };
+    let says = [ServiceOp::Online, ServiceOp::Offline].iter().any(|op| optype == Some(op.to_wire()));
+    says && matches!(Json::members(body, ["host"]), Ok([Some(_)]))
 }
 
 fn refuse_call(conn: &Conn, message: &Message) {

@@ -25,6 +25,8 @@ mod inbox;
 mod link;
 mod request;
 mod requestor;
+#[cfg(test)]
+mod tests;
 mod v1_peers;
 
 pub use builder::{ClientBuilder, SessionMode};

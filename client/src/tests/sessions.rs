@@ -1,0 +1,127 @@
+use callboard_common::MessageType;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::CallErrorKind;
+
+/// How a peer without sessions takes the opening of one.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Ignores,
+    Closes,
+    Answers(&'static str),
+    /// With an answer of another kind.
+    Mistakes,
+}
+
+const V1_MANNERS: [Manner; 8] = [
+    Manner::Ignores,
+    Manner::Closes,
+    Manner::Answers(r#"{"rcode":2}"#),
+    Manner::Answers(r#"{"rcode":0}"#),
+    Manner::Answers(r#"{"rcode":0,"version":1}"#),
+    Manner::Answers(""),
+    Manner::Answers("[]"),
+    Manner::Mistakes,
+];
+
+async fn take_opening(peer: &Peer, manner: Manner) -> Option<Line> {
+    let mut line = peer.accept().await;
+    let opening = line.next().await.unwrap();
+    assert_eq!(opening.kind(), MessageType::SessionRequest);
+    match manner {
+        Manner::Ignores => {}
+        Manner::Closes => return None,
+        Manner::Answers(body) => line.answer(&opening, body).await,
+        Manner::Mistakes => {
+            let body = r#"{"rcode":0,"version":2,"instance":"i","features":[]}"#;
+            line.send(MessageType::RpcResponse, opening.id(), body).await;
+        }
+    }
+    assert!(line.next().await.is_none(), "nothing follows the opening but the end");
+    None
+}
+
+#[tokio::test]
+async fn a_peer_without_sessions_is_called_in_v1_and_remembered() {
+    for manner in V1_MANNERS {
+        let peer = Peer::new().await;
+        let waits = if matches!(manner, Manner::Ignores) { Duration::from_millis(20) } else { GENEROUS };
+        let builder = Client::builder().timeout(GENEROUS).session_timeout(waits);
+        let (client, line) = tokio::join!(builder.clone().connect(peer.address()), async {
+            take_opening(&peer, manner).await;
+            peer.accept().await
+        });
+        let client = client.unwrap();
+        assert!(client.session().is_none(), "{manner:?}");
+        tokio::spawn(line.echo());
+        assert_eq!(client.call::<i64>("echo", &1).await.unwrap(), 1);
+
+        let (again, mut line) = peer.client(builder.session_timeout(GENEROUS)).await;
+        let call = again.start::<Value>("n", &json!({})).await.unwrap();
+        let first = line.call().await;
+        assert!(!String::from_utf8_lossy(first.body()).contains("meta"), "{first:?}");
+        drop(call);
+    }
+}
+
+#[tokio::test]
+async fn where_a_session_is_required_its_lack_is_an_error() {
+    for manner in V1_MANNERS {
+        let peer = Peer::new().await;
+        let waits = if matches!(manner, Manner::Ignores) { Duration::from_millis(20) } else { GENEROUS };
+        let builder = Client::builder().timeout(GENEROUS).session(SessionMode::Require).session_timeout(waits);
+        let (client, _) = tokio::join!(builder.connect(peer.address()), take_opening(&peer, manner));
+        let error = client.unwrap_err();
+        assert!(matches!(error.kind(), CallErrorKind::Connect), "{manner:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_says_what_the_peer_can_do_and_how_long_a_call_may_take() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session(json!({"in_flight": 7})).await;
+    let session = client.session().unwrap();
+    assert_eq!((&*session.instance, session.limits.in_flight), ("i", 7));
+    assert_eq!(session.features.names().collect::<Vec<_>>(), ["one_way", "ping"]);
+    let _call = client.with_timeout(Duration::from_secs(9)).start::<Value>("n", &()).await.unwrap();
+    let request = line.call().await;
+    let body: Value = serde_json::from_slice(request.body()).unwrap();
+    let left_ms = body["meta"]["timeout_ms"].as_u64().unwrap();
+    assert!((1..=9000).contains(&left_ms), "{left_ms}");
+
+    line.send(MessageType::Ping, b"p", "").await;
+    let pong = line.next().await.unwrap();
+    assert_eq!((pong.kind(), pong.id()), (MessageType::Pong, &b"p"[..]));
+}
+
+#[tokio::test]
+async fn what_follows_the_opening_at_once_belongs_to_the_session() {
+    let peer = Peer::new().await;
+    let builder = Client::builder().timeout(GENEROUS).session_timeout(GENEROUS);
+    let (client, mut line) = tokio::join!(builder.connect(peer.address()), async {
+        let mut line = peer.accept().await;
+        let opening = line.next().await.unwrap();
+        let body = r#"{"rcode":0,"version":3,"instance":"i","features":["ping","telepathy"],"limits":{"in_flight":0}}"#;
+        let mut frames = frame(MessageType::SessionResponse, opening.id(), body);
+        frames.extend_from_slice(&frame(MessageType::Ping, b"p", ""));
+        line.write(&frames).await;
+        line
+    });
+    assert_eq!(line.next().await.unwrap().kind(), MessageType::Pong);
+    tokio::spawn(line.echo());
+    assert_eq!(client.unwrap().call::<i64>("echo", &1).await.unwrap(), 1, "one call at least is permitted");
+}
+
+#[tokio::test]
+async fn without_a_session_nothing_but_v1_is_sent() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.v1().await;
+    client.notify("tell", &json!({"a": 1})).await.unwrap();
+    let request = line.call().await;
+    assert_eq!((request.flags(), request.codec()), (0, 0));
+    assert_eq!(request.body(), br#"{"method":"tell","parameters":{"a":1}}"#);
+    line.send(MessageType::Ping, b"p", "").await; // not without a session
+    line.send(MessageType::Unknown(6), b"u", "{}").await;
+    assert_eq!(line.next().await.unwrap().id(), b"u");
+}

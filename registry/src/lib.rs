@@ -1,1 +1,72 @@
-//! stub
+//! Who provides what: the registry of a center, and what providers and callers do with it.
+//!
+//! In reading order:
+//!
+//! 1. [`Table`] (pure): providers and watchers; [`Notice`]: a change; [`RegistryLimits`] and [`Refused`].
+//! 2. [`RegistryService`]: the center's handler around the table.
+//! 3. [`Provider`]: announces methods at a [`Place`].
+//! 4. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
+//! 5. [`Balancer`] and [`RoundRobin`]: who is called.
+//! 6. [`Caller`] and its [`CallerBuilder`]: all of that behind one `call`; `route`: the way of one call over the providers;
+//!    `pool`: one connection to each of them.
+//!
+//! All of it in one program:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use callboard_common::Dispatcher;
+//! use callboard_net::{Settings, serve};
+//! use callboard_registry::{Caller, Provider, RegistryService};
+//! use callboard_server::{Router, Server};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let registry = Arc::new(Dispatcher::new().on_service(RegistryService::default()));
+//! let serving = serve(&["127.0.0.1:0".parse()?], Settings::default(), registry).await?;
+//! let center = serving.addresses()[0].to_string();
+//!
+//! let router = Router::new().method("double", |n: i64| Ok(n * 2));
+//! let names = router.names();
+//! let server = Server::builder().router(router).listen("127.0.0.1:0").start().await?;
+//! let provider = Provider::connect(&center).await?.announce(names, server.addresses()).await?;
+//!
+//! let caller = Caller::connect(&center).await?;
+//! let doubled: i64 = caller.call("double", &21).await?;
+//! assert_eq!(doubled, 42);
+//! provider.withdraw().await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(missing_docs)]
+
+mod balancer;
+mod cache;
+mod caller;
+mod caller_builder;
+mod deadline;
+mod discovery;
+mod errors;
+mod limits;
+mod notice;
+mod notices;
+mod place;
+mod pool;
+mod provider;
+mod route;
+mod service;
+mod table;
+#[cfg(test)]
+mod testing;
+
+pub use balancer::{Balancer, RoundRobin};
+pub use cache::{CacheLimits, Change, HostCache, Known};
+pub use caller::Caller;
+pub use caller_builder::CallerBuilder;
+pub use discovery::Discovery;
+pub use limits::{Refused, RegistryLimits};
+pub use notice::Notice;
+pub use notices::Notices;
+pub use place::{Place, PlaceError};
+pub use provider::{Provider, ProviderError};
+pub use service::RegistryService;
+pub use table::{Effects, Table, TableSize};

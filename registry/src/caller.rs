@@ -1,0 +1,245 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callboard_client::{Call, CallError, CallErrorKind, Client, SessionMode};
+use callboard_common::Host;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::to_raw_value;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::deadline::deadline_after;
+use crate::discovery::DiscoverySettings;
+use crate::errors::call_of;
+use crate::pool::{Connect, Pool};
+use crate::route::Route;
+use crate::{Balancer, CallerBuilder, Discovery, Notices};
+
+/// Calls methods by name, wherever they are provided: discovery, a balancer, and one connection to each provider.
+///
+/// The center is asked once a method; calls go straight to a provider, also while the center is dead. One deadline
+/// (default 5 s) covers finding, connecting, queueing and the answer. A provider that can't be reached is passed over for
+/// another one, each once a call at most, as long as nothing was sent to it; a call that may have run is never repeated.
+///
+/// Clones share everything. Connections are driven on the runtime that made the caller, and end with its last clone.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use callboard_registry::Caller;
+///
+/// let caller = Caller::connect("127.0.0.1:7070").await?;
+/// let sum: i64 = caller.call("add", &serde_json::json!({"num1": 1, "num2": 2})).await?;
+/// assert_eq!(sum, 3);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Caller {
+    inner: Arc<Inner>,
+    timeout: Duration,
+}
+
+/// What the clones of a caller share.
+pub(crate) struct Inner {
+    pub(crate) discovery: Discovery,
+    pub(crate) balancer: Box<dyn Balancer>,
+    pub(crate) pool: Arc<Pool>,
+    runtime: Handle,
+    callbacks: Arc<Semaphore>,
+}
+
+impl Caller {
+    /// Connects to a center with the default settings.
+    ///
+    /// # Errors
+    /// The center can't be reached; see [`Client::connect`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn connect(center: impl AsRef<str>) -> Result<Self, CallError> {
+        Self::builder().connect(center).await
+    }
+
+    /// Settings first.
+    pub fn builder() -> CallerBuilder {
+        CallerBuilder::default()
+    }
+
+    pub(crate) async fn open(settings: CallerBuilder, center: &str) -> Result<Self, CallError> {
+        let client = settings.client.clone().connect(center).await?;
+        let connect = Connect {
+            runtime: Handle::current(),
+            settings: settings.client.session(SessionMode::Off).timeout(settings.connect_timeout),
+        };
+        let pool = Arc::new(Pool::new(connect, settings.max_connections));
+        let pooled = Arc::downgrade(&pool);
+        let departed = Box::new(move |host| {
+            if let Some(pool) = pooled.upgrade() {
+                pool.forget(host);
+            }
+        });
+        let discovery =
+            DiscoverySettings { cache: settings.cache, notice_capacity: settings.notice_capacity, departed };
+        let inner = Inner {
+            discovery: Discovery::with_settings(&client, discovery),
+            balancer: settings.balancer,
+            pool,
+            runtime: Handle::current(),
+            callbacks: Arc::new(Semaphore::new(settings.callbacks.min(Semaphore::MAX_PERMITS))),
+        };
+        Ok(Self { inner: Arc::new(inner), timeout: settings.timeout })
+    }
+
+    /// Calls and waits for the result.
+    ///
+    /// # Errors
+    /// `NotFound`: nobody provides the method. `Unavailable`: none of its providers can be reached; it names them.
+    /// `Timeout`, `Disconnected`, `Remote`, ... as [`Client::call`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the call; it may run all the same.
+    pub async fn call<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &(impl Serialize + ?Sized),
+    ) -> Result<R, CallError> {
+        let mut route = self.route(method);
+        loop {
+            match route.next().await?.call(method, params).await {
+                Err(error) if route.goes_on_after(&error) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Sends a call, to be awaited later: it is queued when this returns. From then on no other provider is tried.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    ///
+    /// # Cancel safety
+    /// Dropping the future or the [`Call`] forgets the call; it may run all the same.
+    pub async fn start<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &(impl Serialize + ?Sized),
+    ) -> Result<Call<R>, CallError> {
+        let mut route = self.route(method);
+        loop {
+            match route.next().await?.start(method, params).await {
+                Err(error) if route.goes_on_after(&error) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Calls; `then` runs on a task of its own when the result is there. It does not wait.
+    ///
+    /// # Errors
+    /// `Encode`: the parameters can't be written. `Overloaded`: too many calls wait for their callbacks (default 65,536).
+    /// Then `then` does not run; all other errors go to it.
+    pub fn call_then<R: DeserializeOwned + 'static>(
+        &self,
+        method: &str,
+        params: &(impl Serialize + ?Sized),
+        then: impl FnOnce(Result<R, CallError>) + Send + 'static,
+    ) -> Result<(), CallError> {
+        let params = to_raw_value(params).map_err(|why| {
+            let what = format!("the parameters can't be written: {why}");
+            self.refuse(CallErrorKind::Encode, method, what)
+        })?;
+        let place = Arc::clone(&self.inner.callbacks).try_acquire_owned().map_err(|_| {
+            self.refuse(CallErrorKind::Overloaded, method, String::from("too many calls wait for their callbacks"))
+        })?;
+        let (caller, method) = (self.clone(), method.to_owned());
+        self.inner.runtime.spawn(async move {
+            let outcome = caller.call(&method, &params).await;
+            drop(place);
+            then(outcome);
+        });
+        Ok(())
+    }
+
+    /// Calls a provider that need not answer; done when the call is queued.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start). What happens after that is not told.
+    ///
+    /// # Cancel safety
+    /// The call is queued or not.
+    pub async fn notify(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<(), CallError> {
+        let mut route = self.route(method);
+        loop {
+            match route.next().await?.notify(method, params).await {
+                Err(error) if route.goes_on_after(&error) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The same caller with another deadline for its calls.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// The deadline of each call.
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The hosts that provide `method`, in the order in which they registered; empty if nobody does.
+    ///
+    /// # Errors
+    /// As [`Discovery::hosts`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping the future.
+    pub async fn hosts(&self, method: &str) -> Result<Vec<Host>, CallError> {
+        let hosts = self.inner.discovery.hosts_until(method, deadline_after(self.timeout)).await?;
+        Ok(hosts.to_vec())
+    }
+
+    /// Waits until somebody provides `method`; returns who does.
+    ///
+    /// # Errors
+    /// As [`Discovery::wait_for_provider`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping the future.
+    pub async fn wait_for_provider(&self, method: &str, timeout: Duration) -> Result<Vec<Host>, CallError> {
+        let hosts = self.inner.discovery.wait_for_provider(method, timeout).await?;
+        Ok(hosts.to_vec())
+    }
+
+    /// Providers that come and go, of the methods that were asked for, from now on; see [`Discovery::notices`].
+    pub fn notices(&self) -> Notices {
+        self.inner.discovery.notices()
+    }
+
+    /// The connection to the center. Its end stops discovery, not calls to providers that are known.
+    pub fn center(&self) -> &Client {
+        self.inner.discovery.client()
+    }
+
+    fn route<'a>(&'a self, method: &'a str) -> Route<'a> {
+        Route::new(&self.inner, method, deadline_after(self.timeout))
+    }
+
+    fn refuse(&self, kind: CallErrorKind, method: &str, what: String) -> CallError {
+        CallError::new(kind, self.center().address().to_string(), call_of(method), what)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("discovery", &self.discovery).field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

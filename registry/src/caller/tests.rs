@@ -1,0 +1,277 @@
+use callboard_common::Executed;
+use callboard_server::{Router, Server};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+
+use super::*;
+use crate::testing::{Center, LONG, dead_host, host_of, serve_who};
+use crate::{CacheLimits, Notice, Provider};
+
+const ANY: &str = "127.0.0.1:0";
+
+async fn caller(center: &Center) -> Caller {
+    Caller::builder().timeout(LONG).connect_timeout(LONG).connect(center.address()).await.unwrap()
+}
+
+async fn who(caller: &Caller) -> Result<String, CallError> {
+    caller.call("who", &()).await
+}
+
+fn notice(host: Host, online: bool) -> Notice {
+    Notice { method: "who".into(), host, online }
+}
+
+#[tokio::test]
+async fn calls_go_to_each_provider_in_turn_over_one_connection_each() {
+    let center = Center::start().await;
+    let (a, b) = (serve_who("a", ANY).await, serve_who("b", ANY).await);
+    let _a = center.announce("who", a.addresses()).await;
+    let _b = center.announce("who", b.addresses()).await;
+    let caller = caller(&center).await;
+    assert_eq!(caller.hosts("who").await.unwrap(), [host_of(&a), host_of(&b)]);
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(who(&caller).await.unwrap());
+    }
+    assert_eq!(answers, ["a", "b", "a", "b"]);
+    assert_eq!((center.discoveries(), a.connections(), b.connections()), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn many_that_call_at_once_ask_once_and_connect_once() {
+    let center = Center::start().await;
+    let server = serve_who("a", ANY).await;
+    let _provider = center.announce("who", server.addresses()).await;
+    let caller = caller(&center).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..100 {
+        let caller = caller.clone();
+        calls.spawn(async move { who(&caller).await });
+    }
+    for answer in calls.join_all().await {
+        assert_eq!(answer.unwrap(), "a");
+    }
+    assert_eq!((center.discoveries(), server.connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn one_look_up_that_fails_is_told_to_all_who_wait_and_the_next_asks_again() {
+    let center = Center::start().await;
+    let settings = Caller::builder().cache(CacheLimits { methods: 1, ..CacheLimits::default() });
+    let caller = settings.connect(center.address()).await.unwrap();
+    let too_long = "x".repeat(4097);
+    let (first, second) = tokio::join!(caller.hosts(&too_long), caller.hosts(&too_long));
+    for error in [first.unwrap_err(), second.unwrap_err()] {
+        assert_eq!(error.code(), Some(callboard_common::ResultCode::TooLarge), "{error}");
+    }
+    assert_eq!(center.discoveries(), 1);
+    caller.hosts(&too_long).await.unwrap_err();
+    assert_eq!(center.discoveries(), 2);
+    assert!(caller.hosts("who").await.unwrap().is_empty());
+    let full = caller.hosts("other").await.unwrap_err();
+    assert!(matches!(full.kind(), CallErrorKind::Overloaded), "{full}");
+}
+
+#[tokio::test]
+async fn a_provider_that_can_not_be_reached_is_passed_over() {
+    let center = Center::start().await;
+    let server = serve_who("a", ANY).await;
+    let _dead = center.announce("who", vec![dead_host(1), dead_host(2)]).await;
+    let _live = center.announce("who", server.addresses()).await;
+    let caller = caller(&center).await;
+    for _ in 0..6 {
+        assert_eq!(who(&caller).await.unwrap(), "a");
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_that_nobody_is_there_or_who_can_not_be_reached() {
+    let center = Center::start().await;
+    let caller = caller(&center).await;
+    let error = who(&caller).await.unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::NotFound), "{error}");
+    assert_eq!((error.method(), error.executed()), (Some("who"), Executed::No));
+    let _dead = center.announce("who", vec![dead_host(1), dead_host(2)]).await;
+    caller.wait_for_provider("who", LONG).await.unwrap();
+    let mut notices = caller.notices();
+    while caller.hosts("who").await.unwrap().len() < 2 {
+        timeout(LONG, notices.next()).await.unwrap();
+    }
+    let error = who(&caller).await.unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::Unavailable), "{error}");
+    assert_eq!(error.executed(), Executed::No);
+    for part in ["127.0.0.1:1 (", "127.0.0.1:2 (", "refused", "check that these providers run"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn notices_keep_the_list_true_and_let_go_of_who_left() {
+    let center = Center::start().await;
+    let server = serve_who("a", ANY).await;
+    let host = host_of(&server);
+    let provider = center.announce("who", server.addresses()).await;
+    let caller = caller(&center).await;
+    let mut notices = caller.notices();
+    assert_eq!(who(&caller).await.unwrap(), "a");
+    provider.withdraw().await.unwrap();
+    assert_eq!(timeout(LONG, notices.next()).await.unwrap(), Some(notice(host, false)));
+    assert!(matches!(who(&caller).await.unwrap_err().kind(), CallErrorKind::NotFound));
+    assert!(caller.inner.pool.is_empty());
+    let _back = center.announce("who", server.addresses()).await;
+    assert_eq!(timeout(LONG, notices.next()).await.unwrap(), Some(notice(host, true)));
+    assert_eq!(who(&caller).await.unwrap(), "a");
+    assert_eq!((center.discoveries(), notices.missed()), (1, 0));
+}
+
+#[tokio::test]
+async fn calls_go_on_while_the_center_is_dead() {
+    let center = Center::start().await;
+    let (a, b) = (serve_who("a", ANY).await, serve_who("b", ANY).await);
+    let _a = center.announce("who", vec![host_of(&a), host_of(&b)]).await;
+    let caller = caller(&center).await;
+    let mut notices = caller.notices();
+    assert_eq!(who(&caller).await.unwrap(), "a");
+    caller.hosts("nobody").await.unwrap();
+    center.stop().await;
+    timeout(LONG, caller.center().closed()).await.unwrap();
+    assert_eq!(who(&caller).await.unwrap(), "b", "a new connection is made without the center too");
+    assert_eq!(who(&caller).await.unwrap(), "a");
+    for method in ["unknown", "nobody"] {
+        let error = caller.call::<()>(method, &()).await.unwrap_err();
+        assert!(matches!(error.kind(), CallErrorKind::Disconnected), "{error}");
+        let error = caller.wait_for_provider(method, LONG).await.unwrap_err();
+        assert!(matches!(error.kind(), CallErrorKind::Disconnected), "{error}");
+    }
+    assert_eq!(timeout(LONG, notices.next()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn waiting_for_a_provider_ends_with_the_first_one() {
+    let center = Center::start().await;
+    let server = serve_who("a", ANY).await;
+    let caller = caller(&center).await;
+    assert!(caller.hosts("who").await.unwrap().is_empty());
+    let (found, _provider) =
+        tokio::join!(caller.wait_for_provider("who", LONG), center.announce("who", server.addresses()));
+    assert_eq!(found.unwrap(), [host_of(&server)]);
+    let error = caller.wait_for_provider("never", Duration::from_millis(20)).await.unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::Timeout), "{error}");
+    assert_eq!(error.executed(), Executed::No);
+}
+
+#[tokio::test]
+async fn a_connection_that_died_is_replaced() {
+    let center = Center::start().await;
+    let server = serve_who("a", ANY).await;
+    let host = host_of(&server);
+    let _provider = center.announce("who", host).await;
+    let caller = caller(&center).await;
+    assert_eq!(who(&caller).await.unwrap(), "a");
+    let pooled = caller.inner.pool.client(host).await.unwrap();
+    server.shutdown().await;
+    timeout(LONG, pooled.closed()).await.unwrap();
+    let _again = serve_who("a again", &host.to_string()).await;
+    assert_eq!(who(&caller).await.unwrap(), "a again");
+}
+
+#[tokio::test]
+async fn one_deadline_covers_the_whole_call_which_is_not_repeated() {
+    let center = Center::start().await;
+    let (seen, mut calls) = mpsc::unbounded_channel();
+    let router = Router::new().method_async("wait", move |(): ()| {
+        let _ = seen.send(());
+        std::future::pending::<Result<(), callboard_server::MethodError>>()
+    });
+    let server = Server::builder().router(router).loops(1).start().await.unwrap();
+    let _provider = center.announce("wait", vec![host_of(&server), dead_host(1)]).await;
+    let caller = caller(&center).await;
+    let error = caller.with_timeout(Duration::from_millis(50)).call::<()>("wait", &()).await.unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::Timeout), "{error}");
+    // It was sent, or there was no time to; what it says must fit.
+    let sent = error.executed() == Executed::Unknown;
+    assert!(!sent || timeout(LONG, calls.recv()).await.unwrap().is_some());
+    assert!(calls.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_other_styles_of_calling() {
+    let center = Center::start().await;
+    let (heard, mut told) = mpsc::unbounded_channel();
+    let router = Router::new().method("double", |n: i64| Ok(n * 2)).method("tell", move |n: i64| {
+        let _ = heard.send(n);
+        Ok(())
+    });
+    let names = router.names();
+    let server = Server::builder().router(router).loops(1).start().await.unwrap();
+    let provider = Provider::connect(center.address()).await.unwrap();
+    let _provider = provider.announce(names, server.addresses()).await.unwrap();
+    let caller = caller(&center).await;
+
+    let later = [caller.start::<i64>("double", &1).await.unwrap(), caller.start("double", &2).await.unwrap()];
+    for (call, doubled) in later.into_iter().zip([2, 4]) {
+        assert_eq!(call.await.unwrap(), doubled);
+    }
+
+    let (done, mut results) = mpsc::unbounded_channel();
+    let sender = done.clone();
+    caller.call_then("double", &3, move |result: Result<i64, _>| drop(sender.send(result))).unwrap();
+    assert_eq!(timeout(LONG, results.recv()).await.unwrap().unwrap().unwrap(), 6);
+    caller.call_then("nobody", &3, move |result: Result<i64, _>| drop(done.send(result))).unwrap();
+    let error = timeout(LONG, results.recv()).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::NotFound), "{error}");
+
+    caller.notify("tell", &7).await.unwrap();
+    assert_eq!(timeout(LONG, told.recv()).await.unwrap(), Some(7));
+}
+
+/// So that calls may be made from tasks of any runtime.
+#[tokio::test]
+async fn every_future_can_be_sent_to_another_thread() {
+    fn is_send<T: Send>(_: &T) {}
+    let center = Center::start().await;
+    let caller = caller(&center).await;
+    is_send(&caller.call::<i64>("double", &1));
+    is_send(&caller.start::<i64>("double", &1));
+    is_send(&caller.notify("double", &1));
+    is_send(&caller.hosts("double"));
+    is_send(&caller.wait_for_provider("double", LONG));
+    is_send(&caller.notices());
+    is_send(&Provider::connect(center.address()).await.unwrap().announce(["double"], dead_host(1)));
+    is_send(&Caller::connect("127.0.0.1:1"));
+}
+
+#[tokio::test]
+async fn callbacks_are_bounded() {
+    let center = Center::start().await;
+    let caller = Caller::builder().callbacks(1).connect(center.address()).await.unwrap();
+    caller.call_then("nobody", &(), |_: Result<(), _>| ()).unwrap();
+    let error = caller.call_then("nobody", &(), |_: Result<(), _>| ()).unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::Overloaded), "{error}");
+}
+
+#[tokio::test]
+async fn connections_to_providers_are_bounded() {
+    let center = Center::start().await;
+    let (a, b) = (serve_who("a", ANY).await, serve_who("b", ANY).await);
+    let _both = center.announce("who", vec![host_of(&a), host_of(&b)]).await;
+    let caller = Caller::builder().max_connections(1).connect(center.address()).await.unwrap();
+    for _ in 0..4 {
+        assert_eq!(who(&caller).await.unwrap(), "a", "the one that is connected serves for both");
+    }
+    assert_eq!(b.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_center_without_sessions_will_do() {
+    let center = Center::start_v1().await;
+    let server = serve_who("a", ANY).await;
+    let provider = center.announce("who", server.addresses()).await;
+    let caller = caller(&center).await;
+    let mut notices = caller.notices();
+    assert_eq!(who(&caller).await.unwrap(), "a");
+    provider.withdraw().await.unwrap();
+    assert_eq!(timeout(LONG, notices.next()).await.unwrap(), Some(notice(host_of(&server), false)));
+}

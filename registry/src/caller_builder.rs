@@ -1,0 +1,145 @@
+use std::fmt;
+use std::time::Duration;
+
+use callboard_client::{CallError, Client, ClientBuilder, Limits};
+
+use crate::{Balancer, CacheLimits, Caller, RoundRobin};
+
+/// Settings of a [`Caller`].
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use callboard_registry::Caller;
+///
+/// let caller = Caller::builder().timeout(Duration::from_secs(2)).name("billing").connect("127.0.0.1:7070").await?;
+/// # Ok(()) }
+/// ```
+pub struct CallerBuilder {
+    pub(crate) client: ClientBuilder,
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) balancer: Box<dyn Balancer>,
+    pub(crate) cache: CacheLimits,
+    pub(crate) notice_capacity: usize,
+    pub(crate) max_connections: usize,
+    pub(crate) callbacks: usize,
+}
+
+impl Default for CallerBuilder {
+    fn default() -> Self {
+        Self {
+            client: Client::builder().timeout(DEFAULT_TIMEOUT),
+            timeout: DEFAULT_TIMEOUT,
+            connect_timeout: Duration::from_secs(1),
+            balancer: Box::new(RoundRobin::default()),
+            cache: CacheLimits::default(),
+            notice_capacity: 1024,
+            max_connections: 10_000,
+            callbacks: 65_536,
+        }
+    }
+}
+
+impl CallerBuilder {
+    /// One deadline for finding, connecting, queueing and the answer of a call, and for connecting to the center.
+    /// Default 5 s. A longer one waits out slow providers, a shorter one finds dead ones sooner.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.client = self.client.timeout(timeout);
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long connecting to one provider may take before another one is tried. Default 1 s. A longer one suits far
+    /// networks, a shorter one leaves more of the deadline for the others.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Who chooses the provider of each call. Default [`RoundRobin`].
+    #[must_use]
+    pub fn balancer(mut self, balancer: impl Balancer) -> Self {
+        self.balancer = Box::new(balancer);
+        self
+    }
+
+    /// What this program calls itself towards the center.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.client = self.client.name(name);
+        self
+    }
+
+    /// The limits of each connection, to the center and to providers.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.client = self.client.limits(limits);
+        self
+    }
+
+    /// How many calls may wait for their answers at one provider. Default 65,536.
+    #[must_use]
+    pub fn in_flight(mut self, calls: usize) -> Self {
+        self.client = self.client.in_flight(calls);
+        self
+    }
+
+    /// How many methods and hosts are remembered; see [`CacheLimits`].
+    #[must_use]
+    pub fn cache(mut self, limits: CacheLimits) -> Self {
+        self.cache = limits;
+        self
+    }
+
+    /// How many notices a [`Notices`](crate::Notices) stream holds for a reader that is slow. Default 1,024 notices.
+    #[must_use]
+    pub fn notice_capacity(mut self, notices: usize) -> Self {
+        self.notice_capacity = notices;
+        self
+    }
+
+    /// How many providers may be connected to at once. Default 10,000. At the bound, those that are connected are called
+    /// and others count as not to be reached.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// How many calls with callbacks ([`Caller::call_then`]) may be under way at once. Default 65,536. Past it they are
+    /// refused as `Overloaded`.
+    #[must_use]
+    pub fn callbacks(mut self, calls: usize) -> Self {
+        self.callbacks = calls;
+        self
+    }
+
+    /// Connects to the center.
+    ///
+    /// # Errors
+    /// The center can't be reached; see [`Client::connect`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn connect(self, center: impl AsRef<str>) -> Result<Caller, CallError> {
+        Caller::open(self, center.as_ref()).await
+    }
+}
+
+impl fmt::Debug for CallerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallerBuilder")
+            .field("client", &self.client)
+            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,110 @@
+//! The errors of looking up, and how one failure is told to many who wait for it.
+
+use std::error::Error;
+use std::fmt::Write;
+
+use callboard_client::{CallError, CallErrorKind};
+use callboard_common::{ErrorInfo, Executed, Host};
+
+/// The subject of errors about calls, as the client writes it.
+pub(crate) fn call_of(method: &str) -> String {
+    format!("method \"{method}\"")
+}
+
+/// The subject of errors about look-ups.
+pub(crate) fn discovery_of(method: &str) -> String {
+    format!("discovery of \"{method}\"")
+}
+
+/// An error of a shared look-up or connection attempt, for one more of those who waited: errors can't be cloned.
+pub(crate) fn repeat(error: &CallError) -> CallError {
+    let (peer, subject) = (error.peer(), error.subject());
+    let copy = match error.kind() {
+        CallErrorKind::Remote { code, app_code, message, data } => {
+            let info =
+                ErrorInfo { message: message.clone(), executed: error.executed(), code: *app_code, data: data.clone() };
+            CallError::remote(peer, subject, *code, Some(info))
+        }
+        CallErrorKind::Timeout => CallError::new(CallErrorKind::Timeout, peer, subject, "no answer in time"),
+        CallErrorKind::Disconnected => {
+            CallError::new(CallErrorKind::Disconnected, peer, subject, "the connection has ended")
+        }
+        kind => CallError::new(kind.clone(), peer, subject, root_cause(error)),
+    };
+    copy.with_executed(error.executed()).with_advice(error.advice().to_owned())
+}
+
+/// What lies at the bottom of an error, in words.
+pub(crate) fn root_cause(error: &dyn Error) -> String {
+    let mut root = error;
+    while let Some(cause) = root.source() {
+        root = cause;
+    }
+    root.to_string()
+}
+
+pub(crate) fn nobody_provides(center: &str, method: &str) -> CallError {
+    CallError::new(CallErrorKind::NotFound, center, call_of(method), "nobody provides it")
+        .with_advice("check the name, and that a provider of it runs and is registered at this center")
+}
+
+/// `tried` says for each host why it could not be reached.
+pub(crate) fn unreachable(center: &str, method: &str, tried: &[(Host, String)]) -> CallError {
+    let mut what = String::from("none of its providers can be reached: ");
+    for (index, (host, why)) in tried.iter().take(NAMED_HOSTS).enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        let _ = write!(what, "{comma}{host} ({why})");
+    }
+    if let Some(more @ 1..) = tried.len().checked_sub(NAMED_HOSTS) {
+        let _ = write!(what, " and {more} more");
+    }
+    CallError::new(CallErrorKind::Unavailable, center, call_of(method), what)
+        .with_advice("check that these providers run and that their addresses can be reached from here")
+}
+
+pub(crate) fn no_choice(center: &str, method: &str) -> CallError {
+    CallError::new(CallErrorKind::Unavailable, center, call_of(method), "the balancer chose none of its providers")
+}
+
+pub(crate) fn center_gone(center: &str, method: &str) -> CallError {
+    let what = "the connection to the center has ended, and nobody provided it until then";
+    CallError::new(CallErrorKind::Disconnected, center, discovery_of(method), what)
+        .with_executed(Executed::No)
+        .with_advice("connect to a center again")
+}
+
+/// How many hosts an error names.
+const NAMED_HOSTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use callboard_common::ResultCode;
+
+    #[test]
+    fn an_error_names_the_hosts_that_were_tried() {
+        let tried: Vec<(Host, String)> =
+            (1..=10).map(|port| (Host::new([10, 0, 0, 1].into(), port).unwrap(), "refused".to_owned())).collect();
+        let text = unreachable("tcp://c:1", "add", &tried[..2]).to_string();
+        assert!(text.contains("10.0.0.1:1 (refused), 10.0.0.1:2 (refused) (executed: no)"), "{text}");
+        let text = unreachable("tcp://c:1", "add", &tried).to_string();
+        assert!(text.contains("10.0.0.1:8 (refused) and 2 more") && !text.contains("10.0.0.1:9"), "{text}");
+    }
+
+    #[test]
+    fn a_repeated_error_says_the_same() {
+        let info = ErrorInfo::not_executed("full").with_data(&1);
+        let rows = [
+            CallError::remote("tcp://c:1", "discovery of \"add\"", ResultCode::Overloaded, Some(info)),
+            CallError::new(CallErrorKind::Timeout, "tcp://c:1", "discovery of \"add\"", "no answer in time"),
+            nobody_provides("tcp://c:1", "add"),
+        ];
+        for error in rows {
+            let copy = repeat(&error);
+            assert_eq!(
+                (copy.peer(), copy.subject(), copy.executed(), copy.advice(), copy.code()),
+                (error.peer(), error.subject(), error.executed(), error.advice(), error.code())
+            );
+        }
+    }
+}

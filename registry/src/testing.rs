@@ -1,0 +1,102 @@
+//! A center, and programs around it, over real sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use callboard_common::{Decode, Dispatcher, Handler, Host, Json, Message, ServiceOp, ServiceRequest};
+use callboard_net::{Conn, Serving, Settings, serve};
+use callboard_server::{Router, Server, Sessions};
+
+use crate::{Place, Provider, RegistryService};
+
+/// More than anything takes on a busy machine.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+pub(crate) struct Center {
+    serving: Serving,
+    registry: Arc<RegistryService<Conn>>,
+    discoveries: Arc<AtomicUsize>,
+}
+
+/// A registry that counts what it is asked.
+struct Counting {
+    registry: Arc<RegistryService<Conn>>,
+    discoveries: Arc<AtomicUsize>,
+}
+
+impl Handler<Conn> for Counting {
+    fn handle(&self, conn: &Conn, message: Message) {
+        if ServiceRequest::decode::<Json>(message.body()).is_ok_and(|request| request.op == ServiceOp::Discover) {
+            self.discoveries.fetch_add(1, Ordering::SeqCst);
+        }
+        self.registry.handle(conn, message);
+    }
+
+    fn closed(&self, conn: &Conn) {
+        self.registry.closed(conn);
+    }
+}
+
+impl Center {
+    pub(crate) async fn start() -> Self {
+        let settings = one_loop();
+        let sessions = Sessions::for_server("test center", &settings.limits);
+        Self::with(settings, |counting| Dispatcher::new().on_service(counting).on_session(sessions)).await
+    }
+
+    /// One that knows no sessions.
+    pub(crate) async fn start_v1() -> Self {
+        Self::with(one_loop(), |counting| Dispatcher::new().on_service(counting)).await
+    }
+
+    async fn with<H: Handler<Conn>>(settings: Settings, handler: impl FnOnce(Counting) -> H) -> Self {
+        let registry = Arc::new(RegistryService::default());
+        let discoveries = Arc::new(AtomicUsize::new(0));
+        let counting = Counting { registry: Arc::clone(&registry), discoveries: Arc::clone(&discoveries) };
+        let address = "127.0.0.1:0".parse().unwrap();
+        let serving = serve(&[address], settings, Arc::new(handler(counting))).await.unwrap();
+        Self { serving, registry, discoveries }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.serving.addresses()[0].to_string()
+    }
+
+    pub(crate) fn discoveries(&self) -> usize {
+        self.discoveries.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn registry(&self) -> &RegistryService<Conn> {
+        &self.registry
+    }
+
+    pub(crate) async fn stop(self) {
+        self.registry.drain();
+        self.serving.shutdown(Duration::ZERO).await;
+    }
+
+    pub(crate) async fn announce(&self, method: &str, place: impl Into<Place>) -> Provider {
+        Provider::connect(self.address()).await.unwrap().announce([method], place).await.unwrap()
+    }
+}
+
+fn one_loop() -> Settings {
+    Settings { loops: 1, ..Settings::default() }
+}
+
+/// A server whose one method `who` answers `name`.
+pub(crate) async fn serve_who(name: &'static str, listen: &str) -> Server {
+    let router = Router::new().method("who", move |(): ()| Ok(name));
+    Server::builder().router(router).loops(1).listen(listen).start().await.unwrap()
+}
+
+pub(crate) fn host_of(server: &Server) -> Host {
+    server.addresses()[0].to_socket_addr().unwrap().try_into().unwrap()
+}
+
+/// A port of this machine at which nobody listens.
+pub(crate) fn dead_host(port: u16) -> Host {
+    assert!(port < 7, "a port that only root could listen on, and does not");
+    Host::new([127, 0, 0, 1].into(), port).unwrap()
+}

@@ -21,7 +21,7 @@ use crate::{Call, CallError, ClientBuilder, Inbox};
 /// and the answer. It is 5 s unless it is set ([`ClientBuilder::timeout`], [`with_timeout`](Self::with_timeout)). A
 /// connection that ends fails every waiting call at once. It is not made anew: connect again.
 ///
-/// Its calls may be awaited on any runtime, but the connection lives on the one on which it was made.
+/// Its calls may be awaited on any tokio runtime, but the connection lives on the one on which it was made.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -71,7 +71,7 @@ impl Attempt<'_> {
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(&inboxes)));
         let conn = callboard_net::connect(self.address, &self.settings.limits, dispatch)
             .await
-            .map_err(|why| self.error("the connection could not be made").with_source(why))?;
+            .map_err(|why| self.error("it could not be made").with_source(why))?;
         Ok(Link::new(self.address.clone(), conn, calls, inboxes, self.runtime.clone()))
     }
 
@@ -108,13 +108,13 @@ impl Attempt<'_> {
     }
 
     fn no_session(&self, why: NoSession) -> CallError {
-        self.error("it opens no session, but one is required")
+        self.error("the peer opens no session, but one is required")
             .with_advice("check that the peer knows sessions, or do not require one")
             .with_source(why)
     }
 
     fn late(&self) -> CallError {
-        let what = format!("not connected within {:?}", self.settings.timeout);
+        let what = format!("it was not made within {:?}", self.settings.timeout);
         CallError::new(CallErrorKind::Timeout, self.address.to_string(), SUBJECT, what)
             .with_executed(Executed::No)
             .with_advice("check the address and that the peer runs, or allow it more time")

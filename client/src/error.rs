@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use callboard_common::{BodyError, EncodeError, ErrorInfo, Executed, ReadError, ResultCode};
 use callboard_net::{AddressError, ConnectError};
@@ -17,11 +18,11 @@ use crate::connect::NoSession;
 /// assert_eq!(error.executed(), Executed::Unknown);
 /// assert!(error.to_string().starts_with("method \"add\" at tcp://127.0.0.1:7070: no answer within 5s"));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct CallError(Box<Detail>);
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{subject} at {peer}: {what} (executed: {executed}); {advice}")]
 struct Detail {
     kind: CallErrorKind,
@@ -30,7 +31,8 @@ struct Detail {
     what: Cow<'static, str>,
     executed: Executed,
     advice: Cow<'static, str>,
-    source: Option<Cause>,
+    /// Shared, so that one failure can be told to all who waited for it.
+    source: Option<Arc<Cause>>,
 }
 
 /// What lies below a [`CallError`].
@@ -142,7 +144,7 @@ impl CallError {
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Cause>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::new(source.into()));
         self
     }
 
@@ -203,7 +205,7 @@ impl CallErrorKind {
     const fn advice(&self) -> &'static str {
         match self {
             Self::Timeout => "repeat it if that is safe, or allow it more time",
-            Self::Disconnected => "connect again; repeat it if that is safe",
+            Self::Disconnected => "connect again, and repeat it if that is safe",
             Self::Connect => "check the address and that the peer runs",
             Self::Remote { code, .. } => remote_advice(*code),
             Self::Decode => "compare the type that was asked for with what the peer sends",

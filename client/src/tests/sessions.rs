@@ -46,7 +46,7 @@ async fn take_opening(peer: &Peer, manner: Manner) -> Option<Line> {
 async fn a_peer_without_sessions_is_called_in_v1_and_remembered() {
     for manner in V1_MANNERS {
         let peer = Peer::new().await;
-        let waits = if matches!(manner, Manner::Ignores) { Duration::from_millis(20) } else { GENEROUS };
+        let waits = if matches!(manner, Manner::Ignores) { Duration::from_millis(100) } else { GENEROUS };
         let builder = Client::builder().timeout(GENEROUS).session_timeout(waits);
         let (client, line) = tokio::join!(builder.clone().connect(peer.address()), async {
             take_opening(&peer, manner).await;
@@ -69,7 +69,7 @@ async fn a_peer_without_sessions_is_called_in_v1_and_remembered() {
 async fn where_a_session_is_required_its_lack_is_an_error() {
     for manner in V1_MANNERS {
         let peer = Peer::new().await;
-        let waits = if matches!(manner, Manner::Ignores) { Duration::from_millis(20) } else { GENEROUS };
+        let waits = if matches!(manner, Manner::Ignores) { Duration::from_millis(100) } else { GENEROUS };
         let builder = Client::builder().timeout(GENEROUS).session(SessionMode::Require).session_timeout(waits);
         let (client, _) = tokio::join!(builder.connect(peer.address()), take_opening(&peer, manner));
         let error = client.unwrap_err();

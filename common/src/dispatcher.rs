@@ -2,8 +2,8 @@ use bytes::BytesMut;
 
 use crate::message::FLAG_ONE_WAY;
 use crate::{
-    BodyError, Codec, Connection, Encode, EncodeError, ErrorInfo, Event, Feature, Handler, Json, Message, MessageType,
-    Refusal, ResultCode, Session,
+    BodyError, Codec, Connection, Decode, Encode, EncodeError, ErrorInfo, Event, Feature, Handler, Json, Message,
+    MessageType, Refusal, ResultCode, ServiceRequest, Session,
 };
 
 /// Maps each type of message to its handler: calls to `rpc`, topic operations to `topic`, registry operations to
@@ -144,7 +144,18 @@ fn refuse_kind<C: Connection>(conn: &C, message: &Message, why: &str) {
         conn.count(Event::Ignored);
     } else {
         let error = ErrorInfo::not_executed(format!("{}: {why}", message.kind()));
-        refuse(conn, message, ResultCode::InvalidMessage, None, &error);
+        refuse(conn, message, ResultCode::InvalidMessage, known_optype(message), &error);
+    }
+}
+
+/// The optype that the answer to a registry operation repeats, though nobody here takes the operation.
+fn known_optype(message: &Message) -> Option<i64> {
+    if message.kind() != MessageType::ServiceRequest || message.codec() != Json::ID {
+        return None;
+    }
+    match ServiceRequest::decode::<Json>(message.body()) {
+        Ok(request) => Some(request.op.to_wire()),
+        Err(why) => why.optype,
     }
 }
 
@@ -184,5 +195,38 @@ impl Encode for Pong {
 
     fn encode<C: Codec>(&self, _out: &mut BytesMut) -> Result<(), EncodeError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Recorder;
+
+    #[test]
+    fn a_kind_that_nobody_takes_is_refused_in_its_own_form() {
+        let rows: [(u32, &str, &str); 5] = [
+            (0, r#"{"method":"add"}"#, r#"{"rcode":2,"result":{},"error":"#),
+            (2, r#"{"topic_key":"t","optype":0}"#, r#"{"rcode":2,"error":"#),
+            (4, r#"{"method":"add","optype":1}"#, r#"{"rcode":2,"optype":1,"error":"#),
+            (4, r#"{"method":"add","optype":9}"#, r#"{"rcode":2,"optype":4,"error":"#),
+            (6, "{}", r#"{"rcode":2,"error":"#),
+        ];
+        for (kind, body, start) in rows {
+            let conn = Recorder::new(1);
+            Dispatcher::new().handle(&conn, conn.message(kind, b"id", body.as_bytes()));
+            let sent = conn.take();
+            assert!(sent[0].text().starts_with(start), "{}", sent[0].text());
+            assert_eq!((sent[0].0.kind().to_wire(), sent[0].0.id()), (u16::try_from(kind).unwrap() + 1, &b"id"[..]));
+        }
+    }
+
+    #[test]
+    fn what_only_tells_is_counted_and_not_answered() {
+        for kind in [1, 3, 5, 7, 17, 18, 19, 20, 21] {
+            let conn = Recorder::new(1);
+            Dispatcher::new().handle(&conn, conn.message(kind, b"id", b"{}"));
+            assert_eq!((conn.sent().len(), conn.events()), (0, vec![Event::Ignored]), "{kind}");
+        }
     }
 }

@@ -64,9 +64,6 @@ pub(crate) enum Rejected {
     Full,
 }
 
-/// How often to look for answers that do not come.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 impl Calls {
     /// For up to `limit` calls that wait at once, 1 at least.
     pub(crate) fn new(limit: usize) -> Self {
@@ -102,10 +99,10 @@ impl Calls {
 
     /// Enters a call. Its request is queued after this.
     pub(crate) fn enter(&self, conn: &Conn, waiter: Waiter, place: Option<Place>) -> Result<RequestId, Rejected> {
-        let overdue; // outlives the lock: what frees a place may wake somebody
         let mut state = self.state();
-        overdue = state.overdue(conn);
+        let overdue = state.overdue(conn);
         let entered = state.enter(conn, Entry { waiter, place });
+        // Places are given back without the lock, since that may wake somebody.
         drop(state);
         drop(overdue);
         entered
@@ -145,9 +142,8 @@ impl Calls {
 
     /// Frees the places of answers that nobody needs and that are overdue; says when to look again.
     fn free_overdue(&self, conn: &Conn) -> Option<Instant> {
-        let overdue;
         let mut state = self.state();
-        overdue = state.overdue(conn);
+        let overdue = state.overdue(conn);
         let look_at = state.look_at;
         drop(state);
         drop(overdue);
@@ -174,7 +170,8 @@ impl State {
             return Err(Rejected::Closed);
         }
         if let Waiter::Nobody { until } = entry.waiter {
-            self.look_at.get_or_insert(until);
+            // Not only when this one is overdue: a later one may have less time.
+            self.look_at.get_or_insert_with(|| until.min(Instant::now() + LOOK_EVERY));
         }
         let id = self.requestor.begin(entry).map_err(|_| Rejected::Full)?;
         if self.requestor.len() == 1 {
@@ -230,3 +227,6 @@ impl Waiter {
         }
     }
 }
+
+/// How often to look for answers that do not come: each look goes over all that wait.
+const LOOK_EVERY: Duration = Duration::from_secs(1);

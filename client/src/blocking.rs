@@ -3,6 +3,7 @@
 //! Connections are driven by one thread in the background, which all clients of the process share and which is started
 //! with the first of them. On a thread that belongs to a tokio runtime every blocking call fails with
 //! [`CallErrorKind::BlockingInAsync`], since it would hold up all other tasks there, or wait for itself.
+//! Handlers that a server was told to run on its threads for blocking work may call all the same.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use callboard_common::Session;
-use callboard_net::Address;
+use callboard_net::{Address, may_block};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle};
@@ -137,6 +138,14 @@ impl Client {
         self.client.is_closed()
     }
 
+    /// Waits until all that was queued has left for the peer; see [`Client::flush`](crate::Client::flush).
+    ///
+    /// # Errors
+    /// `Disconnected`, `BlockingInAsync`.
+    pub fn flush(&self) -> Result<(), CallError> {
+        self.wait_for("flush", self.client.flush())?
+    }
+
     /// Ends the connection, for all clones. Waiting calls fail at once; what is queued is dropped.
     pub fn close(&self) {
         self.client.close();
@@ -201,7 +210,7 @@ impl NoWait {
 }
 
 fn run<F: Future>(future: F) -> Result<F::Output, NoWait> {
-    if Handle::try_current().is_ok() {
+    if !may_block() {
         return Err(NoWait::InAsync);
     }
     let runtime = background().map_err(NoWait::NoThread)?;

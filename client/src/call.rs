@@ -100,7 +100,15 @@ impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
 
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         let meta = self.deadline.map(|deadline| CallMeta { timeout_ms: Some(deadline.left_ms()) });
-        RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)
+        let start = out.len();
+        RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)?;
+        // Whether a value is null shows only once it is written. A v1 peer expects an object.
+        if meta.is_none() && out.get(start..).is_some_and(|body| body.ends_with(NULL_PARAMETERS)) {
+            out.truncate(start);
+            let parameters = Raw::new(C::EMPTY_OBJECT);
+            RpcRequest { method: Cow::Borrowed(self.method), parameters, meta }.encode::<C>(out)?;
+        }
+        Ok(())
     }
 }
 
@@ -128,4 +136,25 @@ fn is_empty_object(value: Raw<'_>) -> bool {
     inner.is_some_and(|inner| inner.iter().all(u8::is_ascii_whitespace))
 }
 
+/// How a call without parameters ends; within a string its quotes would be escaped.
+const NULL_PARAMETERS: &[u8] = br#","parameters":null}"#;
 const NULL: Raw<'static> = Raw::new(b"null");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_v1_peer_gets_an_object_for_no_parameters() {
+        let written = |params: &serde_json::Value, deadline| {
+            let mut out = BytesMut::from("before");
+            CallBody { method: "m", params, deadline }.encode::<Json>(&mut out).unwrap();
+            String::from_utf8(out[6..].to_vec()).unwrap()
+        };
+        let tricky = serde_json::json!({"a": {"parameters": null}});
+        assert_eq!(written(&serde_json::Value::Null, None), r#"{"method":"m","parameters":{}}"#);
+        assert_eq!(written(&tricky, None), r#"{"method":"m","parameters":{"a":{"parameters":null}}}"#);
+        let session = written(&serde_json::Value::Null, Some(Deadline::after(std::time::Duration::from_secs(1))));
+        assert!(session.starts_with(r#"{"method":"m","parameters":null,"meta":"#), "{session}");
+    }
+}

@@ -11,7 +11,7 @@ use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
-use crate::request::{Request, Subject};
+use crate::request::{Request, Stage, Subject};
 use crate::{Call, CallError, ClientBuilder, Inbox};
 
 /// A handle to one connection, over which any number of calls may be under way at once. Clones share the connection; it
@@ -182,9 +182,22 @@ impl Client {
         self.link.conn.closed().await;
     }
 
+    /// Waits until all that was queued, one-way calls among it, has left for the peer. Not needed before a client is
+    /// dropped, but before the program, or the runtime that it connected on, ends.
+    ///
+    /// # Errors
+    /// `Disconnected`: what had not left by then is lost.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn flush(&self) -> Result<(), CallError> {
+        let request = self.request(Subject::Other("flush"));
+        self.link.conn.flushed().await.map_err(|_| request.disconnected(Stage::Unsent))
+    }
+
     /// Ends the connection, for all clones. Waiting calls fail at once; what is queued is dropped.
     pub fn close(&self) {
-        self.link.conn.close("this program has closed it".into());
+        self.link.conn.end("this program has closed it");
     }
 
     pub(crate) fn spawn_then<R: DeserializeOwned + 'static>(

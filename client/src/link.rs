@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use callboard_common::{
@@ -60,7 +61,8 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.conn.close("nobody uses it any longer".into());
+        // What was queued still leaves: a request without an answer may be the last thing that a program sends.
+        self.conn.drain(LAST_WORDS);
     }
 }
 
@@ -69,6 +71,9 @@ impl fmt::Debug for Link {
         f.debug_struct("Link").field("address", &self.address).field("conn", &self.conn).finish_non_exhaustive()
     }
 }
+
+/// How long a connection that nobody uses any longer may take to write what is queued.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A body whose frame must be within what the peer takes: a larger one would close the connection to all calls on it.
 struct Bounded<'a, B> {

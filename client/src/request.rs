@@ -165,8 +165,6 @@ impl Request<'_> {
                 Err(e) => return Err(self.unsendable(e)),
             }
             self.in_time(self.link.conn.room()).await?.map_err(|e| self.unsendable(e))?;
-            // A frame of more than half of the bound may find room too small still: let the connection write.
-            tokio::task::yield_now().await;
         }
     }
 

@@ -13,7 +13,7 @@ use callboard_common::{
     Connection, ConnectionId, Encode, EncodeError, Event, Head, Json, LengthValue, Protocol, SendError, Session, Shared,
 };
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::Ends;
 use crate::house::House;
@@ -37,9 +37,10 @@ struct State<P: Protocol> {
     expecting: AtomicBool,
     in_flight: AtomicUsize,
     /// The task goes on only to write what is queued.
-    draining: AtomicBool,
+    draining: OnceLock<Instant>,
     closed: AtomicBool,
-    reason: Mutex<Option<Cow<'static, str>>>,
+    /// Why it ended, and whether a fault of the peer ended it.
+    reason: Mutex<Option<(Cow<'static, str>, bool)>>,
     /// When the unfinished frame last had a byte.
     partial_since: Mutex<Option<Instant>>,
     room: Notify,
@@ -72,7 +73,7 @@ impl<P: Protocol> Conn<P> {
             holds: AtomicUsize::new(0),
             expecting: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
-            draining: AtomicBool::new(false),
+            draining: OnceLock::new(),
             closed: AtomicBool::new(false),
             reason: Mutex::new(None),
             partial_since: Mutex::new(None),
@@ -101,7 +102,32 @@ impl<P: Protocol> Conn<P> {
 
     /// Why it ended; `None` while it lives.
     pub fn close_reason(&self) -> Option<String> {
-        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ToString::to_string)
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(reason, _)| reason.to_string())
+    }
+
+    /// Ends the connection in the ordinary course of things; what is queued is dropped. [`Connection::close`] is for a
+    /// peer at fault, and logs a warning.
+    pub fn end(&self, reason: impl Into<Cow<'static, str>>) {
+        self.finish(reason.into(), false);
+    }
+
+    /// Reads no more, writes what is queued and what requests in flight still answer, then ends: after `grace` at the
+    /// latest. A second call changes nothing.
+    pub fn drain(&self, grace: Duration) {
+        self.0.draining.get_or_init(|| Instant::now() + grace);
+        self.wake();
+    }
+
+    /// Waits until the socket has taken all that was queued.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn flushed(&self) -> Result<(), SendError> {
+        wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() == 0).await;
+        if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
     }
 
     /// Stops reading from the peer while the returned value lives, so that TCP pushes back. Frames that were read
@@ -154,23 +180,18 @@ impl<P: Protocol> Conn<P> {
         let state = &*self.0;
         let held = state.holds.load(SeqCst) > 0 && !state.expecting.load(SeqCst);
         let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.house.limits.in_flight;
-        let draining = state.draining.load(SeqCst) || self.is_closed();
+        let draining = state.draining.get().is_some() || self.is_closed();
         !(held || busy || draining) && state.outbox.bytes() <= state.house.limits.high_water()
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.0.draining.load(SeqCst)
+    /// When it ends at the latest, if it is draining.
+    pub(crate) fn drains_until(&self) -> Option<Instant> {
+        self.0.draining.get().copied()
     }
 
     /// No request waits for its answer and nothing waits to be written.
     pub(crate) fn is_idle(&self) -> bool {
         self.0.in_flight.load(SeqCst) == 0 && self.0.outbox.bytes() == 0
-    }
-
-    /// Reads no more, writes what is queued and what requests in flight still answer, then closes.
-    pub(crate) fn drain(&self) {
-        self.0.draining.store(true, SeqCst);
-        self.wake();
     }
 
     pub(crate) fn partial_since(&self) -> Option<Instant> {
@@ -179,6 +200,23 @@ impl<P: Protocol> Conn<P> {
 
     pub(crate) fn set_partial_since(&self, since: Option<Instant>) {
         *self.0.partial_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Why it ended, and whether a fault of the peer ended it.
+    pub(crate) fn obituary(&self) -> (String, bool) {
+        let reason = self.0.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        reason.as_ref().map(|(reason, fault)| (reason.to_string(), *fault)).unwrap_or_default()
+    }
+
+    fn finish(&self, reason: Cow<'static, str>, fault: bool) {
+        if self.0.closed.swap(true, SeqCst) {
+            return;
+        }
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((reason, fault));
+        let (freed, waker) = self.0.outbox.close();
+        self.release(freed);
+        wake(waker);
+        self.0.gone.notify_waiters();
     }
 
     /// Wakes the connection's task, if it sleeps.
@@ -199,17 +237,23 @@ impl<P: Protocol> Conn<P> {
     fn queue(&self, frame: Frame<'_>, bound: usize) -> Result<Pushed, SendError> {
         let limits = &self.0.house.limits;
         let water = Water { high: limits.high_water(), stall: limits.stall };
+        let house = &*self.0.house;
+        let frame_bytes = frame.len();
+        house.about_to_queue(frame_bytes);
         match self.0.outbox.push(frame, bound, water, Instant::now()) {
             Ok(mut pushed) => {
+                house.unqueued(frame_bytes - pushed.counted);
                 wake(pushed.waker.take());
-                self.0.house.queued(pushed.counted);
+                house.check_queued();
                 Ok(pushed)
             }
-            Err(Refused::Full) => {
-                add(&self.0.house.metrics.slow_readers);
-                Err(SendError::Full)
+            Err(refused) => {
+                house.unqueued(frame_bytes);
+                Err(match refused {
+                    Refused::Full => SendError::Full,
+                    Refused::Closed => SendError::Closed,
+                })
             }
-            Err(Refused::Closed) => Err(SendError::Closed),
         }
     }
 
@@ -270,7 +314,7 @@ impl<P: Protocol> Connection for Conn<P> {
         loop {
             self.room().await?;
             match self.try_send(frame.clone()) {
-                Err(SendError::Full) => {} // others were quicker
+                Err(SendError::Full) => {} // others were quicker: it is more than half full again
                 done => return done,
             }
         }
@@ -281,7 +325,11 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError> {
-        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.house.limits.queue_bytes)?;
+        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.house.limits.queue_bytes);
+        if matches!(pushed, Err(SendError::Full)) {
+            add(&self.0.house.metrics.slow_readers);
+        }
+        let pushed = pushed?;
         if let Some(publisher) = from.filter(|publisher| pushed.behind && *publisher != self) {
             add(&self.0.house.metrics.holds);
             let held = self.0.outbox.hold(publisher.hold_reading(), self.0.house.limits.high_water());
@@ -298,14 +346,7 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn close(&self, reason: Cow<'static, str>) {
-        if self.0.closed.swap(true, SeqCst) {
-            return;
-        }
-        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        let (freed, waker) = self.0.outbox.close();
-        self.release(freed);
-        wake(waker);
-        self.0.gone.notify_waiters();
+        self.finish(reason, true);
     }
 
     fn count(&self, event: Event) {
@@ -321,7 +362,8 @@ struct Counted<P: Protocol> {
 
 impl<P: Protocol> Counted<P> {
     fn new(frame: Bytes, house: Arc<House<P>>) -> Self {
-        house.queued(frame.len());
+        house.about_to_queue(frame.len());
+        house.check_queued();
         Self { frame, house }
     }
 }

@@ -32,6 +32,24 @@ struct Guest<P: Protocol, H: Handler<Conn<P>>> {
     handler: Arc<H>,
 }
 
+/// Why a connection's task ends.
+#[derive(Debug)]
+struct End {
+    reason: Cow<'static, str>,
+    /// The peer broke the rules: that is worth a line in the log.
+    fault: bool,
+}
+
+impl End {
+    fn ordinary(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into(), fault: false }
+    }
+
+    fn fault(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into(), fault: true }
+    }
+}
+
 /// A last word is written and the peer given a moment to read it: closing a socket that holds unread bytes resets it,
 /// and a reset would overtake the word.
 #[derive(Debug)]
@@ -65,11 +83,11 @@ where
     }
 
     /// Goes on as far as it can; `Some` ends the connection.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Cow<'static, str>> {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let conn = self.guest.conn.clone();
         for _ in 0..ROUNDS {
             if conn.is_closed() {
-                return Poll::Ready(Cow::Borrowed("closed"));
+                return Poll::Ready(End::ordinary("closed"));
             }
             if self.farewell.is_some() {
                 return self.say_farewell(cx, &conn);
@@ -83,22 +101,18 @@ where
             };
             let written = match self.writer.write(cx, &mut self.stream, &conn) {
                 Ok(written) => written,
-                Err(e) => return Poll::Ready(Cow::Owned(format!("writing failed: {e}"))),
+                Err(e) => return Poll::Ready(End::ordinary(format!("writing failed: {e}"))),
             };
-            let finishing = self.ended || conn.is_draining();
+            let finishing = self.ended || conn.drains_until().is_some();
             if finishing && conn.is_idle() {
-                return Poll::Ready(Cow::Borrowed(if self.ended {
-                    "the peer has closed it"
-                } else {
-                    "the server stops"
-                }));
+                let reason = if self.ended { "the peer has closed it" } else { "the server stops" };
+                return Poll::Ready(End::ordinary(reason));
             }
             if more {
                 continue;
             }
-            if self.overdue(cx, &conn) {
-                add(&conn.house().metrics.frame_timeouts);
-                return Poll::Ready(Cow::Borrowed("a started frame was not finished in time"));
+            if let Some(end) = self.overdue(cx, &conn) {
+                return Poll::Ready(end);
             }
             if self.park(cx, &conn, written) {
                 return Poll::Pending;
@@ -128,76 +142,79 @@ where
     }
 
     /// Why the connection ends now; `None` if a last word is said first.
-    fn failed(&mut self, cx: &mut Context<'_>, conn: &Conn<P>, failure: ReadFailure) -> Option<Cow<'static, str>> {
+    fn failed(&mut self, cx: &mut Context<'_>, conn: &Conn<P>, failure: ReadFailure) -> Option<End> {
         let wrong = match failure {
-            ReadFailure::Io(e) => return Some(Cow::Owned(format!("reading failed: {e}"))),
+            ReadFailure::Io(e) => return Some(End::ordinary(format!("reading failed: {e}"))),
             ReadFailure::Protocol(wrong) => wrong,
         };
         add(&conn.house().metrics.protocol_errors);
-        tracing::warn!(peer = %conn.peer(), "closing: {wrong}");
         if conn.session().is_none() || !matches!(wrong, ProtocolError::TooLarge { .. }) {
             // Answers to the frames before it still leave, as far as the socket takes them.
             let _ = self.writer.write(cx, &mut self.stream, conn);
-            return Some(Cow::Owned(wrong.to_string()));
+            return Some(End::fault(wrong.to_string()));
         }
         let (kind, id) =
             conn.house().protocol.peek(self.reader.pending()).unwrap_or((MessageType::SessionRequest, &[]));
         let error = ErrorInfo::not_executed(wrong.to_string());
         let refusal = Refusal { code: ResultCode::TooLarge, request: kind, optype: None, error: &error, v1: false };
         if let Err(e) = conn.answer(id, &refusal) {
-            return Some(Cow::Owned(e.to_string()));
+            return Some(End::fault(e.to_string()));
         }
         self.farewell = Some(Farewell { until: Instant::now() + FAREWELL_TIME, said: false });
         None
     }
 
     /// Writes what is queued, says that no more will come, and waits for the peer to close, up to a moment.
-    fn say_farewell(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Poll<Cow<'static, str>> {
+    fn say_farewell(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Poll<End> {
         let Some(farewell) = &mut self.farewell else { return Poll::Pending };
-        let over = Poll::Ready(Cow::Borrowed("a frame was over the bound"));
+        let over = || Poll::Ready(End::fault("a frame was over the bound"));
         if !farewell.said {
             match self.writer.write(cx, &mut self.stream, conn) {
                 Ok(true) => farewell.said = true,
                 Ok(false) => {}
-                Err(_) => return over,
+                Err(_) => return over(),
             }
         }
         let until = farewell.until;
         if farewell.said {
             if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
-                return over;
+                return over();
             }
             let mut waste = [0; 4096];
             for _ in 0..ROUNDS {
                 let mut waste = ReadBuf::new(&mut waste);
                 match Pin::new(&mut self.stream).poll_read(cx, &mut waste) {
                     Poll::Ready(Ok(())) if !waste.filled().is_empty() => {}
-                    Poll::Ready(_) => return over,
+                    Poll::Ready(_) => return over(),
                     Poll::Pending => break,
                 }
             }
         }
         if self.sleep_until(cx, until) {
-            return over;
+            return over();
         }
         conn.outbox().park_full(cx.waker());
-        if conn.is_closed() { over } else { Poll::Pending }
+        if conn.is_closed() { over() } else { Poll::Pending }
     }
 
-    /// Lets publishers go that wait for a peer which takes nothing; whether the started frame's time is over.
-    fn overdue(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> bool {
+    /// Does what is due: lets publishers go that wait for a peer which takes nothing. `Some` ends the connection.
+    fn overdue(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Option<End> {
         let stall = conn.house().limits.stall;
         loop {
             let gives_up = if self.ended { None } else { self.reader.gives_up_at(conn) };
-            let next = gives_up.into_iter().chain(conn.outbox().stalls_at(stall)).min();
-            let Some(next) = next else { return false };
+            let drained = conn.drains_until();
+            let next = gives_up.into_iter().chain(drained).chain(conn.outbox().stalls_at(stall)).min()?;
             if !self.sleep_until(cx, next) {
-                return false;
+                return None;
             }
             let now = Instant::now();
             drop(conn.outbox().stalled(stall, now));
             if gives_up.is_some_and(|at| at <= now) {
-                return true;
+                add(&conn.house().metrics.frame_timeouts);
+                return Some(End::fault("a started frame was not finished in time"));
+            }
+            if drained.is_some_and(|at| at <= now) {
+                return Some(End::ordinary("time is up for what was still to be written or answered"));
             }
         }
     }
@@ -233,7 +250,7 @@ where
         }
         // Whoever changes one of these wakes a sleeping task, and it sleeps only from here on.
         let can_read = !self.ended && conn.may_read();
-        let finished = (self.ended || conn.is_draining()) && conn.is_idle();
+        let finished = (self.ended || conn.drains_until().is_some()) && conn.is_idle();
         !(conn.is_closed() || finished || (can_read && !could_read))
     }
 
@@ -253,8 +270,12 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.guest.conn.outbox().unpark();
-        let reason = ready!(this.advance(cx));
-        this.guest.conn.close(reason);
+        let End { reason, fault } = ready!(this.advance(cx));
+        if fault {
+            this.guest.conn.close(reason);
+        } else {
+            this.guest.conn.end(reason);
+        }
         this.reader.forget(&this.guest.conn);
         Poll::Ready(())
     }
@@ -263,13 +284,18 @@ where
 impl<P: Protocol, H: Handler<Conn<P>>> Drop for Guest<P, H> {
     fn drop(&mut self) {
         // Also where the task was dropped or its handler panicked; the first reason stands.
-        self.conn.close(Cow::Borrowed("its task has ended"));
+        self.conn.end("its task has ended");
         self.handler.closed(&self.conn);
         let house = self.conn.house();
         house.connections.remove(&self.conn.id());
         add(&house.metrics.closed);
         house.left.notify_waiters();
-        tracing::debug!(peer = %self.conn.peer(), reason = self.conn.close_reason().unwrap_or_default(), "connection closed");
+        let (reason, fault) = self.conn.obituary();
+        if fault {
+            tracing::warn!(peer = %self.conn.peer(), "connection closed: {reason}");
+        } else {
+            tracing::debug!(peer = %self.conn.peer(), "connection ended: {reason}");
+        }
     }
 }
 

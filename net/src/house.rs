@@ -45,10 +45,15 @@ impl<P: Protocol> House<P> {
         }
     }
 
-    /// So many more bytes wait in outboxes. Past the total the peer that has taken nothing for longest goes.
-    pub(crate) fn queued(&self, bytes: usize) {
-        let total = self.queued.fetch_add(bytes, Relaxed).saturating_add(bytes);
-        if bytes > 0 && total > self.limits.total_queue_bytes {
+    /// So many more bytes are about to wait in outboxes. It is said before they are queued, since the peer's task may
+    /// write them at once, on another thread.
+    pub(crate) fn about_to_queue(&self, bytes: usize) {
+        self.queued.fetch_add(bytes, Relaxed);
+    }
+
+    /// Past the total the peer that has taken nothing for longest goes.
+    pub(crate) fn check_queued(&self) {
+        if self.queued.load(Relaxed) > self.limits.total_queue_bytes {
             self.evict(
                 "all outboxes together are over their bound, and this peer has taken nothing for longest",
                 |conn| {

@@ -12,7 +12,8 @@ pub struct Limits {
     /// The largest frame in bytes, its length field included. Default 16 MiB. A larger one closes its connection, before
     /// anything is allocated for it.
     pub max_frame_bytes: usize,
-    /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least `max_frame_bytes`. Above half of it
+    /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least twice `max_frame_bytes`, so that what finds
+    /// it at most half full always fits. Above half of it
     /// the connection itself is not read, and publishers to it are held back while it makes progress; past it a message
     /// or notice for it closes it.
     pub queue_bytes: usize,
@@ -55,8 +56,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LimitsError {
-    /// A frame that is permitted would never fit into an outbox.
-    #[error("queue_bytes ({queue_bytes}) must be at least max_frame_bytes ({max_frame_bytes})")]
+    /// A frame that is permitted might not fit into an outbox that has room.
+    #[error("queue_bytes ({queue_bytes}) must be at least twice max_frame_bytes ({max_frame_bytes})")]
     QueueBelowFrame {
         /// The outbox's bound.
         queue_bytes: usize,
@@ -88,7 +89,7 @@ impl Limits {
         if let Some((name, _, least)) = least.into_iter().find(|(_, value, least)| value < least) {
             return Err(LimitsError::TooSmall { name, least });
         }
-        if self.queue_bytes < self.max_frame_bytes {
+        if self.queue_bytes / 2 < self.max_frame_bytes {
             let (queue_bytes, max_frame_bytes) = (self.queue_bytes, self.max_frame_bytes);
             return Err(LimitsError::QueueBelowFrame { queue_bytes, max_frame_bytes });
         }

@@ -73,7 +73,7 @@ pub(crate) enum Refused {
 pub(crate) struct Freed<H> {
     pub(crate) held: Vec<H>,
     pub(crate) counted: usize,
-    /// The outbox has just come down to its low-water mark.
+    /// The outbox has just come down to its low-water mark, or is empty.
     pub(crate) room: bool,
 }
 
@@ -179,7 +179,7 @@ impl<H> Outbox<H> {
         if state.bytes == 0 && state.tail.capacity() > KEEP_BYTES {
             state.tail = BytesMut::new();
         }
-        let room = above && state.bytes <= low;
+        let room = (above && state.bytes <= low) || state.bytes == 0;
         Freed { held: if state.bytes <= low { std::mem::take(&mut state.held) } else { Vec::new() }, counted, room }
     }
 
@@ -269,7 +269,7 @@ impl Segment {
 }
 
 impl Frame<'_> {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Slice(slice) => slice.len(),
             Self::Own(bytes) => bytes.len(),

@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -148,10 +147,10 @@ impl<P: Protocol> Serving<P> {
     pub async fn shutdown(mut self, grace: Duration) {
         self.house.stopping.store(true, SeqCst);
         self.acceptors.drain(..).for_each(|acceptor| acceptor.abort());
-        self.each(Conn::drain);
+        self.each(|conn| conn.drain(grace));
         // Time up is an ordinary end of the wait.
         let _ = tokio::time::timeout(grace, self.emptied()).await;
-        self.each(|conn| conn.close(Cow::Borrowed("the server stops")));
+        self.each(|conn| conn.end("the server stops"));
         if let Some(loops) = self.loops.take() {
             // A handler that blocks its loop can't hold up the program's end.
             let _ = tokio::time::timeout(STOP_TIME, loops.stop()).await;
@@ -237,7 +236,7 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
                 Err(e) => {
                     tracing::warn!(peer = %conn.peer(), "can't take the connection in: {e}");
                     conn.house().connections.remove(&conn.id());
-                    conn.close(Cow::Borrowed("it could not be taken in"));
+                    conn.end("it could not be taken in");
                 }
             }
         });

@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use callboard_common::{
     Connection, Decode, ErrorInfo, Handler, Json, Message, ResultCode, RpcRequest, refuse, refuse_body,
 };
+use callboard_net::allow_blocking;
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -318,7 +319,7 @@ async fn run_blocking(job: Job, threads: Arc<Semaphore>) -> Result<BytesMut, Fai
     let run = move || {
         // A thread is taken until the job has ended, even if nobody waits for it any more.
         let _thread = thread;
-        contain(job)
+        allow_blocking(|| contain(job))
     };
     spawn_blocking(run).await.unwrap_or_else(|stopped| Err(Failure::Panicked(stopped.to_string())))
 }

@@ -47,7 +47,7 @@ async fn a_call_that_finds_no_place_in_time_was_not_executed() {
 #[tokio::test]
 async fn a_full_outbox_is_waited_for_and_bounded_by_the_deadline() {
     let peer = Peer::new().await;
-    let limits = Limits { max_frame_bytes: 64 << 10, queue_bytes: 64 << 10, ..Limits::default() };
+    let limits = Limits { max_frame_bytes: 64 << 10, queue_bytes: 128 << 10, ..Limits::default() };
     let (client, line) = peer.client(v1().limits(limits)).await;
     let much = "x".repeat(40 << 10);
     let impatient = client.with_timeout(SHORT);

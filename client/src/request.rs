@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use callboard_common::{BodyError, Encode, ErrorInfo, Executed, Message, MessageType, ResultCode, SendError};
 use tokio::sync::oneshot;
@@ -181,7 +182,7 @@ impl Request<'_> {
     }
 
     pub(crate) fn late(self, stage: Stage) -> CallError {
-        let given = self.deadline.given();
+        let given = whole_ms(self.deadline.given());
         match stage {
             Stage::Sent => self.error(CallErrorKind::Timeout, format!("no answer within {given:?}")),
             Stage::Unsent => self
@@ -223,6 +224,11 @@ impl Request<'_> {
             _ => self.disconnected(Stage::Unsent),
         }
     }
+}
+
+/// A duration as people read it.
+fn whole_ms(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
 impl Entered {

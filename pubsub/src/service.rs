@@ -234,8 +234,7 @@ mod tests {
         topics
     }
 
-    const MISSING: &str =
-        r#"{"rcode":7,"error":{"message":"topic \"u\" does not exist: create it first","executed":"no"}}"#;
+    const MISSING: &str = r#"{"rcode":7,"error":{"message":"topic \"u\" does not exist","executed":"no"}}"#;
 
     #[test]
     fn each_operation_is_answered_with_the_code_of_the_contract() {

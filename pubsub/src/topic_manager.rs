@@ -56,7 +56,7 @@ impl Default for TopicLimits {
 #[non_exhaustive]
 pub enum TopicError {
     /// Nobody created it, or it was removed.
-    #[error("topic {topic:?} does not exist: create it first")]
+    #[error("topic {topic:?} does not exist")]
     NotFound {
         /// Its name, cut to its first 64 characters.
         topic: String,

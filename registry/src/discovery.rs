@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::deadline::deadline_after;
-use crate::errors::{center_gone, discovery_of, repeat};
+use crate::errors::{center_gone, discovery_of};
 use crate::{CacheLimits, HostCache, Known, Notice, Notices};
 
 /// Who provides what, as a center tells it: asked for once a method, then kept true by the center's notices.
@@ -52,7 +52,7 @@ impl Default for DiscoverySettings {
 }
 
 /// The outcome of one look-up, for all who wait for it.
-type Outcome = Result<Arc<Vec<Host>>, Arc<CallError>>;
+type Outcome = Result<Arc<Vec<Host>>, CallError>;
 
 /// The inbox of the center's notices. It keeps no client, so it does not keep the connection.
 struct State {
@@ -117,7 +117,7 @@ impl Discovery {
         let outcome = answered.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         match outcome {
             Some(Ok(hosts)) => Ok(hosts),
-            Some(Err(error)) => Err(repeat(&error)),
+            Some(Err(error)) => Err(error),
             None => Err(center_gone(&self.state.center, method)),
         }
     }
@@ -234,7 +234,7 @@ impl State {
             Ok(hosts) => Ok(knowledge.take_answer(method, &hosts)),
             Err(error) => {
                 knowledge.cache.fail(method);
-                Err(Arc::new(error))
+                Err(error)
             }
         };
         if let Some(lookup) = knowledge.lookups.remove(method) {

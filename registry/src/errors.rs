@@ -1,10 +1,10 @@
-//! The errors of looking up, and how one failure is told to many who wait for it.
+//! The errors of looking up and of reaching providers.
 
 use std::error::Error;
 use std::fmt::Write;
 
 use callboard_client::{CallError, CallErrorKind};
-use callboard_common::{ErrorInfo, Executed, Host};
+use callboard_common::{Executed, Host};
 
 /// The subject of errors about calls, as the client writes it.
 pub(crate) fn call_of(method: &str) -> String {
@@ -14,24 +14,6 @@ pub(crate) fn call_of(method: &str) -> String {
 /// The subject of errors about look-ups.
 pub(crate) fn discovery_of(method: &str) -> String {
     format!("discovery of \"{method}\"")
-}
-
-/// An error of a shared look-up or connection attempt, for one more of those who waited: errors can't be cloned.
-pub(crate) fn repeat(error: &CallError) -> CallError {
-    let (peer, subject) = (error.peer(), error.subject());
-    let copy = match error.kind() {
-        CallErrorKind::Remote { code, app_code, message, data } => {
-            let info =
-                ErrorInfo { message: message.clone(), executed: error.executed(), code: *app_code, data: data.clone() };
-            CallError::remote(peer, subject, *code, Some(info))
-        }
-        CallErrorKind::Timeout => CallError::new(CallErrorKind::Timeout, peer, subject, "no answer in time"),
-        CallErrorKind::Disconnected => {
-            CallError::new(CallErrorKind::Disconnected, peer, subject, "the connection has ended")
-        }
-        kind => CallError::new(kind.clone(), peer, subject, root_cause(error)),
-    };
-    copy.with_executed(error.executed()).with_advice(error.advice().to_owned())
 }
 
 /// What lies at the bottom of an error, in words.
@@ -79,7 +61,6 @@ const NAMED_HOSTS: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use callboard_common::ResultCode;
 
     #[test]
     fn an_error_names_the_hosts_that_were_tried() {
@@ -89,22 +70,5 @@ mod tests {
         assert!(text.contains("10.0.0.1:1 (refused), 10.0.0.1:2 (refused) (executed: no)"), "{text}");
         let text = unreachable("tcp://c:1", "add", &tried).to_string();
         assert!(text.contains("10.0.0.1:8 (refused) and 2 more") && !text.contains("10.0.0.1:9"), "{text}");
-    }
-
-    #[test]
-    fn a_repeated_error_says_the_same() {
-        let info = ErrorInfo::not_executed("full").with_data(&1);
-        let rows = [
-            CallError::remote("tcp://c:1", "discovery of \"add\"", ResultCode::Overloaded, Some(info)),
-            CallError::new(CallErrorKind::Timeout, "tcp://c:1", "discovery of \"add\"", "no answer in time"),
-            nobody_provides("tcp://c:1", "add"),
-        ];
-        for error in rows {
-            let copy = repeat(&error);
-            assert_eq!(
-                (copy.peer(), copy.subject(), copy.executed(), copy.advice(), copy.code()),
-                (error.peer(), error.subject(), error.executed(), error.advice(), error.code())
-            );
-        }
     }
 }

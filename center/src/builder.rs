@@ -1,0 +1,124 @@
+use std::sync::Arc;
+
+use callboard_common::Dispatcher;
+use callboard_net::{Address, AddressError, Limits, ListenError, Settings, serve};
+use callboard_pubsub::{TopicLimits, TopicService};
+use callboard_registry::{RegistryLimits, RegistryService};
+use callboard_server::{Router, Sessions};
+
+use crate::ending::Ending;
+use crate::{Center, Config};
+
+/// Settings of a [`Center`]. What is not set keeps its default.
+#[derive(Clone, Debug, Default)]
+pub struct CenterBuilder {
+    config: Config,
+    listen: Vec<Result<Address, AddressError>>,
+    router: Router,
+}
+
+/// Why a center did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CenterError {
+    /// A text is not an address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// It cannot listen, or not with these limits.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+impl CenterBuilder {
+    /// Listens on this address too: `tcp://host:port`, `host:port`, `unix:///path`, or an [`Address`]; port 0 takes a
+    /// free one. Default, if none is given: `tcp://127.0.0.1:7070`. What is no address is told by
+    /// [`start`](Self::start).
+    #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "so that texts and addresses are given alike")]
+    pub fn listen(mut self, address: impl ToString) -> Self {
+        self.listen.push(address.to_string().parse());
+        self
+    }
+
+    /// Serves these methods beside the registry and the topics. Default: none. They are called on the center's own
+    /// addresses; to be discovered they must be registered like any others.
+    #[must_use]
+    pub fn router(mut self, router: Router) -> Self {
+        self.router = router;
+        self
+    }
+
+    /// How many event loops, a thread each. Default 0: one a core. One is enough for a test.
+    #[must_use]
+    pub fn loops(mut self, loops: usize) -> Self {
+        self.config.loops = loops;
+        self
+    }
+
+    /// Whether each event loop stays on one core. Default no: it pays on a machine that does nothing else.
+    #[must_use]
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.config.pin = pin;
+        self
+    }
+
+    /// The bounds of connections. Default [`Limits::default`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// The bounds of the registry. Default [`RegistryLimits::default`].
+    #[must_use]
+    pub fn registry_limits(mut self, limits: RegistryLimits) -> Self {
+        self.config.registry = limits;
+        self
+    }
+
+    /// The bounds of topics. Default [`TopicLimits::default`].
+    #[must_use]
+    pub fn topic_limits(mut self, limits: TopicLimits) -> Self {
+        self.config.topics = limits;
+        self
+    }
+
+    /// Takes all settings from `config`, in place of those made before. Addresses given with
+    /// [`listen`](Self::listen) count instead of the configured ones.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Starts the center: when this returns, it serves. It raises the process's soft limit of open files to the hard
+    /// one, since every connection is one.
+    ///
+    /// # Errors
+    /// An address is none, is in use or may not be taken; the limits contradict each other; the system gives no thread.
+    ///
+    /// # Cancel safety
+    /// Dropping the future starts nothing.
+    pub async fn start(self) -> Result<Center, CenterError> {
+        let given = self.listen.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let Config { listen, loops, pin, limits, registry, topics } = self.config;
+        let addresses = if given.is_empty() { listen } else { given };
+        match callboard_net::raise_open_files() {
+            Ok(files) => tracing::debug!(files, "limit of open files"),
+            Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+        }
+        let ending = Ending::default();
+        let registry = Arc::new(RegistryService::new(registry));
+        let topics = Arc::new(TopicService::with_limits(topics));
+        let dispatcher = Dispatcher::new()
+            .on_rpc(self.router)
+            .on_topic(Arc::clone(&topics))
+            .on_service(ending.ends(Arc::clone(&registry)))
+            .on_session(Sessions::for_server(NAME, &limits));
+        let serving = serve(&addresses, Settings { limits, loops, pin }, Arc::new(dispatcher)).await?;
+        Ok(Center { ending, serving, registry, topics })
+    }
+}
+
+/// What a center calls itself in a session.
+const NAME: &str = "callboard-center";

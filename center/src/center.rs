@@ -1,0 +1,88 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use callboard_net::{Address, Conn, MetricsSnapshot, Serving};
+use callboard_pubsub::TopicService;
+use callboard_registry::{RegistryService, TableSize};
+
+use crate::ending::Ending;
+use crate::{CenterBuilder, CenterError};
+
+/// A center that runs: providers register with it, callers discover through it, and topics pass through it.
+///
+/// It runs on threads of its own. Dropping it stops it at once; [`shutdown`](Self::shutdown) lets it finish.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// use callboard_center::Center;
+///
+/// let center = Center::builder().listen("127.0.0.1:0").start().await?;
+/// println!("providers and callers connect to {}", center.address());
+/// center.shutdown().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Center {
+    /// First, since fields are dropped in this order, and the registry must know of the end before connections do.
+    pub(crate) ending: Ending,
+    pub(crate) serving: Serving,
+    pub(crate) registry: Arc<RegistryService<Conn>>,
+    pub(crate) topics: Arc<TopicService<Conn>>,
+}
+
+impl Center {
+    /// Starts a center with the default settings, on `tcp://127.0.0.1:7070`.
+    ///
+    /// # Errors
+    /// See [`CenterBuilder::start`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future starts nothing.
+    pub async fn start() -> Result<Self, CenterError> {
+        Self::builder().start().await
+    }
+
+    /// Settings first.
+    pub fn builder() -> CenterBuilder {
+        CenterBuilder::default()
+    }
+
+    /// Where it listens, with the ports that the system chose.
+    pub fn addresses(&self) -> &[Address] {
+        self.serving.addresses()
+    }
+
+    /// The first of its addresses, as a client takes it, for example `tcp://127.0.0.1:7070`.
+    pub fn address(&self) -> String {
+        self.addresses().first().map(Address::to_string).unwrap_or_default()
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        self.serving.metrics()
+    }
+
+    /// How much is registered and watched.
+    pub fn registry_size(&self) -> TableSize {
+        self.registry.size()
+    }
+
+    /// How many topics there are.
+    pub fn topic_count(&self) -> usize {
+        self.topics.topic_count()
+    }
+
+    /// Stops within two seconds, whatever the peers do: accepts no more, gives requests in flight and queued bytes a
+    /// second to finish, and closes what is left. Callers are not told that providers go offline: those serve on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the center at once.
+    pub async fn shutdown(self) {
+        let Self { ending, serving, .. } = self;
+        drop(ending);
+        serving.shutdown(GRACE).await;
+    }
+}
+
+const GRACE: Duration = Duration::from_secs(1);

@@ -1,0 +1,259 @@
+use std::fmt;
+use std::time::Duration;
+
+use callboard_net::{Address, AddressError};
+use toml::de::DeValue;
+
+use crate::{Config, ConfigError};
+
+/// One key of a [`Config`].
+#[derive(Debug)]
+pub struct Setting {
+    key: &'static str,
+    about: &'static str,
+    field: Field,
+}
+
+/// Where a setting lands, which decides what it takes.
+#[derive(Debug)]
+enum Field {
+    Addresses(fn(&mut Config) -> &mut Vec<Address>),
+    Switch(fn(&mut Config) -> &mut bool),
+    /// A quantity, and the least that makes sense.
+    Number(usize, fn(&mut Config) -> &mut usize),
+    /// A time, given in milliseconds.
+    Millis(fn(&mut Config) -> &mut Duration),
+}
+
+/// A value that was given, in the file or in the environment.
+#[derive(Debug)]
+pub(crate) enum Given {
+    Bool(bool),
+    Integer(u64),
+    List(Vec<String>),
+    /// Anything else, as it is to be shown.
+    Other(String),
+}
+
+/// A value that its setting does not take.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    key: &'static str,
+    reason: String,
+}
+
+impl Setting {
+    /// The key in the file; its unit is part of it.
+    pub const fn key(&self) -> &'static str {
+        self.key
+    }
+
+    /// What it sets, in one sentence.
+    pub const fn about(&self) -> &'static str {
+        self.about
+    }
+
+    /// The environment variable that overrides the file.
+    pub fn variable(&self) -> String {
+        format!("CALLBOARD_{}", self.key.to_uppercase())
+    }
+
+    /// The default, as it would stand in the file.
+    pub fn default(&self) -> String {
+        let config = &mut Config::default();
+        match self.field {
+            Field::Addresses(field) => {
+                let listed: Vec<_> = field(config).iter().map(|address| format!("\"{address}\"")).collect();
+                format!("[{}]", listed.join(", "))
+            }
+            Field::Switch(field) => field(config).to_string(),
+            Field::Number(_, field) => field(config).to_string(),
+            Field::Millis(field) => field(config).as_millis().to_string(),
+        }
+    }
+
+    pub(crate) fn set(&self, config: &mut Config, given: &Given) -> Result<(), Wrong> {
+        let wrong = || self.wrong(given);
+        match (&self.field, given) {
+            (Field::Addresses(field), Given::List(list)) => {
+                *field(config) = list.iter().map(|text| self.address(text)).collect::<Result<_, _>>()?;
+            }
+            (Field::Switch(field), Given::Bool(on)) => *field(config) = *on,
+            (Field::Number(least, field), Given::Integer(number)) => {
+                let number = usize::try_from(*number).ok().filter(|number| number >= least);
+                *field(config) = number.ok_or_else(wrong)?;
+            }
+            (Field::Millis(field), Given::Integer(millis @ 1..)) => *field(config) = Duration::from_millis(*millis),
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
+    /// Reads a text from the environment, where nothing has a type, as this setting would have it.
+    pub(crate) fn read(&self, text: &str) -> Given {
+        let other = || Given::Other(format!("\"{text}\""));
+        match self.field {
+            Field::Addresses(_) => Given::List(text.split(',').map(|part| part.trim().to_owned()).collect()),
+            Field::Switch(_) => text.parse().map_or_else(|_| other(), Given::Bool),
+            Field::Number(..) | Field::Millis(_) => text.parse().map_or_else(|_| other(), Given::Integer),
+        }
+    }
+
+    fn address(&self, text: &str) -> Result<Address, Wrong> {
+        text.parse().map_err(|error: AddressError| Wrong { key: self.key, reason: error.to_string() })
+    }
+
+    fn wrong(&self, given: &Given) -> Wrong {
+        let expected = match self.field {
+            Field::Addresses(_) => "a list of addresses".to_owned(),
+            Field::Switch(_) => "true or false".to_owned(),
+            Field::Number(least, _) => format!("an integer of at least {least}"),
+            Field::Millis(_) => "an integer of at least 1 (milliseconds)".to_owned(),
+        };
+        Wrong { key: self.key, reason: format!("must be {expected}, not {given}") }
+    }
+}
+
+impl Wrong {
+    pub(crate) fn at(self, place: String) -> ConfigError {
+        ConfigError::Value { place, key: self.key, reason: self.reason }
+    }
+}
+
+impl From<&DeValue<'_>> for Given {
+    fn from(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::Boolean(on) => Self::Bool(*on),
+            DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix())
+                .map_or_else(|_| Self::Other(digits.as_str().to_owned()), Self::Integer),
+            DeValue::String(text) => Self::Other(format!("the string \"{text}\"")),
+            DeValue::Array(values) => {
+                let texts = values.iter().map(|value| value.get_ref().as_str().map(str::to_owned));
+                texts.collect::<Option<_>>().map_or_else(|| Self::Other("this list".to_owned()), Self::List)
+            }
+            DeValue::Float(number) => Self::Other(number.as_str().to_owned()),
+            DeValue::Datetime(_) | DeValue::Table(_) => Self::Other(format!("a {}", value.type_str())),
+        }
+    }
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(on) => on.fmt(f),
+            Self::Integer(number) => number.fmt(f),
+            Self::List(_) => f.write_str("a list"),
+            Self::Other(shown) => f.write_str(shown),
+        }
+    }
+}
+
+pub(crate) fn find(key: &str) -> Option<&'static Setting> {
+    ALL.iter().find(|setting| setting.key == key)
+}
+
+/// The known key that takes the fewest changes to get to.
+pub(crate) fn nearest(key: &str) -> &'static str {
+    let distance = |setting: &&Setting| strsim::damerau_levenshtein(setting.key, key);
+    ALL.iter().min_by_key(distance).map_or("listen", Setting::key)
+}
+
+const fn number(key: &'static str, least: usize, field: fn(&mut Config) -> &mut usize, about: &'static str) -> Setting {
+    Setting { key, about, field: Field::Number(least, field) }
+}
+
+const fn millis(key: &'static str, field: fn(&mut Config) -> &mut Duration, about: &'static str) -> Setting {
+    Setting { key, about, field: Field::Millis(field) }
+}
+
+pub(crate) const ALL: &[Setting] = &[
+    Setting {
+        key: "listen",
+        about: "Addresses to listen on: tcp://host:port or unix:///path; port 0 takes a free one",
+        field: Field::Addresses(|config| &mut config.listen),
+    },
+    number("loops", 0, |config| &mut config.loops, "Event loops, a thread each; 0 means one a core"),
+    Setting {
+        key: "pin",
+        about: "Whether each event loop stays on one core",
+        field: Field::Switch(|config| &mut config.pin),
+    },
+    number(
+        "max_connections",
+        1,
+        |config| &mut config.limits.max_connections,
+        "Connections held at once; further ones are closed at once",
+    ),
+    number(
+        "max_frame_bytes",
+        1024,
+        |config| &mut config.limits.max_frame_bytes,
+        "The largest frame taken; a connection that announces a larger one is closed",
+    ),
+    number(
+        "queue_bytes",
+        1024,
+        |config| &mut config.limits.queue_bytes,
+        "What may wait to be written to one connection; at least twice max_frame_bytes",
+    ),
+    number(
+        "in_flight",
+        1,
+        |config| &mut config.limits.in_flight,
+        "Requests of one connection that may be in work at once",
+    ),
+    millis(
+        "frame_silence_ms",
+        |config| &mut config.limits.frame_silence,
+        "A connection that begins a frame and then sends nothing for so long is closed",
+    ),
+    number(
+        "frame_bytes_per_second",
+        1,
+        |config| &mut config.limits.frame_bytes_per_second,
+        "A frame must be whole after frame_silence_ms and one second for each so many of its bytes",
+    ),
+    millis(
+        "stall_ms",
+        |config| &mut config.limits.stall,
+        "A subscriber that takes no byte for so long no longer holds its publishers back",
+    ),
+    number(
+        "total_queue_bytes",
+        1024,
+        |config| &mut config.limits.total_queue_bytes,
+        "What may wait to be written to all connections; past it the most stalled one is closed",
+    ),
+    number(
+        "total_partial_bytes",
+        1024,
+        |config| &mut config.limits.total_partial_bytes,
+        "What all connections together may hold of unfinished frames",
+    ),
+    number(
+        "registered_per_connection",
+        1,
+        |config| &mut config.registry.registered_per_connection,
+        "Methods, each at a host, that one connection may register",
+    ),
+    number(
+        "watched_per_connection",
+        1,
+        |config| &mut config.registry.watched_per_connection,
+        "Methods that one connection may discover and then hears of",
+    ),
+    number(
+        "max_method_bytes",
+        1,
+        |config| &mut config.registry.max_name_bytes,
+        "The longest name of a method that may be registered or discovered",
+    ),
+    number("max_topics", 1, |config| &mut config.topics.topics, "Topics in all"),
+    number(
+        "subscribed_per_connection",
+        1,
+        |config| &mut config.topics.subscribed_per_connection,
+        "Topics that one connection may subscribe to",
+    ),
+    number("max_topic_bytes", 1, |config| &mut config.topics.max_name_bytes, "The longest name of a topic"),
+];

@@ -1,0 +1,76 @@
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use callboard_center::Config;
+use callboard_net::Address;
+use clap::Args;
+
+use crate::output;
+use crate::signals::Stop;
+
+/// Run a center: providers register there, callers discover, and topics pass through
+#[derive(Debug, Args)]
+#[command(after_long_help = settings())]
+pub(crate) struct Center {
+    /// Where to listen: tcp://host:port, host:port or unix:///path; port 0 takes a free one. May be given more than
+    /// once [env: CALLBOARD_LISTEN=] [default: tcp://127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<Address>,
+    /// How many event loops, a thread each; 0 means one a core [env: CALLBOARD_LOOPS=] [default: 0]
+    #[arg(long, value_name = "N")]
+    loops: Option<usize>,
+    /// A TOML file of settings
+    #[arg(long, value_name = "FILE", env = "CALLBOARD_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl Center {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut stop = Stop::new()?;
+        let starting = callboard_center::Center::builder().config(self.configuration()?).start();
+        let center = tokio::select! {
+            started = starting => started?,
+            _ = stop.requested() => return Ok(()),
+        };
+        for address in center.addresses() {
+            output::announce(&format!("listening on {address}"))?;
+        }
+        let signal = stop.requested().await;
+        tracing::info!("{signal}: stopping");
+        if tokio::time::timeout(STOP_TIMEOUT, center.shutdown()).await.is_err() {
+            tracing::warn!("stopped before every connection had ended");
+        }
+        Ok(())
+    }
+
+    /// Flags over environment over file over defaults.
+    fn configuration(self) -> anyhow::Result<Config> {
+        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), read)?;
+        config.apply_environment(|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))?;
+        if !self.listen.is_empty() {
+            config.listen = self.listen;
+        }
+        config.loops = self.loops.unwrap_or(config.loops);
+        Ok(config)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Config> {
+    Config::read(path).with_context(|| format!("configuration file {}", path.display()))
+}
+
+/// All settings, for `--help`.
+fn settings() -> String {
+    let setting = |setting: &callboard_center::Setting| {
+        format!("  {} = {}\n          {}\n", setting.key(), setting.default(), setting.about())
+    };
+    let settings: String = Config::settings().map(setting).collect();
+    format!(
+        "Settings of the file, with their defaults; each is overridden by the environment variable CALLBOARD_<KEY>, \
+         a list there is separated by commas:\n{settings}"
+    )
+}
+
+/// Less than the two seconds within which a stop is promised.
+const STOP_TIMEOUT: Duration = Duration::from_millis(1500);

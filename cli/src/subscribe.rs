@@ -1,0 +1,82 @@
+use std::num::NonZeroU64;
+
+use callboard_client::Client;
+use callboard_pubsub::{Subscription, Topics};
+use clap::Args;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::args::Reach;
+use crate::output;
+use crate::signals::Stop;
+
+/// Subscribe to a topic and print its messages as they come, one a line
+///
+/// Texts are printed as they are, other values as JSON. `subscribed` on standard error says that the center has
+/// confirmed; --timeout is for the time until then.
+#[derive(Debug, Args)]
+pub(crate) struct Subscribe {
+    /// The topic's name
+    topic: String,
+    /// Create the topic first; it does no harm if there is one
+    #[arg(long)]
+    create: bool,
+    /// End after so many messages
+    #[arg(long, value_name = "N")]
+    count: Option<NonZeroU64>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+impl Subscribe {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut stop = Stop::new()?;
+        tokio::select! {
+            ended = self.listen() => ended,
+            _ = stop.requested() => Ok(()),
+        }
+    }
+
+    async fn listen(&self) -> anyhow::Result<()> {
+        let client = Client::builder().timeout(self.reach.timeout).connect(self.reach.center.to_string()).await?;
+        if self.create {
+            Topics::new(&client).create(&self.topic).await?;
+        }
+        let news = Subscription::open(&client, &self.topic).await?;
+        output::tell("subscribed");
+        let (lines, receiver) = channel(QUEUED_LINES);
+        // A thread of its own prints: a reader that does not read must not keep signals from being heard.
+        let printing = tokio::task::spawn_blocking(move || print_all(receiver));
+        let heard = forward(news, lines, self.count.map_or(u64::MAX, NonZeroU64::get)).await;
+        printing.await??;
+        heard
+    }
+}
+
+/// Passes messages on until there have been so many, or nobody takes them any more.
+async fn forward(mut news: Subscription, lines: Sender<String>, count: u64) -> anyhow::Result<()> {
+    for _ in 0..count {
+        let message = tokio::select! {
+            message = news.next() => message.transpose()?,
+            () = lines.closed() => None,
+        };
+        let Some(message) = message else { break };
+        if lines.send(message.text().into_owned()).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Prints what comes, all that has come at once.
+fn print_all(mut lines: Receiver<String>) -> anyhow::Result<()> {
+    let mut printed = Vec::new();
+    while lines.blocking_recv_many(&mut printed, QUEUED_LINES) > 0 {
+        let mut block = printed.join("\n");
+        block.push('\n');
+        output::block(block.as_bytes())?;
+        printed.clear();
+    }
+    Ok(())
+}
+
+const QUEUED_LINES: usize = 64;

@@ -1,0 +1,88 @@
+use crate::stage::{Program, callboard, center, provider, run};
+
+#[test]
+fn a_call_prints_its_result_as_json() {
+    let (_center, center) = center();
+    let (_provider, at) = provider(&center);
+    let rows = [
+        ("add", r#"{"num1": 1, "num2": 2}"#, "3"),
+        ("add", r#"{"num1": 1.5, "num2": 2}"#, "3.5"),
+        ("add", r#"{"num1": 9223372036854775807, "num2": 1}"#, "9223372036854775808"),
+        ("echo", r#"{"text": "two\nlines"}"#, r#""two\nlines""#),
+        ("sleep", r#"{"ms": 1}"#, "1"),
+    ];
+    for (method, params, result) in rows {
+        assert_eq!(run(&["call", method, params, "--center", &center]).ok(), [result], "{method} {params}");
+        assert_eq!(run(&["call", method, params, "--at", &at]).ok(), [result], "{method} {params} at {at}");
+    }
+}
+
+#[test]
+fn what_goes_wrong_with_a_call_is_one_line() {
+    let (_center, center) = center();
+    let (_provider, at) = provider(&center);
+    let rows = [
+        (vec!["call", "subtract", "{}", "--center", &center], "subtract"),
+        (vec!["call", "subtract", "--at", &at], "subtract"),
+        (vec!["call", "add", "--center", &center], "num1"),
+        (vec!["call", "add", r#"{"num1": "1", "num2": 2}"#, "--at", &at], "num1"),
+        (vec!["call", "add", r#"{"num1": 18446744073709551615, "num2": 1}"#, "--at", &at], "out of range"),
+        (vec!["call", "sleep", r#"{"ms": 60000}"#, "--timeout", "200ms", "--center", &center], "sleep"),
+        (vec!["call", "sleep", r#"{"ms": 60000}"#, "--timeout", "200ms", "--at", &at], "sleep"),
+        (vec!["discover", "subtract", "--center", &center], "nobody provides \"subtract\""),
+    ];
+    for (arguments, told) in rows {
+        let line = run(&arguments).failed(1);
+        assert!(line.contains(told), "{arguments:?}: {line}");
+    }
+}
+
+#[test]
+fn the_parameters_are_checked_before_anything_is_sent() {
+    // Nobody listens there, so an attempt to connect would be told instead.
+    let line = run(&["call", "add", "{num1: 1}", "--center", "127.0.0.1:1"]).failed(1);
+    assert!(line.contains("the parameters are not JSON") && line.contains("column 2"), "{line}");
+    let line = run(&["pub", "news", "[1,", "--json", "--center", "127.0.0.1:1"]).failed(1);
+    assert!(line.contains("the message is not JSON"), "{line}");
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_named() {
+    let rows = [
+        vec!["call", "add", "--center", "127.0.0.1:1"],
+        vec!["call", "add", "--at", "127.0.0.1:1"],
+        vec!["discover", "add", "--center", "127.0.0.1:1"],
+        vec!["pub", "news", "text", "--center", "127.0.0.1:1"],
+        vec!["sub", "news", "--center", "127.0.0.1:1"],
+        vec!["provide", "--demo", "--center", "127.0.0.1:1"],
+    ];
+    for arguments in rows {
+        let line = run(&arguments).failed(1);
+        assert!(line.contains("127.0.0.1:1"), "{arguments:?}: {line}");
+    }
+}
+
+#[test]
+fn discover_prints_a_host_a_line() {
+    let (_center, center) = center();
+    let providers = [provider(&center), provider(&center)];
+    let mut hosts: Vec<_> = providers.iter().map(|(_, address)| address.trim_start_matches("tcp://")).collect();
+    hosts.sort_unstable();
+    let mut found = run(&["discover", "echo", "--center", &center]).ok();
+    found.sort_unstable();
+    assert_eq!(found, hosts);
+}
+
+#[test]
+fn the_center_may_be_named_in_the_environment() {
+    let (_center, center) = center();
+    let (_provider, _) = provider(&center);
+    let discover = |arguments: &[&str], variable: &str| {
+        let mut command = callboard(arguments);
+        command.env("CALLBOARD_CENTER", variable);
+        Program::spawn(command).end()
+    };
+    assert_eq!(discover(&["discover", "add"], &center).ok().len(), 1);
+    assert_eq!(discover(&["discover", "add", "--center", &center], "127.0.0.1:1").ok().len(), 1);
+    assert!(discover(&["discover", "add"], "127.0.0.1:1").failed(1).contains("127.0.0.1:1"));
+}

@@ -1,0 +1,11 @@
+//! The `callboard` program as its users meet it: real processes, their lines, their exit codes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
+
+mod center;
+mod client;
+mod configuration;
+mod provide;
+mod stage;
+mod topics;
+mod tour;

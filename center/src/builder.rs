@@ -6,7 +6,7 @@ use callboard_pubsub::{TopicLimits, TopicService};
 use callboard_registry::{RegistryLimits, RegistryService};
 use callboard_server::{Router, Sessions};
 
-use crate::ending::Ending;
+use crate::center::Draining;
 use crate::{Center, Config};
 
 /// Settings of a [`Center`]. What is not set keeps its default.
@@ -107,16 +107,15 @@ impl CenterBuilder {
             Ok(files) => tracing::debug!(files, "limit of open files"),
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
-        let ending = Ending::default();
         let registry = Arc::new(RegistryService::new(registry));
         let topics = Arc::new(TopicService::with_limits(topics));
         let dispatcher = Dispatcher::new()
             .on_rpc(self.router)
             .on_topic(Arc::clone(&topics))
-            .on_service(ending.ends(Arc::clone(&registry)))
+            .on_service(Arc::clone(&registry))
             .on_session(Sessions::for_server(NAME, &limits));
         let serving = serve(&addresses, Settings { limits, loops, pin }, Arc::new(dispatcher)).await?;
-        Ok(Center { ending, serving, registry, topics })
+        Ok(Center { registry: Draining(registry), serving, topics })
     }
 }
 

@@ -5,7 +5,6 @@ use callboard_net::{Address, Conn, MetricsSnapshot, Serving};
 use callboard_pubsub::TopicService;
 use callboard_registry::{RegistryService, TableSize};
 
-use crate::ending::Ending;
 use crate::{CenterBuilder, CenterError};
 
 /// A center that runs: providers register with it, callers discover through it, and topics pass through it.
@@ -25,9 +24,8 @@ use crate::{CenterBuilder, CenterError};
 #[derive(Debug)]
 pub struct Center {
     /// First, since fields are dropped in this order, and the registry must know of the end before connections do.
-    pub(crate) ending: Ending,
+    pub(crate) registry: Draining,
     pub(crate) serving: Serving,
-    pub(crate) registry: Arc<RegistryService<Conn>>,
     pub(crate) topics: Arc<TopicService<Conn>>,
 }
 
@@ -65,7 +63,7 @@ impl Center {
 
     /// How much is registered and watched.
     pub fn registry_size(&self) -> TableSize {
-        self.registry.size()
+        self.registry.0.size()
     }
 
     /// How many topics there are.
@@ -79,9 +77,19 @@ impl Center {
     /// # Cancel safety
     /// Dropping the future stops the center at once.
     pub async fn shutdown(self) {
-        let Self { ending, serving, .. } = self;
-        drop(ending);
+        let Self { registry, serving, .. } = self;
+        drop(registry);
         serving.shutdown(GRACE).await;
+    }
+}
+
+/// A registry that is told when its center ends: from then on nobody hears that a provider goes.
+#[derive(Debug)]
+pub(crate) struct Draining(pub(crate) Arc<RegistryService<Conn>>);
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.0.drain();
     }
 }
 

@@ -11,7 +11,6 @@
 mod builder;
 mod center;
 mod config;
-mod ending;
 mod setting;
 
 pub use builder::{CenterBuilder, CenterError};

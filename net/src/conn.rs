@@ -15,10 +15,11 @@ use callboard_common::{
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::Ends;
+use crate::guards::Counted;
 use crate::house::House;
 use crate::metrics::add;
 use crate::outbox::{Frame, Freed, Outbox, Pushed, Refused, Water};
+use crate::{Ends, InFlight, ReadHold};
 
 /// A peer over a socket: a handle to its outbox and its state. Its own task reads and writes the socket.
 ///
@@ -46,13 +47,6 @@ struct State<P: Protocol> {
     room: Notify,
     gone: Notify,
 }
-
-/// While it lives, its connection is not read (unless an answer is expected on it); see [`Conn::hold_reading`].
-pub struct ReadHold<P: Protocol = LengthValue>(Conn<P>);
-
-/// One request in flight; see [`Connection::begin_request`].
-#[derive(Debug)]
-pub struct InFlight<P: Protocol = LengthValue>(Conn<P>);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -219,6 +213,22 @@ impl<P: Protocol> Conn<P> {
         self.0.gone.notify_waiters();
     }
 
+    /// A [`ReadHold`] is gone.
+    pub(crate) fn end_hold(&self) {
+        if self.0.holds.fetch_sub(1, SeqCst) == 1 {
+            self.wake();
+        }
+    }
+
+    /// An [`InFlight`] is gone.
+    pub(crate) fn end_request(&self) {
+        let before = self.0.in_flight.fetch_sub(1, SeqCst);
+        // The task waits for this where it stopped reading at the limit, or at the last one where the peer has ended.
+        if before == 1 || before == self.0.house.limits.in_flight {
+            self.wake();
+        }
+    }
+
     /// Wakes the connection's task, if it sleeps.
     pub(crate) fn wake(&self) {
         wake(self.0.outbox.take_waker());
@@ -354,51 +364,6 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 }
 
-/// A frame that counts once against the total, however many outboxes hold it.
-struct Counted<P: Protocol> {
-    frame: Bytes,
-    house: Arc<House<P>>,
-}
-
-impl<P: Protocol> Counted<P> {
-    fn new(frame: Bytes, house: Arc<House<P>>) -> Self {
-        house.about_to_queue(frame.len());
-        house.check_queued();
-        Self { frame, house }
-    }
-}
-
-impl<P: Protocol> AsRef<[u8]> for Counted<P> {
-    fn as_ref(&self) -> &[u8] {
-        &self.frame
-    }
-}
-
-impl<P: Protocol> Drop for Counted<P> {
-    fn drop(&mut self) {
-        self.house.unqueued(self.frame.len());
-    }
-}
-
-impl<P: Protocol> Drop for ReadHold<P> {
-    fn drop(&mut self) {
-        if self.0.0.holds.fetch_sub(1, SeqCst) == 1 {
-            self.0.wake();
-        }
-    }
-}
-
-impl<P: Protocol> Drop for InFlight<P> {
-    fn drop(&mut self) {
-        let state = &*self.0.0;
-        let before = state.in_flight.fetch_sub(1, SeqCst);
-        // The task waits for this where it stopped reading at the limit, or at the last one where the peer has ended.
-        if before == 1 || before == state.house.limits.in_flight {
-            self.0.wake();
-        }
-    }
-}
-
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
@@ -427,12 +392,6 @@ impl<P: Protocol> Clone for Conn<P> {
 impl<P: Protocol> fmt::Debug for Conn<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0.id, self.0.endpoints.peer)
-    }
-}
-
-impl<P: Protocol> fmt::Debug for ReadHold<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReadHold({:?})", self.0)
     }
 }
 

@@ -31,6 +31,7 @@ mod conn;
 mod connect;
 mod driver;
 mod event_loop;
+mod guards;
 mod house;
 mod limits;
 mod may_block;
@@ -45,8 +46,9 @@ mod transport;
 mod writer;
 
 pub use address::{Address, AddressError};
-pub use conn::{Conn, InFlight, ReadHold};
+pub use conn::Conn;
 pub use connect::{ConnectError, connect, connect_with};
+pub use guards::{InFlight, ReadHold};
 pub use limits::{Limits, LimitsError};
 pub use may_block::{allow_blocking, may_block};
 pub use memory::{Memory, MemoryListener};

@@ -1,0 +1,59 @@
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use callboard_common::{LengthValue, Protocol};
+
+use crate::Conn;
+use crate::house::House;
+
+/// While it lives, its connection is not read (unless an answer is expected on it); see [`Conn::hold_reading`].
+pub struct ReadHold<P: Protocol = LengthValue>(pub(crate) Conn<P>);
+
+/// One request in flight; see [`Connection::begin_request`](callboard_common::Connection::begin_request).
+#[derive(Debug)]
+pub struct InFlight<P: Protocol = LengthValue>(pub(crate) Conn<P>);
+
+/// A frame that counts once against the total, however many outboxes hold it.
+pub(crate) struct Counted<P: Protocol> {
+    frame: Bytes,
+    house: Arc<House<P>>,
+}
+
+impl<P: Protocol> Counted<P> {
+    pub(crate) fn new(frame: Bytes, house: Arc<House<P>>) -> Self {
+        house.about_to_queue(frame.len());
+        house.check_queued();
+        Self { frame, house }
+    }
+}
+
+impl<P: Protocol> AsRef<[u8]> for Counted<P> {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
+    }
+}
+
+impl<P: Protocol> Drop for Counted<P> {
+    fn drop(&mut self) {
+        self.house.unqueued(self.frame.len());
+    }
+}
+
+impl<P: Protocol> Drop for ReadHold<P> {
+    fn drop(&mut self) {
+        self.0.end_hold();
+    }
+}
+
+impl<P: Protocol> Drop for InFlight<P> {
+    fn drop(&mut self) {
+        self.0.end_request();
+    }
+}
+
+impl<P: Protocol> fmt::Debug for ReadHold<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadHold({:?})", self.0)
+    }
+}

@@ -13,7 +13,7 @@ use callboard_common::{
 use proptest::prelude::*;
 
 /// What any one step may take whatever the peer sent: error texts, a short list of features.
-const CONSTANT_BYTES: usize = 32 << 10;
+const CONSTANT_BYTES: usize = 20 << 10;
 
 struct Counting;
 
@@ -123,10 +123,10 @@ fn a_whole_frame_is_not_copied() {
     assert!(peak(|| LengthValue::default().decode(&mut buf)) < 256, "the bytes stay where they are");
 }
 
-/// Bodies of 64 KiB, each made to grow as much as it can where it is read.
+/// Bodies of 32 KiB, each made to grow as much as it can where it is read.
 #[test]
 fn no_body_grows_when_it_is_read() {
-    let big = |text: &str| text.repeat((64 << 10) / text.len());
+    let big = |text: &str| text.repeat((32 << 10) / text.len());
     let list = |item: &str| format!("[{}{item}]", big(&format!("{item},")));
     let escaped = [format!("\"{}\"", big("\\n")), format!("\"{}\"", big("\\u0041")), format!("\"x\\n{}\"", big("y"))];
     let mut values = vec![

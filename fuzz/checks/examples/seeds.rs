@@ -203,8 +203,8 @@ fn scripts() -> Vec<Seed> {
         (
             "withdraw",
             [
-                [session(0, all), registry(1, 1, 0, 0), registry(0, 0, 0, 1), registry(0, 0, 0, 2)].concat(),
-                [registry(0, 0, 1, 2), registry(0, 4, 0, 2), registry(0, 0, 0, 2), registry(0, 4, 0, 0)].concat(),
+                [session(0, all), registry(1, 1, 0, 0), registry(0, 0, 0, 3), registry(0, 0, 0, 1)].concat(),
+                [registry(0, 0, 1, 2), registry(0, 4, 0, 1), registry(0, 0, 0, 1), registry(0, 4, 0, 0)].concat(),
                 [registry(1, 4, 0, 0), registry(1, 2, 0, 1), registry(1, 3, 0, 1), close(0)].concat(),
             ]
             .concat(),

@@ -140,6 +140,12 @@ impl Calls {
         self.state().requestor.len()
     }
 
+    /// For how many there is memory.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.state().requestor.capacity()
+    }
+
     /// Frees the places of answers that nobody needs and that are overdue; says when to look again.
     fn free_overdue(&self, conn: &Conn) -> Option<Instant> {
         let mut state = self.state();

@@ -105,6 +105,24 @@ async fn dropped_calls_are_forgotten_and_their_answers_ignored() {
     assert_eq!(client.call::<String>("echo", "new").await.unwrap(), "new");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_dropped_calls_leave_nothing_behind() {
+    let peer = Peer::new().await;
+    let (client, line) = peer.client(v1().in_flight(8)).await;
+    let taken = tokio::spawn(async move {
+        let Line { mut stream, .. } = line;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap() // takes all and answers nothing
+    });
+    for n in 0..1_000_000 {
+        drop(client.start::<Value>("n", &n).await.unwrap());
+    }
+    assert_eq!(client.link().calls.waiting(), 0);
+    assert!(client.link().calls.capacity() <= 8, "the book of calls has not grown");
+    client.flush().await.unwrap();
+    drop(client);
+    assert!(taken.await.unwrap() > 50_000_000, "all of them were sent");
+}
+
 #[tokio::test]
 async fn a_call_dropped_while_it_waits_is_forgotten() {
     let peer = Peer::new().await;

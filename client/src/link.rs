@@ -55,7 +55,7 @@ impl Link {
     fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<(), SendError> {
         let max_frame_bytes = self.conn.session().map_or(u64::MAX, |session| session.limits.max_frame_bytes);
         let max_frame_bytes = usize::try_from(max_frame_bytes).unwrap_or(usize::MAX);
-        self.conn.request(head, &Bounded { body, header_bytes: HEADER_BYTES + head.id.len(), max_frame_bytes })
+        self.conn.request(head, &Bounded { body, header_bytes: COUNTED_HEADER_BYTES + head.id.len(), max_frame_bytes })
     }
 }
 
@@ -72,6 +72,8 @@ impl fmt::Debug for Link {
     }
 }
 
+/// The part of a header that its length field counts.
+const COUNTED_HEADER_BYTES: usize = HEADER_BYTES - 4;
 /// How long a connection that nobody uses any longer may take to write what is queued.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 

@@ -24,11 +24,11 @@ pub struct LengthValue<F = Plain> {
     filter: F,
 }
 
-/// The largest frame, its length field included, unless set otherwise: 16 MiB.
+/// The largest frame, as its length field counts it, unless set otherwise: 16 MiB.
 pub const DEFAULT_MAX_FRAME_BYTES: usize = 16 << 20;
 
 impl LengthValue {
-    /// Frames up to `max_frame_bytes`, the length field included. Default 16 MiB.
+    /// Frames whose length field says up to `max_frame_bytes`. Default 16 MiB.
     pub fn new(max_frame_bytes: usize) -> Self {
         Self::with_filter(max_frame_bytes, Plain)
     }
@@ -53,8 +53,8 @@ impl<F: BodyFilter> LengthValue<F> {
             return Err(ProtocolError::TooShort { length });
         }
         let frame_bytes = length.saturating_add(LENGTH_BYTES);
-        if frame_bytes > self.max_frame_bytes {
-            return Err(ProtocolError::TooLarge { frame_bytes, max_frame_bytes: self.max_frame_bytes });
+        if length > self.max_frame_bytes {
+            return Err(ProtocolError::TooLarge { frame_bytes: length, max_frame_bytes: self.max_frame_bytes });
         }
         let (Some(mtype), Some(id_bytes)) = (word(buf, 4), word(buf, 8)) else { return Ok(None) };
         match u8::try_from(id_bytes) {
@@ -122,8 +122,8 @@ impl<F: BodyFilter> LengthValue<F> {
         let body_at = out.len();
         body.encode::<C>(out)?;
         let flags = self.filter.outgoing(head.flags, out, body_at)?;
-        let frame_bytes = out.len() - start;
-        let length = u32::try_from(frame_bytes - LENGTH_BYTES).ok().filter(|_| frame_bytes <= self.max_frame_bytes);
+        let frame_bytes = out.len() - start - LENGTH_BYTES;
+        let length = u32::try_from(frame_bytes).ok().filter(|_| frame_bytes <= self.max_frame_bytes);
         let Some(length) = length else {
             return Err(EncodeError::TooLarge { frame_bytes, max_frame_bytes: self.max_frame_bytes });
         };

@@ -72,7 +72,7 @@ pub enum ProtocolError {
     /// The frame is over the bound.
     #[error("frame of {frame_bytes} bytes is over the bound of {max_frame_bytes}")]
     TooLarge {
-        /// What the frame would take, its length field included.
+        /// What the frame would take, as its length field counts it.
         frame_bytes: usize,
         /// The bound.
         max_frame_bytes: usize,

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest frame in bytes, its length field included. Default 16 MiB. A larger one closes its connection, before
+    /// The largest frame in bytes, as its length field counts them. Default 16 MiB. A larger one closes its connection, before
     /// anything is allocated for it.
     pub max_frame_bytes: usize,
     /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least twice `max_frame_bytes`, so that what finds

@@ -101,14 +101,14 @@ impl<H> Outbox<H> {
         Self { state: Mutex::new(state) }
     }
 
-    /// Queues a frame; past `bound` it is refused, unless nothing else waits.
+    /// Queues a frame; past `bound` it is refused, unless the outbox is at most half full: what waited for room has it.
     pub(crate) fn push(&self, frame: Frame<'_>, bound: usize, water: Water, now: Instant) -> Result<Pushed, Refused> {
         let mut state = self.lock();
         let len = frame.len();
         if state.closed {
             return Err(Refused::Closed);
         }
-        if state.bytes > 0 && state.bytes.saturating_add(len) > bound {
+        if state.bytes > water.high && state.bytes.saturating_add(len) > bound {
             return Err(Refused::Full);
         }
         if state.bytes == 0 {

@@ -79,7 +79,7 @@ impl ServerBuilder {
         self
     }
 
-    /// The largest frame in bytes, its length field included. Default 16 MiB. A larger bound lets larger parameters and
+    /// The largest frame in bytes, as its length field counts them. Default 16 MiB. A larger bound lets larger parameters and
     /// results through, and each connection hold as much memory.
     pub fn max_frame_bytes(mut self, bytes: usize) -> Self {
         self.settings.limits.max_frame_bytes = bytes;

@@ -75,7 +75,7 @@ pub struct SessionAnswer<'a> {
 /// `limits` of a session: what the answering side permits on this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The largest frame in bytes, its length field included.
+    /// The largest frame in bytes, as its length field counts them.
     #[serde(default = "Limits::no_bound")]
     pub max_frame_bytes: u64,
     /// How many requests may wait for their answers at once.

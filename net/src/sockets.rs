@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
@@ -66,6 +66,9 @@ impl Drop for SocketFile {
 /// Connections that wait to be accepted; a crowd that comes at once is not turned away.
 const BACKLOG: i32 = 4096;
 
+/// What the kernel may hold of one connection before it is sent, in bytes.
+const UNSENT_BYTES: u32 = 128 << 10;
+
 impl Transport for Sockets {
     type Bound = BoundSocket;
     type Listener = SocketListener;
@@ -116,6 +119,9 @@ impl Transport for Sockets {
         match accepted {
             AcceptedSocket::Tcp(stream) => {
                 stream.set_nodelay(true)?;
+                // What waits, waits in the outbox, where it is bounded; and a reader's progress shows as it reads, not in
+                // leaps of the kernel's whole buffer. Systems without the option do without.
+                let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
                 TcpStream::from_std(stream).map(SocketStream::Tcp)
             }
             AcceptedSocket::Unix(stream) => UnixStream::from_std(stream).map(SocketStream::Unix),

@@ -135,3 +135,24 @@ async fn a_watcher_that_takes_nothing_is_closed_and_others_hear_every_notice() {
     until("it is gone", || center.metrics().connections == 2).await;
     healthy.expect_quiet().await;
 }
+
+/// With buffers of the usual size: what the kernel holds must not hide that a reader goes on reading.
+#[tokio::test]
+async fn a_steady_reader_of_400_kb_a_second_is_not_taken_for_a_stalled_one() {
+    let center = center_with(limits(Duration::from_secs(2))).await;
+    let mut steady = RawPeer::connect(address(&center)).await;
+    subscribe(&mut steady).await;
+    let publisher = tokio::spawn(publish_all(RawPeer::connect(address(&center)).await));
+    until("the publisher is held back", || center.metrics().holds > 0).await;
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    let mut next = 0;
+    for _ in 0..50 {
+        pace.tick().await;
+        for _ in 0..10 {
+            assert_eq!(steady.receive().await.id, next.to_string().into_bytes());
+            next += 1;
+        }
+    }
+    assert_eq!(center.metrics().slow_readers, 0, "{:?}", center.metrics());
+    publisher.abort();
+}

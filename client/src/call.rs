@@ -57,7 +57,7 @@ impl<R: DeserializeOwned> Call<R> {
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         if let Poll::Ready(answer) = Pin::new(&mut self.ticket.answer).poll(cx) {
             self.ticket.entered.finish();
-            return Poll::Ready(answer.map_or(Outcome::Disconnected, Outcome::Answered));
+            return Poll::Ready(answer.map_or_else(|_| self.ticket.disconnected(), Outcome::Answered));
         }
         let at = self.deadline.at();
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));

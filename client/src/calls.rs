@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::guard::guarded;
+use crate::request::Stage;
 use crate::{RequestId, Requestor};
 
 /// The calls of one connection that wait for their answers: the shell around [`Requestor`], with its lock and with the
@@ -52,7 +53,7 @@ pub(crate) enum Waiter {
 /// How the wait of a [`Waiter::InOrder`] ended.
 pub(crate) enum Outcome {
     Answered(Message),
-    Disconnected,
+    Disconnected(Stage),
     Late,
 }
 
@@ -130,7 +131,7 @@ impl Calls {
         };
         self.places.close();
         for entry in waiting {
-            entry.waiter.wake(conn, Outcome::Disconnected);
+            entry.waiter.wake(conn, Outcome::Disconnected(Stage::Sent));
         }
     }
 

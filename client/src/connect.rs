@@ -83,7 +83,7 @@ impl Attempt<'_> {
             // On the connection's task: what comes after the answer already belongs to the session.
             let _ = told.send(match outcome {
                 Outcome::Answered(answer) => open(&conn, &answer),
-                Outcome::Disconnected | Outcome::Late => Err(NoSession::Closed),
+                Outcome::Disconnected(_) | Outcome::Late => Err(NoSession::Closed),
             });
         }));
         let id = link.calls.enter(&link.conn, waiter, None).map_err(|_| NoSession::Closed)?;

@@ -33,6 +33,8 @@ pub(crate) struct Ticket {
     pub(crate) entered: Entered,
     pub(crate) answer: oneshot::Receiver<Message>,
     pub(crate) kind: MessageType,
+    /// Where in the stream of all bytes the request begins.
+    at: u64,
 }
 
 /// A call that waits; dropping it forgets the call.
@@ -58,22 +60,22 @@ impl Request<'_> {
         let place = self.place().await?;
         let (ticket, waiter) = Waiter::task(kept);
         let entered = self.enter(waiter, place)?;
-        self.queue_in_time(|link| link.queue(entered.id, body)).await?;
-        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer() })
+        let at = self.queue_in_time(|link| link.queue(entered.id, body)).await?;
+        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
     }
 
     /// Queues the request, or fails where it would have to wait.
     pub(crate) fn try_send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
         let (ticket, waiter) = Waiter::task(kept);
         let entered = self.enter(waiter, self.try_place()?)?;
-        self.link.queue(entered.id, body).map_err(|e| self.unsendable(e))?;
-        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer() })
+        let at = self.link.queue(entered.id, body).map_err(|e| self.unsendable(e))?;
+        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
     }
 
     /// Queues a request whose answer nobody wants.
     pub(crate) async fn send_one_way<B: Encode>(self, body: &B) -> Result<(), CallError> {
         if self.link.knows_one_way() {
-            return self.queue_in_time(|link| link.queue_one_way(body)).await;
+            return self.queue_in_time(|link| link.queue_one_way(body)).await.map(drop);
         }
         let place = self.place().await?;
         let entered = self.enter(Waiter::Nobody { until: self.deadline.at() }, place)?;
@@ -115,7 +117,7 @@ impl Request<'_> {
     pub(crate) async fn answer(self, mut ticket: Ticket) -> Result<Message, CallError> {
         let outcome = match timeout_at(self.deadline.at(), &mut ticket.answer).await {
             Ok(Ok(message)) => Outcome::Answered(message),
-            Ok(Err(_)) => Outcome::Disconnected,
+            Ok(Err(_)) => ticket.disconnected(),
             Err(_) => return Err(self.late(Stage::Sent)),
         };
         ticket.entered.finish();
@@ -130,7 +132,7 @@ impl Request<'_> {
                 let what = format!("it was answered with {} in place of {kind}", message.kind());
                 Err(self.error(CallErrorKind::Decode, what).with_executed(Executed::Unknown))
             }
-            Outcome::Disconnected => Err(self.disconnected(Stage::Sent)),
+            Outcome::Disconnected(stage) => Err(self.disconnected(stage)),
             Outcome::Late => Err(self.late(Stage::Sent)),
         }
     }
@@ -158,10 +160,10 @@ impl Request<'_> {
         }
     }
 
-    async fn queue_in_time(self, queue: impl Fn(&Link) -> Result<(), SendError>) -> Result<(), CallError> {
+    async fn queue_in_time(self, queue: impl Fn(&Link) -> Result<u64, SendError>) -> Result<u64, CallError> {
         loop {
             match queue(self.link) {
-                Ok(()) => return Ok(()),
+                Ok(at) => return Ok(at),
                 Err(SendError::Full) => {}
                 Err(e) => return Err(self.unsendable(e)),
             }
@@ -229,6 +231,14 @@ impl Request<'_> {
 /// A duration as people read it.
 fn whole_ms(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
+}
+
+impl Ticket {
+    /// The connection has ended without an answer. A request of which the socket took nothing did not leave.
+    pub(crate) fn disconnected(&self) -> Outcome {
+        let left = self.at < self.entered.link.conn.sent_bytes();
+        Outcome::Disconnected(if left { Stage::Sent } else { Stage::Unsent })
+    }
 }
 
 impl Entered {

@@ -171,6 +171,15 @@ pub fn refuse<C: Connection>(conn: &C, message: &Message, code: ResultCode, opty
     let _ = conn.answer(message.id(), &refusal);
 }
 
+/// Answers a request that came while its connection drains: it did not run and may be repeated elsewhere.
+pub fn refuse_draining<C: Connection>(conn: &C, message: &Message) {
+    if matches!(message.kind(), MessageType::Ping | MessageType::Cancel) {
+        return conn.count(Event::Ignored);
+    }
+    let error = ErrorInfo::not_executed("this side is about to end: ask another one");
+    refuse(conn, message, ResultCode::Unavailable, known_optype(message), &error);
+}
+
 /// Answers a body that could not be read.
 pub fn refuse_body<C: Connection>(conn: &C, message: &Message, why: &BodyError) {
     refuse(conn, message, why.code, why.optype, &ErrorInfo::not_executed(why.message.clone()));

@@ -99,8 +99,10 @@ impl<F: BodyFilter> Protocol for LengthValue<F> {
 
     fn peek<'a>(&self, buf: &'a [u8]) -> Option<(MessageType, &'a [u8])> {
         let kind = MessageType::from_wire((word(buf, 4)? & 0xffff) as u16);
-        let id_bytes = word(buf, 8)? as usize;
-        Some((kind, buf.get(HEADER_BYTES..HEADER_BYTES.checked_add(id_bytes)?).unwrap_or_default()))
+        match word(buf, 8)? as usize {
+            id_bytes @ ..=MAX_ID_BYTES => buf.get(HEADER_BYTES..HEADER_BYTES + id_bytes).map(|id| (kind, id)),
+            _ => Some((kind, &[])),
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub use body::{
 pub use code::ResultCode;
 pub use codec::{Codec, EncodeError, Integer, Raw, ReadError, Shape};
 pub use connection::{Connection, ConnectionId, Event, Handler, SendError, Shared};
-pub use dispatcher::{Dispatcher, Unhandled, refuse, refuse_body};
+pub use dispatcher::{Dispatcher, Unhandled, refuse, refuse_body, refuse_draining};
 pub use host::{Host, HostError};
 pub use json::Json;
 pub use kind::MessageType;

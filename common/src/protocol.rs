@@ -23,8 +23,8 @@ pub trait Protocol: Send + Sync + 'static {
     /// How many bytes the frame at the front of `buf` has when it is whole; 0 where its header can't tell yet.
     fn frame_bytes(&self, buf: &[u8]) -> usize;
 
-    /// Kind and id of the frame at the front of `buf`, as far as they have come: for a last word to a peer whose frame
-    /// was refused.
+    /// Kind and id of the frame at the front of `buf`, once they are there: for a last word to a peer whose frame was
+    /// refused. An id that can't be one is left out.
     fn peek<'a>(&self, buf: &'a [u8]) -> Option<(MessageType, &'a [u8])>;
 }
 

@@ -37,8 +37,8 @@ struct State<P: Protocol> {
     holds: AtomicUsize,
     expecting: AtomicBool,
     in_flight: AtomicUsize,
-    /// The task goes on only to write what is queued.
-    draining: OnceLock<Instant>,
+    /// Set once it is about to end.
+    draining: OnceLock<Drain>,
     closed: AtomicBool,
     /// Why it ended, and whether a fault of the peer ended it.
     reason: Mutex<Option<(Cow<'static, str>, bool)>>,
@@ -46,6 +46,13 @@ struct State<P: Protocol> {
     partial_since: Mutex<Option<Instant>>,
     room: Notify,
     gone: Notify,
+}
+
+/// Since when a connection is about to end, and by when it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    pub(crate) since: Instant,
+    pub(crate) until: Instant,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -105,10 +112,14 @@ impl<P: Protocol> Conn<P> {
         self.finish(reason.into(), false);
     }
 
-    /// Reads no more, writes what is queued and what requests in flight still answer, then ends: after `grace` at the
-    /// latest. A second call changes nothing.
+    /// Ends in good order, after `grace` at the latest: what is queued leaves, and what requests in flight still answer.
+    /// A connection that was accepted goes on reading until its peer is quiet, and refuses what comes (UNAVAILABLE, not
+    /// executed): a request may be on its way. One that we made is read no more. A second call changes nothing.
     pub fn drain(&self, grace: Duration) {
-        self.0.draining.get_or_init(|| Instant::now() + grace);
+        self.0.draining.get_or_init(|| {
+            let since = Instant::now();
+            Drain { since, until: since + grace }
+        });
         self.wake();
     }
 
@@ -140,12 +151,18 @@ impl<P: Protocol> Conn<P> {
         }
     }
 
-    /// Queues a request.
+    /// Queues a request. Returns where in the stream of all bytes it begins; see [`sent_bytes`](Self::sent_bytes).
     ///
     /// # Errors
     /// `Full` at the outbox's bound: wait for [`room`](Self::room); `Closed`; `Encode`.
-    pub fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<(), SendError> {
+    pub fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<u64, SendError> {
         self.queue_encoded(head, body, self.0.house.limits.queue_bytes)
+    }
+
+    /// How many bytes the socket has taken since the connection was made. A request that begins there or later never
+    /// left, once the connection has ended.
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.outbox.taken()
     }
 
     /// Waits until no more than half of the outbox's bound is taken.
@@ -174,12 +191,11 @@ impl<P: Protocol> Conn<P> {
         let state = &*self.0;
         let held = state.holds.load(SeqCst) > 0 && !state.expecting.load(SeqCst);
         let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.house.limits.in_flight;
-        let draining = state.draining.get().is_some() || self.is_closed();
+        let draining = !state.house.serves && state.draining.get().is_some() || self.is_closed();
         !(held || busy || draining) && state.outbox.bytes() <= state.house.limits.high_water()
     }
 
-    /// When it ends at the latest, if it is draining.
-    pub(crate) fn drains_until(&self) -> Option<Instant> {
+    pub(crate) fn draining(&self) -> Option<Drain> {
         self.0.draining.get().copied()
     }
 
@@ -203,10 +219,14 @@ impl<P: Protocol> Conn<P> {
     }
 
     fn finish(&self, reason: Cow<'static, str>, fault: bool) {
-        if self.0.closed.swap(true, SeqCst) {
-            return;
+        {
+            // Held until the reason is there: whoever sees the end finds it.
+            let mut known = self.0.reason.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.0.closed.swap(true, SeqCst) {
+                return;
+            }
+            known.get_or_insert((reason, fault));
         }
-        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((reason, fault));
         let (freed, waker) = self.0.outbox.close();
         self.release(freed);
         wake(waker);
@@ -267,13 +287,13 @@ impl<P: Protocol> Conn<P> {
         }
     }
 
-    fn queue_encoded<B: Encode>(&self, head: Head<'_>, body: &B, bound: usize) -> Result<(), SendError> {
+    fn queue_encoded<B: Encode>(&self, head: Head<'_>, body: &B, bound: usize) -> Result<u64, SendError> {
         // Taken out, since a body's own code may come back here.
         let mut scratch = SCRATCH.take();
         scratch.clear();
         let encoded = self.0.house.protocol.encode::<Json, _>(head, body, &mut scratch);
         let queued = match encoded {
-            Ok(()) => self.queue(Frame::Slice(&mut scratch), bound).map(drop),
+            Ok(()) => self.queue(Frame::Slice(&mut scratch), bound).map(|pushed| pushed.at),
             Err(e) => Err(e.into()),
         };
         SCRATCH.set(scratch);
@@ -313,7 +333,7 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
-        self.queue_encoded(Head::new(body.kind(), id), body, usize::MAX)
+        self.queue_encoded(Head::new(body.kind(), id), body, usize::MAX).map(drop)
     }
 
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {

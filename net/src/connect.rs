@@ -66,7 +66,7 @@ where
     limits.check()?;
     let failed = |source| ConnectError::Io { address: address.clone(), source };
     let (stream, ends) = transport.connect(address).await.map_err(failed)?;
-    let conn = Conn::new(Arc::new(House::new(protocol, limits.clone())), ends);
+    let conn = Conn::new(Arc::new(House::new(protocol, limits.clone(), false)), ends);
     tokio::spawn(Driver::new(stream, conn.clone(), handler));
     Ok(conn)
 }

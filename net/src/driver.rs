@@ -17,11 +17,14 @@ use crate::writer::Writer;
 /// The one task of a connection: it reads, lets the handler run, and writes, all on one thread.
 pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     stream: S,
-    guest: Guest<P, H>,
     reader: Reader,
+    /// Before the guest, since fields are dropped in this order: what it holds is free before the house forgets the peer.
     writer: Writer,
-    /// The peer sends no more; it still hears what it asked for.
-    ended: bool,
+    guest: Guest<P, H>,
+    /// Since when the peer sends no more; it still hears what it asked for.
+    ended: Option<Instant>,
+    /// Since when nothing can be written any more; what came before that is still read.
+    broken: Option<Broken>,
     farewell: Option<Farewell>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -50,6 +53,13 @@ impl End {
     }
 }
 
+/// A socket that takes no more bytes may still hold answers.
+#[derive(Debug)]
+struct Broken {
+    reason: String,
+    until: Instant,
+}
+
 /// A last word is written and the peer given a moment to read it: closing a socket that holds unread bytes resets it,
 /// and a reset would overtake the word.
 #[derive(Debug)]
@@ -61,6 +71,9 @@ struct Farewell {
 /// Rounds of reading before other connections of the loop get their turn.
 const ROUNDS: usize = 8;
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
+/// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine or
+/// in one network.
+const QUIET_TIME: Duration = Duration::from_millis(100);
 
 impl<S, P, H> Driver<S, P, H>
 where
@@ -73,10 +86,11 @@ where
         conn.house().connections.insert(conn.id(), conn.clone());
         Self {
             stream,
-            guest: Guest { conn, handler },
             reader: Reader::default(),
             writer: Writer::default(),
-            ended: false,
+            guest: Guest { conn, handler },
+            ended: None,
+            broken: None,
             farewell: None,
             timer: None,
         }
@@ -99,40 +113,67 @@ where
                     None => continue,
                 },
             };
-            let written = match self.writer.write(cx, &mut self.stream, &conn) {
-                Ok(written) => written,
-                Err(e) => return Poll::Ready(End::ordinary(format!("writing failed: {e}"))),
-            };
-            let finishing = self.ended || conn.drains_until().is_some();
-            if finishing && conn.is_idle() {
-                let reason = if self.ended { "the peer has closed it" } else { "the server stops" };
-                return Poll::Ready(End::ordinary(reason));
+            let written = self.write(cx, &conn);
+            if let Some(end) = self.finished(&conn) {
+                return Poll::Ready(end);
             }
             if more {
                 continue;
             }
-            if let Some(end) = self.overdue(cx, &conn) {
-                return Poll::Ready(end);
+            if !self.park(cx, &conn, written) {
+                continue;
             }
-            if self.park(cx, &conn, written) {
-                return Poll::Pending;
-            }
+            // Only now: who holds a publisher for this peer from here on, or drains it, wakes the task.
+            return self.overdue(cx, &conn).map_or(Poll::Pending, Poll::Ready);
         }
         // Others of this loop first.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
+    /// Writes what is queued; `true` if nothing is left.
+    fn write(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> bool {
+        // Who has connected to us may have ended only its own half. Of one that we connected to no answer can come.
+        let deaf = self.ended.is_some() && !conn.house().serves;
+        if deaf || self.broken.is_some() {
+            return false;
+        }
+        self.writer.write(cx, &mut self.stream, conn).unwrap_or_else(|e| {
+            let reason = format!("writing failed: {e}");
+            self.broken = Some(Broken { reason, until: Instant::now() + FAREWELL_TIME });
+            false
+        })
+    }
+
+    /// Whether all is said and heard.
+    fn finished(&self, conn: &Conn<P>) -> Option<End> {
+        match (&self.broken, self.ended) {
+            (Some(broken), Some(_)) => return Some(End::ordinary(broken.reason.clone())),
+            (None, Some(_)) if conn.is_idle() || !conn.house().serves => {
+                return Some(End::ordinary("the peer has closed it"));
+            }
+            _ => {}
+        }
+        let quiet = self.quiet_at(conn)? <= Instant::now();
+        (quiet && conn.is_idle()).then(|| End::ordinary("this side ends it"))
+    }
+
+    /// From when on a draining connection may end, if nothing is due on it.
+    fn quiet_at(&self, conn: &Conn<P>) -> Option<Instant> {
+        let since = conn.draining()?.since;
+        Some(if conn.house().serves { self.reader.read_at().unwrap_or(since).max(since) + QUIET_TIME } else { since })
+    }
+
     /// Reads once; whether there may be more at once.
     fn read(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Result<bool, ReadFailure> {
-        if self.ended {
+        if self.ended.is_some() {
             return Ok(false);
         }
         match self.reader.read(cx, &mut self.stream, conn, &*self.guest.handler)? {
             Read::Some => Ok(true),
             Read::Waiting | Read::Paused => Ok(false),
             Read::Ended => {
-                self.ended = true;
+                self.ended = Some(Instant::now());
                 if self.reader.has_part() {
                     conn.close(Cow::Borrowed("the peer has closed it in the middle of a frame"));
                 }
@@ -181,13 +222,20 @@ where
                 return over();
             }
             let mut waste = [0; 4096];
+            let mut more = true;
             for _ in 0..ROUNDS {
                 let mut waste = ReadBuf::new(&mut waste);
                 match Pin::new(&mut self.stream).poll_read(cx, &mut waste) {
                     Poll::Ready(Ok(())) if !waste.filled().is_empty() => {}
                     Poll::Ready(_) => return over(),
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        more = false;
+                        break;
+                    }
                 }
+            }
+            if more {
+                cx.waker().wake_by_ref(); // others of this loop first
             }
         }
         if self.sleep_until(cx, until) {
@@ -199,24 +247,37 @@ where
 
     /// Does what is due: lets publishers go that wait for a peer which takes nothing. `Some` ends the connection.
     fn overdue(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Option<End> {
-        let stall = conn.house().limits.stall;
+        let limits = &conn.house().limits;
         loop {
-            let gives_up = if self.ended { None } else { self.reader.gives_up_at(conn) };
-            let drained = conn.drains_until();
-            let next = gives_up.into_iter().chain(drained).chain(conn.outbox().stalls_at(stall)).min()?;
+            let gives_up = if self.ended.is_some() { None } else { self.reader.gives_up_at(conn) };
+            let ends = self.ends_at(conn);
+            let looks = if conn.is_idle() { self.quiet_at(conn) } else { None };
+            let stalls = conn.outbox().stalls_at(limits.stall);
+            let next = [gives_up, ends, looks, stalls].into_iter().flatten().min()?;
             if !self.sleep_until(cx, next) {
                 return None;
             }
             let now = Instant::now();
-            drop(conn.outbox().stalled(stall, now));
+            drop(conn.outbox().stalled(limits.stall, now));
             if gives_up.is_some_and(|at| at <= now) {
                 add(&conn.house().metrics.frame_timeouts);
                 return Some(End::fault("a started frame was not finished in time"));
             }
-            if drained.is_some_and(|at| at <= now) {
+            if ends.is_some_and(|at| at <= now) {
                 return Some(End::ordinary("time is up for what was still to be written or answered"));
             }
+            if let Some(end) = self.finished(conn) {
+                return Some(end);
+            }
         }
+    }
+
+    /// When it ends, whatever is still due.
+    fn ends_at(&self, conn: &Conn<P>) -> Option<Instant> {
+        let drained = conn.draining().map(|drain| drain.until);
+        let half_closed = self.ended.map(|since| since + conn.house().limits.half_closed);
+        let broken = self.broken.as_ref().map(|broken| broken.until);
+        [drained, half_closed, broken].into_iter().flatten().min()
     }
 
     /// Whether that time has come; if not, the task is woken by then.
@@ -240,7 +301,7 @@ where
 
     /// Goes to sleep, unless something changed since the last look.
     fn park(&mut self, cx: &mut Context<'_>, conn: &Conn<P>, written: bool) -> bool {
-        let could_read = !self.ended && conn.may_read() && !self.paused();
+        let could_read = self.ended.is_none() && conn.may_read() && !self.reader.is_paused();
         if written {
             if !conn.outbox().park(cx.waker()) {
                 return false;
@@ -249,13 +310,8 @@ where
             conn.outbox().park_full(cx.waker());
         }
         // Whoever changes one of these wakes a sleeping task, and it sleeps only from here on.
-        let can_read = !self.ended && conn.may_read();
-        let finished = (self.ended || conn.drains_until().is_some()) && conn.is_idle();
-        !(conn.is_closed() || finished || (can_read && !could_read))
-    }
-
-    fn paused(&self) -> bool {
-        self.reader.is_paused()
+        let can_read = self.ended.is_none() && conn.may_read();
+        !(conn.is_closed() || self.finished(conn).is_some() || (can_read && !could_read))
     }
 }
 
@@ -342,7 +398,7 @@ mod tests {
 
     fn rig(pipe_bytes: usize, limits: Limits) -> Rig {
         let (peer, ours) = duplex(pipe_bytes);
-        let house = Arc::new(House::new(LengthValue::new(limits.max_frame_bytes), limits));
+        let house = Arc::new(House::new(LengthValue::new(limits.max_frame_bytes), limits, true));
         let conn = Conn::new(Arc::clone(&house), Ends::default());
         let echo = Arc::new(Echo::default());
         tokio::spawn(Driver::new(ours, conn.clone(), Arc::clone(&echo)));
@@ -488,6 +544,52 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_peer_that_has_finished_is_kept_for_its_answers_only_so_long() {
+        let mut rig = rig(1024, Limits::default());
+        rig.peer.write_all(&frame(b"wait", b"")).await.unwrap();
+        rig.peer.shutdown().await.unwrap();
+        let start = Instant::now();
+        rig.conn.closed().await;
+        assert_eq!(start.elapsed(), Limits::default().half_closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_it_drains_is_refused_and_it_ends_when_the_peer_is_quiet() {
+        let mut rig = rig(1024, Limits::default());
+        rig.peer.write_all(&frame(b"wait", b"")).await.unwrap();
+        tokio::task::yield_now().await;
+        let start = Instant::now();
+        rig.conn.drain(Duration::from_secs(5));
+        for _ in 0..10 {
+            tokio::time::sleep(QUIET_TIME * 9 / 10).await;
+            rig.peer.write_all(&frame(b"late", b"")).await.unwrap();
+            let length = rig.peer.read_u32().await.unwrap() as usize;
+            let mut answer = vec![0; length];
+            rig.peer.read_exact(&mut answer).await.unwrap();
+            let text = String::from_utf8_lossy(&answer);
+            assert!(text.contains("late{\"rcode\":22") && text.contains("\"executed\":\"no\""), "{text}");
+        }
+        assert_eq!(rig.echo.seen.lock().unwrap().len(), 1, "no handler saw the late ones");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!rig.conn.is_closed(), "an answer is due");
+        rig.echo.waiting.lock().unwrap().clear();
+        rig.conn.closed().await;
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_in_its_time_whatever_the_peer_does() {
+        let mut rig = rig(64, Limits::default());
+        rig.peer.write_all(&frame(b"wait", b"")).await.unwrap();
+        tokio::task::yield_now().await;
+        rig.conn.answer(b"much", &TopicAnswer::ok()).unwrap();
+        let start = Instant::now();
+        rig.conn.drain(Duration::from_secs(5));
+        rig.conn.closed().await;
+        assert_eq!(start.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn publishers_wait_for_a_slow_peer_but_not_for_a_stalled_one() {
         let limits = Limits { max_frame_bytes: 1024, queue_bytes: 8192, ..Limits::default() };
         let publisher = rig(1024, limits.clone());
@@ -510,5 +612,27 @@ mod tests {
         while push().is_ok() {}
         assert!(publisher.conn.may_read());
         assert_eq!(slow.house.snapshot().slow_readers, 1);
+    }
+
+    /// Two threads: one task's socket is full and takes no more, the other pushes to it and is held.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_hold_on_a_stalled_peer_always_ends() {
+        let limits =
+            Limits { max_frame_bytes: 1024, queue_bytes: 4096, stall: Duration::from_millis(20), ..Limits::default() };
+        for _ in 0..300 {
+            let publisher = rig(1024, limits.clone());
+            let stalled = rig(16, limits.clone());
+            while publisher.conn.may_read() {
+                let message = stalled.conn.share(vec![b'x'; 512].into());
+                stalled.conn.push(&message, Some(&publisher.conn)).unwrap();
+                tokio::task::yield_now().await;
+            }
+            let freed = async {
+                while !publisher.conn.may_read() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), freed).await.expect("the publisher is held for ever");
+        }
     }
 }

@@ -17,19 +17,22 @@ pub(crate) struct House<P: Protocol = LengthValue> {
     pub(crate) connections: DashMap<ConnectionId, Conn<P>>,
     /// Told each time that a connection has ended.
     pub(crate) left: Notify,
+    /// Whether peers connect to us, and not we to them.
+    pub(crate) serves: bool,
     pub(crate) stopping: AtomicBool,
     pub(crate) queued: AtomicUsize,
     pub(crate) partial: AtomicUsize,
 }
 
 impl<P: Protocol> House<P> {
-    pub(crate) fn new(protocol: P, limits: Limits) -> Self {
+    pub(crate) fn new(protocol: P, limits: Limits, serves: bool) -> Self {
         Self {
             protocol,
             limits,
             metrics: Metrics::default(),
             connections: DashMap::new(),
             left: Notify::new(),
+            serves,
             stopping: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
@@ -58,7 +61,8 @@ impl<P: Protocol> House<P> {
                 "all outboxes together are over their bound, and this peer has taken nothing for longest",
                 |conn| {
                     let (bytes, progress) = conn.outbox().load();
-                    (bytes > 0).then_some(progress)
+                    // One that is on its way out still holds bytes: it goes before another does.
+                    (bytes > 0 || conn.is_closed()).then_some(progress)
                 },
             );
         }
@@ -87,7 +91,7 @@ impl<P: Protocol> House<P> {
         let candidates = self.connections.iter();
         let found = candidates.filter_map(|entry| key(entry.value()).map(|key| (key, entry.value().clone()))).min();
         // No guard of the map is held here: closing wakes other code.
-        if let Some((_, conn)) = found {
+        if let Some((_, conn)) = found.filter(|(_, conn)| !conn.is_closed()) {
             add(&self.metrics.evicted);
             callboard_common::Connection::close(&conn, reason.into());
         }

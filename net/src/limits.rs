@@ -26,6 +26,9 @@ pub struct Limits {
     pub frame_silence: Duration,
     /// How fast a started frame must come: it has `frame_silence` and a second for each so many bytes. Default 64 KiB.
     pub frame_bytes_per_second: usize,
+    /// How long a connection whose peer sends no more is kept for the answers that are due. Default 60 s. Then it is
+    /// closed: such a peer can't be told from one that has gone.
+    pub half_closed: Duration,
     /// How long a reader that takes no byte is still waited for. Default 500 ms.
     pub stall: Duration,
     /// What may wait in all outboxes of a server, in bytes; a frame that goes to many counts once. Default 512 MiB. Past
@@ -45,6 +48,7 @@ impl Default for Limits {
             max_connections: 100_000,
             frame_silence: Duration::from_secs(10),
             frame_bytes_per_second: 64 << 10,
+            half_closed: Duration::from_mins(1),
             stall: Duration::from_millis(500),
             total_queue_bytes: 512 << 20,
             total_partial_bytes: 256 << 20,

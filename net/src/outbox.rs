@@ -20,6 +20,8 @@ struct State<H> {
     tail: BytesMut,
     /// Queued or being written, not yet taken by the socket.
     bytes: usize,
+    /// All that was ever queued; so much less `bytes` has the socket taken.
+    ever_queued: u64,
     /// The part of `bytes` that counts against the total; frames shared by many count elsewhere.
     counted: usize,
     /// When the peer last took a byte, or had nothing to take.
@@ -36,8 +38,20 @@ struct State<H> {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) bytes: Bytes,
-    counted: bool,
+    count: Count,
 }
+
+/// What of a piece counts against the total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Count {
+    /// Its bytes.
+    Bytes,
+    /// The place that it takes here: its bytes count once for all outboxes, elsewhere.
+    Place,
+}
+
+/// The memory of a link to a shared frame, in bytes.
+const PLACE_BYTES: usize = size_of::<Segment>();
 
 /// How a frame comes into the outbox.
 #[derive(Debug)]
@@ -55,6 +69,8 @@ pub(crate) enum Frame<'a> {
 pub(crate) struct Pushed {
     /// To be woken, outside the lock.
     pub(crate) waker: Option<Waker>,
+    /// Where in the stream of all bytes the frame begins.
+    pub(crate) at: u64,
     /// How much more counts against the total.
     pub(crate) counted: usize,
     /// The peer is above its high-water mark, but has taken bytes of late.
@@ -82,6 +98,8 @@ const JOIN_BYTES: usize = 4 << 10;
 /// A shared frame is joined only while no more than this waits: a peer that is behind links it, so that many slow peers
 /// hold the same bytes and not a copy each.
 const JOIN_SHARED_BELOW: usize = 256 << 10;
+/// Up to this a shared frame is always joined: a link would take as much.
+const JOIN_SHARED_BYTES: usize = 4 * PLACE_BYTES;
 /// A joined piece's buffer over this is given back once all is written.
 const KEEP_BYTES: usize = 64 << 10;
 
@@ -91,6 +109,7 @@ impl<H> Outbox<H> {
             sealed: VecDeque::new(),
             tail: BytesMut::new(),
             bytes: 0,
+            ever_queued: 0,
             counted: 0,
             progress: now,
             held: Vec::new(),
@@ -115,11 +134,13 @@ impl<H> Outbox<H> {
             state.progress = now;
         }
         let counted = state.append(frame, len);
+        let at = state.ever_queued;
+        state.ever_queued += len as u64;
         state.bytes += len;
         state.counted += counted;
         let behind = state.bytes > water.high && now.duration_since(state.progress) < water.stall;
         let woken = if state.full { None } else { state.waker.take() };
-        Ok(Pushed { waker: woken, counted, behind })
+        Ok(Pushed { waker: woken, at, counted, behind })
     }
 
     /// Keeps what holds a publisher back until this peer has caught up or stalls. Given back at once if it has already.
@@ -205,13 +226,19 @@ impl<H> Outbox<H> {
         self.lock().bytes
     }
 
+    /// How much of the stream of all bytes the socket has taken. What begins there or later never left.
+    pub(crate) fn taken(&self) -> u64 {
+        let state = self.lock();
+        state.ever_queued - state.bytes as u64
+    }
+
     /// Drops all that waits; later pushes fail. Gives the waker too.
     pub(crate) fn close(&self) -> (Freed<H>, Option<Waker>) {
         let mut state = self.lock();
         state.closed = true;
         state.sealed = VecDeque::new();
         state.tail = BytesMut::new();
-        state.bytes = 0;
+        state.ever_queued -= std::mem::take(&mut state.bytes) as u64;
         let counted = std::mem::take(&mut state.counted);
         (Freed { held: std::mem::take(&mut state.held), counted, room: true }, state.waker.take())
     }
@@ -235,26 +262,28 @@ impl<H> State<H> {
         match frame {
             Frame::Slice(slice) if join => self.tail.extend_from_slice(slice),
             Frame::Own(bytes) if join => self.tail.extend_from_slice(&bytes),
-            Frame::Shared(bytes) if join && self.bytes <= JOIN_SHARED_BELOW => self.tail.extend_from_slice(bytes),
-            Frame::Slice(slice) => self.link(slice.split().freeze(), true),
-            Frame::Own(bytes) => self.link(bytes, true),
+            Frame::Shared(bytes) if len <= JOIN_SHARED_BYTES || (join && self.bytes <= JOIN_SHARED_BELOW) => {
+                self.tail.extend_from_slice(bytes);
+            }
+            Frame::Slice(slice) => self.link(slice.split().freeze(), Count::Bytes),
+            Frame::Own(bytes) => self.link(bytes, Count::Bytes),
             Frame::Shared(bytes) => {
-                self.link(bytes.clone(), false);
-                return 0;
+                self.link(bytes.clone(), Count::Place);
+                return PLACE_BYTES;
             }
         }
         len
     }
 
-    fn link(&mut self, bytes: Bytes, counted: bool) {
+    fn link(&mut self, bytes: Bytes, count: Count) {
         self.seal();
-        self.sealed.push_back(Segment { bytes, counted });
+        self.sealed.push_back(Segment { bytes, count });
     }
 
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             let bytes = self.tail.split().freeze();
-            self.sealed.push_back(Segment { bytes, counted: true });
+            self.sealed.push_back(Segment { bytes, count: Count::Bytes });
         }
     }
 }
@@ -264,7 +293,11 @@ impl Segment {
     pub(crate) fn advance(&mut self, bytes: usize) -> usize {
         let bytes = bytes.min(self.bytes.len());
         bytes::Buf::advance(&mut self.bytes, bytes);
-        if self.counted { bytes } else { 0 }
+        match self.count {
+            Count::Bytes => bytes,
+            Count::Place if self.bytes.is_empty() => PLACE_BYTES,
+            Count::Place => 0,
+        }
     }
 }
 
@@ -347,9 +380,18 @@ mod tests {
     #[test]
     fn shared_frames_are_copied_to_the_quick_and_linked_to_the_slow() {
         let (outbox, now) = outbox();
-        let frame = Bytes::from(vec![b's'; 100]);
-        assert_eq!(outbox.push(Frame::Shared(&frame), usize::MAX, WATER, now).unwrap().counted, 100);
+        let counted = |len| {
+            let frame = Bytes::from(vec![b's'; len]);
+            outbox.push(Frame::Shared(&frame), usize::MAX, WATER, now).unwrap().counted
+        };
+        assert_eq!((counted(1000), counted(JOIN_BYTES + 1)), (1000, PLACE_BYTES));
         outbox.push(own(JOIN_SHARED_BELOW), usize::MAX, WATER, now).unwrap();
-        assert_eq!(outbox.push(Frame::Shared(&frame), usize::MAX, WATER, now).unwrap().counted, 0);
+        assert_eq!((counted(1000), counted(100)), (PLACE_BYTES, 100));
+        let mut writing = VecDeque::new();
+        outbox.take(&mut writing);
+        let written: Vec<_> = writing.iter_mut().map(|piece| (piece.bytes.len(), piece.advance(usize::MAX))).collect();
+        let expected = [(1000, 1000), (JOIN_BYTES + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
+        assert_eq!(written[..3], expected);
+        assert_eq!(written[3..], [(1000, PLACE_BYTES), (100, 100)]);
     }
 }

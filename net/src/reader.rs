@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use callboard_common::{Handler, Protocol, ProtocolError};
+use callboard_common::{Connection, Handler, Protocol, ProtocolError, refuse_draining};
 use tokio::io::AsyncRead;
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
@@ -24,6 +24,8 @@ pub(crate) struct Reader {
     /// Since when reading waits for the rest of a frame.
     started: Option<Started>,
     paused: bool,
+    /// When the peer last sent something, while the connection drains.
+    read_at: Option<Instant>,
     /// Since when the started frame's time stands still.
     paused_at: Option<Instant>,
 }
@@ -120,6 +122,7 @@ impl Reader {
             Poll::Ready(Ok(0)) => Ok(Read::Ended),
             Poll::Ready(Ok(bytes)) => {
                 conn.house().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
+                self.read_at = conn.draining().map(|_| Instant::now());
                 self.handle_pending(conn, handler, before)?;
                 Ok(Read::Some)
             }
@@ -142,8 +145,13 @@ impl Reader {
             match house.protocol.decode(&mut self.pending) {
                 Ok(Some(message)) => {
                     frames += 1;
-                    handler.handle(conn, message);
+                    if conn.draining().is_some() && message.kind().is_request() {
+                        refuse_draining(conn, &message);
+                    } else {
+                        handler.handle(conn, message);
+                    }
                 }
+                Err(ProtocolError::TooLarge { .. }) if self.waits_for_header(conn) => break None,
                 Ok(None) => break None,
                 Err(e) => break Some(ReadFailure::Protocol(e)),
             }
@@ -204,6 +212,16 @@ impl Reader {
     pub(crate) fn forget<P: Protocol>(&mut self, conn: &Conn<P>) {
         conn.house().partial(self.pending.len(), 0);
         self.pending = BytesMut::new();
+    }
+
+    /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.
+    fn waits_for_header<P: Protocol>(&self, conn: &Conn<P>) -> bool {
+        conn.session().is_some() && conn.house().protocol.peek(&self.pending).is_none()
+    }
+
+    /// When the peer last sent something, if that was while the connection drained.
+    pub(crate) fn read_at(&self) -> Option<Instant> {
+        self.read_at
     }
 
     fn is_whole<P: Protocol>(&self, conn: &Conn<P>) -> bool {

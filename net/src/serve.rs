@@ -101,7 +101,7 @@ where
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let loops = if settings.loops == 0 { cores } else { settings.loops };
     let loops = EventLoopGroup::start(loops, settings.pin).map_err(ListenError::Loops)?;
-    let house = Arc::new(House::new(protocol, settings.limits));
+    let house = Arc::new(House::new(protocol, settings.limits, true));
     let acceptor = Acceptor {
         transport,
         handles: loops.handles(),
@@ -230,6 +230,9 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
         let (transport, handler) = (self.transport.clone(), Arc::clone(&self.handler));
         let conn = Conn::new(Arc::clone(house), ends);
         house.connections.insert(conn.id(), conn.clone());
+        if house.stopping.load(SeqCst) {
+            conn.drain(Duration::ZERO); // it came while the others were told
+        }
         self.deal().spawn(async move {
             match transport.adopt(accepted) {
                 Ok(stream) => Driver::new(stream, conn, handler).await,

@@ -106,5 +106,5 @@ fn cancel_again(conn: &Conn, topic: &str) -> Result<(), SendError> {
     let one_way = conn.session().is_some_and(|session| session.features.has(Feature::OneWay));
     let head =
         Head { flags: if one_way { FLAG_ONE_WAY } else { 0 }, ..Head::new(MessageType::TopicRequest, b"cancel") };
-    conn.request(head, &<TopicRequest<'_>>::new(topic, TopicOp::Cancel))
+    conn.request(head, &<TopicRequest<'_>>::new(topic, TopicOp::Cancel)).map(drop)
 }

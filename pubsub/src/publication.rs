@@ -35,8 +35,9 @@ enum Text {
     TooLarge,
 }
 
-/// Smaller messages are copied before they are queued: a slice would keep the whole buffer that it was read into.
-const COPY_BELOW_BYTES: usize = 4 << 10;
+/// Smaller messages are copied before they are queued: a slice would keep the whole buffer that it was read into, 64 KiB
+/// at least, and what a queue holds must be little more than what it counts.
+const COPY_BELOW_BYTES: usize = 32 << 10;
 
 impl<'a, C: Connection> Publication<'a, C> {
     pub(crate) fn new(publisher: &'a C, message: &'a Message, request: &'a TopicRequest<'a>) -> Self {

@@ -333,11 +333,11 @@ fn refuse_overload<C: Connection>(conn: &C, message: &Message) {
     #[derive(Serialize)]
     struct Limit {
         limit: &'static str,
-        in_flight: Option<u64>,
+        bound: Option<u64>,
     }
-    let in_flight = conn.session().map(|session| session.limits.in_flight);
+    let bound = conn.session().map(|session| session.limits.in_flight);
     let text = "too many calls in flight on this connection: wait for answers before calling again";
-    let error = ErrorInfo::not_executed(text).with_data(&Limit { limit: "in_flight", in_flight });
+    let error = ErrorInfo::not_executed(text).with_data(&Limit { limit: "in_flight", bound });
     refuse(conn, message, ResultCode::Overloaded, None, &error);
 }
 

@@ -138,7 +138,7 @@ mod tests {
         new.send(0, b'2', r#"{"method":"wait","parameters":7}"#).await;
         let (_, id, text) = new.receive().await;
         assert_eq!((id, &text[..11]), (b'2', r#"{"rcode":17"#));
-        assert!(text.ends_with(r#""executed":"no","data":{"limit":"in_flight","in_flight":1}}}"#), "{text}");
+        assert!(text.ends_with(r#""executed":"no","data":{"limit":"in_flight","bound":1}}}"#), "{text}");
         go.notify_one();
         assert_eq!(new.receive().await, (1, b'1', r#"{"rcode":0,"result":null}"#.into()));
         server.shutdown().await;

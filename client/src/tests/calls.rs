@@ -105,6 +105,43 @@ async fn dropped_calls_are_forgotten_and_their_answers_ignored() {
     assert_eq!(client.call::<String>("echo", "new").await.unwrap(), "new");
 }
 
+#[tokio::test]
+async fn a_request_that_the_socket_never_took_was_not_executed() {
+    let peer = Peer::new().await;
+    let (client, line) = peer.v1().await;
+    let much = "x".repeat(1 << 20);
+    let mut calls = Vec::new();
+    for _ in 0..30 {
+        calls.push(client.start::<Value>("n", &much).await.unwrap());
+    }
+    drop(line); // it has read nothing, so most of this never fitted into the socket
+    let mut executed = Vec::new();
+    for call in calls {
+        let error = call.await.unwrap_err();
+        assert!(matches!(error.kind(), CallErrorKind::Disconnected), "{error}");
+        executed.push(error.executed());
+    }
+    assert_eq!((executed[0], executed[29]), (Executed::Unknown, Executed::No));
+    assert!(executed.is_sorted_by_key(|executed| *executed == Executed::No), "{executed:?}");
+}
+
+#[tokio::test]
+async fn answers_that_came_before_a_reset_are_not_lost() {
+    let peer = Peer::new().await;
+    for _ in 0..20 {
+        let (client, mut line) = peer.v1().await;
+        let first = client.start::<Value>("n", &1).await.unwrap();
+        let request = line.call().await;
+        line.answer(&request, r#"{"rcode":0,"result":1}"#).await;
+        // It closes with a request unread, which resets the connection behind the answer.
+        let second = client.start::<Value>("n", &2).await.unwrap();
+        client.flush().await.unwrap();
+        drop(line);
+        assert_eq!(first.await.unwrap(), 1);
+        assert!(second.await.is_err());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_million_dropped_calls_leave_nothing_behind() {
     let peer = Peer::new().await;

@@ -47,7 +47,7 @@ fn plain_reading(mut stream: &[u8]) -> (Vec<&[u8]>, bool) {
     let mut frames = Vec::new();
     loop {
         let Some(length) = number(stream, 0) else { return (frames, false) };
-        if length < 8 || length > MAX_FRAME_BYTES {
+        if !(8..=MAX_FRAME_BYTES).contains(&length) {
             return (frames, true);
         }
         let Some(id_bytes) = number(stream, 8) else { return (frames, false) };

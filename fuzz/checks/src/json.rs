@@ -9,10 +9,11 @@ use crate::document::{self, Document};
 pub fn check_json(text: &[u8]) {
     let checked = Json::check(text);
     assert_eq!(checked.is_ok(), document::is_valid(text), "{:?}", checked.err());
-    let members = Json::members(text, ["\u{1f600} no such name"]);
+    let members = Json::members(text, []);
     match (Document::read(text), members.map_err(|error| error.code)) {
-        (Document::Broken, Err(ResultCode::ParseFailed)) | (Document::NoObject, Err(ResultCode::InvalidMessage)) => {}
-        (Document::Object(_), Ok(found)) => assert_eq!(found, [None]),
+        (Document::Broken, Err(ResultCode::ParseFailed))
+        | (Document::NoObject, Err(ResultCode::InvalidMessage))
+        | (Document::Object(_), Ok([])) => {}
         (_, read) => panic!("read as {read:?}"),
     }
     if let Ok(value) = checked {

@@ -73,15 +73,25 @@ async fn a_frame_at_the_bound_is_served() {
 #[tokio::test]
 async fn a_session_peer_is_told_too_large_before_the_close() {
     let center = center().await;
-    for (sent, kind, id) in [(12 + 3, 1, &b"big"[..]), (4, 17, b"")] {
+    let mut header = [40_u32 << 20, 2, 3].map(u32::to_be_bytes).concat();
+    header.extend_from_slice(b"big");
+    for at_once in [true, false] {
         let mut peer = RawPeer::with_session(address(&center), &[]).await;
-        let mut bytes = [17_u32 << 20, 0, 3].map(u32::to_be_bytes).concat();
-        bytes.extend_from_slice(b"big");
-        peer.send_bytes(&bytes[..sent]).await;
+        let pieces = if at_once { header.len() } else { 1 };
+        for piece in header.chunks(pieces) {
+            peer.send_bytes(piece).await;
+        }
         let answer = peer.receive().await;
-        assert_eq!((answer.mtype, answer.id.as_slice(), answer.rcode()), (kind, id, 21), "{answer:?}");
+        assert_eq!((answer.mtype, answer.id.as_slice(), answer.rcode()), (3, &b"big"[..], 21), "{answer:?}");
         peer.expect_end().await;
     }
+    // One that sends all of it before it reads is still told: what comes is thrown away, not reset.
+    let mut peer = RawPeer::with_session(address(&center), &[]).await;
+    peer.send_bytes(&header).await;
+    for _ in 0..40 {
+        peer.send_bytes(&vec![b' '; 1 << 20]).await;
+    }
+    assert_eq!(peer.receive().await.rcode(), 21);
     serves_others(&center).await;
 }
 

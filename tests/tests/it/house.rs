@@ -37,6 +37,7 @@ pub(crate) fn router() -> Router {
 
 /// What a broken async handler does.
 async fn fall() -> Result<(), MethodError> {
+    tokio::task::yield_now().await;
     panic!("an async handler fell into the pit")
 }
 

@@ -8,6 +8,7 @@ mod foreign;
 mod golden;
 mod hostile;
 mod house;
+mod protocol_page;
 mod registry;
 mod rpc;
 mod shutdown;

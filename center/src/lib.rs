@@ -3,7 +3,7 @@
 //!
 //! In reading order:
 //!
-//! 1. [`Center`] and its [`CenterBuilder`]; `ending`: what its end must not do.
+//! 1. [`Center`] and its [`CenterBuilder`].
 //! 2. [`Config`]: all settings, as a file and the environment have them; [`Setting`]: one of them.
 
 #![deny(missing_docs)]

@@ -82,7 +82,7 @@ impl Serialize for Raw<'_> {
 pub enum Integer {
     /// One that fits.
     Small(i64),
-    /// One beyond 64 bits; no field of ours has a use for it.
+    /// One outside of `i64`; no field of ours has a use for it.
     Big,
 }
 

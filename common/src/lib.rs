@@ -1,5 +1,5 @@
-//! The words of the house: frames, messages, codes, and the traits that the other rooms fill in. No socket, no clock,
-//! no task, no tokio.
+//! Frames, messages, result codes, and the traits that the other crates implement. No socket, no clock, no task, no
+//! tokio.
 //!
 //! In reading order:
 //!

@@ -16,9 +16,10 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
 use crate::guards::Counted;
-use crate::house::House;
+use crate::later::later;
 use crate::metrics::add;
-use crate::outbox::{Frame, Freed, Outbox, Pushed, Refused, Water};
+use crate::outbox::{Frame, Freed, Marks, Outbox, Pushed, Refused};
+use crate::shared_state::SharedState;
 use crate::{Ends, InFlight, ReadHold};
 
 /// A peer over a socket: a handle to its outbox and its state. Its own task reads and writes the socket.
@@ -29,7 +30,7 @@ pub struct Conn<P: Protocol = LengthValue>(Arc<State<P>>);
 struct State<P: Protocol> {
     id: ConnectionId,
     endpoints: Ends,
-    house: Arc<House<P>>,
+    shared: Arc<SharedState<P>>,
     outbox: Outbox<ReadHold<P>>,
     session: OnceLock<Session>,
     settled: AtomicBool,
@@ -39,13 +40,30 @@ struct State<P: Protocol> {
     in_flight: AtomicUsize,
     /// Set once it is about to end.
     draining: OnceLock<Drain>,
-    closed: AtomicBool,
-    /// Why it ended, and whether a fault of the peer ended it.
-    reason: Mutex<Option<(Cow<'static, str>, bool)>>,
+    /// Set once it has ended.
+    end: OnceLock<End>,
     /// When the unfinished frame last had a byte.
     partial_since: Mutex<Option<Instant>>,
     room: Notify,
     gone: Notify,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) reason: Cow<'static, str>,
+    /// The peer broke the rules: that is worth a line in the log.
+    pub(crate) fault: bool,
+}
+
+impl End {
+    pub(crate) fn ordinary(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into(), fault: false }
+    }
+
+    pub(crate) fn fault(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into(), fault: true }
+    }
 }
 
 /// Since when a connection is about to end, and by when it has.
@@ -63,11 +81,11 @@ thread_local! {
 }
 
 impl<P: Protocol> Conn<P> {
-    pub(crate) fn new(house: Arc<House<P>>, endpoints: Ends) -> Self {
+    pub(crate) fn new(shared: Arc<SharedState<P>>, endpoints: Ends) -> Self {
         Self(Arc::new(State {
             id: ConnectionId(NEXT_ID.fetch_add(1, Relaxed)),
             endpoints,
-            house,
+            shared,
             outbox: Outbox::new(Instant::now()),
             session: OnceLock::new(),
             settled: AtomicBool::new(false),
@@ -75,8 +93,7 @@ impl<P: Protocol> Conn<P> {
             expecting: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             draining: OnceLock::new(),
-            closed: AtomicBool::new(false),
-            reason: Mutex::new(None),
+            end: OnceLock::new(),
             partial_since: Mutex::new(None),
             room: Notify::new(),
             gone: Notify::new(),
@@ -90,7 +107,7 @@ impl<P: Protocol> Conn<P> {
 
     /// Whether it has ended or is about to.
     pub fn is_closed(&self) -> bool {
-        self.0.closed.load(SeqCst)
+        self.0.end.get().is_some()
     }
 
     /// Waits for its end.
@@ -103,13 +120,13 @@ impl<P: Protocol> Conn<P> {
 
     /// Why it ended; `None` while it lives.
     pub fn close_reason(&self) -> Option<String> {
-        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(reason, _)| reason.to_string())
+        self.0.end.get().map(|end| end.reason.to_string())
     }
 
     /// Ends the connection in the ordinary course of things; what is queued is dropped. [`Connection::close`] is for a
     /// peer at fault, and logs a warning.
     pub fn end(&self, reason: impl Into<Cow<'static, str>>) {
-        self.finish(reason.into(), false);
+        self.finish(End::ordinary(reason));
     }
 
     /// Ends in good order, after `grace` at the latest: what is queued leaves, and what requests in flight still answer.
@@ -118,7 +135,7 @@ impl<P: Protocol> Conn<P> {
     pub fn drain(&self, grace: Duration) {
         self.0.draining.get_or_init(|| {
             let since = Instant::now();
-            Drain { since, until: since + grace }
+            Drain { since, until: later(since, grace) }
         });
         self.wake();
     }
@@ -156,7 +173,7 @@ impl<P: Protocol> Conn<P> {
     /// # Errors
     /// `Full` at the outbox's bound: wait for [`room`](Self::room); `Closed`; `Encode`.
     pub fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<u64, SendError> {
-        self.queue_encoded(head, body, self.0.house.limits.queue_bytes)
+        self.queue_encoded(head, body, self.0.shared.limits.queue_bytes)
     }
 
     /// How many bytes the socket has taken since the connection was made. A request that begins there or later never
@@ -173,13 +190,13 @@ impl<P: Protocol> Conn<P> {
     /// # Errors
     /// `Closed`.
     pub async fn room(&self) -> Result<(), SendError> {
-        let high = self.0.house.limits.high_water();
+        let high = self.0.shared.limits.high_water();
         wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() <= high).await;
         if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
     }
 
-    pub(crate) fn house(&self) -> &Arc<House<P>> {
-        &self.0.house
+    pub(crate) fn shared(&self) -> &Arc<SharedState<P>> {
+        &self.0.shared
     }
 
     pub(crate) fn outbox(&self) -> &Outbox<ReadHold<P>> {
@@ -190,9 +207,9 @@ impl<P: Protocol> Conn<P> {
     pub(crate) fn may_read(&self) -> bool {
         let state = &*self.0;
         let held = state.holds.load(SeqCst) > 0 && !state.expecting.load(SeqCst);
-        let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.house.limits.in_flight;
-        let draining = !state.house.serves && state.draining.get().is_some() || self.is_closed();
-        !(held || busy || draining) && state.outbox.bytes() <= state.house.limits.high_water()
+        let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.shared.limits.in_flight;
+        let draining = !state.shared.serves && state.draining.get().is_some() || self.is_closed();
+        !(held || busy || draining) && state.outbox.bytes() <= state.shared.limits.high_water()
     }
 
     pub(crate) fn draining(&self) -> Option<Drain> {
@@ -212,20 +229,15 @@ impl<P: Protocol> Conn<P> {
         *self.0.partial_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
-    /// Why it ended, and whether a fault of the peer ended it.
-    pub(crate) fn obituary(&self) -> (String, bool) {
-        let reason = self.0.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        reason.as_ref().map(|(reason, fault)| (reason.to_string(), *fault)).unwrap_or_default()
+    /// Why it ended; `None` while it lives.
+    pub(crate) fn known_end(&self) -> Option<&End> {
+        self.0.end.get()
     }
 
-    fn finish(&self, reason: Cow<'static, str>, fault: bool) {
-        {
-            // Held until the reason is there: whoever sees the end finds it.
-            let mut known = self.0.reason.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.0.closed.swap(true, SeqCst) {
-                return;
-            }
-            known.get_or_insert((reason, fault));
+    /// The first end counts.
+    pub(crate) fn finish(&self, end: End) {
+        if self.0.end.set(end).is_err() {
+            return;
         }
         let (freed, waker) = self.0.outbox.close();
         self.release(freed);
@@ -244,7 +256,7 @@ impl<P: Protocol> Conn<P> {
     pub(crate) fn end_request(&self) {
         let before = self.0.in_flight.fetch_sub(1, SeqCst);
         // The task waits for this where it stopped reading at the limit, or at the last one where the peer has ended.
-        if before == 1 || before == self.0.house.limits.in_flight {
+        if before == 1 || before == self.0.shared.limits.in_flight {
             self.wake();
         }
     }
@@ -256,7 +268,7 @@ impl<P: Protocol> Conn<P> {
 
     /// Lets go of what writing or closing set free.
     pub(crate) fn release(&self, freed: Freed<ReadHold<P>>) {
-        self.0.house.unqueued(freed.counted);
+        self.0.shared.unqueued(freed.counted);
         if freed.room {
             self.0.room.notify_waiters();
         }
@@ -265,20 +277,20 @@ impl<P: Protocol> Conn<P> {
     }
 
     fn queue(&self, frame: Frame<'_>, bound: usize) -> Result<Pushed, SendError> {
-        let limits = &self.0.house.limits;
-        let water = Water { high: limits.high_water(), stall: limits.stall };
-        let house = &*self.0.house;
+        let limits = &self.0.shared.limits;
+        let marks = Marks { high: limits.high_water(), stall: limits.stall };
+        let shared = &*self.0.shared;
         let frame_bytes = frame.len();
-        house.about_to_queue(frame_bytes);
-        match self.0.outbox.push(frame, bound, water, Instant::now()) {
+        shared.about_to_queue(frame_bytes);
+        match self.0.outbox.push(frame, bound, marks, Instant::now()) {
             Ok(mut pushed) => {
-                house.unqueued(frame_bytes - pushed.counted);
+                shared.unqueued(frame_bytes - pushed.counted);
                 wake(pushed.waker.take());
-                house.check_queued();
+                shared.check_queued();
                 Ok(pushed)
             }
             Err(refused) => {
-                house.unqueued(frame_bytes);
+                shared.unqueued(frame_bytes);
                 Err(match refused {
                     Refused::Full => SendError::Full,
                     Refused::Closed => SendError::Closed,
@@ -291,7 +303,7 @@ impl<P: Protocol> Conn<P> {
         // Taken out, since a body's own code may come back here.
         let mut scratch = SCRATCH.take();
         scratch.clear();
-        let encoded = self.0.house.protocol.encode::<Json, _>(head, body, &mut scratch);
+        let encoded = self.0.shared.protocol.encode::<Json, _>(head, body, &mut scratch);
         let queued = match encoded {
             Ok(()) => self.queue(Frame::Slice(&mut scratch), bound).map(|pushed| pushed.at),
             Err(e) => Err(e.into()),
@@ -328,7 +340,7 @@ impl<P: Protocol> Connection for Conn<P> {
 
     fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {
         let mut out = BytesMut::new();
-        self.0.house.protocol.encode::<Json, _>(head, body, &mut out)?;
+        self.0.shared.protocol.encode::<Json, _>(head, body, &mut out)?;
         Ok(out.freeze())
     }
 
@@ -337,7 +349,7 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
-        self.queue(Frame::Own(frame), self.0.house.limits.queue_bytes).map(drop)
+        self.queue(Frame::Own(frame), self.0.shared.limits.queue_bytes).map(drop)
     }
 
     async fn send(&self, frame: Bytes) -> Result<(), SendError> {
@@ -351,18 +363,18 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn share(&self, frame: Bytes) -> Shared {
-        Shared::new(Bytes::from_owner(Counted::new(frame, Arc::clone(&self.0.house))))
+        Shared::new(Bytes::from_owner(Counted::new(frame, Arc::clone(&self.0.shared))))
     }
 
     fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError> {
-        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.house.limits.queue_bytes);
+        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.shared.limits.queue_bytes);
         if matches!(pushed, Err(SendError::Full)) {
-            add(&self.0.house.metrics.slow_readers);
+            add(&self.0.shared.metrics.slow_readers);
         }
         let pushed = pushed?;
         if let Some(publisher) = from.filter(|publisher| pushed.behind && *publisher != self) {
-            add(&self.0.house.metrics.holds);
-            let held = self.0.outbox.hold(publisher.hold_reading(), self.0.house.limits.high_water());
+            add(&self.0.shared.metrics.holds);
+            let held = self.0.outbox.hold(publisher.hold_reading(), self.0.shared.limits.high_water());
             // Its task must look at the clock; one that came too late is dropped here, and no lock is held.
             wake(held.ok().flatten());
         }
@@ -372,15 +384,15 @@ impl<P: Protocol> Connection for Conn<P> {
     fn begin_request(&self) -> Option<InFlight<P>> {
         let before = self.0.in_flight.fetch_add(1, SeqCst);
         let entered = InFlight(self.clone());
-        (self.0.session.get().is_none() || before < self.0.house.limits.in_flight).then_some(entered)
+        (self.0.session.get().is_none() || before < self.0.shared.limits.in_flight).then_some(entered)
     }
 
     fn close(&self, reason: Cow<'static, str>) {
-        self.finish(reason, true);
+        self.finish(End::fault(reason));
     }
 
     fn count(&self, event: Event) {
-        self.0.house.metrics.count(event);
+        self.0.shared.metrics.count(event);
     }
 }
 
@@ -391,7 +403,7 @@ fn wake(waker: Option<Waker>) {
 }
 
 /// Waits for a condition that is told by `notify`; none of its changes is missed.
-async fn wait(notify: &Notify, done: impl Fn() -> bool) {
+pub(crate) async fn wait(notify: &Notify, done: impl Fn() -> bool) {
     loop {
         let told = notify.notified();
         tokio::pin!(told);

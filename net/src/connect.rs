@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use callboard_common::{Handler, LengthValue, Protocol};
 
-use crate::driver::Driver;
-use crate::house::House;
+use crate::driver::{Driver, Registration};
+use crate::shared_state::SharedState;
 use crate::{Address, Conn, Limits, LimitsError, Sockets, Transport};
 
 /// Why a connection was not made; nothing was sent.
@@ -26,7 +26,8 @@ pub enum ConnectError {
 }
 
 /// Connects, and hands every message that comes to the handler, in a task on the current runtime: no thread lies between
-/// a caller on that runtime and its connection.
+/// a caller on that runtime and its connection. The connection lives until it is ended, by either side, also when the
+/// returned handle is dropped.
 ///
 /// # Errors
 /// [`ConnectError`].
@@ -49,6 +50,9 @@ pub async fn connect<H: Handler<Conn>>(
 /// # Errors
 /// [`ConnectError`].
 ///
+/// # Cancel safety
+/// A connection that is not wanted any more is closed.
+///
 /// # Panics
 /// Outside of a tokio runtime.
 pub async fn connect_with<T, P, H>(
@@ -66,7 +70,7 @@ where
     limits.check()?;
     let failed = |source| ConnectError::Io { address: address.clone(), source };
     let (stream, ends) = transport.connect(address).await.map_err(failed)?;
-    let conn = Conn::new(Arc::new(House::new(protocol, limits.clone(), false)), ends);
-    tokio::spawn(Driver::new(stream, conn.clone(), handler));
+    let conn = Conn::new(Arc::new(SharedState::new(protocol, limits.clone(), false)), ends);
+    tokio::spawn(Driver::new(stream, Registration::new(conn.clone(), handler)));
     Ok(conn)
 }

@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::Conn;
+use crate::conn::End;
+use crate::later::{deadline_after, later};
 use crate::metrics::add;
 use crate::reader::{Read, ReadFailure, Reader};
 use crate::writer::Writer;
@@ -18,38 +20,28 @@ use crate::writer::Writer;
 pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     stream: S,
     reader: Reader,
-    /// Before the guest, since fields are dropped in this order: what it holds is free before the house forgets the peer.
+    /// Before the registration, since fields are dropped in this order: what it holds is free before the server forgets
+    /// the peer.
     writer: Writer,
-    guest: Guest<P, H>,
+    registration: Registration<P, H>,
     /// Since when the peer sends no more; it still hears what it asked for.
     ended: Option<Instant>,
     /// Since when nothing can be written any more; what came before that is still read.
     broken: Option<Broken>,
-    farewell: Option<Farewell>,
+    last_answer: Option<LastAnswer>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// The connection as the house knows it: entered once, and let out once however its task ends.
-struct Guest<P: Protocol, H: Handler<Conn<P>>> {
-    conn: Conn<P>,
+/// A connection as its server knows it: entered once, and taken out once however its task ends.
+pub(crate) struct Registration<P: Protocol, H: Handler<Conn<P>>> {
+    pub(crate) conn: Conn<P>,
     handler: Arc<H>,
 }
 
-/// Why a connection's task ends.
-#[derive(Debug)]
-struct End {
-    reason: Cow<'static, str>,
-    /// The peer broke the rules: that is worth a line in the log.
-    fault: bool,
-}
-
-impl End {
-    fn ordinary(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), fault: false }
-    }
-
-    fn fault(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), fault: true }
+impl<P: Protocol, H: Handler<Conn<P>>> Registration<P, H> {
+    pub(crate) fn new(conn: Conn<P>, handler: Arc<H>) -> Self {
+        conn.shared().connections.insert(conn.id(), conn.clone());
+        Self { conn, handler }
     }
 }
 
@@ -63,14 +55,14 @@ struct Broken {
 /// A last word is written and the peer given a moment to read it: closing a socket that holds unread bytes resets it,
 /// and a reset would overtake the word.
 #[derive(Debug)]
-struct Farewell {
+struct LastAnswer {
     until: Instant,
     said: bool,
 }
 
 /// Rounds of reading before other connections of the loop get their turn.
 const ROUNDS: usize = 8;
-const FAREWELL_TIME: Duration = Duration::from_secs(1);
+const LAST_ANSWER_TIME: Duration = Duration::from_secs(1);
 /// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine or
 /// in one network.
 const QUIET_TIME: Duration = Duration::from_millis(100);
@@ -81,30 +73,29 @@ where
     P: Protocol,
     H: Handler<Conn<P>>,
 {
-    /// A task for a connection that was just made. The house knows the connection from now until the task ends.
-    pub(crate) fn new(stream: S, conn: Conn<P>, handler: Arc<H>) -> Self {
-        conn.house().connections.insert(conn.id(), conn.clone());
+    /// A task for a connection that was just made.
+    pub(crate) fn new(stream: S, registration: Registration<P, H>) -> Self {
         Self {
             stream,
             reader: Reader::default(),
             writer: Writer::default(),
-            guest: Guest { conn, handler },
+            registration,
             ended: None,
             broken: None,
-            farewell: None,
+            last_answer: None,
             timer: None,
         }
     }
 
     /// Goes on as far as it can; `Some` ends the connection.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let conn = self.guest.conn.clone();
+        let conn = self.registration.conn.clone();
         for _ in 0..ROUNDS {
             if conn.is_closed() {
                 return Poll::Ready(End::ordinary("closed"));
             }
-            if self.farewell.is_some() {
-                return self.say_farewell(cx, &conn);
+            if self.last_answer.is_some() {
+                return self.give_last_answer(cx, &conn);
             }
             let more = match self.read(cx, &conn) {
                 Ok(more) => more,
@@ -134,13 +125,13 @@ where
     /// Writes what is queued; `true` if nothing is left.
     fn write(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> bool {
         // Who has connected to us may have ended only its own half. Of one that we connected to no answer can come.
-        let deaf = self.ended.is_some() && !conn.house().serves;
+        let deaf = self.ended.is_some() && !conn.shared().serves;
         if deaf || self.broken.is_some() {
             return false;
         }
         self.writer.write(cx, &mut self.stream, conn).unwrap_or_else(|e| {
             let reason = format!("writing failed: {e}");
-            self.broken = Some(Broken { reason, until: Instant::now() + FAREWELL_TIME });
+            self.broken = Some(Broken { reason, until: deadline_after(LAST_ANSWER_TIME) });
             false
         })
     }
@@ -149,7 +140,7 @@ where
     fn finished(&self, conn: &Conn<P>) -> Option<End> {
         match (&self.broken, self.ended) {
             (Some(broken), Some(_)) => return Some(End::ordinary(broken.reason.clone())),
-            (None, Some(_)) if conn.is_idle() || !conn.house().serves => {
+            (None, Some(_)) if conn.is_idle() || !conn.shared().serves => {
                 return Some(End::ordinary("the peer has closed it"));
             }
             _ => {}
@@ -161,7 +152,7 @@ where
     /// From when on a draining connection may end, if nothing is due on it.
     fn quiet_at(&self, conn: &Conn<P>) -> Option<Instant> {
         let since = conn.draining()?.since;
-        Some(if conn.house().serves { self.reader.read_at().unwrap_or(since).max(since) + QUIET_TIME } else { since })
+        Some(if conn.shared().serves { self.reader.read_at().unwrap_or(since).max(since) + QUIET_TIME } else { since })
     }
 
     /// Reads once; whether there may be more at once.
@@ -169,7 +160,7 @@ where
         if self.ended.is_some() {
             return Ok(false);
         }
-        match self.reader.read(cx, &mut self.stream, conn, &*self.guest.handler)? {
+        match self.reader.read(cx, &mut self.stream, conn, &*self.registration.handler)? {
             Read::Some => Ok(true),
             Read::Waiting | Read::Paused => Ok(false),
             Read::Ended => {
@@ -188,45 +179,45 @@ where
             ReadFailure::Io(e) => return Some(End::ordinary(format!("reading failed: {e}"))),
             ReadFailure::Protocol(wrong) => wrong,
         };
-        add(&conn.house().metrics.protocol_errors);
+        add(&conn.shared().metrics.protocol_errors);
         if conn.session().is_none() || !matches!(wrong, ProtocolError::TooLarge { .. }) {
             // Answers to the frames before it still leave, as far as the socket takes them.
             let _ = self.writer.write(cx, &mut self.stream, conn);
             return Some(End::fault(wrong.to_string()));
         }
         let (kind, id) =
-            conn.house().protocol.peek(self.reader.pending()).unwrap_or((MessageType::SessionRequest, &[]));
+            conn.shared().protocol.peek(self.reader.pending()).unwrap_or((MessageType::SessionRequest, &[]));
         let error = ErrorInfo::not_executed(wrong.to_string());
         let refusal = Refusal { code: ResultCode::TooLarge, request: kind, optype: None, error: &error, v1: false };
         if let Err(e) = conn.answer(id, &refusal) {
             return Some(End::fault(e.to_string()));
         }
-        self.farewell = Some(Farewell { until: Instant::now() + FAREWELL_TIME, said: false });
+        self.last_answer = Some(LastAnswer { until: deadline_after(LAST_ANSWER_TIME), said: false });
         None
     }
 
     /// Writes what is queued, says that no more will come, and waits for the peer to close, up to a moment.
-    fn say_farewell(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Poll<End> {
-        let Some(farewell) = &mut self.farewell else { return Poll::Pending };
+    fn give_last_answer(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Poll<End> {
+        let Some(last_answer) = &mut self.last_answer else { return Poll::Pending };
         let over = || Poll::Ready(End::fault("a frame was over the bound"));
-        if !farewell.said {
+        if !last_answer.said {
             match self.writer.write(cx, &mut self.stream, conn) {
-                Ok(true) => farewell.said = true,
+                Ok(true) => last_answer.said = true,
                 Ok(false) => {}
                 Err(_) => return over(),
             }
         }
-        let until = farewell.until;
-        if farewell.said {
+        let until = last_answer.until;
+        if last_answer.said {
             if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
                 return over();
             }
-            let mut waste = [0; 4096];
+            let mut room = [0; 4096];
             let mut more = true;
             for _ in 0..ROUNDS {
-                let mut waste = ReadBuf::new(&mut waste);
-                match Pin::new(&mut self.stream).poll_read(cx, &mut waste) {
-                    Poll::Ready(Ok(())) if !waste.filled().is_empty() => {}
+                let mut discarded = ReadBuf::new(&mut room);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut discarded) {
+                    Poll::Ready(Ok(())) if !discarded.filled().is_empty() => {}
                     Poll::Ready(_) => return over(),
                     Poll::Pending => {
                         more = false;
@@ -247,7 +238,7 @@ where
 
     /// Does what is due: lets publishers go that wait for a peer which takes nothing. `Some` ends the connection.
     fn overdue(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Option<End> {
-        let limits = &conn.house().limits;
+        let limits = &conn.shared().limits;
         loop {
             let gives_up = if self.ended.is_some() { None } else { self.reader.gives_up_at(conn) };
             let ends = self.ends_at(conn);
@@ -260,7 +251,7 @@ where
             let now = Instant::now();
             drop(conn.outbox().stalled(limits.stall, now));
             if gives_up.is_some_and(|at| at <= now) {
-                add(&conn.house().metrics.frame_timeouts);
+                add(&conn.shared().metrics.frame_timeouts);
                 return Some(End::fault("a started frame was not finished in time"));
             }
             if ends.is_some_and(|at| at <= now) {
@@ -275,7 +266,7 @@ where
     /// When it ends, whatever is still due.
     fn ends_at(&self, conn: &Conn<P>) -> Option<Instant> {
         let drained = conn.draining().map(|drain| drain.until);
-        let half_closed = self.ended.map(|since| since + conn.house().limits.half_closed);
+        let half_closed = self.ended.map(|since| later(since, conn.shared().limits.half_closed));
         let broken = self.broken.as_ref().map(|broken| broken.until);
         [drained, half_closed, broken].into_iter().flatten().min()
     }
@@ -325,32 +316,31 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.guest.conn.outbox().unpark();
-        let End { reason, fault } = ready!(this.advance(cx));
-        if fault {
-            this.guest.conn.close(reason);
-        } else {
-            this.guest.conn.end(reason);
-        }
-        this.reader.forget(&this.guest.conn);
+        this.registration.conn.outbox().unpark();
+        let end = ready!(this.advance(cx));
+        this.registration.conn.finish(end);
+        this.reader.forget(&this.registration.conn);
         Poll::Ready(())
     }
 }
 
-impl<P: Protocol, H: Handler<Conn<P>>> Drop for Guest<P, H> {
+impl<P: Protocol, H: Handler<Conn<P>>> Drop for Registration<P, H> {
     fn drop(&mut self) {
         // Also where the task was dropped or its handler panicked; the first reason stands.
         self.conn.end("its task has ended");
         self.handler.closed(&self.conn);
-        let house = self.conn.house();
-        house.connections.remove(&self.conn.id());
-        add(&house.metrics.closed);
-        house.left.notify_waiters();
-        let (reason, fault) = self.conn.obituary();
-        if fault {
-            tracing::warn!(peer = %self.conn.peer(), "connection closed: {reason}");
-        } else {
-            tracing::debug!(peer = %self.conn.peer(), "connection ended: {reason}");
+        let shared = self.conn.shared();
+        shared.connections.remove(&self.conn.id());
+        add(&shared.metrics.closed);
+        shared.left.notify_waiters();
+        match self.conn.known_end() {
+            Some(End { reason, fault: true }) => {
+                tracing::warn!(peer = %self.conn.peer(), "connection closed: {reason}")
+            }
+            end => {
+                let reason = end.map_or("", |end| &end.reason);
+                tracing::debug!(peer = %self.conn.peer(), "connection ended: {reason}");
+            }
         }
     }
 }
@@ -363,7 +353,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::house::House;
+    use crate::shared_state::SharedState;
     use crate::{Ends, Limits};
 
     /// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go.
@@ -393,16 +383,16 @@ mod tests {
         peer: DuplexStream,
         conn: Conn,
         echo: Arc<Echo>,
-        house: Arc<House>,
+        shared: Arc<SharedState>,
     }
 
     fn rig(pipe_bytes: usize, limits: Limits) -> Rig {
         let (peer, ours) = duplex(pipe_bytes);
-        let house = Arc::new(House::new(LengthValue::new(limits.max_frame_bytes), limits, true));
-        let conn = Conn::new(Arc::clone(&house), Ends::default());
+        let shared = Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true));
+        let conn = Conn::new(Arc::clone(&shared), Ends::default());
         let echo = Arc::new(Echo::default());
-        tokio::spawn(Driver::new(ours, conn.clone(), Arc::clone(&echo)));
-        Rig { peer, conn, echo, house }
+        tokio::spawn(Driver::new(ours, Registration::new(conn.clone(), Arc::clone(&echo))));
+        Rig { peer, conn, echo, shared }
     }
 
     fn frame(id: &[u8], body: &[u8]) -> Vec<u8> {
@@ -433,7 +423,7 @@ mod tests {
         assert_eq!(write.await, [&b"a"[..], b"", b"ccc"]);
         drop(rig.peer);
         rig.conn.closed().await;
-        assert_eq!(rig.house.snapshot().partial_bytes, 0);
+        assert_eq!(rig.shared.snapshot().partial_bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -443,7 +433,7 @@ mod tests {
         let start = Instant::now();
         rig.conn.closed().await;
         assert_eq!(start.elapsed().as_secs(), 10);
-        assert_eq!(rig.house.snapshot().frame_timeouts, 1);
+        assert_eq!(rig.shared.snapshot().frame_timeouts, 1);
         assert!(rig.echo.seen.lock().unwrap().is_empty());
     }
 
@@ -521,11 +511,11 @@ mod tests {
         }
         // Each answer has 24 bytes; half of the outbox, two pipes and a read's worth of requests bound what was taken.
         assert!(sent < 400, "{sent}");
-        assert!(rig.house.snapshot().queued_bytes < 4096 + 24);
+        assert!(rig.shared.snapshot().queued_bytes < 4096 + 24);
         for _ in 0..sent {
             assert_eq!(answer(&mut rig.peer).await, b"a");
         }
-        assert_eq!(rig.house.snapshot().queued_bytes, 0);
+        assert_eq!(rig.shared.snapshot().queued_bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -611,7 +601,7 @@ mod tests {
         assert!(publisher.conn.may_read(), "it takes none, so it is not");
         while push().is_ok() {}
         assert!(publisher.conn.may_read());
-        assert_eq!(slow.house.snapshot().slow_readers, 1);
+        assert_eq!(slow.shared.snapshot().slow_readers, 1);
     }
 
     /// Two threads: one task's socket is full and takes no more, the other pushes to it and is held.
@@ -634,5 +624,38 @@ mod tests {
             };
             tokio::time::timeout(Duration::from_secs(20), freed).await.expect("the publisher is held for ever");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_panics_ends_its_connection_and_leaves_nothing_behind() {
+        struct Fall;
+        impl Handler<Conn> for Fall {
+            fn handle(&self, _conn: &Conn, _message: Message) {
+                panic!("on purpose");
+            }
+        }
+        let (mut peer, ours) = duplex(1024);
+        let limits = Limits::default();
+        let shared = Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true));
+        let conn = Conn::new(Arc::clone(&shared), Ends::default());
+        tokio::spawn(Driver::new(ours, Registration::new(conn.clone(), Arc::new(Fall))));
+        let bytes = [frame(b"a", b"{}"), frame(b"b", &[b' '; 400])].concat();
+        peer.write_all(&bytes[..300]).await.unwrap();
+        conn.closed().await;
+        while !shared.connections.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let counted = shared.snapshot();
+        assert_eq!((counted.panicked, counted.partial_bytes, counted.closed), (1, 0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn times_beyond_what_a_clock_can_tell_are_taken() {
+        let limits = Limits { frame_silence: Duration::MAX, half_closed: Duration::MAX, ..Limits::default() };
+        let mut rig = rig(1024, limits);
+        rig.peer.write_all(&frame(b"a", b"{}")[..5]).await.unwrap();
+        rig.conn.drain(Duration::MAX);
+        rig.peer.write_all(&frame(b"a", b"{}")[5..]).await.unwrap();
+        assert_eq!(answer(&mut rig.peer).await.len(), 1);
     }
 }

@@ -48,7 +48,7 @@ impl EventLoopGroup {
         Ok(Self { loops: loops.collect::<io::Result<_>>()? })
     }
 
-    /// The loop that the n-th connection or listener is dealt to.
+    /// The loops, in the order in which connections and listeners are dealt out to them.
     pub(crate) fn handles(&self) -> Vec<Handle> {
         self.loops.iter().map(|each| each.handle.clone()).collect()
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use callboard_common::{LengthValue, Protocol};
 
 use crate::Conn;
-use crate::house::House;
+use crate::shared_state::SharedState;
 
 /// While it lives, its connection is not read (unless an answer is expected on it); see [`Conn::hold_reading`].
 pub struct ReadHold<P: Protocol = LengthValue>(pub(crate) Conn<P>);
@@ -17,14 +17,14 @@ pub struct InFlight<P: Protocol = LengthValue>(pub(crate) Conn<P>);
 /// A frame that counts once against the total, however many outboxes hold it.
 pub(crate) struct Counted<P: Protocol> {
     frame: Bytes,
-    house: Arc<House<P>>,
+    shared: Arc<SharedState<P>>,
 }
 
 impl<P: Protocol> Counted<P> {
-    pub(crate) fn new(frame: Bytes, house: Arc<House<P>>) -> Self {
-        house.about_to_queue(frame.len());
-        house.check_queued();
-        Self { frame, house }
+    pub(crate) fn new(frame: Bytes, shared: Arc<SharedState<P>>) -> Self {
+        shared.about_to_queue(frame.len());
+        shared.check_queued();
+        Self { frame, shared }
     }
 }
 
@@ -36,7 +36,7 @@ impl<P: Protocol> AsRef<[u8]> for Counted<P> {
 
 impl<P: Protocol> Drop for Counted<P> {
     fn drop(&mut self) {
-        self.house.unqueued(self.frame.len());
+        self.shared.unqueued(self.frame.len());
     }
 }
 

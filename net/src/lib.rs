@@ -9,7 +9,7 @@
 //! 4. `driver`, `reader`, `writer`: the one task of a connection.
 //! 5. [`Transport`] with [`Sockets`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
 //!    paused in tests.
-//! 6. `house`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
+//! 6. `shared`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -32,7 +32,7 @@ mod connect;
 mod driver;
 mod event_loop;
 mod guards;
-mod house;
+mod later;
 mod limits;
 mod may_block;
 mod memory;
@@ -41,6 +41,7 @@ mod open_files;
 mod outbox;
 mod reader;
 mod serve;
+mod shared_state;
 mod sockets;
 mod transport;
 mod writer;
@@ -49,6 +50,7 @@ pub use address::{Address, AddressError};
 pub use conn::Conn;
 pub use connect::{ConnectError, connect, connect_with};
 pub use guards::{InFlight, ReadHold};
+pub use later::deadline_after;
 pub use limits::{Limits, LimitsError};
 pub use may_block::{allow_blocking, may_block};
 pub use memory::{Memory, MemoryListener};

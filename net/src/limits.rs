@@ -31,10 +31,10 @@ pub struct Limits {
     pub half_closed: Duration,
     /// How long a reader that takes no byte is still waited for. Default 500 ms.
     pub stall: Duration,
-    /// What may wait in all outboxes of a server, in bytes; a frame that goes to many counts once. Default 512 MiB. Past
+    /// What may wait in all outboxes of a server, in bytes, at least `max_frame_bytes`; a frame that goes to many counts once. Default 512 MiB. Past
     /// it the peer that has taken nothing for longest is closed.
     pub total_queue_bytes: usize,
-    /// What all unfinished frames of a server may hold, in bytes. Default 256 MiB. Past it the connection whose frame
+    /// What all unfinished frames of a server may hold, in bytes, at least `max_frame_bytes`. Default 256 MiB. Past it the connection whose frame
     /// has had no byte for longest is closed.
     pub total_partial_bytes: usize,
 }
@@ -89,6 +89,8 @@ impl Limits {
             ("in_flight", self.in_flight, 1),
             ("max_connections", self.max_connections, 1),
             ("frame_bytes_per_second", self.frame_bytes_per_second, 1),
+            ("total_queue_bytes", self.total_queue_bytes, self.max_frame_bytes),
+            ("total_partial_bytes", self.total_partial_bytes, self.max_frame_bytes),
         ];
         if let Some((name, _, least)) = least.into_iter().find(|(_, value, least)| value < least) {
             return Err(LimitsError::TooSmall { name, least });
@@ -108,6 +110,6 @@ impl Limits {
     /// How long a frame of so many bytes may take from its first byte to its last.
     pub(crate) fn frame_time(&self, frame_bytes: usize) -> Duration {
         let seconds = frame_bytes / self.frame_bytes_per_second.max(1);
-        self.frame_silence + Duration::from_secs(seconds as u64)
+        self.frame_silence.saturating_add(Duration::from_secs(seconds as u64))
     }
 }

@@ -73,7 +73,7 @@ pub(crate) struct Pushed {
     pub(crate) at: u64,
     /// How much more counts against the total.
     pub(crate) counted: usize,
-    /// The peer is above its high-water mark, but has taken bytes of late.
+    /// The peer is above its high-marks mark, but has taken bytes of late.
     pub(crate) behind: bool,
 }
 
@@ -89,7 +89,7 @@ pub(crate) enum Refused {
 pub(crate) struct Freed<H> {
     pub(crate) held: Vec<H>,
     pub(crate) counted: usize,
-    /// The outbox has just come down to its low-water mark, or is empty.
+    /// The outbox has just come down to its low-marks mark, or is empty.
     pub(crate) room: bool,
 }
 
@@ -121,13 +121,13 @@ impl<H> Outbox<H> {
     }
 
     /// Queues a frame; past `bound` it is refused, unless the outbox is at most half full: what waited for room has it.
-    pub(crate) fn push(&self, frame: Frame<'_>, bound: usize, water: Water, now: Instant) -> Result<Pushed, Refused> {
+    pub(crate) fn push(&self, frame: Frame<'_>, bound: usize, marks: Marks, now: Instant) -> Result<Pushed, Refused> {
         let mut state = self.lock();
         let len = frame.len();
         if state.closed {
             return Err(Refused::Closed);
         }
-        if state.bytes > water.high && state.bytes.saturating_add(len) > bound {
+        if state.bytes > marks.high && state.bytes.saturating_add(len) > bound {
             return Err(Refused::Full);
         }
         if state.bytes == 0 {
@@ -138,7 +138,7 @@ impl<H> Outbox<H> {
         state.ever_queued += len as u64;
         state.bytes += len;
         state.counted += counted;
-        let behind = state.bytes > water.high && now.duration_since(state.progress) < water.stall;
+        let behind = state.bytes > marks.high && now.duration_since(state.progress) < marks.stall;
         let woken = if state.full { None } else { state.waker.take() };
         Ok(Pushed { waker: woken, at, counted, behind })
     }
@@ -250,7 +250,7 @@ impl<H> Outbox<H> {
 
 /// The marks that a push looks at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Water {
+pub(crate) struct Marks {
     pub(crate) high: usize,
     pub(crate) stall: Duration,
 }
@@ -315,7 +315,7 @@ impl Frame<'_> {
 mod tests {
     use super::*;
 
-    const WATER: Water = Water { high: 50, stall: Duration::from_millis(500) };
+    const MARKS: Marks = Marks { high: 50, stall: Duration::from_millis(500) };
 
     fn outbox() -> (Outbox<&'static str>, Instant) {
         let now = Instant::now();
@@ -331,7 +331,7 @@ mod tests {
         let (outbox, now) = outbox();
         let big = Bytes::from(vec![b'B'; JOIN_BYTES + 1]);
         for frame in [Bytes::from("a"), Bytes::from("b"), big.clone(), Bytes::from("c")] {
-            outbox.push(Frame::Own(frame), usize::MAX, WATER, now).unwrap();
+            outbox.push(Frame::Own(frame), usize::MAX, MARKS, now).unwrap();
         }
         let mut writing = VecDeque::new();
         outbox.take(&mut writing);
@@ -342,33 +342,33 @@ mod tests {
     #[test]
     fn the_bound_holds_but_one_frame_always_fits_into_an_empty_outbox() {
         let (outbox, now) = outbox();
-        assert!(outbox.push(own(200), 100, WATER, now).is_ok());
-        assert_eq!(outbox.push(own(1), 100, WATER, now).unwrap_err(), Refused::Full);
+        assert!(outbox.push(own(200), 100, MARKS, now).is_ok());
+        assert_eq!(outbox.push(own(1), 100, MARKS, now).unwrap_err(), Refused::Full);
         outbox.wrote(150, 150, 50, now);
-        assert!(outbox.push(own(50), 100, WATER, now).is_ok());
-        assert_eq!(outbox.push(own(1), 100, WATER, now).unwrap_err(), Refused::Full);
+        assert!(outbox.push(own(50), 100, MARKS, now).is_ok());
+        assert_eq!(outbox.push(own(1), 100, MARKS, now).unwrap_err(), Refused::Full);
         outbox.close();
-        assert_eq!(outbox.push(own(1), 100, WATER, now).unwrap_err(), Refused::Closed);
+        assert_eq!(outbox.push(own(1), 100, MARKS, now).unwrap_err(), Refused::Closed);
     }
 
     #[test]
     fn a_publisher_is_held_only_for_a_peer_that_makes_progress() {
         let (outbox, start) = outbox();
-        assert!(!outbox.push(own(50), 1000, WATER, start).unwrap().behind);
-        assert!(outbox.push(own(1), 1000, WATER, start).unwrap().behind);
+        assert!(!outbox.push(own(50), 1000, MARKS, start).unwrap().behind);
+        assert!(outbox.push(own(1), 1000, MARKS, start).unwrap().behind);
         assert!(outbox.hold("publisher", 50).is_ok());
-        assert_eq!(outbox.stalls_at(WATER.stall), Some(start + WATER.stall));
+        assert_eq!(outbox.stalls_at(MARKS.stall), Some(start + MARKS.stall));
         let later = start + Duration::from_millis(400);
         assert!(outbox.wrote(0, 0, 50, later).held.is_empty());
-        assert!(outbox.stalled(WATER.stall, start + WATER.stall).is_empty(), "it took bytes at 400 ms");
-        assert_eq!(outbox.stalled(WATER.stall, later + WATER.stall), ["publisher"]);
-        assert!(!outbox.push(own(1), 1000, WATER, later + WATER.stall).unwrap().behind);
+        assert!(outbox.stalled(MARKS.stall, start + MARKS.stall).is_empty(), "it took bytes at 400 ms");
+        assert_eq!(outbox.stalled(MARKS.stall, later + MARKS.stall), ["publisher"]);
+        assert!(!outbox.push(own(1), 1000, MARKS, later + MARKS.stall).unwrap().behind);
     }
 
     #[test]
     fn catching_up_frees_publishers_and_the_total() {
         let (outbox, now) = outbox();
-        let counted = outbox.push(own(80), 1000, WATER, now).unwrap().counted;
+        let counted = outbox.push(own(80), 1000, MARKS, now).unwrap().counted;
         outbox.hold("publisher", 50).unwrap();
         let freed = outbox.wrote(30, 30, 50, now);
         assert_eq!((freed.held, freed.counted, freed.room), (vec!["publisher"], 30, true));
@@ -382,10 +382,10 @@ mod tests {
         let (outbox, now) = outbox();
         let counted = |len| {
             let frame = Bytes::from(vec![b's'; len]);
-            outbox.push(Frame::Shared(&frame), usize::MAX, WATER, now).unwrap().counted
+            outbox.push(Frame::Shared(&frame), usize::MAX, MARKS, now).unwrap().counted
         };
         assert_eq!((counted(1000), counted(JOIN_BYTES + 1)), (1000, PLACE_BYTES));
-        outbox.push(own(JOIN_SHARED_BELOW), usize::MAX, WATER, now).unwrap();
+        outbox.push(own(JOIN_SHARED_BELOW), usize::MAX, MARKS, now).unwrap();
         assert_eq!((counted(1000), counted(100)), (PLACE_BYTES, 100));
         let mut writing = VecDeque::new();
         outbox.take(&mut writing);

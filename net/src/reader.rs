@@ -1,16 +1,19 @@
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use callboard_common::{Connection, Handler, Protocol, ProtocolError, refuse_draining};
+use callboard_common::{Connection, Event, Handler, Message, Protocol, ProtocolError, refuse_draining};
 use tokio::io::AsyncRead;
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
 use crate::Conn;
+use crate::later::later;
 
 /// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
 ///
@@ -89,7 +92,7 @@ impl Reader {
         }
         if before > 0 {
             // Bounded by what came already: a length field alone takes no memory.
-            let missing = conn.house().protocol.frame_bytes(&self.pending).saturating_sub(before);
+            let missing = conn.shared().protocol.frame_bytes(&self.pending).saturating_sub(before);
             self.pending.reserve(missing.clamp(1, READ_BYTES.max(before)));
             let read = poll_read_buf(Pin::new(stream), cx, &mut self.pending);
             return self.came(read, before, conn, handler);
@@ -121,7 +124,7 @@ impl Reader {
             Poll::Ready(Err(e)) => Err(ReadFailure::Io(e)),
             Poll::Ready(Ok(0)) => Ok(Read::Ended),
             Poll::Ready(Ok(bytes)) => {
-                conn.house().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
+                conn.shared().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
                 self.read_at = conn.draining().map(|_| Instant::now());
                 self.handle_pending(conn, handler, before)?;
                 Ok(Read::Some)
@@ -136,19 +139,19 @@ impl Reader {
         handler: &H,
         before: usize,
     ) -> Result<(), ReadFailure> {
-        let house = conn.house();
+        let shared = conn.shared();
         let mut frames = 0;
         let failure = loop {
             if !conn.may_read() {
                 break None;
             }
-            match house.protocol.decode(&mut self.pending) {
+            match shared.protocol.decode(&mut self.pending) {
                 Ok(Some(message)) => {
                     frames += 1;
                     if conn.draining().is_some() && message.kind().is_request() {
                         refuse_draining(conn, &message);
                     } else {
-                        handler.handle(conn, message);
+                        handle_contained(conn, handler, message);
                     }
                 }
                 Err(ProtocolError::TooLarge { .. }) if self.waits_for_header(conn) => break None,
@@ -156,7 +159,7 @@ impl Reader {
                 Err(e) => break Some(ReadFailure::Protocol(e)),
             }
         };
-        house.metrics.frames_in.fetch_add(frames, Relaxed);
+        shared.metrics.frames_in.fetch_add(frames, Relaxed);
         self.keep_rest(conn, frames > 0, before);
         failure.map_or(Ok(()), Err)
     }
@@ -170,7 +173,7 @@ impl Reader {
         if behind_frames && before > 0 {
             self.pending = BytesMut::from(&self.pending[..]);
         }
-        conn.house().partial(before, rest);
+        conn.shared().partial(before, rest);
         if rest == 0 {
             self.started = None;
             conn.set_partial_since(None);
@@ -186,11 +189,11 @@ impl Reader {
 
     /// When the started frame is given up, if nothing comes until then. While we don't read, its time stands still.
     pub(crate) fn gives_up_at<P: Protocol>(&self, conn: &Conn<P>) -> Option<Instant> {
-        let house = conn.house();
+        let shared = conn.shared();
         let started = self.started.filter(|_| self.paused_at.is_none())?;
-        let frame_bytes = house.protocol.frame_bytes(&self.pending);
-        let silence = started.last_byte + house.limits.frame_silence;
-        Some(silence.min(started.first_byte + house.limits.frame_time(frame_bytes)))
+        let frame_bytes = shared.protocol.frame_bytes(&self.pending);
+        let silence = later(started.last_byte, shared.limits.frame_silence);
+        Some(silence.min(later(started.first_byte, shared.limits.frame_time(frame_bytes))))
     }
 
     /// Whether the last round was refused.
@@ -210,13 +213,13 @@ impl Reader {
 
     /// The connection ends: what is pending no longer counts.
     pub(crate) fn forget<P: Protocol>(&mut self, conn: &Conn<P>) {
-        conn.house().partial(self.pending.len(), 0);
+        conn.shared().partial(self.pending.len(), 0);
         self.pending = BytesMut::new();
     }
 
     /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.
     fn waits_for_header<P: Protocol>(&self, conn: &Conn<P>) -> bool {
-        conn.session().is_some() && conn.house().protocol.peek(&self.pending).is_none()
+        conn.session().is_some() && conn.shared().protocol.peek(&self.pending).is_none()
     }
 
     /// When the peer last sent something, if that was while the connection drained.
@@ -225,7 +228,7 @@ impl Reader {
     }
 
     fn is_whole<P: Protocol>(&self, conn: &Conn<P>) -> bool {
-        let frame_bytes = conn.house().protocol.frame_bytes(&self.pending);
+        let frame_bytes = conn.shared().protocol.frame_bytes(&self.pending);
         frame_bytes > 0 && frame_bytes <= self.pending.len()
     }
 
@@ -243,5 +246,14 @@ impl Reader {
             started.first_byte += pause;
             started.last_byte += pause;
         }
+    }
+}
+
+/// A handler that panics ends its connection, and nothing else.
+fn handle_contained<P: Protocol, H: Handler<Conn<P>>>(conn: &Conn<P>, handler: &H, message: Message) {
+    let kind = message.kind();
+    if catch_unwind(AssertUnwindSafe(|| handler.handle(conn, message))).is_err() {
+        conn.count(Event::Panicked);
+        conn.close(Cow::Owned(format!("the handler of {kind} panicked")));
     }
 }

@@ -3,14 +3,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
-use callboard_common::{Connection, Handler, LengthValue, Protocol};
+use callboard_common::{Handler, LengthValue, Protocol};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::driver::Driver;
+use crate::conn::wait;
+use crate::driver::{Driver, Registration};
 use crate::event_loop::EventLoopGroup;
-use crate::house::House;
 use crate::metrics::add;
+use crate::shared_state::SharedState;
 use crate::{Address, Conn, Ends, Limits, LimitsError, MetricsSnapshot, Sockets, Transport};
 
 /// How a server runs.
@@ -52,7 +53,7 @@ pub enum ListenError {
 #[derive(Debug)]
 pub struct Serving<P: Protocol = LengthValue> {
     addresses: Vec<Address>,
-    house: Arc<House<P>>,
+    shared: Arc<SharedState<P>>,
     loops: Option<EventLoopGroup>,
     acceptors: Vec<JoinHandle<()>>,
 }
@@ -61,6 +62,12 @@ pub struct Serving<P: Protocol = LengthValue> {
 ///
 /// # Errors
 /// [`ListenError`]; nothing listens then.
+///
+/// # Cancel safety
+/// Nothing listens then.
+///
+/// # Panics
+/// Outside of a tokio runtime.
 pub async fn serve<H: Handler<Conn>>(
     addresses: &[Address],
     settings: Settings,
@@ -74,6 +81,12 @@ pub async fn serve<H: Handler<Conn>>(
 ///
 /// # Errors
 /// [`ListenError`]; nothing listens then.
+///
+/// # Cancel safety
+/// Nothing listens then.
+///
+/// # Panics
+/// Outside of a tokio runtime.
 pub async fn serve_with<T, P, H>(
     transport: T,
     protocol: P,
@@ -101,15 +114,15 @@ where
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let loops = if settings.loops == 0 { cores } else { settings.loops };
     let loops = EventLoopGroup::start(loops, settings.pin).map_err(ListenError::Loops)?;
-    let house = Arc::new(House::new(protocol, settings.limits, true));
+    let shared = Arc::new(SharedState::new(protocol, settings.limits, true));
     let acceptor = Acceptor {
         transport,
         handles: loops.handles(),
         next: Arc::new(AtomicUsize::new(0)),
-        house: Arc::clone(&house),
+        shared: Arc::clone(&shared),
         handler,
     };
-    let mut serving = Serving { addresses: taken, house, loops: Some(loops), acceptors: Vec::new() };
+    let mut serving = Serving { addresses: taken, shared, loops: Some(loops), acceptors: Vec::new() };
     for (endpoint, address) in bound.into_iter().zip(&serving.addresses) {
         let acceptor = acceptor.clone();
         let handle = acceptor.deal();
@@ -131,25 +144,26 @@ impl<P: Protocol> Serving<P> {
 
     /// Connections open now.
     pub fn connections(&self) -> usize {
-        self.house.connections.len()
+        self.shared.connections.len()
     }
 
     /// What was counted so far.
     pub fn metrics(&self) -> MetricsSnapshot {
-        self.house.snapshot()
+        self.shared.snapshot()
     }
 
-    /// Accepts no more, reads no more, lets requests in flight finish and queued bytes leave for up to `grace`, then
-    /// closes what is left and stops. It takes little longer than `grace`, whatever the peers do.
+    /// Accepts no more, lets requests in flight finish and queued bytes leave, refuses what still comes (UNAVAILABLE, not
+    /// executed) until each peer is quiet, all for up to `grace`, then closes what is left and stops. It takes little longer than `grace`, whatever the peers do.
     ///
     /// # Cancel safety
     /// Dropping it stops the server at once.
     pub async fn shutdown(mut self, grace: Duration) {
-        self.house.stopping.store(true, SeqCst);
+        self.shared.stopping.store(true, SeqCst);
         self.acceptors.drain(..).for_each(|acceptor| acceptor.abort());
         self.each(|conn| conn.drain(grace));
         // Time up is an ordinary end of the wait.
-        let _ = tokio::time::timeout(grace, self.emptied()).await;
+        let emptied = wait(&self.shared.left, || self.shared.connections.is_empty());
+        let _ = tokio::time::timeout(grace, emptied).await;
         self.each(|conn| conn.end("the server stops"));
         if let Some(loops) = self.loops.take() {
             // A handler that blocks its loop can't hold up the program's end.
@@ -157,21 +171,9 @@ impl<P: Protocol> Serving<P> {
         }
     }
 
-    async fn emptied(&self) {
-        loop {
-            let left = self.house.left.notified();
-            tokio::pin!(left);
-            left.as_mut().enable();
-            if self.house.connections.is_empty() {
-                return;
-            }
-            left.await;
-        }
-    }
-
     /// No guard of the map is held while `act` runs.
     fn each(&self, act: impl Fn(&Conn<P>)) {
-        let all: Vec<_> = self.house.connections.iter().map(|entry| entry.value().clone()).collect();
+        let all: Vec<_> = self.shared.connections.iter().map(|entry| entry.value().clone()).collect();
         all.iter().for_each(act);
     }
 }
@@ -184,7 +186,7 @@ struct Acceptor<T, P: Protocol, H> {
     transport: T,
     handles: Vec<Handle>,
     next: Arc<AtomicUsize>,
-    house: Arc<House<P>>,
+    shared: Arc<SharedState<P>>,
     handler: Arc<H>,
 }
 
@@ -206,10 +208,10 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
             match self.transport.accept(&listener).await {
                 Ok((accepted, ends)) => {
                     rest = REST;
-                    self.welcome(accepted, ends);
+                    self.admit(accepted, ends);
                 }
                 Err(e) => {
-                    add(&self.house.metrics.accept_failures);
+                    add(&self.shared.metrics.accept_failures);
                     tracing::warn!("can't accept a connection (trying again in {rest:?}): {e}");
                     tokio::time::sleep(rest).await;
                     rest = (rest * 2).min(LONGEST_REST);
@@ -218,29 +220,24 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
         }
     }
 
-    fn welcome(&self, accepted: T::Accepted, ends: Ends) {
-        let house = &self.house;
-        if house.connections.len() >= house.limits.max_connections {
-            add(&house.metrics.turned_away);
-            tracing::warn!(peer = %ends.peer, "turned away: there are max_connections ({}) already", house.limits.max_connections);
+    fn admit(&self, accepted: T::Accepted, ends: Ends) {
+        let shared = &self.shared;
+        if shared.connections.len() >= shared.limits.max_connections {
+            add(&shared.metrics.turned_away);
+            tracing::warn!(peer = %ends.peer, "turned away: there are max_connections ({}) already", shared.limits.max_connections);
             return;
         }
-        add(&house.metrics.accepted);
+        add(&shared.metrics.accepted);
         // Entered before it is dealt out, so that the bound counts those on their way.
-        let (transport, handler) = (self.transport.clone(), Arc::clone(&self.handler));
-        let conn = Conn::new(Arc::clone(house), ends);
-        house.connections.insert(conn.id(), conn.clone());
-        if house.stopping.load(SeqCst) {
-            conn.drain(Duration::ZERO); // it came while the others were told
+        let registration = Registration::new(Conn::new(Arc::clone(shared), ends), Arc::clone(&self.handler));
+        if shared.stopping.load(SeqCst) {
+            registration.conn.drain(Duration::ZERO); // it came while the others were told
         }
+        let transport = self.transport.clone();
         self.deal().spawn(async move {
             match transport.adopt(accepted) {
-                Ok(stream) => Driver::new(stream, conn, handler).await,
-                Err(e) => {
-                    tracing::warn!(peer = %conn.peer(), "can't take the connection in: {e}");
-                    conn.house().connections.remove(&conn.id());
-                    conn.end("it could not be taken in");
-                }
+                Ok(stream) => Driver::new(stream, registration).await,
+                Err(e) => registration.conn.end(format!("it could not be taken in: {e}")),
             }
         });
     }
@@ -252,7 +249,7 @@ impl<T: Clone, P: Protocol, H> Clone for Acceptor<T, P, H> {
             transport: self.transport.clone(),
             handles: self.handles.clone(),
             next: Arc::clone(&self.next),
-            house: Arc::clone(&self.house),
+            shared: Arc::clone(&self.shared),
             handler: Arc::clone(&self.handler),
         }
     }

@@ -1,6 +1,6 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -52,15 +52,31 @@ pub enum SocketStream {
     Unix(UnixStream),
 }
 
-/// A Unix listener's file; removed when the listener ends.
+/// A Unix listener's file; removed when the listener ends, unless another one has taken its place.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: which file it is, whatever the path leads to later.
+    identity: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: identity(path) }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Someone may have removed it already.
-        let _ = std::fs::remove_file(&self.0);
+        if self.identity.is_some() && self.identity == identity(&self.path) {
+            // Someone may have removed it this very moment.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Connections that wait to be accepted; a crowd that comes at once is not turned away.
@@ -84,7 +100,7 @@ impl Transport for Sockets {
             }
             Address::Unix(path) => {
                 let listener = bind_unix(path)?;
-                Ok((BoundSocket::Unix(listener, SocketFile(path.clone())), address.clone()))
+                Ok((BoundSocket::Unix(listener, SocketFile::new(path)), address.clone()))
             }
         }
     }
@@ -109,7 +125,7 @@ impl Transport for Sockets {
                 let (stream, _) = listener.accept().await?;
                 let peer = stream.peer_cred().ok().and_then(|cred| cred.pid());
                 let pid = peer.map_or(String::new(), |pid| format!(" (process {pid})"));
-                let ends = Ends { peer: format!("unix://{}{pid}", file.0.display()), local: None };
+                let ends = Ends { peer: format!("unix://{}{pid}", file.path.display()), local: None };
                 Ok((AcceptedSocket::Unix(stream.into_std()?), ends))
             }
         }
@@ -132,7 +148,7 @@ impl Transport for Sockets {
         let peer = address.to_string();
         match address {
             Address::Tcp { host, port } => {
-                let stream = connect_tcp(resolve(host, *port).await?).await?;
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
                 let local = stream.local_addr().ok();
                 Ok((SocketStream::Tcp(stream), Ends { peer, local }))
@@ -159,17 +175,6 @@ fn bind_tcp(addresses: Vec<SocketAddr>) -> io::Result<std::net::TcpListener> {
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     }))
-}
-
-async fn connect_tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut last = io::ErrorKind::NotFound.into();
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
 }
 
 fn first_that_works<T>(tries: impl Iterator<Item = io::Result<T>>) -> io::Result<T> {
@@ -243,5 +248,35 @@ impl AsyncWrite for SocketStream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_ends_of_a_tcp_connection_send_without_delay() {
+        let (bound, address) = Sockets.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = Sockets.listen(bound).unwrap();
+        let (connected, accepted) = tokio::join!(Sockets.connect(&address), Sockets.accept(&listener));
+        let adopted = Sockets.adopt(accepted.unwrap().0).unwrap();
+        for stream in [connected.unwrap().0, adopted] {
+            assert!(matches!(stream, SocketStream::Tcp(stream) if stream.nodelay().unwrap()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_file_that_another_listener_has_taken_over_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let address = Address::Unix(path.clone());
+        let (first, _) = Sockets.bind(&address).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (second, _) = Sockets.bind(&address).await.unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
     }
 }

@@ -58,9 +58,9 @@ impl Writer {
                 self.writing.pop_front();
             }
         }
-        let house = conn.house();
-        house.metrics.bytes_out.fetch_add(bytes as u64, Relaxed);
-        let freed = conn.outbox().wrote(bytes, counted, house.limits.high_water(), Instant::now());
+        let shared = conn.shared();
+        shared.metrics.bytes_out.fetch_add(bytes as u64, Relaxed);
+        let freed = conn.outbox().wrote(bytes, counted, shared.limits.high_water(), Instant::now());
         conn.release(freed);
     }
 }

@@ -10,7 +10,7 @@ use crate::{Conn, Limits, MetricsSnapshot};
 /// What all connections of one server share: bounds, totals, counters, and the way from an id to its outbox.
 /// A client's connection has one of its own.
 #[derive(Debug)]
-pub(crate) struct House<P: Protocol = LengthValue> {
+pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) protocol: P,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
@@ -24,7 +24,7 @@ pub(crate) struct House<P: Protocol = LengthValue> {
     pub(crate) partial: AtomicUsize,
 }
 
-impl<P: Protocol> House<P> {
+impl<P: Protocol> SharedState<P> {
     pub(crate) fn new(protocol: P, limits: Limits, serves: bool) -> Self {
         Self {
             protocol,

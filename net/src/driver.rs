@@ -335,7 +335,7 @@ impl<P: Protocol, H: Handler<Conn<P>>> Drop for Registration<P, H> {
         shared.left.notify_waiters();
         match self.conn.known_end() {
             Some(End { reason, fault: true }) => {
-                tracing::warn!(peer = %self.conn.peer(), "connection closed: {reason}")
+                tracing::warn!(peer = %self.conn.peer(), "connection closed: {reason}");
             }
             end => {
                 let reason = end.map_or("", |end| &end.reason);
@@ -608,7 +608,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_hold_on_a_stalled_peer_always_ends() {
         let limits =
-            Limits { max_frame_bytes: 1024, queue_bytes: 4096, stall: Duration::from_millis(20), ..Limits::default() };
+            Limits { max_frame_bytes: 1024, queue_bytes: 4096, stall: Duration::from_millis(5), ..Limits::default() };
         for _ in 0..300 {
             let publisher = rig(1024, limits.clone());
             let stalled = rig(16, limits.clone());
@@ -656,6 +656,6 @@ mod tests {
         rig.peer.write_all(&frame(b"a", b"{}")[..5]).await.unwrap();
         rig.conn.drain(Duration::MAX);
         rig.peer.write_all(&frame(b"a", b"{}")[5..]).await.unwrap();
-        assert_eq!(answer(&mut rig.peer).await.len(), 1);
+        assert!(answer(&mut rig.peer).await.starts_with(b"a"));
     }
 }

@@ -9,7 +9,7 @@
 //! 4. `driver`, `reader`, `writer`: the one task of a connection.
 //! 5. [`Transport`] with [`Sockets`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
 //!    paused in tests.
-//! 6. `shared`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
+//! 6. `shared_state`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
 //!
 //! ```
 //! use std::sync::Arc;

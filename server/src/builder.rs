@@ -86,7 +86,7 @@ impl ServerBuilder {
         self
     }
 
-    /// What may wait to be written to one connection, in bytes. Default 64 MiB; at least
+    /// What may wait to be written to one connection, in bytes. Default 64 MiB; at least twice
     /// [`max_frame_bytes`](Self::max_frame_bytes). A larger bound bears with slower readers and costs memory for each.
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.settings.limits.queue_bytes = bytes;

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
@@ -121,18 +122,21 @@ impl Config {
     ///
     /// ```
     /// let mut config = callboard_center::Config::default();
-    /// config.apply_environment(|name| (name == "CALLBOARD_LOOPS").then(|| "3".to_owned()))?;
+    /// config.apply_environment(|name| (name == "CALLBOARD_LOOPS").then(|| "3".into()))?;
     /// assert_eq!(config.loops, 3);
     /// # Ok::<(), callboard_center::ConfigError>(())
     /// ```
     ///
     /// # Errors
-    /// A variable holds a value that its setting does not take.
-    pub fn apply_environment(&mut self, lookup: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    /// A variable holds a value that its setting does not take, or that is not UTF-8.
+    pub fn apply_environment(&mut self, lookup: impl Fn(&str) -> Option<OsString>) -> Result<(), ConfigError> {
         for setting in setting::ALL {
             let variable = setting.variable();
-            if let Some(text) = lookup(&variable).filter(|text| !text.is_empty()) {
-                setting.set(self, &setting.read(&text)).map_err(|wrong| wrong.at(variable))?;
+            if let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) {
+                let text =
+                    value.to_str().ok_or_else(|| setting.refuse(format!("\"{}\" is not UTF-8 text", value.display())));
+                let set = text.and_then(|text| setting.set(self, &setting.read(text)));
+                set.map_err(|wrong| wrong.at(variable))?;
             }
         }
         Ok(())
@@ -164,6 +168,7 @@ fn line_of(text: &str, at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
     use std::time::Duration;
 
     use super::*;
@@ -177,7 +182,7 @@ mod tests {
         let mut config = Config::default();
         let value = |name: &str| {
             let setting = Config::settings().find(|setting| setting.variable() == name)?;
-            Some(setting.default().replace(['[', ']', '"'], ""))
+            Some(setting.default().replace(['[', ']', '"'], "").into())
         };
         config.apply_environment(value).unwrap();
         assert_eq!(format!("{config:?}"), default);
@@ -212,9 +217,11 @@ mod tests {
             ("stall_ms = 0", "line 1: stall_ms: must be an integer of at least 1 (milliseconds), not 0"),
             ("max_frame_bytes = 0", "line 1: max_frame_bytes: must be an integer of at least 1024, not 0"),
             ("listen = \"localhost:1\"", "line 1: listen: must be a list of addresses, not the string"),
-            ("listen = [1]", "line 1: listen: must be a list of addresses, not this list"),
+            ("listen = []", "line 1: listen: no address to listen on"),
+            ("listen = ['a:1', 7]", "line 1: listen: must hold strings only, each an address, not 7"),
+            ("listen = [['a:1']]", "line 1: listen: must hold strings only, each an address, not a list"),
             ("listen = [\"nowhere\"]", r#"line 1: listen: "nowhere" is not an address: the port is missing"#),
-            ("loops = [1, 2]", "line 1: loops: must be an integer of at least 0, not this list"),
+            ("loops = [1, 2]", "line 1: loops: must be an integer of at least 0, not a list"),
             ("loops = 1\nloops = 2", "line 2: not TOML"),
             ("loops = 1\nloops 2", "line 2: not TOML"),
         ];
@@ -240,15 +247,19 @@ mod tests {
     fn the_environment_overrides_and_names_the_variable_that_is_wrong() {
         let mut config = Config::from_toml("loops = 2\nin_flight = 7").unwrap();
         let given = |name: &str| match name {
-            "CALLBOARD_LISTEN" => Some("127.0.0.1:1, 127.0.0.1:2".to_owned()),
-            "CALLBOARD_LOOPS" => Some(String::new()),
-            "CALLBOARD_PIN" => Some("true".to_owned()),
+            "CALLBOARD_LISTEN" => Some("127.0.0.1:1, 127.0.0.1:2".into()),
+            "CALLBOARD_LOOPS" => Some(OsString::new()),
+            "CALLBOARD_PIN" => Some("true".into()),
             _ => None,
         };
         config.apply_environment(given).unwrap();
         assert_eq!((config.listen.len(), config.loops, config.pin, config.limits.in_flight), (2, 2, true, 7));
 
-        let error = config.apply_environment(|name| (name == "CALLBOARD_LOOPS").then(|| "two".to_owned())).unwrap_err();
+        let error = config.apply_environment(|name| (name == "CALLBOARD_LOOPS").then(|| "two".into())).unwrap_err();
         assert_eq!(error.to_string(), r#"CALLBOARD_LOOPS: loops: must be an integer of at least 0, not "two""#);
+
+        let bytes = |name: &str| (name == "CALLBOARD_LISTEN").then(|| OsString::from_vec(b"unix:///\xff".to_vec()));
+        let error = config.apply_environment(bytes).unwrap_err();
+        assert_eq!(error.to_string(), "CALLBOARD_LISTEN: listen: \"unix:///\u{fffd}\" is not UTF-8 text");
     }
 }

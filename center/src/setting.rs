@@ -30,7 +30,8 @@ enum Field {
 pub(crate) enum Given {
     Bool(bool),
     Integer(u64),
-    List(Vec<String>),
+    Text(String),
+    List(Vec<Self>),
     /// Anything else, as it is to be shown.
     Other(String),
 }
@@ -75,8 +76,11 @@ impl Setting {
     pub(crate) fn set(&self, config: &mut Config, given: &Given) -> Result<(), Wrong> {
         let wrong = || self.wrong(given);
         match (&self.field, given) {
+            (Field::Addresses(_), Given::List(list)) if list.is_empty() => {
+                return Err(self.refuse("no address to listen on"));
+            }
             (Field::Addresses(field), Given::List(list)) => {
-                *field(config) = list.iter().map(|text| self.address(text)).collect::<Result<_, _>>()?;
+                *field(config) = list.iter().map(|given| self.address(given)).collect::<Result<_, _>>()?;
             }
             (Field::Switch(field), Given::Bool(on)) => *field(config) = *on,
             (Field::Number(least, field), Given::Integer(number)) => {
@@ -93,14 +97,23 @@ impl Setting {
     pub(crate) fn read(&self, text: &str) -> Given {
         let other = || Given::Other(format!("\"{text}\""));
         match self.field {
-            Field::Addresses(_) => Given::List(text.split(',').map(|part| part.trim().to_owned()).collect()),
+            Field::Addresses(_) => {
+                Given::List(text.split(',').map(|part| Given::Text(part.trim().to_owned())).collect())
+            }
             Field::Switch(_) => text.parse().map_or_else(|_| other(), Given::Bool),
             Field::Number(..) | Field::Millis(_) => text.parse().map_or_else(|_| other(), Given::Integer),
         }
     }
 
-    fn address(&self, text: &str) -> Result<Address, Wrong> {
-        text.parse().map_err(|error: AddressError| Wrong { key: self.key, reason: error.to_string() })
+    fn address(&self, given: &Given) -> Result<Address, Wrong> {
+        let Given::Text(text) = given else {
+            return Err(self.refuse(format!("must hold strings only, each an address, not {given}")));
+        };
+        text.parse().map_err(|error: AddressError| self.refuse(error.to_string()))
+    }
+
+    pub(crate) fn refuse(&self, reason: impl Into<String>) -> Wrong {
+        Wrong { key: self.key, reason: reason.into() }
     }
 
     fn wrong(&self, given: &Given) -> Wrong {
@@ -110,7 +123,7 @@ impl Setting {
             Field::Number(least, _) => format!("an integer of at least {least}"),
             Field::Millis(_) => "an integer of at least 1 (milliseconds)".to_owned(),
         };
-        Wrong { key: self.key, reason: format!("must be {expected}, not {given}") }
+        self.refuse(format!("must be {expected}, not {given}"))
     }
 }
 
@@ -126,11 +139,8 @@ impl From<&DeValue<'_>> for Given {
             DeValue::Boolean(on) => Self::Bool(*on),
             DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix())
                 .map_or_else(|_| Self::Other(digits.as_str().to_owned()), Self::Integer),
-            DeValue::String(text) => Self::Other(format!("the string \"{text}\"")),
-            DeValue::Array(values) => {
-                let texts = values.iter().map(|value| value.get_ref().as_str().map(str::to_owned));
-                texts.collect::<Option<_>>().map_or_else(|| Self::Other("this list".to_owned()), Self::List)
-            }
+            DeValue::String(text) => Self::Text(text.to_string()),
+            DeValue::Array(values) => Self::List(values.iter().map(|value| value.get_ref().into()).collect()),
             DeValue::Float(number) => Self::Other(number.as_str().to_owned()),
             DeValue::Datetime(_) | DeValue::Table(_) => Self::Other(format!("a {}", value.type_str())),
         }
@@ -142,6 +152,7 @@ impl fmt::Display for Given {
         match self {
             Self::Bool(on) => on.fmt(f),
             Self::Integer(number) => number.fmt(f),
+            Self::Text(text) => write!(f, "the string \"{text}\""),
             Self::List(_) => f.write_str("a list"),
             Self::Other(shown) => f.write_str(shown),
         }

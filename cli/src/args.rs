@@ -1,16 +1,13 @@
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::bail;
-use callboard_net::Address;
 use clap::error::ErrorKind;
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::{call, center, discover, output, provide, publish, subscribe, tour};
 
 /// Services sign in, callers find and call them, and topics carry the news.
 #[derive(Debug, Parser)]
-#[command(name = "callboard", version)]
+#[command(name = "callboard", version, args_override_self = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -27,17 +24,6 @@ pub(crate) enum Command {
     Tour(tour::Tour),
     #[command(hide = true)]
     TourCaller(tour::TourCaller),
-}
-
-/// Where the center is, and how long to wait for it.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Reach {
-    /// The center's address: tcp://host:port, host:port or unix:///path
-    #[arg(long, value_name = "ADDR", env = "CALLBOARD_CENTER", default_value = "tcp://127.0.0.1:7070")]
-    pub(crate) center: Address,
-    /// How long to wait, connecting included: 500ms, 2s
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
-    pub(crate) timeout: Duration,
 }
 
 /// A command line that cannot be run, or one that only asks for help.
@@ -97,15 +83,6 @@ impl Usage {
         let lines: Vec<_> = told.map(|(_, paragraph)| output::one_line(paragraph)).collect();
         format!("{} (see --help)", lines.join("; "))
     }
-}
-
-/// `500ms`, `2s`, `1m 30s`; more than nothing.
-fn duration(text: &str) -> anyhow::Result<Duration> {
-    let duration = humantime::parse_duration(text)?;
-    if duration.is_zero() {
-        bail!("it must be more than nothing");
-    }
-    Ok(duration)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use callboard_center::Config;
 use callboard_net::Address;
 use clap::Args;
 
-use crate::output;
 use crate::signals::Stop;
+use crate::{environment, output};
 
 /// Run a center: providers register there, callers discover, and topics pass through
 #[derive(Debug, Args)]
@@ -20,13 +20,14 @@ pub(crate) struct Center {
     /// How many event loops, a thread each; 0 means one a core [env: CALLBOARD_LOOPS=] [default: 0]
     #[arg(long, value_name = "N")]
     loops: Option<usize>,
-    /// A TOML file of settings
-    #[arg(long, value_name = "FILE", env = "CALLBOARD_CONFIG")]
+    /// A TOML file of settings [env: CALLBOARD_CONFIG=]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl Center {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        environment::warn_of_unknown();
         let mut stop = Stop::new()?;
         let starting = callboard_center::Center::builder().config(self.configuration()?).start();
         let center = tokio::select! {
@@ -46,8 +47,9 @@ impl Center {
 
     /// Flags over environment over file over defaults.
     fn configuration(self) -> anyhow::Result<Config> {
-        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), read)?;
-        config.apply_environment(|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))?;
+        let file = self.config.or_else(|| environment::value(environment::CONFIG).map(PathBuf::from));
+        let mut config = file.as_deref().map_or_else(|| Ok(Config::default()), read)?;
+        config.apply_environment(environment::value)?;
         if !self.listen.is_empty() {
             config.listen = self.listen;
         }

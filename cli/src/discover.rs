@@ -1,9 +1,8 @@
 use anyhow::bail;
-use callboard_registry::Caller;
 use clap::Args;
 
-use crate::args::Reach;
 use crate::output;
+use crate::reach::Reach;
 
 /// Print who provides a method, one host a line
 #[derive(Debug, Args)]
@@ -16,10 +15,14 @@ pub(crate) struct Discover {
 
 impl Discover {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let caller = Caller::builder().timeout(self.reach.timeout).connect(self.reach.center.to_string()).await?;
-        let hosts = caller.hosts(&self.method).await?;
+        let (caller, deadline) = self.reach.caller().await?;
+        let hosts = caller.with_timeout(deadline.left()).hosts(&self.method).await?;
         if hosts.is_empty() {
-            bail!("nobody provides {:?}: the center at {} knows of no provider", self.method, self.reach.center);
+            bail!(
+                "nobody provides {:?}: the center at {} knows of no provider",
+                self.method,
+                caller.center().address()
+            );
         }
         hosts.iter().try_for_each(|host| output::line(&host.to_string()))
     }

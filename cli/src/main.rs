@@ -6,12 +6,15 @@ mod args;
 mod call;
 mod center;
 mod discover;
+mod environment;
 mod logging;
 mod output;
 mod provide;
 mod publish;
+mod reach;
 mod signals;
 mod subscribe;
+mod told;
 mod tour;
 
 use std::process::ExitCode;
@@ -28,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&format!("{error:#}"));
+            output::complain(&told::told(&error));
             ExitCode::FAILURE
         }
     }

@@ -1,15 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_client::Client;
 use callboard_net::Address;
 use callboard_registry::Provider;
 use callboard_server::{Server, ServerBuilder};
 use clap::Args;
 use tokio::time::timeout;
 
-use crate::args::Reach;
 use crate::output;
+use crate::reach::Reach;
 use crate::signals::Stop;
 
 mod demo;
@@ -59,8 +58,9 @@ impl Provide {
         let router = demo::router(teller(self.show_calls));
         let builder = Server::builder().router(router.clone()).grace(GRACE);
         let server = self.listen.iter().fold(builder, ServerBuilder::listen).start().await?;
-        let center = Client::builder().timeout(self.reach.timeout).connect(self.reach.center.to_string()).await?;
-        let provider = Provider::new(center).announce(router.names(), server.addresses()).await?;
+        let (center, deadline) = self.reach.client().await?;
+        let provider = Provider::new(center.with_timeout(deadline.left()));
+        let provider = provider.announce(router.names(), server.addresses()).await?;
         Ok((server, provider))
     }
 }

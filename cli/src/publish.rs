@@ -1,10 +1,9 @@
 use anyhow::Context;
-use callboard_client::Client;
 use callboard_pubsub::Topics;
 use clap::Args;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::args::Reach;
+use crate::reach::Reach;
 
 /// Publish a message to a topic
 #[derive(Debug, Args)]
@@ -31,12 +30,11 @@ impl Publish {
         } else {
             to_raw_value(&self.message)?
         };
-        let client = Client::builder().timeout(self.reach.timeout).connect(self.reach.center.to_string()).await?;
-        let topics = Topics::new(&client);
+        let (client, deadline) = self.reach.client().await?;
         if self.create {
-            topics.create(&self.topic).await?;
+            Topics::new(&client.with_timeout(deadline.left())).create(&self.topic).await?;
         }
-        topics.publish(&self.topic, &message).await?;
+        Topics::new(&client.with_timeout(deadline.left())).publish(&self.topic, &message).await?;
         Ok(())
     }
 }

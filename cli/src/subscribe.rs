@@ -1,12 +1,13 @@
 use std::num::NonZeroU64;
+use std::pin::pin;
 
-use callboard_client::Client;
+use anyhow::Context;
 use callboard_pubsub::{Subscription, Topics};
 use clap::Args;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::args::Reach;
 use crate::output;
+use crate::reach::Reach;
 use crate::signals::Stop;
 
 /// Subscribe to a topic and print its messages as they come, one a line
@@ -21,7 +22,7 @@ pub(crate) struct Subscribe {
     #[arg(long)]
     create: bool,
     /// End after so many messages
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     count: Option<NonZeroU64>,
     #[command(flatten)]
     reach: Reach,
@@ -37,11 +38,11 @@ impl Subscribe {
     }
 
     async fn listen(&self) -> anyhow::Result<()> {
-        let client = Client::builder().timeout(self.reach.timeout).connect(self.reach.center.to_string()).await?;
+        let (client, deadline) = self.reach.client().await?;
         if self.create {
-            Topics::new(&client).create(&self.topic).await?;
+            Topics::new(&client.with_timeout(deadline.left())).create(&self.topic).await?;
         }
-        let news = Subscription::open(&client, &self.topic).await?;
+        let news = Subscription::open(&client.with_timeout(deadline.left()), &self.topic).await?;
         output::tell("subscribed");
         let (lines, receiver) = channel(QUEUED_LINES);
         // A thread of its own prints: a reader that does not read must not keep signals from being heard.
@@ -52,12 +53,14 @@ impl Subscribe {
     }
 }
 
-/// Passes messages on until there have been so many, or nobody takes them any more.
+/// Passes messages on until there have been so many, or nobody takes or reads them any more.
 async fn forward(mut news: Subscription, lines: Sender<String>, count: u64) -> anyhow::Result<()> {
+    let mut closed = pin!(output::closed());
     for _ in 0..count {
         let message = tokio::select! {
             message = news.next() => message.transpose()?,
             () = lines.closed() => None,
+            () = &mut closed => None,
         };
         let Some(message) = message else { break };
         if lines.send(message.text().into_owned()).await.is_err() {
@@ -77,6 +80,11 @@ fn print_all(mut lines: Receiver<String>) -> anyhow::Result<()> {
         printed.clear();
     }
     Ok(())
+}
+
+/// More than 0.
+fn count(text: &str) -> anyhow::Result<NonZeroU64> {
+    NonZeroU64::new(text.parse()?).context("must be more than 0")
 }
 
 const QUEUED_LINES: usize = 64;

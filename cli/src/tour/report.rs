@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::output;
+use crate::{environment, output};
 
 /// What is printed of a tour: a numbered line a step. Colours on a terminal only, and not if NO_COLOR is set.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn begin(title: &str) -> anyhow::Result<Self> {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let unwanted = environment::value("NO_COLOR").is_some();
         let report = Self { started: Instant::now(), steps: 0, colour: std::io::stdout().is_terminal() && !unwanted };
         output::line(&format!("{}\n", report.painted(BOLD, title)))?;
         Ok(report)

@@ -58,7 +58,9 @@ fn a_peer_that_cannot_be_reached_is_named() {
     ];
     for arguments in rows {
         let line = run(&arguments).failed(1);
-        assert!(line.contains("127.0.0.1:1"), "{arguments:?}: {line}");
+        let told =
+            "error: can't connect to tcp://127.0.0.1:1: Connection refused; check the address and that the peer runs";
+        assert_eq!(line, told, "{arguments:?}");
     }
 }
 

@@ -1,6 +1,9 @@
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use tempfile::tempdir;
 
-use crate::stage::{Program, callboard, run};
+use crate::stage::{Program, callboard, center, run};
 
 #[test]
 fn mistakes_in_the_file_are_told_with_file_and_line() {
@@ -10,7 +13,8 @@ fn mistakes_in_the_file_are_told_with_file_and_line() {
         ("listen = [\"http://x:1\"]", r#"line 1: listen: "http://x:1" is not an address: unknown scheme"#),
         ("loops = ", "line 1: not TOML"),
         ("queue_bytes = 2048", "queue_bytes (2048) must be at least"),
-        ("listen = []", "no address to listen on"),
+        ("listen = []", "line 1: listen: no address to listen on"),
+        ("listen = [7]", "line 1: listen: must hold strings only, each an address, not 7"),
     ];
     let directory = tempdir().unwrap();
     let path = directory.path().join("callboard.toml");
@@ -48,6 +52,65 @@ fn a_mistake_in_the_environment_names_the_variable() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_unset() {
+    let mut command = callboard(&["center", "--listen", "127.0.0.1:0"]);
+    for name in ["CALLBOARD_CONFIG", "CALLBOARD_LOOPS", "CALLBOARD_LISTEN", "CALLBOARD_LOG", "CALLBOARD_LOOPZ"] {
+        command.env(name, "");
+    }
+    let mut center = Program::spawn(command);
+    center.address();
+    center.signal("TERM");
+    let ended = center.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.err.concat().contains("LOOPZ"), "{ended:?}");
+
+    // The default center may run there, or nobody may: in either case the variable is no mistake.
+    let mut command = callboard(&["discover", "a method that nobody provides"]);
+    command.env("CALLBOARD_CENTER", "");
+    let line = Program::spawn(command).end().failed(1);
+    assert!(line.contains("127.0.0.1:7070"), "{line}");
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_named() {
+    let rows = [
+        (vec!["discover", "add"], "CALLBOARD_CENTER"),
+        (vec!["discover", "add"], "CALLBOARD_LOG"),
+        (vec!["center"], "CALLBOARD_LISTEN"),
+        (vec!["center"], "CALLBOARD_CONFIG"),
+    ];
+    for (arguments, name) in rows {
+        let mut command = callboard(&arguments);
+        command.env(name, OsStr::from_bytes(b"/no\xff"));
+        let line = Program::spawn(command).end().failed(1);
+        let named = if name == "CALLBOARD_CONFIG" { "configuration file /no\u{fffd}" } else { name };
+        assert!(line.contains(named), "{name}: {line}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_warned_of() {
+    let mut command = callboard(&["center", "--listen", "127.0.0.1:0"]);
+    command.env("CALLBOARD_LOOPZ", "3");
+    let mut center = Program::spawn(command);
+    let warning = center.remark();
+    assert!(warning.contains("WARN") && warning.contains("CALLBOARD_LOOPZ"), "{warning}");
+    assert!(warning.ends_with("the nearest known one is CALLBOARD_LOOPS"), "{warning}");
+    center.address();
+}
+
+#[test]
+fn of_an_option_given_twice_the_last_counts() {
+    let (_center, center) = center();
+    let twice = ["--timeout=1ns", "--timeout=20s", "--center", "127.0.0.1:1", "--center", &center];
+    run(&[&["pub", "news", "text", "--create", "--create"], twice.as_slice()].concat()).ok();
+    // One that may be given more than once still adds up.
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
+    let mut both = Program::start(&[&["center", "--loops", "2", "--loops", "1"], listen.as_slice()].concat());
+    assert_ne!(both.address(), both.address());
+}
+
+#[test]
 fn mistakes_on_the_command_line_are_one_line_each() {
     let rows = [
         (vec!["center", "--port", "1"], "unexpected argument '--port' found"),
@@ -55,10 +118,12 @@ fn mistakes_on_the_command_line_are_one_line_each() {
         (vec!["center", "--loops", "many"], "invalid value 'many' for '--loops <N>'"),
         (vec!["center", "--listen", "here"], "\"here\" is not an address: the port is missing"),
         (vec!["call", "add", "--timeout", "5"], "invalid value '5' for '--timeout <DURATION>': time unit needed"),
-        (vec!["call", "add", "--timeout", "0s"], "more than nothing"),
+        (vec!["call", "add", "--timeout", "0s"], "must be more than 0"),
+        (vec!["call", "add", "--timeout", "0"], "must be more than 0"),
+        (vec!["sub", "news", "--timeout", "400000000000years"], "must be less than a century"),
         (vec!["call", "add", "--center", "nowhere"], "\"nowhere\" is not an address"),
         (vec!["call"], "<METHOD>"),
-        (vec!["sub", "news", "--count", "0"], "--count"),
+        (vec!["sub", "news", "--count", "0"], "'0' for '--count <N>': must be more than 0"),
         (vec!["provide"], "--demo"),
         (vec!["perform"], "unrecognized subcommand 'perform'"),
     ];

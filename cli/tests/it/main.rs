@@ -5,6 +5,7 @@
 mod center;
 mod client;
 mod configuration;
+mod deadline;
 mod provide;
 mod stage;
 mod topics;

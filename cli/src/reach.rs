@@ -1,0 +1,109 @@
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use callboard_center::Config;
+use callboard_client::Client;
+use callboard_net::Address;
+use callboard_registry::Caller;
+use clap::Args;
+
+use crate::environment;
+
+/// Where the center is, and how long to wait for it.
+#[derive(Debug, Args)]
+pub(crate) struct Reach {
+    /// The center's address: tcp://host:port, host:port or unix:///path [env: CALLBOARD_CENTER=] [default:
+    /// tcp://127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    center: Option<Address>,
+    /// How long to wait in all, connecting included: 500ms, 2s
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    pub(crate) timeout: Duration,
+}
+
+/// The end of the timeout. There is one for all steps of a command; each step gets what the others left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Instant);
+
+impl Reach {
+    /// Connects to the center. The timeout runs from now on; the client's own is to be replaced step by step.
+    pub(crate) async fn client(&self) -> anyhow::Result<(Client, Deadline)> {
+        let (center, deadline) = (self.center()?, self.deadline());
+        let client = Client::builder().timeout(self.timeout).connect(center.to_string()).await?;
+        Ok((client, deadline))
+    }
+
+    /// The same for a caller.
+    pub(crate) async fn caller(&self) -> anyhow::Result<(Caller, Deadline)> {
+        let (center, deadline) = (self.center()?, self.deadline());
+        let caller = Caller::builder().timeout(self.timeout).connect(center.to_string()).await?;
+        Ok((caller, deadline))
+    }
+
+    /// So long from now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline(Instant::now() + self.timeout)
+    }
+
+    /// Flag over environment over default.
+    fn center(&self) -> anyhow::Result<Address> {
+        if let Some(center) = &self.center {
+            return Ok(center.clone());
+        }
+        match environment::text(environment::CENTER)? {
+            Some(text) => text.parse().context(environment::CENTER),
+            None => Ok(Address::Tcp { host: "127.0.0.1".to_owned(), port: Config::DEFAULT_PORT }),
+        }
+    }
+}
+
+impl Deadline {
+    /// What is left, in whole milliseconds for the sake of those who read it in an error.
+    pub(crate) fn left(self) -> Duration {
+        let left = self.0.saturating_duration_since(Instant::now());
+        Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+}
+
+/// `500ms`, `2s`, `1m 30s`; more than 0, and short enough for any clock.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let duration = match text {
+        "0" => Duration::ZERO,
+        _ => humantime::parse_duration(text)?,
+    };
+    if duration.is_zero() {
+        bail!("must be more than 0");
+    }
+    if duration >= CENTURY {
+        bail!("must be less than a century");
+    }
+    Ok(duration)
+}
+
+const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_more_than_nothing_and_less_than_a_century() {
+        let rows = [
+            ("0", Err("must be more than 0")),
+            ("0s", Err("must be more than 0")),
+            ("1ns", Ok(Duration::from_nanos(1))),
+            ("1m 30s", Ok(Duration::from_secs(90))),
+            ("36499days", Ok(Duration::from_hours(36_499 * 24))),
+            ("36500days", Err("must be less than a century")),
+            ("400000000000years", Err("must be less than a century")),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(duration(text).map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_leaves_a_moment() {
+        assert_eq!(Deadline(Instant::now()).left(), Duration::from_millis(1));
+    }
+}

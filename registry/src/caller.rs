@@ -1,4 +1,5 @@
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,10 @@ use crate::{Balancer, CallerBuilder, Discovery, Notices};
 /// Calls methods by name, wherever they are provided: discovery, a balancer, and one connection to each provider.
 ///
 /// The center is asked once a method; calls go straight to a provider, also while the center is dead. One deadline
-/// (default 5 s) covers finding, connecting, queueing and the answer. A provider that can't be reached is passed over for
-/// another one, each once a call at most, as long as nothing was sent to it; a call that may have run is never repeated.
+/// (default 5 s) covers finding, connecting, queueing and the answer. A provider that can't be reached, or answers that
+/// it takes no calls at the moment (UNAVAILABLE) and has not executed this one, is passed over for another one, each once
+/// a call at most; a call that may have run is never repeated. While there are others, no call waits for a provider that
+/// could not be connected to of late: that is tried again in the background.
 ///
 /// Clones share everything. Connections are driven on the runtime that made the caller, and end with its last clone.
 ///
@@ -53,10 +56,7 @@ impl Caller {
     /// Connects to a center with the default settings.
     ///
     /// # Errors
-    /// The center can't be reached; see [`Client::connect`].
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
+    /// `Connect`, `Timeout`: the center can't be reached, or there is no tokio runtime here; see [`Client::connect`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
@@ -74,6 +74,7 @@ impl Caller {
         let connect = Connect {
             runtime: Handle::current(),
             settings: settings.client.session(SessionMode::Off).timeout(settings.connect_timeout),
+            pause: settings.reconnect_pause,
         };
         let pool = Arc::new(Pool::new(connect, settings.max_connections));
         let pooled = Arc::downgrade(&pool);
@@ -97,7 +98,7 @@ impl Caller {
     /// Calls and waits for the result.
     ///
     /// # Errors
-    /// `NotFound`: nobody provides the method. `Unavailable`: none of its providers can be reached; it names them.
+    /// `NotFound`: nobody provides the method. `Unavailable`: none of its providers could take the call; it names them.
     /// `Timeout`, `Disconnected`, `Remote`, ... as [`Client::call`].
     ///
     /// # Cancel safety
@@ -137,7 +138,8 @@ impl Caller {
         }
     }
 
-    /// Calls; `then` runs on a task of its own when the result is there. It does not wait.
+    /// Calls; `then` runs on a task of its own when the result is there. It does not wait. A panic in `then` is caught
+    /// and logged.
     ///
     /// # Errors
     /// `Encode`: the parameters can't be written. `Overloaded`: too many calls wait for their callbacks (default 65,536).
@@ -159,7 +161,9 @@ impl Caller {
         self.inner.runtime.spawn(async move {
             let outcome = caller.call(&method, &params).await;
             drop(place);
-            then(outcome);
+            if catch_unwind(AssertUnwindSafe(|| then(outcome))).is_err() {
+                tracing::error!(method, "a call's callback panicked");
+            }
         });
         Ok(())
     }

@@ -19,6 +19,7 @@ pub struct CallerBuilder {
     pub(crate) client: ClientBuilder,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) reconnect_pause: Duration,
     pub(crate) balancer: Box<dyn Balancer>,
     pub(crate) cache: CacheLimits,
     pub(crate) notice_capacity: usize,
@@ -32,6 +33,7 @@ impl Default for CallerBuilder {
             client: Client::builder().timeout(DEFAULT_TIMEOUT),
             timeout: DEFAULT_TIMEOUT,
             connect_timeout: Duration::from_secs(1),
+            reconnect_pause: Duration::from_secs(1),
             balancer: Box::new(RoundRobin::default()),
             cache: CacheLimits::default(),
             notice_capacity: 1024,
@@ -51,11 +53,21 @@ impl CallerBuilder {
         self
     }
 
-    /// How long connecting to one provider may take before another one is tried. Default 1 s. A longer one suits far
-    /// networks, a shorter one leaves more of the deadline for the others.
+    /// How long connecting to one provider may take. Default 1 s. A longer one suits far networks, a shorter one finds
+    /// dead ones sooner. While there are others to try, a call waits for its share of the deadline only, a quarter of what
+    /// is left at least; the connection may still come about, for later calls.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a provider that could not be connected to is left alone while there are others. Default 1 s. After that
+    /// connecting is tried again in the background, and calls turn to it when it succeeds. A longer one makes fewer
+    /// attempts, a shorter one finds out sooner that the provider is back.
+    #[must_use]
+    pub fn reconnect_pause(mut self, pause: Duration) -> Self {
+        self.reconnect_pause = pause;
         self
     }
 
@@ -120,10 +132,7 @@ impl CallerBuilder {
     /// Connects to the center.
     ///
     /// # Errors
-    /// The center can't be reached; see [`Client::connect`].
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
+    /// `Connect`, `Timeout`: the center can't be reached, or there is no tokio runtime here; see [`Client::connect`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
@@ -138,6 +147,7 @@ impl fmt::Debug for CallerBuilder {
             .field("client", &self.client)
             .field("timeout", &self.timeout)
             .field("connect_timeout", &self.connect_timeout)
+            .field("reconnect_pause", &self.reconnect_pause)
             .finish_non_exhaustive()
     }
 }

@@ -30,9 +30,9 @@ pub(crate) fn nobody_provides(center: &str, method: &str) -> CallError {
         .with_advice("check the name, and that a provider of it runs and is registered at this center")
 }
 
-/// `tried` says for each host why it could not be reached.
+/// `tried` says for each host why it could not be reached, or would not take the call.
 pub(crate) fn unreachable(center: &str, method: &str, tried: &[(Host, String)]) -> CallError {
-    let mut what = String::from("none of its providers can be reached: ");
+    let mut what = String::from("none of its providers could take it: ");
     for (index, (host, why)) in tried.iter().take(NAMED_HOSTS).enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         let _ = write!(what, "{comma}{host} ({why})");

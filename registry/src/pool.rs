@@ -1,12 +1,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use callboard_client::{Client, ClientBuilder};
 use callboard_common::Host;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::errors::root_cause;
 
@@ -21,13 +23,37 @@ pub(crate) struct Pool {
 
 /// An attempt to connect and its outcome.
 #[derive(Clone)]
-struct Slot(watch::Receiver<Option<Result<Client, Arc<str>>>>);
+struct Slot {
+    outcome: watch::Receiver<Option<Outcome>>,
+    /// It takes long, or the one before it failed: nobody should wait for it who can turn to others.
+    is_doubted: bool,
+}
+
+type Outcome = Result<Client, Failed>;
+
+#[derive(Clone)]
+struct Failed {
+    why: Arc<str>,
+    at: Instant,
+}
+
+enum State {
+    Connecting,
+    Connected,
+    /// It was connected, or its runtime has stopped.
+    Ended,
+    Failed {
+        at: Instant,
+    },
+}
 
 /// How a provider is connected to.
 pub(crate) struct Connect {
     /// Connections are driven on this runtime, whichever one wants them.
     pub(crate) runtime: Handle,
     pub(crate) settings: ClientBuilder,
+    /// How long a host that failed is left alone while there are others.
+    pub(crate) pause: Duration,
 }
 
 impl Pool {
@@ -45,6 +71,31 @@ impl Pool {
         slot.outcome().await
     }
 
+    /// Whether others had better be turned to: it could not be connected to of late. After a pause that is tried again, in
+    /// the background.
+    pub(crate) fn is_doubtful(&self, host: Host) -> bool {
+        let Some((state, is_doubted)) = self.slots.get(&host).map(|slot| (slot.state(), slot.is_doubted)) else {
+            return false;
+        };
+        match state {
+            State::Connecting => is_doubted,
+            State::Connected | State::Ended => false,
+            State::Failed { at } => {
+                if at.elapsed() >= self.connect.pause {
+                    drop(self.slot(host));
+                }
+                true
+            }
+        }
+    }
+
+    /// Somebody has waited for it in vain. The attempt goes on.
+    pub(crate) fn doubt(&self, host: Host) {
+        if let Some(mut slot) = self.slots.get_mut(&host) {
+            slot.is_doubted = true;
+        }
+    }
+
     /// Lets go of a host: its connection ends when the last call on it has ended.
     pub(crate) fn forget(&self, host: Host) {
         self.slots.remove(&host);
@@ -59,24 +110,26 @@ impl Pool {
         if let Some(slot) = self.slots.get(&host).filter(|slot| slot.is_usable()) {
             return Ok(slot.clone());
         }
+        let has_failed = self.slots.get(&host).is_some_and(|slot| matches!(slot.state(), State::Failed { .. }));
         self.make_room()?;
-        let mut slot = self.slots.entry(host).or_insert_with(|| self.begin(host));
+        let mut slot = self.slots.entry(host).or_insert_with(|| self.begin(host, has_failed));
         // One that ended meanwhile, or was never made.
         if !slot.is_usable() {
-            *slot = self.begin(host);
+            *slot = self.begin(host, has_failed);
         }
         Ok(slot.clone())
     }
 
     /// The attempt is a task of its own: whoever gives up waiting for it does not end it for the others.
-    fn begin(&self, host: Host) -> Slot {
-        let (sender, receiver) = watch::channel(None);
+    fn begin(&self, host: Host, is_doubted: bool) -> Slot {
+        let (sender, outcome) = watch::channel(None);
         let settings = self.connect.settings.clone();
         self.connect.runtime.spawn(async move {
-            let outcome = settings.connect(host.to_string()).await;
-            sender.send_replace(Some(outcome.map_err(|error| root_cause(&error).into())));
+            let connected = settings.connect(host.to_string()).await;
+            let failed = |error| Failed { why: root_cause(&error).into(), at: Instant::now() };
+            sender.send_replace(Some(connected.map_err(failed)));
         });
-        Slot(receiver)
+        Slot { outcome, is_doubted }
     }
 
     /// Sweeps out what is dead each time that the number of slots has doubled.
@@ -99,19 +152,24 @@ impl Pool {
 impl Slot {
     /// Waits until the attempt is over.
     async fn outcome(&mut self) -> Result<Client, Arc<str>> {
-        match self.0.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) {
-            Some(outcome) => outcome,
+        match self.outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) {
+            Some(outcome) => outcome.map_err(|failed| failed.why),
             None => Err("the runtime that connects has stopped".into()),
+        }
+    }
+
+    fn state(&self) -> State {
+        match &*self.outcome.borrow() {
+            None if self.outcome.has_changed().is_ok() => State::Connecting,
+            Some(Ok(client)) if !client.is_closed() => State::Connected,
+            Some(Err(failed)) => State::Failed { at: failed.at },
+            None | Some(Ok(_)) => State::Ended,
         }
     }
 
     /// Under way, or connected and alive.
     fn is_usable(&self) -> bool {
-        match &*self.0.borrow() {
-            None => self.0.has_changed().is_ok(),
-            Some(Ok(client)) => !client.is_closed(),
-            Some(Err(_)) => false,
-        }
+        matches!(self.state(), State::Connecting | State::Connected)
     }
 }
 

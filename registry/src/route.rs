@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use callboard_client::{CallError, CallErrorKind, Client};
-use callboard_common::{Executed, Host};
+use callboard_common::{Executed, Host, ResultCode};
 use tokio::time::{Instant, timeout_at};
 
 use crate::caller::Inner;
@@ -14,6 +16,12 @@ pub(crate) struct Route<'a> {
     tried: Vec<(Host, String)>,
 }
 
+/// Whom to try, and how many others there are after it.
+struct Pick {
+    host: Host,
+    others: usize,
+}
+
 impl<'a> Route<'a> {
     pub(crate) fn new(caller: &'a Inner, method: &'a str, deadline: Instant) -> Self {
         Self { caller, method, deadline, picked: None, tried: Vec::new() }
@@ -21,40 +29,57 @@ impl<'a> Route<'a> {
 
     /// A connection to a provider that was not tried yet; its calls end with this call's deadline.
     pub(crate) async fn next(&mut self) -> Result<Client, CallError> {
+        let pool = &self.caller.pool;
         loop {
-            let host = self.pick().await?;
+            let Pick { host, others } = self.pick().await?;
             self.picked = Some(host);
-            match timeout_at(self.deadline, self.caller.pool.client(host)).await {
+            let share = share(self.time_left(), others);
+            match timeout_at(self.deadline.min(Instant::now() + share), pool.client(host)).await {
                 Ok(Ok(client)) => return Ok(client.with_timeout(self.time_left())),
                 Ok(Err(why)) => self.tried.push((host, why.to_string())),
-                Err(_) => return Err(self.no_time(host)),
+                Err(_) if self.time_left().is_zero() => return Err(self.no_time(host)),
+                Err(_) => {
+                    pool.doubt(host);
+                    self.tried.push((host, format!("no connection within {} ms", share.as_millis())));
+                }
             }
         }
     }
 
-    /// Whether another provider may be tried: this one was not there, and nothing was sent to it.
+    /// Whether another provider may be tried: this one was not there, or takes no calls, and has executed nothing.
     pub(crate) fn goes_on_after(&mut self, error: &CallError) -> bool {
-        let unreached = matches!(error.kind(), CallErrorKind::Connect | CallErrorKind::Disconnected);
-        let goes_on = unreached && error.executed() == Executed::No && Instant::now() < self.deadline;
-        if let Some(host) = self.picked.take().filter(|_| goes_on) {
-            self.tried.push((host, String::from("its connection has ended")));
+        if error.executed() != Executed::No || self.time_left().is_zero() {
+            return false;
         }
-        goes_on
+        let why = match error.kind() {
+            CallErrorKind::Connect | CallErrorKind::Disconnected => "its connection has ended",
+            CallErrorKind::Remote { code: ResultCode::Unavailable, .. } => "it takes no calls at the moment",
+            _ => return false,
+        };
+        self.tried.extend(self.picked.take().map(|host| (host, why.to_owned())));
+        true
     }
 
-    async fn pick(&self) -> Result<Host, CallError> {
-        let Inner { discovery, balancer, .. } = self.caller;
+    async fn pick(&self) -> Result<Pick, CallError> {
+        let Inner { discovery, balancer, pool, .. } = self.caller;
         let hosts = discovery.hosts_until(self.method, self.deadline).await?;
         if self.tried.is_empty() {
-            return self.choose(balancer.pick(self.method, &hosts), &hosts);
+            let first = self.choose(balancer.pick(self.method, &hosts), &hosts)?;
+            if hosts.len() == 1 || !pool.is_doubtful(first.host) {
+                return Ok(first);
+            }
         }
         let is_new = |host: &Host| self.tried.iter().all(|(tried, _)| tried != host);
         let left: Vec<Host> = hosts.iter().copied().filter(is_new).collect();
-        self.choose(balancer.pick(self.method, &left), &left)
+        let sound: Vec<Host> = left.iter().copied().filter(|host| !pool.is_doubtful(*host)).collect();
+        let choice = if sound.is_empty() { &left } else { &sound };
+        let Pick { host, .. } = self.choose(balancer.pick_again(self.method, choice), choice)?;
+        Ok(Pick { host, others: left.len().saturating_sub(1) })
     }
 
-    fn choose(&self, picked: Option<usize>, hosts: &[Host]) -> Result<Host, CallError> {
-        picked.and_then(|index| hosts.get(index)).copied().ok_or_else(|| self.nobody(hosts.is_empty()))
+    fn choose(&self, picked: Option<usize>, hosts: &[Host]) -> Result<Pick, CallError> {
+        let host = picked.and_then(|index| hosts.get(index)).copied();
+        host.map(|host| Pick { host, others: hosts.len() - 1 }).ok_or_else(|| self.nobody(hosts.is_empty()))
     }
 
     /// Why there is nobody to turn to.
@@ -75,7 +100,33 @@ impl<'a> Route<'a> {
             .with_executed(Executed::No)
     }
 
-    fn time_left(&self) -> std::time::Duration {
+    fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// How much of the time that is left one host may take to be connected to, so that some is left for the others. However
+/// many there are, it is long enough for one that lives.
+fn share(left: Duration, others: usize) -> Duration {
+    let shares = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1).min(MOST_SHARES);
+    (left / shares).max(LEAST_SHARE).min(left)
+}
+
+/// So many connections that never come about still leave a third of the deadline.
+const MOST_SHARES: u32 = 4;
+/// Less is too short for a far host.
+const LEAST_SHARE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_takes_its_share_of_the_deadline_and_the_last_one_all_of_it() {
+        let rows = [(1000, 0, 1000), (1000, 1, 500), (1000, 2, 333), (1000, 9, 250), (1000, usize::MAX, 250)];
+        let short = [(120, 3, 50), (120, 0, 120), (30, 3, 30), (0, 3, 0), (0, 0, 0)];
+        for (left, others, expected) in rows.into_iter().chain(short) {
+            assert_eq!(share(Duration::from_millis(left), others).as_millis(), expected, "{left} {others}");
+        }
     }
 }

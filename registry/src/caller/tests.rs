@@ -1,4 +1,5 @@
-use callboard_common::Executed;
+use callboard_common::{Connection, Dispatcher, Executed, Handler, Message, MessageType, ResultCode};
+use callboard_net::{Conn, Serving, Settings, serve};
 use callboard_server::{Router, Server};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -64,7 +65,7 @@ async fn one_look_up_that_fails_is_told_to_all_who_wait_and_the_next_asks_again(
     let too_long = "x".repeat(4097);
     let (first, second) = tokio::join!(caller.hosts(&too_long), caller.hosts(&too_long));
     for error in [first.unwrap_err(), second.unwrap_err()] {
-        assert_eq!(error.code(), Some(callboard_common::ResultCode::TooLarge), "{error}");
+        assert_eq!(error.code(), Some(ResultCode::TooLarge), "{error}");
     }
     assert_eq!(center.discoveries(), 1);
     caller.hosts(&too_long).await.unwrap_err();
@@ -84,6 +85,155 @@ async fn a_provider_that_can_not_be_reached_is_passed_over() {
     for _ in 0..6 {
         assert_eq!(who(&caller).await.unwrap(), "a");
     }
+}
+
+/// A host that never finishes a connection: its backlog is full, and it accepts nobody.
+async fn blackhole() -> (Host, tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(ANY.parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(500), tokio::net::TcpStream::connect(address)).await {
+        waiting.push(stream.unwrap());
+        assert!(waiting.len() < 100, "the backlog takes any number");
+    }
+    (address.try_into().unwrap(), listener, waiting)
+}
+
+#[tokio::test]
+async fn a_host_that_never_connects_takes_its_share_of_one_call_and_nothing_of_the_next_ones() {
+    let center = Center::start().await;
+    let server = serve_who("a", ANY).await;
+    let (hole, _listener, _waiting) = blackhole().await;
+    let _both = center.announce("who", vec![hole, host_of(&server)]).await;
+    let share = Duration::from_secs(2);
+    let caller = caller(&center).await.with_timeout(2 * share);
+    assert_eq!(who(&caller).await.unwrap(), "a");
+    assert!(caller.inner.pool.is_doubtful(hole), "the attempt goes on");
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        assert_eq!(who(&caller).await.unwrap(), "a");
+    }
+    assert!(began.elapsed() < share, "no other call waits for it");
+}
+
+#[tokio::test]
+async fn the_only_host_is_tried_whatever_is_known_of_it() {
+    let center = Center::start().await;
+    let server = serve_who("a", ANY).await;
+    let host = host_of(&server);
+    let _provider = center.announce("who", host).await;
+    server.shutdown().await;
+    let caller = Caller::builder().reconnect_pause(LONG).timeout(LONG).connect(center.address()).await.unwrap();
+    who(&caller).await.unwrap_err();
+    assert!(caller.inner.pool.is_doubtful(host));
+    let _back = serve_who("back", &host.to_string()).await;
+    assert_eq!(who(&caller).await.unwrap(), "back");
+    assert!(!caller.inner.pool.is_doubtful(host));
+}
+
+#[tokio::test]
+async fn a_host_that_refused_is_left_alone_for_a_time_and_found_again_after_it() {
+    let center = Center::start().await;
+    let (a, b) = (serve_who("a", ANY).await, serve_who("b", ANY).await);
+    let host = host_of(&a);
+    let _both = center.announce("who", vec![host, host_of(&b)]).await;
+    a.shutdown().await;
+    let callers = [Duration::ZERO, LONG].map(|pause| Caller::builder().timeout(LONG).reconnect_pause(pause));
+    let [eager, patient] = callers;
+    let (eager, patient) =
+        tokio::try_join!(eager.connect(center.address()), patient.connect(center.address())).unwrap();
+    for caller in [&eager, &patient] {
+        assert_eq!(who(caller).await.unwrap(), "b");
+    }
+    let _back = serve_who("a again", &host.to_string()).await;
+    let found = async { while who(&eager).await.unwrap() == "b" {} };
+    timeout(LONG, found).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(who(&patient).await.unwrap(), "b");
+    }
+}
+
+#[tokio::test]
+async fn calls_are_spread_evenly_over_those_that_live() {
+    let center = Center::start().await;
+    let (a, b) = (serve_who("a", ANY).await, serve_who("b", ANY).await);
+    let _all = center.announce("who", vec![host_of(&a), dead_host(1), host_of(&b)]).await;
+    let caller = caller(&center).await;
+    let mut to_a = 0;
+    for _ in 0..1200 {
+        to_a += usize::from(who(&caller).await.unwrap() == "a");
+    }
+    assert!((540..=660).contains(&to_a), "{to_a} of 1200");
+}
+
+/// A provider that answers each call in the same way.
+async fn refusing(error: &'static str) -> Serving {
+    let answer = move |conn: &Conn, message: &Message| {
+        let body = serde_json::value::RawValue::from_string(error.to_owned()).unwrap();
+        let _ = conn.answer(message.id(), &RawAnswer(body));
+    };
+    let handler = Dispatcher::new().on_rpc(Answering(answer));
+    let settings = Settings { loops: 1, ..Settings::default() };
+    serve(&[ANY.parse().unwrap()], settings, Arc::new(handler)).await.unwrap()
+}
+
+struct Answering<F>(F);
+
+impl<F: Fn(&Conn, &Message) + Send + Sync + 'static> Handler<Conn> for Answering<F> {
+    fn handle(&self, conn: &Conn, message: Message) {
+        (self.0)(conn, &message);
+    }
+}
+
+struct RawAnswer(Box<serde_json::value::RawValue>);
+
+impl callboard_common::Encode for RawAnswer {
+    fn kind(&self) -> MessageType {
+        MessageType::RpcResponse
+    }
+
+    fn encode<C: callboard_common::Codec>(
+        &self,
+        out: &mut bytes::BytesMut,
+    ) -> Result<(), callboard_common::EncodeError> {
+        C::write(&self.0, out)
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_takes_no_calls_is_passed_over_unless_it_may_have_run_the_call() {
+    let rows = [
+        (r#"{"rcode":22,"error":{"message":"draining","executed":"no"}}"#, None),
+        (r#"{"rcode":22,"error":{"message":"draining","executed":"unknown"}}"#, Some(ResultCode::Unavailable)),
+        (r#"{"rcode":22,"error":{"message":"draining","executed":"yes"}}"#, Some(ResultCode::Unavailable)),
+        (r#"{"rcode":22}"#, Some(ResultCode::Unavailable)),
+        (r#"{"rcode":17,"error":{"message":"full","executed":"no"}}"#, Some(ResultCode::Overloaded)),
+    ];
+    let server = serve_who("a", ANY).await;
+    for (answer, refused) in rows {
+        let center = Center::start().await;
+        let refusing = refusing(answer).await;
+        let host: Host = refusing.addresses()[0].to_socket_addr().unwrap().try_into().unwrap();
+        let _both = center.announce("who", vec![host, host_of(&server)]).await;
+        let outcome = who(&caller(&center).await).await;
+        assert_eq!(outcome.as_ref().err().map(CallError::code), refused.map(Some), "{answer}: {outcome:?}");
+        if refused.is_none() {
+            assert_eq!(outcome.unwrap(), "a");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_that_all_providers_take_no_calls() {
+    let center = Center::start().await;
+    let refusing = refusing(r#"{"rcode":22,"error":{"message":"draining","executed":"no"}}"#).await;
+    let host: Host = refusing.addresses()[0].to_socket_addr().unwrap().try_into().unwrap();
+    let _provider = center.announce("who", host).await;
+    let error = who(&caller(&center).await).await.unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::Unavailable) && error.executed() == Executed::No, "{error}");
+    assert!(error.to_string().contains(&format!("{host} (it takes no calls at the moment)")), "{error}");
 }
 
 #[tokio::test]
@@ -225,6 +375,24 @@ async fn the_other_styles_of_calling() {
 
     caller.notify("tell", &7).await.unwrap();
     assert_eq!(timeout(LONG, told.recv()).await.unwrap(), Some(7));
+}
+
+#[tokio::test]
+async fn a_panic_in_a_callback_is_caught() {
+    let center = Center::start().await;
+    let caller = caller(&center).await;
+    let (done, mut results) = mpsc::unbounded_channel();
+    caller.call_then("nobody", &(), |_: Result<(), _>| panic!("as the test wants it")).unwrap();
+    caller.call_then("nobody", &(), move |error: Result<(), _>| drop(done.send(error))).unwrap();
+    timeout(LONG, results.recv()).await.unwrap().unwrap().unwrap_err();
+}
+
+#[test]
+fn connecting_without_a_runtime_is_an_error() {
+    let mut connect = std::pin::pin!(Caller::connect("127.0.0.1:1"));
+    let polled = connect.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    let std::task::Poll::Ready(Err(error)) = polled else { panic!("{polled:?}") };
+    assert!(matches!(error.kind(), CallErrorKind::Connect) && error.to_string().contains("runtime"), "{error}");
 }
 
 /// So that calls may be made from tasks of any runtime.

@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,8 +14,14 @@ use crate::{Place, PlaceError};
 
 /// Tells a center which methods are provided where, for as long as it lives.
 ///
-/// What is announced lasts as long as the connection to the center: when the provider is dropped, or its program ends,
+/// What it announced ends with it: when the provider is dropped, its program ends, or the connection to the center does,
 /// the center tells every watcher that it is offline. It does not connect again by itself; see [`closed`](Self::closed).
+///
+/// The connection may be shared with others, other providers among them ([`Provider::new`]). A provider that is dropped
+/// takes back what it announced itself and leaves the connection to them, as far as it can. It closes the connection,
+/// which takes all back, where the center can't withdraw (it opened no session), permits fewer requests at once than there
+/// are entries (a method at a host) to take back, or does not do as it is asked. What two providers announced alike over
+/// one connection is one entry to the center, and the first of them that goes takes it back.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,8 +40,12 @@ use crate::{Place, PlaceError};
 #[derive(Debug)]
 pub struct Provider {
     center: Client,
-    methods: Mutex<BTreeSet<String>>,
+    /// What the center was asked to enter.
+    announced: Mutex<Announced>,
 }
+
+/// Methods, and the hosts at which each is provided.
+type Announced = BTreeMap<String, BTreeSet<Host>>;
 
 /// Why something was not announced or withdrawn.
 #[derive(Debug, thiserror::Error)]
@@ -86,20 +96,21 @@ impl Provider {
         Client::connect(center).await.map(Self::new)
     }
 
-    /// A provider over a connection to a center. It ends with the last clone of `center`.
+    /// A provider over a connection to a center, which may be shared with others. The connection ends with the last clone
+    /// of `center`.
     pub fn new(center: Client) -> Self {
-        Self { center, methods: Mutex::default() }
+        Self { center, announced: Mutex::default() }
     }
 
     /// Announces that `methods` are provided at `place`; done when the center has entered all of them. Those of a second
     /// call come in addition.
     ///
     /// # Errors
-    /// An address can't be announced, or the center refuses. Then the connection is given up, and with it all that was
-    /// announced over it.
+    /// An address can't be announced, or the center refuses. Then the provider is dropped, which takes back all that it
+    /// announced.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection.
+    /// Dropping the future drops the provider, with the same effect.
     pub async fn announce<M: Into<String>>(
         self,
         methods: impl IntoIterator<Item = M>,
@@ -107,16 +118,14 @@ impl Provider {
     ) -> Result<Self, ProviderError> {
         let hosts = self.hosts(place.into()).await?;
         let methods: Vec<String> = methods.into_iter().map(Into::into).collect();
-        let mut entries = Vec::with_capacity(methods.len() * hosts.len());
-        for method in &methods {
-            entries.extend(hosts.iter().map(|host| (method.as_str(), Some(*host))));
-        }
+        let at_hosts = |method| hosts.iter().map(move |host| (method, *host));
+        let entries: Vec<_> = methods.iter().map(String::as_str).flat_map(at_hosts).collect();
         self.tell_all(ServiceOp::Register, &entries).await?;
-        self.methods().extend(methods);
         Ok(self)
     }
 
-    /// Takes one method back, wherever it was announced; the others stay. Done when the center has told its watchers.
+    /// Takes one method back, at all hosts at which this provider announced it; the others stay. Done when the center has
+    /// told its watchers.
     ///
     /// # Errors
     /// [`ProviderError::NoSession`], or the center can't be asked.
@@ -127,30 +136,36 @@ impl Provider {
         if !self.can_withdraw() {
             return Err(ProviderError::NoSession);
         }
-        self.tell_all(ServiceOp::Withdraw, &[(method, None)]).await?;
-        self.methods().remove(method);
+        let hosts = self.announced().get(method).cloned().unwrap_or_default();
+        let entries: Vec<_> = hosts.into_iter().map(|host| (method, host)).collect();
+        self.tell_all(ServiceOp::Withdraw, &entries).await?;
+        self.announced().remove(method);
         Ok(())
     }
 
-    /// Takes back all that was announced, and closes the connection. To a center without sessions the close says it.
+    /// Takes back all that this provider announced; done when the center has told its watchers. The connection goes on if
+    /// it is shared. To a center without sessions the close of the connection says it.
     ///
     /// # Errors
-    /// The center could not be asked; the connection is closed all the same, which has the same effect.
+    /// The center could not be asked; the connection is closed, which has the same effect.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection, which has the same effect.
+    /// Dropping the future drops the provider, with the same effect.
     pub async fn withdraw(self) -> Result<(), ProviderError> {
-        let methods = std::mem::take(&mut *self.methods());
-        let told = if self.can_withdraw() {
-            let entries: Vec<_> = methods.iter().map(|method| (method.as_str(), None)).collect();
-            self.tell_all(ServiceOp::Withdraw, &entries).await
-        } else {
-            Ok(())
-        };
-        self.center.close();
+        if !self.can_withdraw() {
+            self.center.close();
+            return Ok(());
+        }
+        let announced = self.announced().clone();
+        let told = self.tell_all(ServiceOp::Withdraw, &entries_of(&announced)).await;
+        self.announced().clear();
         match told {
-            Err(error) if !matches!(error.kind(), CallErrorKind::Disconnected) => Err(error.into()),
-            _ => Ok(()), // the end of the connection takes all back
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.center.close();
+                // The end of the connection takes all back, whoever ended it.
+                if matches!(error.kind(), CallErrorKind::Disconnected) { Ok(()) } else { Err(error.into()) }
+            }
         }
     }
 
@@ -192,7 +207,7 @@ impl Provider {
     }
 
     /// Sends one request for each entry, some of them ahead of the answers, and waits for all answers.
-    async fn tell_all(&self, op: ServiceOp, entries: &[(&str, Option<Host>)]) -> Result<(), CallError> {
+    async fn tell_all(&self, op: ServiceOp, entries: &[(&str, Host)]) -> Result<(), CallError> {
         let mut waiting = VecDeque::new();
         for &(method, host) in entries {
             loop {
@@ -215,12 +230,16 @@ impl Provider {
         Ok(())
     }
 
-    fn tell(&self, op: ServiceOp, method: &str, host: Option<Host>) -> Result<Told, CallError> {
+    fn tell(&self, op: ServiceOp, method: &str, host: Host) -> Result<Told, CallError> {
         let (done, answer) = oneshot::channel();
         let subject = subject(op, method, host);
-        let body = ServiceRequest { method: Cow::Borrowed(method), op, host };
+        let body = ServiceRequest { method: Cow::Borrowed(method), op, host: Some(host) };
         // The receiver may have gone with a dropped future.
         self.center.exchange_in_order(&subject, &body, |outcome| drop(done.send(outcome)))?;
+        if op == ServiceOp::Register {
+            // From now on the center may have it, whatever becomes of the answer.
+            self.announced().entry(method.to_owned()).or_default().insert(host);
+        }
         Ok(Told { subject, answer })
     }
 
@@ -234,9 +253,42 @@ impl Provider {
         }
     }
 
-    fn methods(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.methods.lock().unwrap_or_else(PoisonError::into_inner)
+    fn announced(&self) -> MutexGuard<'_, Announced> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Asks the center to take back an entry, and does not wait: what is asked over the connection from now on comes after
+    /// it. Where the center does not do it, the connection is closed.
+    fn take_back(&self, method: &str, host: Host) -> Result<(), CallError> {
+        let body = ServiceRequest { method: Cow::Borrowed(method), op: ServiceOp::Withdraw, host: Some(host) };
+        let center = self.center.clone();
+        self.center.exchange_in_order(&subject(ServiceOp::Withdraw, method, host), &body, move |outcome| {
+            let is_done = |message: &Message| {
+                ServiceAnswer::decode::<Json>(message.body()).is_ok_and(|answer| answer.code == ResultCode::Ok)
+            };
+            if !outcome.is_ok_and(|message| is_done(&message)) {
+                center.close();
+            }
+        })
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let announced = std::mem::take(&mut *self.announced());
+        let entries = entries_of(&announced);
+        if entries.is_empty() || self.center.is_closed() {
+            return;
+        }
+        let mut entries = entries.into_iter();
+        if !self.can_withdraw() || !entries.all(|(method, host)| self.take_back(method, host).is_ok()) {
+            self.center.close();
+        }
+    }
+}
+
+fn entries_of(announced: &Announced) -> Vec<(&str, Host)> {
+    announced.iter().flat_map(|(method, hosts)| hosts.iter().map(move |host| (method.as_str(), *host))).collect()
 }
 
 /// A request whose answer has not been looked at.
@@ -257,10 +309,9 @@ async fn resolve(address: &Address) -> Result<Option<SocketAddr>, ProviderError>
     first.map(Some).ok_or_else(|| unresolved(std::io::ErrorKind::NotFound.into()))
 }
 
-fn subject(op: ServiceOp, method: &str, host: Option<Host>) -> String {
+fn subject(op: ServiceOp, method: &str, host: Host) -> String {
     let what = if op == ServiceOp::Register { "registration" } else { "withdrawal" };
-    let at = host.map_or_else(String::new, |host| format!(" at {host}"));
-    format!("{what} of \"{method}\"{at}")
+    format!("{what} of \"{method}\" at {host}")
 }
 
 /// So many requests go ahead of their answers: enough to hide the way there and back.
@@ -268,6 +319,8 @@ const AHEAD: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use callboard_server::{Router, Server};
     use tokio::time::timeout;
 
@@ -351,6 +404,76 @@ mod tests {
         assert!(!provider.is_closed());
         provider.withdraw().await.unwrap();
         assert_eq!(center.registry().size(), TableSize::default());
+    }
+
+    #[tokio::test]
+    async fn over_a_shared_connection_each_provider_takes_back_its_own() {
+        let center = Center::start().await;
+        let shared = Client::connect(center.address()).await.unwrap();
+        let announce = async |method, port| {
+            Provider::new(shared.clone()).announce([method, "both"], dead_host(port)).await.unwrap()
+        };
+        let (first, second, third) = (announce("a", 1).await, announce("b", 2).await, announce("c", 3).await);
+        drop(first);
+        // Asked over the same connection, so after what the drop asked for.
+        let discovery = Discovery::new(&shared);
+        assert!(discovery.hosts("a").await.unwrap().is_empty());
+        assert_eq!(discovery.hosts("both").await.unwrap()[..], [dead_host(2), dead_host(3)]);
+        second.withdraw_method("both").await.unwrap();
+        second.withdraw().await.unwrap();
+        assert!(discovery.hosts("b").await.unwrap().is_empty());
+        assert_eq!(discovery.hosts("c").await.unwrap()[..], [dead_host(3)]);
+        assert!(!shared.is_closed() && !third.is_closed());
+    }
+
+    #[tokio::test]
+    async fn who_announces_again_right_after_a_drop_stays() {
+        let center = Center::start().await;
+        let shared = Client::connect(center.address()).await.unwrap();
+        drop(Provider::new(shared.clone()).announce(["who"], dead_host(1)).await.unwrap());
+        let _again = Provider::new(shared.clone()).announce(["who"], dead_host(1)).await.unwrap();
+        assert_eq!(Discovery::new(&shared).hosts("who").await.unwrap()[..], [dead_host(1)]);
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_announcement_had_entered_is_taken_back() {
+        let center = Center::start().await;
+        let shared = Client::connect(center.address()).await.unwrap();
+        let provider = Provider::new(shared.clone()).announce(["before"], dead_host(1)).await.unwrap();
+        let error = provider.announce(["good".to_owned(), "x".repeat(4097)], dead_host(1)).await.unwrap_err();
+        assert!(matches!(error, ProviderError::Center(_)), "{error}");
+        let discovery = Discovery::new(&shared);
+        for method in ["before", "good"] {
+            assert!(discovery.hosts(method).await.unwrap().is_empty());
+        }
+        assert!(!shared.is_closed());
+    }
+
+    #[tokio::test]
+    async fn an_announcement_that_nobody_waits_for_any_longer_is_taken_back() {
+        let center = Center::start().await;
+        let shared = Client::connect(center.address()).await.unwrap();
+        let mut announcing = Box::pin(Provider::new(shared.clone()).announce(["who"], dead_host(1)));
+        // The answer can't come before this task waits.
+        assert!(announcing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(announcing);
+        assert!(Discovery::new(&shared).hosts("who").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn where_a_center_can_not_withdraw_a_dropped_provider_closes_even_a_shared_connection() {
+        let old = Center::start_v1().await;
+        let shared = Client::connect(old.address()).await.unwrap();
+        drop(Provider::new(shared.clone()));
+        assert!(!shared.is_closed(), "it has announced nothing");
+        drop(Provider::new(shared.clone()).announce(["who"], dead_host(1)).await.unwrap());
+        timeout(LONG, shared.closed()).await.unwrap();
+
+        let center = Center::start().await;
+        let shared = Client::connect(center.address()).await.unwrap();
+        let methods = (0..3000).map(|n| format!("m{n}"));
+        drop(Provider::new(shared.clone()).announce(methods, dead_host(1)).await.unwrap());
+        timeout(LONG, shared.closed()).await.unwrap();
     }
 
     #[tokio::test]

@@ -3,7 +3,21 @@
 //! Connections are driven by one thread in the background, which all clients of the process share and which is started
 //! with the first of them. On a thread that belongs to a tokio runtime every blocking call fails with
 //! [`CallErrorKind::BlockingInAsync`], since it would hold up all other tasks there, or wait for itself.
-//! Handlers that a server was told to run on its threads for blocking work may call all the same.
+//!
+//! Threads that a runtime keeps for blocking work, as those of tokio's `spawn_blocking`, look like all its others. There,
+//! say that this one may block, with [`allow`]:
+//!
+//! ```
+//! use callboard_client::blocking;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let answer = tokio::task::spawn_blocking(|| blocking::allow(|| blocking::block_on(async { 42 }))).await?;
+//! assert_eq!(answer?, 42);
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Handlers that a server was told to run on its threads for blocking work may call without it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use callboard_common::Session;
+pub use callboard_net::allow_blocking as allow;
 use callboard_net::{Address, may_block};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

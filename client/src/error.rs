@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use callboard_common::{BodyError, EncodeError, ErrorInfo, Executed, ReadError, ResultCode};
 use callboard_net::{AddressError, ConnectError};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::connect::NoSession;
@@ -202,20 +203,36 @@ impl CallErrorKind {
         }
     }
 
-    const fn advice(&self) -> &'static str {
+    fn advice(&self) -> &'static str {
         match self {
             Self::Timeout => "repeat it if that is safe, or allow it more time",
             Self::Disconnected => "connect again, and repeat it if that is safe",
             Self::Connect => "check the address and that the peer runs",
+            Self::Remote { code: ResultCode::TooLarge, data: Some(data), .. } if names_other_than_frames(data) => {
+                "keep within the limit that the peer names"
+            }
             Self::Remote { code, .. } => remote_advice(*code),
             Self::Decode => "compare the type that was asked for with what the peer sends",
             Self::Encode => "change the parameters, or raise the bound on frames on both sides",
             Self::Overloaded => "wait for answers to calls under way, or raise the limit",
             Self::Unavailable => "try again later",
             Self::NotFound => "check the name, and that a provider runs",
-            Self::BlockingInAsync => "use the asynchronous client there, or call from a thread of your own",
+            Self::BlockingInAsync => {
+                "use the asynchronous client there, call from a thread of your own, or, on a thread that may block (as \
+                 those of tokio's spawn_blocking), call within callboard::blocking::allow"
+            }
         }
     }
+}
+
+/// Whether the data of a TOO_LARGE name a limit that is not the one on frames.
+fn names_other_than_frames(data: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        limit: Cow<'a, str>,
+    }
+    serde_json::from_str(data.get()).is_ok_and(|data: Data<'_>| data.limit != "max_frame_bytes")
 }
 
 const fn remote_advice(code: ResultCode) -> &'static str {
@@ -230,5 +247,29 @@ const fn remote_advice(code: ResultCode) -> &'static str {
         ResultCode::TooLarge => "send less at once, or raise the bound on frames on both sides",
         ResultCode::Conflict => "choose another name",
         _ => "see what the peer says",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_on_what_is_too_large_fits_the_limit_that_the_peer_names() {
+        let (keep, frames) = ("keep within the limit that the peer names", "raise the bound on frames");
+        let rows = [
+            (Some(r#"{"limit":"max_name_bytes","bound":4096}"#), keep),
+            (Some(r#"{"limit":"max_frame_bytes","bound":4096}"#), frames),
+            (Some(r#"{"bound":4096}"#), frames),
+            (Some(r#"{"limit":7}"#), frames),
+            (Some("[1]"), frames),
+            (None, frames),
+        ];
+        for (data, expected) in rows {
+            let mut info = ErrorInfo::not_executed("too large");
+            info.data = data.map(|data| RawValue::from_string(data.to_owned()).unwrap());
+            let error = CallError::remote("tcp://c:1", "topic \"news\"", ResultCode::TooLarge, Some(info));
+            assert!(error.advice().contains(expected), "{data:?}: {error}");
+        }
     }
 }

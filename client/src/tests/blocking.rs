@@ -107,3 +107,16 @@ fn a_blocking_call_in_a_callback_is_an_error_and_not_a_deadlock() {
     let error = heard.recv_timeout(GENEROUS).unwrap();
     assert!(matches!(error.kind(), CallErrorKind::BlockingInAsync), "{error}");
 }
+
+#[test]
+fn on_a_thread_for_blocking_work_the_advice_names_the_way_that_works() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = client();
+    let work = runtime.spawn_blocking(move || {
+        let error = client.call::<i64>("echo", &1).unwrap_err();
+        (error, blocking::allow(|| client.call::<i64>("echo", &1)))
+    });
+    let (error, allowed) = runtime.block_on(work).unwrap();
+    assert!(error.advice().contains("callboard::blocking::allow"), "{error}");
+    assert_eq!(allowed.unwrap(), 1);
+}

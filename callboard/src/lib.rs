@@ -89,7 +89,8 @@
 //!
 //! # The rooms
 //!
-//! What most programs need stands below. The rest is in the crates that it comes from, from the ground up: [`common`]
+//! What most programs need stands below, with all that it takes and gives. The rest is in the crates that it comes from,
+//! from the ground up: [`common`]
 //! (frames and messages), [`net`] (sockets), [`server`] and [`client`] (calls), [`registry`] and [`pubsub`] (who provides
 //! and who hears), [`center`] (all of it on one port). [`blocking`] is the client for programs without a runtime.
 
@@ -108,10 +109,19 @@ pub use callboard_pubsub as pubsub;
 pub use callboard_registry as registry;
 pub use callboard_server as server;
 
-pub use callboard_center::{Center, CenterBuilder, CenterError, Config};
-pub use callboard_client::{Call, CallError, CallErrorKind, Client, ClientBuilder, SessionMode, blocking};
-pub use callboard_common::{Executed, Host, ResultCode};
-pub use callboard_net::{Address, Limits};
-pub use callboard_pubsub::{News, Subscription, SubscriptionError, Topics};
-pub use callboard_registry::{Balancer, Caller, Notice, Notices, Place, Provider, ProviderError, RoundRobin};
-pub use callboard_server::{Context, Method, MethodError, Router, Server, ServerBuilder, Type};
+pub use callboard_center::{Center, CenterBuilder, CenterError, Config, ConfigError, Setting};
+pub use callboard_client::{Call, CallError, CallErrorKind, Client, ClientBuilder, Inbox, SessionMode, blocking};
+pub use callboard_common::{
+    BodyError, Encode, ErrorInfo, Executed, Feature, Features, Host, HostError, Limits as SessionLimits, Message,
+    MessageType, ResultCode, Session, Shape,
+};
+pub use callboard_net::{Address, AddressError, Conn, Limits, LimitsError, ListenError, MetricsSnapshot};
+pub use callboard_pubsub::{
+    News, Subscription, SubscriptionBuilder, SubscriptionError, SubscriptionGuard, TopicLimits, Topics,
+    TypedSubscription, subscribe_with,
+};
+pub use callboard_registry::{
+    Balancer, CacheLimits, Caller, CallerBuilder, Discovery, Notice, Notices, Place, PlaceError, Provider,
+    ProviderError, RegistryLimits, RoundRobin, TableSize,
+};
+pub use callboard_server::{Context, Method, MethodError, Parameter, Router, Server, ServerBuilder, StartError, Type};

@@ -1,3 +1,5 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use callboard_client::{CallError, Client};
 use tokio::sync::oneshot;
 
@@ -6,7 +8,8 @@ use crate::{News, Subscription, SubscriptionError};
 /// Subscribes to a topic, and runs `each` for every message, one after the other, on a task of the current runtime.
 ///
 /// The last item may be the error that ended the subscription. While `each` runs, messages wait as they do for any
-/// [`Subscription`]; it must not block for long, since other tasks share its thread.
+/// [`Subscription`]; it must not block for long, since other tasks share its thread. A panic in it is caught and logged,
+/// and the subscription goes on with the next message.
 ///
 /// ```no_run
 /// # async fn run(client: callboard_client::Client) -> Result<(), callboard_client::CallError> {
@@ -58,6 +61,8 @@ async fn listen(
             next = news.next() => next,
         };
         let Some(next) = next else { return };
-        each(next);
+        if catch_unwind(AssertUnwindSafe(|| each(next))).is_err() {
+            tracing::error!(topic = news.topic(), "a subscription's callback panicked; the subscription goes on");
+        }
     }
 }

@@ -386,3 +386,25 @@ async fn a_callback_hears_until_its_guard_is_dropped() {
     settle(&client).await;
     assert_eq!(center.topics.subscriber_count(), 0);
 }
+
+#[tokio::test]
+async fn a_callback_that_panics_hears_the_next_message() {
+    let center = Center::start().await;
+    let client = center.client().await;
+    let topics = Topics::new(&client);
+    topics.create("news").await.unwrap();
+    let (heard, mut came) = mpsc::unbounded_channel();
+    let _guard = subscribe_with(&client, "news", move |news| {
+        let text = news.unwrap().text().into_owned();
+        assert_ne!(text, "bad", "as the test wants it");
+        let _ = heard.send(text);
+    })
+    .await
+    .unwrap();
+    for text in ["a", "bad", "b"] {
+        topics.publish("news", text).await.unwrap();
+    }
+    for text in ["a", "b"] {
+        assert_eq!(timeout(PATIENCE, came.recv()).await.unwrap().unwrap(), text);
+    }
+}

@@ -24,6 +24,7 @@ fn what_clients_and_callers_take_and_give_is_at_the_root() {
     gives::<(&Client, BodyError), CallError>(|(client, why)| client.unreadable("", why));
     gives_later::<Client, _, Result<Call<()>, CallError>>(|client| async move { client.start("", &()).await });
     gives::<(), Result<blocking::Client, CallError>>(|()| Client::builder().connect_blocking(""));
+    assert_eq!(blocking::allow(|| 1), 1);
     gives::<(), CallerBuilder>(|()| {
         Caller::builder().cache(CacheLimits::default()).balancer(RoundRobin::default()).timeout(Duration::ZERO)
     });

@@ -71,8 +71,8 @@ impl Center {
         self.topics.topic_count()
     }
 
-    /// Stops within two seconds, whatever the peers do: accepts no more, gives requests in flight and queued bytes a
-    /// second to finish, and closes what is left. Callers are not told that providers go offline: those serve on.
+    /// Stops within two seconds, whatever the peers do: accepts no more, gives requests in flight and queued bytes
+    /// 800 ms to finish, and closes what is left. Callers are not told that providers go offline: those serve on.
     ///
     /// # Cancel safety
     /// Dropping the future stops the center at once.
@@ -93,4 +93,4 @@ impl Drop for Draining {
     }
 }
 
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(800);

@@ -225,6 +225,11 @@ pub(crate) const ALL: &[Setting] = &[
         "A frame must be whole after frame_silence_ms and one second for each so many of its bytes",
     ),
     millis(
+        "half_closed_ms",
+        |config| &mut config.limits.half_closed,
+        "A connection whose peer sends no more is kept for so long for the answers that are due",
+    ),
+    millis(
         "stall_ms",
         |config| &mut config.limits.stall,
         "A subscriber that takes no byte for so long no longer holds its publishers back",

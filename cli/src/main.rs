@@ -26,7 +26,11 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(usage) => return usage.exit_code(),
     };
-    let ended = logging::start(args.command.log_level()).and_then(|_log| run(args));
+    let ended = logging::start(args.command.log_level()).and_then(|log| {
+        let ended = run(args);
+        log.flush();
+        ended
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,

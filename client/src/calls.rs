@@ -103,10 +103,10 @@ impl Calls {
         let mut state = self.state();
         let overdue = state.overdue(conn);
         let entered = state.enter(conn, Entry { waiter, place });
-        // Places are given back without the lock, since that may wake somebody.
+        // Without the lock: giving a place back may wake somebody, and a callback may own what uses this client.
         drop(state);
         drop(overdue);
-        entered
+        entered.map_err(|(why, _entry)| why)
     }
 
     /// An answer has come.
@@ -172,15 +172,15 @@ impl Calls {
 }
 
 impl State {
-    fn enter(&mut self, conn: &Conn, entry: Entry) -> Result<RequestId, Rejected> {
+    fn enter(&mut self, conn: &Conn, entry: Entry) -> Result<RequestId, (Rejected, Entry)> {
         if self.closed {
-            return Err(Rejected::Closed);
+            return Err((Rejected::Closed, entry));
         }
         if let Waiter::Nobody { until } = entry.waiter {
             // Not only when this one is overdue: a later one may have less time.
             self.look_at.get_or_insert_with(|| until.min(Instant::now() + LOOK_EVERY));
         }
-        let id = self.requestor.begin(entry).map_err(|_| Rejected::Full)?;
+        let id = self.requestor.begin(entry).map_err(|entry| (Rejected::Full, entry))?;
         if self.requestor.len() == 1 {
             conn.set_expecting(true);
         }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use callboard_net::deadline_after;
 use tokio::time::Instant;
 
 /// When a call is over, and how long it was given.
@@ -12,8 +13,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// So long from now; centuries count as a century.
     pub(crate) fn after(after: Duration) -> Self {
-        let now = Instant::now();
-        Self { at: now.checked_add(after.min(CENTURY)).unwrap_or(now), after }
+        Self { at: deadline_after(after), after }
     }
 
     pub(crate) fn at(&self) -> Instant {
@@ -30,5 +30,3 @@ impl Deadline {
         u64::try_from(self.at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
     }
 }
-
-const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);

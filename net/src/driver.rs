@@ -187,7 +187,8 @@ where
         }
         let (kind, id) =
             conn.shared().protocol.peek(self.reader.pending()).unwrap_or((MessageType::SessionRequest, &[]));
-        let error = ErrorInfo::not_executed(wrong.to_string());
+        let bound = conn.shared().limits.max_frame_bytes;
+        let error = ErrorInfo::not_executed(wrong.to_string()).with_limit("max_frame_bytes", bound);
         let refusal = Refusal { code: ResultCode::TooLarge, request: kind, optype: None, error: &error, v1: false };
         if let Err(e) = conn.answer(id, &refusal) {
             return Some(End::fault(e.to_string()));

@@ -166,7 +166,7 @@ impl Refused {
     fn to_error(&self) -> ErrorInfo {
         match self {
             Self::Topic(why) => why.to_error(),
-            Self::Encode(_) => ErrorInfo::not_executed(self.to_string()),
+            Self::Encode(why) => ErrorInfo::not_executed(self.to_string()).with_limit_of(why),
         }
     }
 }
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_large_frame_is_forwarded_without_a_copy_and_a_small_one_in_bytes_of_its_own() {
         let publisher = Recorder::new(1);
-        for (letters, same) in [(10, false), (8 << 10, true)] {
+        for (letters, same) in [(10, false), (8 << 10, false), (64 << 10, true)] {
             let body = format!(r#"{{"topic_key":"t","optype":4,"topic_msg":"{}"}}"#, "x".repeat(letters));
             let message = publisher.message(REQ_TOPIC, b"p", body.as_bytes());
             let request = TopicRequest::decode::<Json>(message.body()).unwrap();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use callboard_common::{ErrorInfo, ResultCode};
 use indexmap::IndexSet;
-use serde::Serialize;
 
 /// Who hears what: topics with their subscribers, and connections with their subscriptions. Pure state, generic over
 /// what names a connection.
@@ -97,18 +96,13 @@ impl TopicError {
 
     /// The answer's `error`; where a limit is reached, its `data` names it: `{"limit": string, "bound": int}`.
     pub fn to_error(&self) -> ErrorInfo {
-        #[derive(Serialize)]
-        struct Data {
-            limit: &'static str,
-            bound: usize,
-        }
         let (limit, bound) = match *self {
             Self::NotFound { .. } => return ErrorInfo::not_executed(self.to_string()),
             Self::Topics { bound } => ("topics", bound),
             Self::Subscribed { bound } => ("subscribed_per_connection", bound),
             Self::Name { bound, .. } => ("max_name_bytes", bound),
         };
-        ErrorInfo::not_executed(self.to_string()).with_data(&Data { limit, bound })
+        ErrorInfo::not_executed(self.to_string()).with_limit(limit, bound)
     }
 
     fn not_found(topic: &str) -> Self {

@@ -1,5 +1,4 @@
 use callboard_common::{ErrorInfo, ResultCode};
-use serde::Serialize;
 
 /// What one connection may ask a center to remember for it.
 ///
@@ -61,16 +60,11 @@ impl Refused {
 
     /// The answer's `error`; its `data` names the limit: `{"limit": string, "bound": int}`.
     pub fn to_error(&self) -> ErrorInfo {
-        #[derive(Serialize)]
-        struct Data {
-            limit: &'static str,
-            bound: usize,
-        }
         let (limit, bound) = match *self {
             Self::Registered { bound } => ("registered_per_connection", bound),
             Self::Watched { bound } => ("watched_per_connection", bound),
             Self::Name { bound, .. } => ("max_name_bytes", bound),
         };
-        ErrorInfo::not_executed(self.to_string()).with_data(&Data { limit, bound })
+        ErrorInfo::not_executed(self.to_string()).with_limit(limit, bound)
     }
 }

@@ -191,7 +191,8 @@ fn refuse_here<C: Connection>(conn: &C, message: &Message, op: ServiceOp, why: &
 }
 
 fn refuse_list<C: Connection>(conn: &C, message: &Message, why: &EncodeError) {
-    let error = ErrorInfo::not_executed(format!("the hosts do not fit into an answer ({why}); changes are not told"));
+    let text = format!("the hosts do not fit into an answer ({why}); changes are not told");
+    let error = ErrorInfo::not_executed(text).with_limit_of(why);
     refuse_op(conn, message, ServiceOp::Discover, ResultCode::TooLarge, &error);
 }
 

@@ -101,7 +101,8 @@ impl Failure {
             }
             Self::BadResult(why) => (ResultCode::InternalError, ErrorInfo::executed(shorten(&why))),
             Self::TooLarge(why) => {
-                (ResultCode::TooLarge, ErrorInfo::executed(format!("the answer can't be sent: {why}")))
+                let error = ErrorInfo::executed(format!("the answer can't be sent: {why}")).with_limit_of(&why);
+                (ResultCode::TooLarge, error)
             }
         }
     }

@@ -330,14 +330,9 @@ fn refuse_unknown<C: Connection>(conn: &C, message: &Message, name: &str) {
 }
 
 fn refuse_overload<C: Connection>(conn: &C, message: &Message) {
-    #[derive(Serialize)]
-    struct Limit {
-        limit: &'static str,
-        bound: Option<u64>,
-    }
-    let bound = conn.session().map(|session| session.limits.in_flight);
+    let bound = conn.session().map_or(0, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX));
     let text = "too many calls in flight on this connection: wait for answers before calling again";
-    let error = ErrorInfo::not_executed(text).with_data(&Limit { limit: "in_flight", bound });
+    let error = ErrorInfo::not_executed(text).with_limit("in_flight", bound);
     refuse(conn, message, ResultCode::Overloaded, None, &error);
 }
 

@@ -11,7 +11,7 @@ mod topic;
 use std::borrow::Cow;
 
 use bytes::BytesMut;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{Codec, EncodeError, Integer, MessageType, Raw, ResultCode, Shape};
@@ -76,7 +76,7 @@ impl BodyError {
 }
 
 /// Whether the handler ran, so that a caller knows whether a repeat is safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Executed {
     /// It did not start: a repeat is safe.
@@ -99,19 +99,17 @@ impl std::fmt::Display for Executed {
 }
 
 /// The `error` member of an answer: `{"message", "executed", "code"?, "data"?}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ErrorInfo {
     /// What happened, for a person.
-    #[serde(default)]
     pub message: String,
     /// Whether the handler ran.
-    #[serde(default)]
     pub executed: Executed,
     /// The handler's own number, with [`ResultCode::Application`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<i64>,
     /// More, for a program: any JSON.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
 }
 
@@ -124,6 +122,26 @@ impl ErrorInfo {
     /// An error whose handler ran.
     pub fn executed(message: impl Into<String>) -> Self {
         Self { executed: Executed::Yes, ..Self::not_executed(message) }
+    }
+
+    /// The same with `data` that names a limit which was reached: `{"limit": string, "bound": int}`.
+    #[must_use]
+    pub fn with_limit(self, limit: &'static str, bound: usize) -> Self {
+        #[derive(Serialize)]
+        struct Limit {
+            limit: &'static str,
+            bound: usize,
+        }
+        self.with_data(&Limit { limit, bound })
+    }
+
+    /// The same with `data` that names the bound on a frame, where that kept something from being written.
+    #[must_use]
+    pub fn with_limit_of(self, why: &EncodeError) -> Self {
+        match why {
+            EncodeError::TooLarge { max_frame_bytes, .. } => self.with_limit("max_frame_bytes", *max_frame_bytes),
+            _ => self,
+        }
     }
 
     /// The same with `data`; left out where the value can't be written as JSON.

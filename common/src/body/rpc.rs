@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use bytes::BytesMut;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{Empty, answer_code, answer_error, required_text};
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
@@ -20,10 +20,10 @@ pub struct RpcRequest<'a, P = Raw<'a>> {
 }
 
 /// `meta` of a call; only session peers send it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CallMeta {
     /// Time left for the call, in ms: never a clock time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }
 

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use bytes::BytesMut;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{answer_code, answer_error, missing, wrong_type};
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
@@ -73,13 +73,11 @@ pub struct SessionAnswer<'a> {
 }
 
 /// `limits` of a session: what the answering side permits on this connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// The largest frame in bytes, as its length field counts them.
-    #[serde(default = "Limits::no_bound")]
     pub max_frame_bytes: u64,
     /// How many requests may wait for their answers at once.
-    #[serde(default = "Limits::no_bound")]
     pub in_flight: u64,
 }
 

@@ -7,3 +7,13 @@
 pub fn raise_open_files() -> std::io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let now = super::raise_open_files().unwrap();
+        let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+        assert_eq!((now, soft), (hard, hard));
+    }
+}

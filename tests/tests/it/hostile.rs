@@ -1,13 +1,16 @@
 //! Each row of the table of hostile and broken input, over a real socket. After each, the center serves another peer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callboard_center::Center;
 use callboard_net::Limits;
 use callboard_tests::{RawPeer, frame, within};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
 
-use crate::house::{address, center, center_with, until};
+use crate::house::{address, center, center_with, router, until};
 
 async fn serves_others(center: &Center) {
     let mut other = RawPeer::connect(address(center)).await;
@@ -297,15 +300,31 @@ async fn a_fin_after_whole_requests_still_gets_their_answers() {
 
 #[tokio::test]
 async fn a_v1_peer_with_too_many_in_flight_is_not_read_until_some_are_answered() {
-    let center = center_with(Limits { in_flight: 4, ..Limits::default() }).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let opens = Arc::clone(&gate);
+    let router = router().method_async("gate", move |_: Value| {
+        let opens = Arc::clone(&opens);
+        async move {
+            opens.acquire().await?.forget();
+            Ok(())
+        }
+    });
+    let limits = Limits { in_flight: 4, ..Limits::default() };
+    let center = Center::builder().listen("127.0.0.1:0").limits(limits).router(router).start().await.unwrap();
     let mut peer = RawPeer::connect(address(&center)).await;
     for _ in 0..4 {
-        peer.send(0, b"never", r#"{"method":"never"}"#).await;
+        peer.send(0, b"gate", r#"{"method":"gate"}"#).await;
     }
     peer.send(0, b"late", r#"{"method":"add","parameters":{"num1":1,"num2":2}}"#).await;
     serves_others(&center).await;
-    let none = tokio::time::timeout(Duration::from_millis(100), peer.try_receive()).await;
-    assert!(none.is_err(), "it was not to be read: {none:?}");
+    gate.add_permits(1);
+    // Had it been read before, its answer, which is ready at once, would come first.
+    assert_eq!(peer.receive().await.id, b"gate");
+    assert_eq!(peer.receive().await.id, b"late");
+    gate.add_permits(3);
+    for _ in 0..3 {
+        assert_eq!(peer.receive().await.id, b"gate");
+    }
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use crate::house::{address, center, center_with, until};
 
 #[tokio::test]
 async fn past_the_total_of_unfinished_frames_the_stalest_goes() {
-    let limits = Limits { total_partial_bytes: 1 << 20, max_frame_bytes: 2 << 20, ..Limits::default() };
+    let limits = Limits { total_partial_bytes: 2 << 20, max_frame_bytes: 2 << 20, ..Limits::default() };
     let center = center_with(limits).await;
-    let body = format!(r#"{{"method":"echo","parameters":"{}"}}"#, "x".repeat(1 << 20));
+    let body = format!(r#"{{"method":"echo","parameters":"{}"}}"#, "x".repeat(3 << 19));
     let bytes = frame(0, b"id", body.as_bytes());
-    let part = 700 << 10;
+    let part = 1200 << 10;
     let mut stale = RawPeer::connect(address(&center)).await;
     stale.send_bytes(&bytes[..part]).await;
     until("its part is held", || center.metrics().partial_bytes == part as u64).await;

@@ -57,6 +57,7 @@ pub(crate) enum Stage {
 impl Request<'_> {
     /// Queues the request, after a wait for a place and for room where need be.
     pub(crate) async fn send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
+        self.look_first().await;
         let place = self.place().await?;
         let (ticket, waiter) = Waiter::task(kept);
         let entered = self.enter(waiter, place)?;
@@ -134,6 +135,14 @@ impl Request<'_> {
             }
             Outcome::Disconnected(stage) => Err(self.disconnected(stage)),
             Outcome::Late => Err(self.late(Stage::Sent)),
+        }
+    }
+
+    /// After a pause the peer's end may be in the socket and not yet seen: the runtime looks before a request goes out,
+    /// which could then not be told from one that was executed.
+    async fn look_first(self) {
+        if self.link.conn.idle_for() > PAUSE {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -227,6 +236,9 @@ impl Request<'_> {
         }
     }
 }
+
+/// Longer than calls that follow each other are apart.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A duration as people read it.
 fn whole_ms(time: Duration) -> Duration {

@@ -182,6 +182,12 @@ impl<P: Protocol> Conn<P> {
         self.0.outbox.taken()
     }
 
+    /// How long nothing has been written; zero while something waits to be.
+    pub fn idle_for(&self) -> Duration {
+        let (bytes, progress) = self.0.outbox.load();
+        if bytes > 0 { Duration::ZERO } else { progress.elapsed() }
+    }
+
     /// Waits until no more than half of the outbox's bound is taken.
     ///
     /// # Cancel safety

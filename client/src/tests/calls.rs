@@ -106,6 +106,20 @@ async fn dropped_calls_are_forgotten_and_their_answers_ignored() {
 }
 
 #[tokio::test]
+async fn an_end_that_came_while_nothing_was_called_is_seen_before_the_next_call() {
+    let peer = Peer::new().await;
+    for _ in 0..20 {
+        let (client, line) = peer.v1().await;
+        drop(line);
+        // This thread is busy, so nobody looks at the socket.
+        std::thread::sleep(Duration::from_millis(5));
+        let error = client.call::<Value>("n", &()).await.unwrap_err();
+        assert!(matches!(error.kind(), CallErrorKind::Disconnected), "{error}");
+        assert_eq!(error.executed(), Executed::No, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_the_socket_never_took_was_not_executed() {
     let peer = Peer::new().await;
     let (client, line) = peer.v1().await;

@@ -238,6 +238,16 @@ fn optype<C: Codec>(value: Option<Raw<'_>>) -> Result<Optype<'_>, BodyError> {
 }
 
 impl Optype<'_> {
+    /// The operation of this number or name.
+    fn find<T: Copy>(&self, known: &[(T, &str)], to_wire: impl Fn(T) -> i64) -> Result<T, BodyError> {
+        let found = known.iter().find(|(op, name)| match self {
+            Self::Number(number) => to_wire(*op) == *number,
+            Self::Name(text) => name == text,
+            Self::Other => false,
+        });
+        found.map(|(op, _)| *op).ok_or_else(|| self.unknown())
+    }
+
     fn unknown(&self) -> BodyError {
         match self {
             Self::Number(number) => BodyError::bad_optype(format!("optype {number} is not one of this kind's")),

@@ -39,12 +39,7 @@ impl ServiceOp {
     }
 
     fn from_optype(optype: &Optype<'_>) -> Result<Self, BodyError> {
-        let known = match optype {
-            Optype::Number(number) => Self::ALL.iter().find(|(op, _)| op.to_wire() == *number),
-            Optype::Name(name) => Self::ALL.iter().find(|(_, known)| known == name),
-            Optype::Other => None,
-        };
-        known.map(|(op, _)| *op).ok_or_else(|| optype.unknown())
+        optype.find(&Self::ALL, Self::to_wire)
     }
 }
 

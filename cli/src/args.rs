@@ -71,7 +71,7 @@ impl Usage {
             }
             _ => output::complain(&self.one_line()),
         }
-        u8::try_from(self.0.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+        if self.0.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// The first paragraph and the tips; the usage that follows is for `--help`.

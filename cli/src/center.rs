@@ -49,7 +49,11 @@ impl Center {
     fn configuration(self) -> anyhow::Result<Config> {
         let file = self.config.or_else(|| environment::value(environment::CONFIG).map(PathBuf::from));
         let mut config = file.as_deref().map_or_else(|| Ok(Config::default()), read)?;
-        config.apply_environment(environment::value)?;
+        // What a flag overrides is not looked at.
+        let (has_listen, has_loops) = (!self.listen.is_empty(), self.loops.is_some());
+        let overridden =
+            |name: &str| (has_listen && name == "CALLBOARD_LISTEN") || (has_loops && name == "CALLBOARD_LOOPS");
+        config.apply_environment(|name| environment::value(name).filter(|_| !overridden(name)))?;
         if !self.listen.is_empty() {
             config.listen = self.listen;
         }

@@ -40,8 +40,12 @@ pub(crate) fn unreachable(center: &str, method: &str, tried: &[(Host, String)]) 
     if let Some(more @ 1..) = tried.len().checked_sub(NAMED_HOSTS) {
         let _ = write!(what, " and {more} more");
     }
-    CallError::new(CallErrorKind::Unavailable, center, call_of(method), what)
-        .with_advice("check that these providers run and that their addresses can be reached from here")
+    let reached = tried.iter().all(|(_, why)| why == NO_CALLS);
+    CallError::new(CallErrorKind::Unavailable, center, call_of(method), what).with_advice(if reached {
+        "call again in a moment: these providers are about to end, or to begin"
+    } else {
+        "check that these providers run and that their addresses can be reached from here"
+    })
 }
 
 pub(crate) fn no_choice(center: &str, method: &str) -> CallError {
@@ -55,6 +59,8 @@ pub(crate) fn center_gone(center: &str, method: &str) -> CallError {
         .with_advice("connect to a center again")
 }
 
+/// Why a provider that answered UNAVAILABLE was passed over.
+pub(crate) const NO_CALLS: &str = "it takes no calls at the moment";
 /// How many hosts an error names.
 const NAMED_HOSTS: usize = 8;
 

@@ -5,7 +5,7 @@ use callboard_common::{Executed, Host, ResultCode};
 use tokio::time::{Instant, timeout_at};
 
 use crate::caller::Inner;
-use crate::errors::{call_of, center_gone, no_choice, nobody_provides, unreachable};
+use crate::errors::{NO_CALLS, call_of, center_gone, no_choice, nobody_provides, unreachable};
 
 /// The way of one call to a provider: each host is tried once at most, within one deadline.
 pub(crate) struct Route<'a> {
@@ -53,7 +53,7 @@ impl<'a> Route<'a> {
         }
         let why = match error.kind() {
             CallErrorKind::Connect | CallErrorKind::Disconnected => "its connection has ended",
-            CallErrorKind::Remote { code: ResultCode::Unavailable, .. } => "it takes no calls at the moment",
+            CallErrorKind::Remote { code: ResultCode::Unavailable, .. } => NO_CALLS,
             _ => return false,
         };
         self.tried.extend(self.picked.take().map(|host| (host, why.to_owned())));

@@ -128,7 +128,7 @@ fn mistakes_on_the_command_line_are_one_line_each() {
         (vec!["perform"], "unrecognized subcommand 'perform'"),
     ];
     for (arguments, told) in rows {
-        let line = run(&arguments).failed(2);
+        let line = run(&arguments).failed(1);
         assert!(line.contains(told), "{arguments:?}: {line}");
     }
 }
@@ -151,4 +151,23 @@ fn help_lists_every_setting_and_its_default() {
         assert!(help.contains(line), "{line} in {help}");
     }
     assert_eq!(run(&["--version"]).ok(), [format!("callboard {}", env!("CARGO_PKG_VERSION"))]);
+}
+
+#[test]
+fn a_variable_that_a_flag_overrides_is_not_looked_at() {
+    let mut command = callboard(&["center", "--listen", "127.0.0.1:0", "--loops", "1"]);
+    command.env("CALLBOARD_LISTEN", "bogus").env("CALLBOARD_LOOPS", "many");
+    let mut center = Program::spawn(command);
+    center.address();
+    center.signal("TERM");
+    assert_eq!(center.end().code, Some(0));
+}
+
+#[test]
+fn a_mistake_in_the_arguments_is_an_error_like_any_other() {
+    for arguments in
+        [&["call"][..], &["sub", "t", "--count", "0"], &["pub", "t", "-x"], &["call", "m", "--timeout", "1x"]]
+    {
+        run(arguments).failed(1);
+    }
 }

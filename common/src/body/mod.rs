@@ -209,12 +209,18 @@ fn required_text<'a, C: Codec>(value: Option<Raw<'a>>, name: &str) -> Result<Cow
     C::text(value).ok_or_else(|| wrong_type::<C>(name, "a string", value))
 }
 
+const AN_INTEGER: &str = "an integer";
+
 fn missing(name: &str) -> BodyError {
     BodyError::invalid(format!("\"{name}\" is missing"))
 }
 
 fn wrong_type<C: Codec>(name: &str, expected: &str, value: Raw<'_>) -> BodyError {
-    BodyError::invalid(format!("\"{name}\" must be {expected}, not {}", C::shape(value)))
+    let got = match C::shape(value) {
+        Shape::Integer if expected == AN_INTEGER => "one that is out of range",
+        shape => shape.name(),
+    };
+    BodyError::invalid(format!("\"{name}\" must be {expected}, not {got}"))
 }
 
 /// An optype as it came: known ones are the caller's to tell.
@@ -265,7 +271,7 @@ fn answer_code<C: Codec>(value: Option<Raw<'_>>, absent: Option<ResultCode>) -> 
     let Some(value) = value else { return absent.ok_or_else(|| missing("rcode")) };
     match C::integer(value) {
         Some(Integer::Small(number)) => Ok(ResultCode::from_wire(number)),
-        _ => Err(wrong_type::<C>("rcode", "an integer", value)),
+        _ => Err(wrong_type::<C>("rcode", AN_INTEGER, value)),
     }
 }
 

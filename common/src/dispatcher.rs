@@ -114,7 +114,7 @@ where
             | MessageType::TopicResponse
             | MessageType::ServiceResponse
             | MessageType::SessionResponse => self.response.handle(conn, message),
-            MessageType::Ping if has(conn.session(), Feature::Ping) => {
+            MessageType::Ping if conn.session().is_some() => {
                 // The peer may have gone meanwhile; then there is nobody to tell.
                 let _ = conn.answer(message.id(), &Pong);
             }

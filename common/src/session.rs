@@ -24,7 +24,7 @@ pub struct Session {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features(u8);
 
-/// Something that both sides must know before either may use it.
+/// What a side can do beyond v1. Flags must have been named by both sides; a center takes the rest from any session peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
     /// `one_way`: requests with flag bit 24, which are not answered.

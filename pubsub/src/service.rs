@@ -1,8 +1,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use callboard_common::{
-    Connection, Decode, EncodeError, ErrorInfo, Feature, Handler, Head, Json, Message, MessageType, ResultCode,
-    SendError, Shared, TopicAnswer, TopicOp, TopicRequest, refuse, refuse_body,
+    Connection, Decode, EncodeError, ErrorInfo, Handler, Head, Json, Message, MessageType, ResultCode, SendError,
+    Shared, TopicAnswer, TopicOp, TopicRequest, refuse, refuse_body,
 };
 
 use crate::publication::{Form, Publication};
@@ -129,10 +129,9 @@ impl<C: Connection> State<C> {
         Ok(())
     }
 
-    /// Ends a topic and tells those of its subscribers that can be told, all with the same frame.
+    /// Ends a topic and tells those of its subscribers that have a session, all with the same frame.
     fn remove(&mut self, remover: &C, topic: &str) -> Result<(), EncodeError> {
-        let can_be_told = |peer: &C| peer.session().is_some_and(|s| s.features.has(Feature::TopicRemoved));
-        let mut told = self.topics.remove(topic).filter(can_be_told).peekable();
+        let mut told = self.topics.remove(topic).filter(|peer| peer.session().is_some()).peekable();
         if told.peek().is_none() {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use callboard_common::{
-    Connection, Decode, EncodeError, ErrorInfo, Event, Feature, Handler, Head, Json, Message, MessageType, ResultCode,
+    Connection, Decode, EncodeError, ErrorInfo, Event, Handler, Head, Json, Message, MessageType, ResultCode,
     SendError, ServiceAnswer, ServiceOp, ServiceRequest, Shared, refuse, refuse_body,
 };
 use uuid::Uuid;
@@ -85,7 +85,7 @@ impl<C: Connection> RegistryService<C> {
     }
 
     fn withdraw(&self, conn: &C, message: &Message, request: &ServiceRequest<'_>) {
-        if !conn.session().is_some_and(|session| session.features.has(Feature::Withdraw)) {
+        if conn.session().is_none() {
             return refuse_here(
                 conn,
                 message,

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use callboard_common::{
-    Codec, Connection, Decode, Dispatcher, Feature, Handler, Json, Limits, Message, MessageType, Raw, Recorder,
-    ResultCode, RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, TopicOp, TopicRequest,
+    Codec, Connection, Decode, Dispatcher, Handler, Json, Limits, Message, MessageType, Raw, Recorder, ResultCode,
+    RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, TopicOp, TopicRequest,
 };
 use callboard_pubsub::TopicService;
 use callboard_registry::{RegistryService, TableSize};
@@ -136,8 +136,7 @@ impl Guest {
         let own = all.iter().filter(|(id, _)| *id == self.peer.id).map(|(_, push)| push);
         match self.peer.session {
             None => own.filter(|push| !matches!(push, Push::Removed { .. })).map(Push::to_v1).collect(),
-            Some(features) if features.has(Feature::TopicRemoved) => own.cloned().collect(),
-            Some(_) => own.filter(|push| !matches!(push, Push::Removed { .. })).cloned().collect(),
+            Some(_) => own.cloned().collect(),
         }
     }
 

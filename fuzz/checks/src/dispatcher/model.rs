@@ -106,7 +106,7 @@ impl Model {
         let kind = message.kind();
         let never_answered = !kind.is_request() || matches!(kind, MessageType::Ping | MessageType::Cancel);
         let answer = match kind {
-            MessageType::Ping if negotiated && peer.has(Feature::Ping) => {
+            MessageType::Ping if negotiated && peer.session.is_some() => {
                 return Outcome { answer: Answer::Pong, pushes };
             }
             _ if never_answered => Answer::Nothing,
@@ -199,7 +199,7 @@ impl Model {
             // Nobody is made to watch what it was never told.
             ServiceOp::Discover if one_way => Answer::Nothing,
             ServiceOp::Discover => self.discover(peer.id, method),
-            ServiceOp::Withdraw if peer.has(Feature::Withdraw) => {
+            ServiceOp::Withdraw if peer.session.is_some() => {
                 let mut hosts: Vec<Host> = self.hosts(method);
                 hosts.sort();
                 for host in hosts.into_iter().filter(|host| request.host.is_none_or(|one| one == *host)) {

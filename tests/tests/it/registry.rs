@@ -110,3 +110,19 @@ async fn names_per_connection_and_name_bytes_are_bounded() {
     assert_eq!(discover(&mut peer, &long).await["rcode"], 21);
     assert_eq!(peer.ask(2, &json!({"topic_key": long, "optype": 0}).to_string()).await.rcode(), 21);
 }
+
+#[tokio::test]
+async fn registrations_of_one_connection_are_bounded() {
+    let center = center().await;
+    let mut peer = RawPeer::connect(address(&center)).await;
+    for number in 0..10_000 {
+        peer.send(4, b"id", &register(&format!("m{number}"), 7005)).await;
+    }
+    for _ in 0..10_000 {
+        assert_eq!(peer.receive().await.rcode(), 0);
+    }
+    let answer = peer.ask(4, &register("one more", 7005)).await.json();
+    assert_eq!((&answer["rcode"], &answer["optype"]), (&json!(17), &json!(0)), "{answer}");
+    assert_eq!(answer["error"]["data"], json!({"limit": "registered_per_connection", "bound": 10_000}));
+    assert_eq!(peer.ask(4, &register("m1", 7005)).await.rcode(), 0, "one that is there is no new one");
+}

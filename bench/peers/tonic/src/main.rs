@@ -1,0 +1,111 @@
+//! gRPC with tonic, default settings. --transport tcp | unix
+use anyhow::Result;
+use load::{closed_loop, Meter, Opt};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tonic::{Request, Response, Status};
+
+pub mod pb {
+    tonic::include_proto!("calc");
+}
+use pb::calc_client::CalcClient;
+use pb::calc_server::{Calc, CalcServer};
+
+#[derive(Default)]
+struct Svc;
+
+#[tonic::async_trait]
+impl Calc for Svc {
+    async fn add(&self, r: Request<pb::AddRequest>) -> Result<Response<pb::AddReply>, Status> {
+        let r = r.into_inner();
+        Ok(Response::new(pb::AddReply { sum: r.num1 + r.num2 }))
+    }
+    async fn echo(&self, r: Request<pb::EchoRequest>) -> Result<Response<pb::EchoReply>, Status> {
+        Ok(Response::new(pb::EchoReply { text: r.into_inner().text }))
+    }
+}
+
+fn main() {
+    load::main_with(server, client);
+}
+
+async fn server(opt: Opt) -> Result<()> {
+    let s = Server::builder().tcp_nodelay(true).add_service(CalcServer::new(Svc));
+    if opt.transport == "unix" {
+        let _ = std::fs::remove_file(&opt.addr);
+        let l = tokio::net::UnixListener::bind(&opt.addr)?;
+        load::ready();
+        s.serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(l)).await?;
+    } else {
+        let inc = tonic::transport::server::TcpIncoming::bind(opt.addr.parse()?)
+            .map_err(|e| anyhow::anyhow!("{e}"))?
+            .with_nodelay(Some(true));
+        load::ready();
+        s.serve_with_incoming(inc).await?;
+    }
+    Ok(())
+}
+
+async fn connect(opt: &Opt) -> Result<CalcClient<Channel>> {
+    let ch = if opt.transport == "unix" {
+        let path = opt.addr.clone();
+        Endpoint::try_from("http://[::]:50051")?
+            .connect_with_connector(tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move {
+                    let s = tokio::net::UnixStream::connect(path).await?;
+                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(s))
+                }
+            }))
+            .await?
+    } else {
+        Endpoint::try_from(format!("http://{}", opt.addr))?.tcp_nodelay(true).connect().await?
+    };
+    Ok(CalcClient::new(ch))
+}
+
+async fn client(opt: Opt) -> Result<()> {
+    if opt.job == "idle" {
+        // HTTP/2 preface and an empty SETTINGS frame
+        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        hello.extend_from_slice(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        return load::idle(&opt, hello, true).await;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..opt.conns {
+        let mut c = connect(&opt).await?;
+        c.add(pb::AddRequest { num1: 1, num2: 2 }).await?;
+        clients.push(c);
+    }
+    let m = Meter::start(&opt);
+    let size = load::echo_size(&opt.method);
+    let mut tasks = Vec::new();
+    for c in clients {
+        for k in 0..opt.outstanding as i64 {
+            let (mut c, m) = (c.clone(), m.clone());
+            tasks.push(tokio::spawn(async move {
+                if size == 0 {
+                    let mut i = 0;
+                    closed_loop!(&m, {
+                        i += 1;
+                        match c.add(pb::AddRequest { num1: i, num2: k }).await {
+                            Ok(r) => load::check(r.into_inner().sum == i + k),
+                            Err(e) => Err(e.into()),
+                        }
+                    })
+                } else {
+                    let text = load::payload(size);
+                    closed_loop!(&m, {
+                        match c.echo(pb::EchoRequest { text: text.clone() }).await {
+                            Ok(r) => load::check(r.into_inner().text.len() == size),
+                            Err(e) => Err(e.into()),
+                        }
+                    })
+                }
+            }));
+        }
+    }
+    for t in tasks {
+        t.await?;
+    }
+    m.finish(&opt)
+}

@@ -1,0 +1,76 @@
+//! A server's and a center's side; the peers are by hand.
+
+use callboard_center::Center;
+use callboard_server::{Router, Server};
+use callboard_tests::frame;
+
+use crate::Figure;
+use crate::heap::Watch;
+use crate::wire::{Asker, MESSAGE, RPC, TOPIC};
+
+const OPERATIONS: u32 = 64 * 200;
+
+pub(crate) fn figures() -> Vec<Figure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let router = Router::new().method("add", |pair: Pair| Ok(pair.num1 + pair.num2));
+    let server = runtime.block_on(Server::builder().router(router).listen("127.0.0.1:0").loops(1).start()).unwrap();
+    let address = &server.addresses()[0];
+    vec![
+        calls("server, a call, one at a time", Asker::connect(address), 1, 0.0),
+        calls("server, a call, 64 at a time", Asker::connect(address), 64, 0.0),
+        calls("server, a call of a session peer", Asker::with_session(address), 64, 0.0),
+        // Past one read: what the end of the read cuts is kept in a buffer of its own.
+        calls("server, a call, 1600 at a time", Asker::connect(address), 1600, 0.01),
+        messages("center, a message to 1 subscriber", 1, 3.1),
+        messages("center, a message to 10 subscribers", 10, 0.31),
+    ]
+}
+
+#[derive(serde::Deserialize)]
+struct Pair {
+    num1: i64,
+    num2: i64,
+}
+
+/// A small inline method, asked for so many at a time.
+fn calls(what: &'static str, mut peer: Asker, at_a_time: u32, at_most: f64) -> Figure {
+    let call = frame(RPC, b"0123456789abcdef", br#"{"method":"add","parameters":{"num1":1,"num2":2}}"#);
+    let answer = frame(RPC + 1, b"0123456789abcdef", br#"{"rcode":0,"result":3}"#);
+    let (calls, answers) = (call.repeat(at_a_time as usize), answer.repeat(at_a_time as usize));
+    let mut ask = || {
+        peer.send(&calls);
+        assert!(peer.receive(answers.len()) == answers);
+    };
+    let rounds = OPERATIONS / at_a_time;
+    (0..rounds).for_each(|_| ask());
+    let watch = Watch::start(what);
+    (0..rounds).for_each(|_| ask());
+    Figure { what, operations: rounds * at_a_time, seen: watch.stop(), at_most }
+}
+
+/// A small message, published 64 at a time; counted for each that is delivered.
+fn messages(what: &'static str, subscribers: u32, at_most: f64) -> Figure {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let center = runtime.block_on(Center::builder().listen("127.0.0.1:0").loops(1).start()).unwrap();
+    let address = &center.addresses()[0];
+    let mut publisher = Asker::connect(address);
+    publisher.ask(TOPIC, br#"{"topic_key":"t","optype":0}"#);
+    let mut hearing: Vec<_> = (0..subscribers).map(|_| Asker::connect(address)).collect();
+    for subscriber in &mut hearing {
+        assert_eq!(subscriber.ask(TOPIC, br#"{"topic_key":"t","optype":2}"#), br#"{"rcode":0}"#);
+    }
+    let batch = frame(TOPIC, b"0123456789abcdef", MESSAGE).repeat(64);
+    let answers = frame(TOPIC + 1, b"0123456789abcdef", br#"{"rcode":0}"#).repeat(64);
+    let mut publish = || {
+        publisher.send(&batch);
+        assert!(publisher.receive(answers.len()) == answers);
+        for subscriber in &mut hearing {
+            assert!(subscriber.receive(batch.len()) == batch);
+        }
+    };
+    let rounds = OPERATIONS / 64;
+    (0..rounds).for_each(|_| publish());
+    let watch = Watch::start(what);
+    (0..rounds).for_each(|_| publish());
+    Figure { what, operations: rounds * 64 * subscribers, seen: watch.stop(), at_most }
+}

@@ -1,0 +1,109 @@
+//! Topics, as their users write them: a `Subscription` on a connection of its own for each
+//! subscriber; a publisher that does not wait for answers.
+//!
+//! A message is a string of exactly the size that was asked for: the meters' binary header, five bits a letter, and
+//! filling behind it.
+use anyhow::{Context, Result};
+use callboard::{Client, Subscription, Topics};
+use load::{Opt, Publisher, SubMeter, SubShared};
+
+use crate::address;
+
+const TOPIC: &str = "bench.topic";
+
+pub async fn subscribe(opt: Opt) -> Result<()> {
+    let shared = SubShared::new(&opt);
+    let mut subscriptions = Vec::new();
+    for _ in 0..opt.subs {
+        let client = Client::connect(address(&opt)).await?;
+        Topics::new(&client).create(TOPIC).await?;
+        subscriptions.push(Subscription::open(&client, TOPIC).await?);
+    }
+    load::ready();
+    for subscription in subscriptions {
+        tokio::spawn(hear(subscription, shared.meter()));
+    }
+    shared.finish(&opt).await
+}
+
+async fn hear(mut subscription: Subscription, mut meter: SubMeter) {
+    while let Some(Ok(news)) = subscription.next().await {
+        let Some(header) = decode(news.text().as_bytes()) else { break };
+        meter.on(&header);
+    }
+    meter.flush();
+}
+
+pub async fn publish(opt: Opt) -> Result<()> {
+    let client = Client::connect(address(&opt)).await?;
+    let topics = Topics::new(&client);
+    topics.create(TOPIC).await?;
+    let text = "x".repeat(opt.size.max(LETTERS));
+    load::publish(&opt, &mut CallboardPublisher { client, topics, text }).await
+}
+
+struct CallboardPublisher {
+    client: Client,
+    topics: Topics,
+    text: String,
+}
+
+impl Publisher for CallboardPublisher {
+    async fn send(&mut self, message: &[u8]) -> Result<()> {
+        let header = message.first_chunk().context("no header")?;
+        self.text.replace_range(..LETTERS, encode(header).as_str()?);
+        self.topics.publish_unacknowledged(TOPIC, &self.text).await?;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        Ok(self.client.flush().await?)
+    }
+}
+
+/// Five bits a letter, three words of the header.
+const LETTERS: usize = WORD_LETTERS * 3;
+const WORD_LETTERS: usize = 13;
+
+struct Letters([u8; LETTERS]);
+
+impl Letters {
+    fn as_str(&self) -> Result<&str> {
+        Ok(std::str::from_utf8(&self.0)?)
+    }
+}
+
+fn encode(header: &[u8; 24]) -> Letters {
+    let mut letters = [0; LETTERS];
+    for (word, letters) in header.as_chunks::<8>().0.iter().zip(letters.as_chunks_mut::<WORD_LETTERS>().0) {
+        let word = u64::from_le_bytes(*word);
+        for (at, letter) in letters.iter_mut().enumerate() {
+            *letter = b'0' + (word >> (5 * at) & 31) as u8;
+        }
+    }
+    Letters(letters)
+}
+
+fn decode(text: &[u8]) -> Option<[u8; 24]> {
+    let letters: &[u8; LETTERS] = text.first_chunk()?;
+    let mut header = [0; 24];
+    for (word, letters) in header.as_chunks_mut::<8>().0.iter_mut().zip(letters.as_chunks::<WORD_LETTERS>().0) {
+        let bits = letters.iter().enumerate().map(|(at, letter)| u64::from(letter.wrapping_sub(b'0')) << (5 * at));
+        *word = bits.fold(0, |word, bits| word | bits).to_le_bytes();
+    }
+    Some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_its_letters() {
+        let mut header = [0; 24];
+        load::fill(&mut header, u64::MAX - 5, load::END, 0x0123_4567_89ab_cdef);
+        let letters = encode(&header);
+        assert!(letters.0.iter().all(|letter| (b'0'..=b'O').contains(letter)));
+        assert_eq!(decode(letters.as_str().unwrap().as_bytes()), Some(header));
+    }
+}

@@ -1,89 +1,49 @@
-//! Callboard, as its users write it: a `Server` with a `Router`, and a `Client` a connection.
+//! Callboard, as its users write it: a `Server` with a `Router` or a `Center`, and a `Client` a connection.
+//!
 //! --transport tcp | unix
-use std::borrow::Cow;
+//!
+//! server --mode
+//!   (none)       a `Server` with the methods `add` and `echo`
+//!   center       a `Center` that has them too, for registry, topics and idle connections
+//!   caller       a `Center`, and a provider of them beside it that has registered there
+//!   methods=N    N methods that add: `add`, `add-1` to `add-(N-1)`
+//!   loops=N      event loops
+//!
+//! client --job rpc       calls; see `rpc.rs` for its modes
+//!        --job registry  --method register | discover; see `registry.rs`
+//!        --job sub|pub   topics; with --method watch: notices; see `pubsub.rs` and `watch.rs`
+//!        --job idle      connections that only hold a session; --with-sub: and a subscription
+//!        --job hold | provide | watchers | listeners | publish   the crowds of `capacity`; see `crowd/`
+mod crowd;
+mod idle;
+mod mode;
+mod pubsub;
+mod registry;
+mod rpc;
+mod server;
+mod styles;
+mod watch;
 
 use anyhow::Result;
-use callboard::{Client, Router, Server};
-use load::{Meter, Opt, closed_loop};
-use serde::{Deserialize, Serialize};
-
-#[derive(Serialize, Deserialize)]
-struct Add {
-    num1: i64,
-    num2: i64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Echo<'a> {
-    text: Cow<'a, str>,
-}
+use load::Opt;
 
 fn main() {
-    load::main_with(server, client);
+    load::main_with(server::run, client);
 }
 
 fn address(opt: &Opt) -> String {
     if opt.transport == "unix" { format!("unix://{}", opt.addr) } else { format!("tcp://{}", opt.addr) }
 }
 
-async fn server(opt: Opt) -> Result<()> {
-    let router = Router::new()
-        .method("add", |pair: Add| Ok(pair.num1 + pair.num2))
-        .method("echo", |echo: Echo<'static>| Ok(echo.text));
-    let mut builder = Server::builder().router(router).listen(address(&opt));
-    if let Ok(loops) = opt.mode.parse() {
-        builder = builder.loops(loops);
-    }
-    let _server = builder.start().await?;
-    load::ready();
-    std::future::pending().await
-}
-
 async fn client(opt: Opt) -> Result<()> {
-    match opt.job.as_str() {
-        "idle" => return load::idle(&opt, vec![], false).await,
-        _ => rpc(opt).await,
+    match (opt.job.as_str(), opt.method.as_str()) {
+        ("rpc", _) => rpc::run(opt).await,
+        ("registry", _) => registry::run(opt).await,
+        ("sub", "watch") => watch::watch(opt).await,
+        ("pub", "watch") => watch::announce(opt).await,
+        ("sub", _) => pubsub::subscribe(opt).await,
+        ("pub", _) => pubsub::publish(opt).await,
+        ("idle", _) => idle::run(opt).await,
+        _ => crowd::run(opt).await,
     }
-}
-
-async fn rpc(opt: Opt) -> Result<()> {
-    let mut clients = Vec::new();
-    for _ in 0..opt.conns {
-        let client = Client::connect(&address(&opt)).await?;
-        let sum: i64 = client.call("add", &Add { num1: 1, num2: 2 }).await?;
-        load::check(sum == 3)?;
-        clients.push(client);
-    }
-    let meter = Meter::start(&opt);
-    let size = load::echo_size(&opt.method);
-    let mut tasks = Vec::new();
-    for client in clients {
-        for k in 0..opt.outstanding as i64 {
-            let (client, meter) = (client.clone(), meter.clone());
-            tasks.push(tokio::spawn(async move {
-                if size == 0 {
-                    let mut i = 0;
-                    closed_loop!(&meter, {
-                        i += 1;
-                        match client.call::<i64>("add", &Add { num1: i, num2: k }).await {
-                            Ok(sum) => load::check(sum == i + k),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                } else {
-                    let text = load::payload(size);
-                    closed_loop!(&meter, {
-                        match client.call::<String>("echo", &Echo { text: text.as_str().into() }).await {
-                            Ok(text) => load::check(text.len() == size),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                }
-            }));
-        }
-    }
-    for task in tasks {
-        task.await?;
-    }
-    meter.finish(&opt)
 }

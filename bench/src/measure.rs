@@ -1,0 +1,182 @@
+//! How each kind of cell is measured: which server, which clients, and what is made of their results.
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
+
+use crate::cell::{Cell, Growth};
+use crate::config::Peer;
+use crate::process::Process;
+use crate::results::Sample;
+use crate::site::{Arena, Site, join};
+use crate::start;
+
+/// One run of a peer at a cell.
+pub fn measure(arena: &Arena<'_>, peer: &Peer, cell: &Cell) -> Result<Sample> {
+    if let Cell::Start = cell {
+        return start::start(arena.drivers.path(&peer.bin)?);
+    }
+    if let Cell::Build = cell {
+        return start::build(arena.home);
+    }
+    let site = Site::start(arena, peer, cell)?;
+    match *cell {
+        Cell::Calls { ref method, connections, outstanding, .. } => {
+            calls(arena, &site, &Calls { job: "rpc", method, connections, outstanding }, None)
+        }
+        Cell::Registry { ref operation, connections, outstanding } => {
+            let method = peer.methods.get(operation).unwrap_or(operation);
+            calls(arena, &site, &Calls { job: "registry", method, connections, outstanding }, None)
+        }
+        Cell::Topics { subscribers, size, rate } => {
+            topic(arena, &site, &Topic { subscribers, size, rate, watch: false })
+        }
+        Cell::Notices { watchers } => notices(arena, &site, watchers),
+        Cell::Idle { connections } => idle(arena, &site, connections),
+        Cell::Growth { over, count } => growth(arena, &site, over, count),
+        Cell::Start | Cell::Build => bail!("no server is loaded"),
+    }
+}
+
+struct Calls<'a> {
+    job: &'a str,
+    method: &'a str,
+    connections: u32,
+    outstanding: u32,
+}
+
+fn calls(arena: &Arena<'_>, site: &Site<'_>, load: &Calls<'_>, beside: Option<&Process>) -> Result<Sample> {
+    let client = site.client(&[
+        ("--job", load.job.into()),
+        ("--method", load.method.into()),
+        ("--conns", load.connections.to_string()),
+        ("--outstanding", load.outstanding.to_string()),
+        ("--sub-pids", join(beside)),
+    ])?;
+    let result = client.json(window(arena) + PATIENCE)?;
+    Ok(Sample { error: failure(&result), ..Sample::of(&result) })
+}
+
+struct Topic {
+    subscribers: u32,
+    size: u32,
+    rate: u32,
+    watch: bool,
+}
+
+fn topic(arena: &Arena<'_>, site: &Site<'_>, load: &Topic) -> Result<Sample> {
+    let options = |job: &str, helpers: String| {
+        [
+            ("--job", job.to_owned()),
+            ("--method", if load.watch { "watch".into() } else { String::new() }),
+            ("--subs", load.subscribers.to_string()),
+            ("--size", load.size.to_string()),
+            ("--rate", load.rate.to_string()),
+            ("--sub-pids", helpers),
+        ]
+    };
+    let subscribers = site.client(&options("sub", String::new()))?;
+    subscribers.ready()?;
+    let publisher = site.client(&options("pub", join([&subscribers])))?;
+    let mut result = publisher.json(window(arena) + LONG_PATIENCE)?;
+    result.extend(subscribers.json(LONG_PATIENCE)?);
+    let mut sample = Sample::of(&result);
+    account(&mut sample, load.subscribers, arena.secs)?;
+    Ok(sample)
+}
+
+/// What was delivered, from the first measured publish to the last delivery; what was lost; and the server's CPU.
+fn account(sample: &mut Sample, subscribers: u32, secs: f64) -> Result<()> {
+    let figure = |name: &str| sample.figures.get(name).copied().with_context(|| format!("no {name}"));
+    let (published, delivered) = (figure("published")? * f64::from(subscribers), figure("delivered")?);
+    let span = (figure("last_ns")? - figure("first_ns")?) / 1e9;
+    let delivered_s = if span > 0.0 { delivered / span } else { 0.0 };
+    let cpu_100k = figure("srv_cpu_s")? / secs / delivered_s * 1e5;
+    let lost_percent = if published > 0.0 { 100.0 * (published - delivered) / published } else { 0.0 };
+    let derived = [
+        ("delivered_s", delivered_s),
+        ("lost", published - delivered),
+        ("lost_pct", lost_percent),
+        ("srv_cpu_100k", cpu_100k),
+    ];
+    sample.figures.retain(|name, _| name != "first_ns" && name != "last_ns");
+    let known = derived.into_iter().filter(|(_, value)| value.is_finite());
+    sample.figures.extend(known.map(|(name, value)| (name.to_owned(), value)));
+    Ok(())
+}
+
+fn notices(arena: &Arena<'_>, site: &Site<'_>, watchers: u32) -> Result<Sample> {
+    topic(arena, site, &Topic { subscribers: watchers, size: 64, rate: CHANGES_PER_SECOND, watch: true })
+}
+
+fn idle(arena: &Arena<'_>, site: &Site<'_>, connections: u32) -> Result<Sample> {
+    let client = site.client(&[("--job", "idle".into()), ("--conns", connections.to_string())])?;
+    client.ready()?;
+    Ok(Sample::of(&client.json(window(arena) + PATIENCE)?))
+}
+
+fn growth(arena: &Arena<'_>, site: &Site<'_>, over: Growth, count: u32) -> Result<Sample> {
+    let load = Calls { job: "rpc", method: "add", connections: LOADED, outstanding: LOADED };
+    match over {
+        Growth::Methods => calls(arena, site, &load, None),
+        Growth::Connections if count <= LOADED => calls(arena, site, &load, None),
+        Growth::Connections => {
+            // Held for longer than the load lasts; it is ended with this function.
+            let idle = site.client(&[
+                ("--job", "idle".into()),
+                ("--conns", (count - LOADED).to_string()),
+                ("--secs", "600".into()),
+            ])?;
+            idle.ready()?;
+            calls(arena, site, &load, Some(&idle))
+        }
+        Growth::Subscribers => topic(arena, site, &Topic { subscribers: count, size: 64, rate: 0, watch: false }),
+        Growth::Watchers => notices(arena, site, count),
+    }
+}
+
+fn failure(result: &Map<String, Value>) -> Option<String> {
+    let errors = result.get("errors").and_then(Value::as_u64).filter(|&errors| errors > 0)?;
+    let first = result.get("first_error").and_then(Value::as_str).unwrap_or_default();
+    Some(format!("{errors} calls failed; the first: {first}"))
+}
+
+fn window(arena: &Arena<'_>) -> Duration {
+    Duration::from_secs_f64(arena.warm + arena.secs)
+}
+
+/// Where a growth over connections or methods is measured: 16 by 16.
+const LOADED: u32 = 16;
+const CHANGES_PER_SECOND: u32 = 50;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What was published at full speed may wait in queues for long.
+const LONG_PATIENCE: Duration = Duration::from_secs(95);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_are_accounted_from_the_first_publish_to_the_last_delivery() {
+        let figures =
+            [("published", 1_000.0), ("delivered", 9_000.0), ("first_ns", 1e9), ("last_ns", 3e9), ("srv_cpu_s", 0.9)];
+        let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
+        let mut sample = Sample { figures, ..Sample::default() };
+        account(&mut sample, 10, 1.0).unwrap();
+        let expected = [("delivered_s", 4_500.0), ("lost", 1_000.0), ("lost_pct", 10.0), ("srv_cpu_100k", 20.0)];
+        for (name, value) in expected {
+            assert!((sample.figures[name] - value).abs() < 1e-6, "{name}: {}", sample.figures[name]);
+        }
+    }
+
+    #[test]
+    fn failed_calls_are_told() {
+        let rows = [
+            (serde_json::json!({"errors": 0}), None),
+            (serde_json::json!({"errors": 2, "first_error": "closed"}), Some("2 calls failed; the first: closed")),
+        ];
+        for (result, expected) in rows {
+            assert_eq!(failure(result.as_object().unwrap()).as_deref(), expected);
+        }
+    }
+}

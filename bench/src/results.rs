@@ -1,0 +1,236 @@
+//! What was measured: one JSON document with every run, and its medians.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::cell::Cell;
+use crate::drivers::Missing;
+use crate::machine::Machine;
+use crate::stats::median;
+
+/// All results of one plan; a part that was measured again replaces what it was, and has a session of its own.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Document {
+    pub sessions: Vec<Session>,
+    pub rows: Vec<Row>,
+}
+
+/// What all results of one command have in common.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Session {
+    pub date: String,
+    pub command: String,
+    pub commit: String,
+    pub runs: u32,
+    pub warm: f64,
+    pub secs: f64,
+    pub machine: Machine,
+    pub versions: BTreeMap<String, String>,
+    pub missing: Vec<Missing>,
+}
+
+/// All runs of a peer at a cell.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Row {
+    #[serde(flatten)]
+    pub cell: Cell,
+    pub peer: String,
+    pub session: usize,
+    pub samples: Vec<Sample>,
+}
+
+/// One run.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Sample {
+    pub run: u32,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
+    /// Pairs of percentile and microseconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<(f64, f64)>,
+    /// CPUs that strangers took meanwhile.
+    pub strangers: f64,
+    /// False if they took too much, each time it was tried.
+    pub quiet: bool,
+    pub attempts: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Document {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Writes the document with a row a line, so that a repository shows what changed.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let lines = |items: Vec<String>| items.join(",\n");
+        let sessions = self.sessions.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let rows = self.rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let text = format!("{{\"sessions\":[\n{}\n],\"rows\":[\n{}\n]}}\n", lines(sessions), lines(rows));
+        fs::create_dir_all(path.parent().context("no directory")?)?;
+        // Renamed into place, so that an interrupted run leaves the last whole document.
+        let unfinished = path.with_extension("tmp");
+        fs::write(&unfinished, text)?;
+        Ok(fs::rename(&unfinished, path)?)
+    }
+
+    /// The row of a peer at a cell, by the cell's id.
+    pub fn row(&self, cell: &str, peer: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.peer == peer && row.cell.to_string() == cell)
+    }
+
+    /// Whether a run is there already.
+    pub fn has(&self, cell: &Cell, peer: &str, session: usize, run: u32) -> bool {
+        let row = self.rows.iter().find(|row| row.is(cell, peer) && row.session == session);
+        row.is_some_and(|row| row.samples.iter().any(|sample| sample.run == run))
+    }
+
+    /// Adds a run; what an earlier session measured of it goes.
+    pub fn add(&mut self, cell: &Cell, peer: &str, session: usize, sample: Sample) {
+        self.rows.retain(|row| !row.is(cell, peer) || row.session == session);
+        if let Some(row) = self.rows.iter_mut().find(|row| row.is(cell, peer)) {
+            row.samples.push(sample);
+        } else {
+            self.rows.push(Row { cell: cell.clone(), peer: peer.into(), session, samples: vec![sample] });
+        }
+    }
+
+    /// Begins a session, and drops those whose rows have all been replaced.
+    pub fn begin(&mut self, session: Session) -> usize {
+        let used: Vec<_> = (0..self.sessions.len()).filter(|&i| self.rows.iter().any(|row| row.session == i)).collect();
+        for row in &mut self.rows {
+            row.session = used.iter().position(|&i| i == row.session).unwrap_or(0);
+        }
+        let mut index = 0..;
+        self.sessions.retain(|_| index.next().is_some_and(|i| used.contains(&i)));
+        self.sessions.push(session);
+        self.sessions.len() - 1
+    }
+}
+
+impl Row {
+    fn is(&self, cell: &Cell, peer: &str) -> bool {
+        self.peer == peer && self.cell == *cell
+    }
+
+    /// The median over the runs.
+    pub fn median(&self, figure: &str) -> Option<f64> {
+        median(self.samples.iter().filter_map(|sample| sample.figures.get(figure)).copied())
+    }
+
+    /// The sum over the runs.
+    pub fn sum(&self, figure: &str) -> f64 {
+        self.samples.iter().filter_map(|sample| sample.figures.get(figure)).sum()
+    }
+
+    /// The latency curve of medians.
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let percentiles = self.samples.iter().map(|sample| &sample.curve).max_by_key(|curve| curve.len());
+        let at = |percentile: f64| {
+            let points = self.samples.iter().flat_map(|sample| &sample.curve);
+            median(points.filter(|point| (point.0 - percentile).abs() < 1e-6).map(|point| point.1))
+        };
+        percentiles.into_iter().flatten().filter_map(|&(percentile, _)| Some((percentile, at(percentile)?))).collect()
+    }
+
+    pub fn quiet(&self) -> bool {
+        self.samples.iter().all(|sample| sample.quiet || sample.error.is_some())
+    }
+
+    pub fn strangers(&self) -> f64 {
+        self.samples.iter().map(|sample| sample.strangers).fold(0.0, f64::max)
+    }
+
+    pub fn error(&self) -> Option<&str> {
+        self.samples.iter().find_map(|sample| sample.error.as_deref())
+    }
+}
+
+impl Sample {
+    /// Takes a driver's result apart: its numbers, its curve, and what went wrong.
+    pub fn of(result: &Map<String, Value>) -> Self {
+        let figures = result.iter().filter_map(|(name, value)| Some((name.clone(), significant(value.as_f64()?))));
+        let curve = result.get("curve").and_then(|curve| serde_json::from_value(curve.clone()).ok());
+        Self {
+            figures: figures.collect(),
+            curve: curve.unwrap_or_default(),
+            strangers: result.get("foreign_cpu").and_then(Value::as_f64).unwrap_or(0.0),
+            ..Self::default()
+        }
+    }
+}
+
+/// Six significant digits: more would only make the document longer.
+fn significant(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(date: &str) -> Session {
+        Session {
+            date: date.into(),
+            command: "full".into(),
+            commit: "0123456789".into(),
+            runs: 3,
+            warm: 0.5,
+            secs: 1.5,
+            machine: Machine::default(),
+            versions: BTreeMap::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    fn sample(run: u32, rps: f64) -> Sample {
+        Sample { run, figures: BTreeMap::from([("rps".into(), rps)]), quiet: true, ..Sample::default() }
+    }
+
+    #[test]
+    fn a_document_reads_as_it_was_written() {
+        let (directory, mut document) = (tempfile::tempdir().unwrap(), Document::default());
+        let session = document.begin(session("today"));
+        let cell = Cell::Topics { subscribers: 10, size: 64, rate: 0 };
+        document.add(&cell, "callboard", session, sample(0, 1.5));
+        let path = directory.path().join("full.json");
+        document.write(&path).unwrap();
+        let read = Document::read(&path).unwrap();
+        assert_eq!(read.row("topics/10/64/full", "callboard").unwrap().median("rps"), Some(1.5));
+        assert!(read.has(&cell, "callboard", session, 0) && !read.has(&cell, "callboard", session, 1));
+    }
+
+    #[test]
+    fn a_session_replaces_only_what_it_measured() {
+        let mut document = Document::default();
+        let first = document.begin(session("first"));
+        document.add(&Cell::Start, "callboard", first, sample(0, 1.0));
+        document.add(&Cell::Build, "callboard", first, sample(0, 2.0));
+        let second = document.begin(session("second"));
+        document.add(&Cell::Start, "callboard", second, sample(0, 9.0));
+        let start = document.row("start", "callboard").unwrap();
+        assert_eq!((start.session, start.median("rps")), (second, Some(9.0)));
+        assert_eq!(document.row("build", "callboard").unwrap().session, first);
+
+        document.add(&Cell::Build, "callboard", second, sample(0, 3.0));
+        let third = document.begin(session("third"));
+        let dates: Vec<_> = document.sessions.iter().map(|session| session.date.as_str()).collect();
+        assert_eq!((dates, third), (vec!["second", "third"], 1));
+        assert!(document.rows.iter().all(|row| row.session == 0));
+    }
+
+    #[test]
+    fn a_drivers_result_is_taken_apart() {
+        let result =
+            serde_json::json!({"rps": 1_234_567.89, "foreign_cpu": 0.25, "first_error": "x", "curve": [[50.0, 7.5]]});
+        let sample = Sample::of(result.as_object().unwrap());
+        assert_eq!(sample.figures["rps"], 1_234_570.0);
+        assert_eq!((sample.strangers, sample.curve), (0.25, vec![(50.0, 7.5)]));
+    }
+}

@@ -83,10 +83,19 @@ impl Codec for Json {
     }
 
     fn integer(value: Raw<'_>) -> Option<Integer> {
-        let text = str::from_utf8(value.bytes()).ok()?;
-        let digits = text.strip_prefix('-').unwrap_or(text);
-        let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        whole.then(|| text.parse().map_or(Integer::Big, Integer::Small))
+        let (negative, digits) = match value.bytes() {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
+        };
+        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let read = digits.iter().try_fold(0i64, |sum, digit| {
+            let digit = i64::from(digit - b'0');
+            let sum = sum.checked_mul(10)?;
+            if negative { sum.checked_sub(digit) } else { sum.checked_add(digit) }
+        });
+        Some(read.map_or(Integer::Big, Integer::Small))
     }
 
     fn shape(value: Raw<'_>) -> Shape {
@@ -131,9 +140,7 @@ fn read_members<'a, const N: usize>(
         loop {
             let key = scanner.key()?;
             let value = scanner.value(1)?;
-            if let Some(key) = text(key)
-                && let Some((_, place)) = names.iter().zip(found.iter_mut()).find(|(name, _)| **name == key)
-            {
+            if let Some((_, place)) = names.iter().zip(found.iter_mut()).find(|(name, _)| is_name(key, name)) {
                 *place = Some(Raw(value));
             }
             if !scanner.take(b',') {
@@ -143,6 +150,14 @@ fn read_members<'a, const N: usize>(
         scanner.expect(b'}', "expected ',' or '}'")?;
     }
     scanner.end()
+}
+
+/// Whether a key in its quotes is this name. Few are written with escapes.
+fn is_name(quoted: &[u8], name: &str) -> bool {
+    match quoted {
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => inner == name.as_bytes(),
+        _ => text(quoted).is_some_and(|text| text == name),
+    }
 }
 
 /// The text of a checked string with its quotes; borrowed unless it has escapes.

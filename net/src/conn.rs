@@ -214,7 +214,7 @@ impl<P: Protocol> Conn<P> {
         let held = state.holds.load(SeqCst) > 0 && !state.expecting.load(SeqCst);
         let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.shared.limits.in_flight;
         let draining = !state.shared.serves && state.draining.get().is_some() || self.is_closed();
-        !(held || busy || draining) && state.outbox.bytes() <= state.shared.limits.high_water()
+        !(held || busy || draining) && state.outbox.glance() <= state.shared.limits.high_water()
     }
 
     pub(crate) fn draining(&self) -> Option<Drain> {
@@ -273,7 +273,7 @@ impl<P: Protocol> Conn<P> {
 
     /// Lets go of what writing or closing set free.
     pub(crate) fn release(&self, freed: Freed<ReadHold<P>>) {
-        self.0.shared.unqueued(freed.counted);
+        self.0.shared.unqueued(freed.booked);
         if freed.room {
             self.0.room.notify_waiters();
         }
@@ -285,23 +285,16 @@ impl<P: Protocol> Conn<P> {
         let limits = &self.0.shared.limits;
         let marks = Marks { high: limits.high_water(), stall: limits.stall };
         let shared = &*self.0.shared;
-        let frame_bytes = frame.len();
-        shared.about_to_queue(frame_bytes);
-        match self.0.outbox.push(frame, bound, marks, Instant::now()) {
-            Ok(mut pushed) => {
-                shared.unqueued(frame_bytes - pushed.counted);
-                wake(pushed.waker.take());
-                shared.check_queued();
-                Ok(pushed)
-            }
-            Err(refused) => {
-                shared.unqueued(frame_bytes);
-                Err(match refused {
-                    Refused::Full => SendError::Full,
-                    Refused::Closed => SendError::Closed,
-                })
-            }
+        let pushed = self.0.outbox.push(frame, bound, marks, &shared.queued, Instant::now);
+        let mut pushed = pushed.map_err(|refused| match refused {
+            Refused::Full => SendError::Full,
+            Refused::Closed => SendError::Closed,
+        })?;
+        wake(pushed.waker.take());
+        if pushed.booked {
+            shared.check_queued();
         }
+        Ok(pushed)
     }
 
     fn queue_encoded<B: Encode>(&self, head: Head<'_>, body: &B, bound: usize) -> Result<u64, SendError> {

@@ -30,6 +30,8 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     broken: Option<Broken>,
     last_answer: Option<LastAnswer>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// It has let others run since a push woke it.
+    gathering: bool,
 }
 
 /// A connection as its server knows it: entered once, and taken out once however its task ends.
@@ -84,6 +86,7 @@ where
             broken: None,
             last_answer: None,
             timer: None,
+            gathering: false,
         }
     }
 
@@ -317,7 +320,13 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.registration.conn.outbox().unpark();
+        let pushed = this.registration.conn.outbox().unpark();
+        // What else is ready to run may push as well: its frames leave in the same write.
+        if pushed && !std::mem::replace(&mut this.gathering, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        this.gathering = false;
         let end = ready!(this.advance(cx));
         this.registration.conn.finish(end);
         this.reader.forget(&this.registration.conn);

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -11,6 +12,8 @@ use tokio::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Outbox<H> {
     state: Mutex<State<H>>,
+    /// The state's `bytes`, for a look without the lock.
+    glance: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -24,6 +27,9 @@ struct State<H> {
     ever_queued: u64,
     /// The part of `bytes` that counts against the total; frames shared by many count elsewhere.
     counted: usize,
+    /// What of `counted` has been entered in the total: a little waits, so that small frames need not touch what all
+    /// connections share.
+    booked: usize,
     /// When the peer last took a byte, or had nothing to take.
     progress: Instant,
     held: Vec<H>,
@@ -71,8 +77,8 @@ pub(crate) struct Pushed {
     pub(crate) waker: Option<Waker>,
     /// Where in the stream of all bytes the frame begins.
     pub(crate) at: u64,
-    /// How much more counts against the total.
-    pub(crate) counted: usize,
+    /// More counts against the total.
+    pub(crate) booked: bool,
     /// The peer is above its high-marks mark, but has taken bytes of late.
     pub(crate) behind: bool,
 }
@@ -88,7 +94,8 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct Freed<H> {
     pub(crate) held: Vec<H>,
-    pub(crate) counted: usize,
+    /// What counts against the total no longer.
+    pub(crate) booked: usize,
     /// The outbox has just come down to its low-marks mark, or is empty.
     pub(crate) room: bool,
 }
@@ -100,6 +107,8 @@ const JOIN_BYTES: usize = 4 << 10;
 const JOIN_SHARED_BELOW: usize = 256 << 10;
 /// Up to this a shared frame is always joined: a link would take as much.
 const JOIN_SHARED_BYTES: usize = 4 * PLACE_BYTES;
+/// So much of what one outbox holds is not entered in the total.
+const UNBOOKED_BYTES: usize = 1 << 10;
 /// A joined piece's buffer over this is given back once all is written.
 const KEEP_BYTES: usize = 64 << 10;
 
@@ -111,17 +120,26 @@ impl<H> Outbox<H> {
             bytes: 0,
             ever_queued: 0,
             counted: 0,
+            booked: 0,
             progress: now,
             held: Vec::new(),
             waker: None,
             full: false,
             closed: false,
         };
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(state), glance: AtomicUsize::new(0) }
     }
 
     /// Queues a frame; past `bound` it is refused, unless the outbox is at most half full: what waited for room has it.
-    pub(crate) fn push(&self, frame: Frame<'_>, bound: usize, marks: Marks, now: Instant) -> Result<Pushed, Refused> {
+    /// What it holds is entered in `total`.
+    pub(crate) fn push(
+        &self,
+        frame: Frame<'_>,
+        bound: usize,
+        marks: Marks,
+        total: &AtomicUsize,
+        now: impl Fn() -> Instant,
+    ) -> Result<Pushed, Refused> {
         let mut state = self.lock();
         let len = frame.len();
         if state.closed {
@@ -131,16 +149,17 @@ impl<H> Outbox<H> {
             return Err(Refused::Full);
         }
         if state.bytes == 0 {
-            state.progress = now;
+            state.progress = now();
         }
-        let counted = state.append(frame, len);
+        state.counted += state.append(frame, len);
         let at = state.ever_queued;
         state.ever_queued += len as u64;
         state.bytes += len;
-        state.counted += counted;
-        let behind = state.bytes > marks.high && now.duration_since(state.progress) < marks.stall;
+        self.glance.store(state.bytes, Relaxed);
+        let booked = state.book(total);
+        let behind = state.bytes > marks.high && now().duration_since(state.progress) < marks.stall;
         let woken = if state.full { None } else { state.waker.take() };
-        Ok(Pushed { waker: woken, at, counted, behind })
+        Ok(Pushed { waker: woken, at, booked, behind })
     }
 
     /// Keeps what holds a publisher back until this peer has caught up or stalls. Given back at once if it has already.
@@ -153,11 +172,11 @@ impl<H> Outbox<H> {
         Ok(state.waker.take())
     }
 
-    /// The connection's task is awake: pushes need not wake it.
-    pub(crate) fn unpark(&self) {
+    /// The connection's task is awake: pushes need not wake it. Whether a push, or whoever else took the waker, woke it.
+    pub(crate) fn unpark(&self) -> bool {
         let mut state = self.lock();
-        state.waker = None;
         state.full = false;
+        state.waker.take().is_none()
     }
 
     /// The task is about to sleep; `false` if there is something to write instead.
@@ -194,14 +213,16 @@ impl<H> Outbox<H> {
         let mut state = self.lock();
         let above = state.bytes > low;
         state.bytes = state.bytes.saturating_sub(bytes);
-        let counted = counted.min(state.counted);
-        state.counted -= counted;
+        self.glance.store(state.bytes, Relaxed);
+        state.counted = state.counted.saturating_sub(counted);
+        let booked = state.booked.saturating_sub(state.counted);
+        state.booked -= booked;
         state.progress = now;
         if state.bytes == 0 && state.tail.capacity() > KEEP_BYTES {
             state.tail = BytesMut::new();
         }
         let room = (above && state.bytes <= low) || state.bytes == 0;
-        Freed { held: if state.bytes <= low { std::mem::take(&mut state.held) } else { Vec::new() }, counted, room }
+        Freed { held: if state.bytes <= low { std::mem::take(&mut state.held) } else { Vec::new() }, booked, room }
     }
 
     /// When the publishers that wait for this peer are to be let go, if it takes nothing until then.
@@ -226,6 +247,11 @@ impl<H> Outbox<H> {
         self.lock().bytes
     }
 
+    /// The same as it was a moment ago. What the connection's own task has queued or written is in it.
+    pub(crate) fn glance(&self) -> usize {
+        self.glance.load(Relaxed)
+    }
+
     /// How much of the stream of all bytes the socket has taken. What begins there or later never left.
     pub(crate) fn taken(&self) -> u64 {
         let state = self.lock();
@@ -239,8 +265,10 @@ impl<H> Outbox<H> {
         state.sealed = VecDeque::new();
         state.tail = BytesMut::new();
         state.ever_queued -= std::mem::take(&mut state.bytes) as u64;
-        let counted = std::mem::take(&mut state.counted);
-        (Freed { held: std::mem::take(&mut state.held), counted, room: true }, state.waker.take())
+        self.glance.store(0, Relaxed);
+        state.counted = 0;
+        let booked = std::mem::take(&mut state.booked);
+        (Freed { held: std::mem::take(&mut state.held), booked, room: true }, state.waker.take())
     }
 
     fn lock(&self) -> MutexGuard<'_, State<H>> {
@@ -256,6 +284,18 @@ pub(crate) struct Marks {
 }
 
 impl<H> State<H> {
+    /// Enters in the total what is not yet in it, if it is worth it; whether it was. Under the lock: the connection's
+    /// task may write what was queued at once, and takes out only what is in.
+    fn book(&mut self, total: &AtomicUsize) -> bool {
+        let due = self.counted.saturating_sub(self.booked);
+        if due <= UNBOOKED_BYTES {
+            return false;
+        }
+        self.booked += due;
+        total.fetch_add(due, Relaxed);
+        true
+    }
+
     /// Returns how many bytes count against the total.
     fn append(&mut self, frame: Frame<'_>, len: usize) -> usize {
         let join = len <= JOIN_BYTES;
@@ -322,6 +362,10 @@ mod tests {
         (Outbox::new(now), now)
     }
 
+    fn push(outbox: &Outbox<&'static str>, frame: Frame<'_>, bound: usize, now: Instant) -> Result<Pushed, Refused> {
+        outbox.push(frame, bound, MARKS, &AtomicUsize::new(0), || now)
+    }
+
     fn own(len: usize) -> Frame<'static> {
         Frame::Own(Bytes::from(vec![b'x'; len]))
     }
@@ -331,7 +375,7 @@ mod tests {
         let (outbox, now) = outbox();
         let big = Bytes::from(vec![b'B'; JOIN_BYTES + 1]);
         for frame in [Bytes::from("a"), Bytes::from("b"), big.clone(), Bytes::from("c")] {
-            outbox.push(Frame::Own(frame), usize::MAX, MARKS, now).unwrap();
+            push(&outbox, Frame::Own(frame), usize::MAX, now).unwrap();
         }
         let mut writing = VecDeque::new();
         outbox.take(&mut writing);
@@ -342,56 +386,76 @@ mod tests {
     #[test]
     fn the_bound_holds_but_one_frame_always_fits_into_an_empty_outbox() {
         let (outbox, now) = outbox();
-        assert!(outbox.push(own(200), 100, MARKS, now).is_ok());
-        assert_eq!(outbox.push(own(1), 100, MARKS, now).unwrap_err(), Refused::Full);
+        assert!(push(&outbox, own(200), 100, now).is_ok());
+        assert_eq!(push(&outbox, own(1), 100, now).unwrap_err(), Refused::Full);
         outbox.wrote(150, 150, 50, now);
-        assert!(outbox.push(own(50), 100, MARKS, now).is_ok());
-        assert_eq!(outbox.push(own(1), 100, MARKS, now).unwrap_err(), Refused::Full);
+        assert!(push(&outbox, own(50), 100, now).is_ok());
+        assert_eq!(push(&outbox, own(1), 100, now).unwrap_err(), Refused::Full);
         outbox.close();
-        assert_eq!(outbox.push(own(1), 100, MARKS, now).unwrap_err(), Refused::Closed);
+        assert_eq!(push(&outbox, own(1), 100, now).unwrap_err(), Refused::Closed);
     }
 
     #[test]
     fn a_publisher_is_held_only_for_a_peer_that_makes_progress() {
         let (outbox, start) = outbox();
-        assert!(!outbox.push(own(50), 1000, MARKS, start).unwrap().behind);
-        assert!(outbox.push(own(1), 1000, MARKS, start).unwrap().behind);
+        assert!(!push(&outbox, own(50), 1000, start).unwrap().behind);
+        assert!(push(&outbox, own(1), 1000, start).unwrap().behind);
         assert!(outbox.hold("publisher", 50).is_ok());
         assert_eq!(outbox.stalls_at(MARKS.stall), Some(start + MARKS.stall));
         let later = start + Duration::from_millis(400);
         assert!(outbox.wrote(0, 0, 50, later).held.is_empty());
         assert!(outbox.stalled(MARKS.stall, start + MARKS.stall).is_empty(), "it took bytes at 400 ms");
         assert_eq!(outbox.stalled(MARKS.stall, later + MARKS.stall), ["publisher"]);
-        assert!(!outbox.push(own(1), 1000, MARKS, later + MARKS.stall).unwrap().behind);
+        assert!(!push(&outbox, own(1), 1000, later + MARKS.stall).unwrap().behind);
     }
 
     #[test]
     fn catching_up_frees_publishers_and_the_total() {
         let (outbox, now) = outbox();
-        let counted = outbox.push(own(80), 1000, MARKS, now).unwrap().counted;
+        push(&outbox, own(80), 1000, now).unwrap();
         outbox.hold("publisher", 50).unwrap();
         let freed = outbox.wrote(30, 30, 50, now);
-        assert_eq!((freed.held, freed.counted, freed.room), (vec!["publisher"], 30, true));
-        let (freed, _) = outbox.close();
-        assert_eq!(freed.counted, counted - 30);
+        assert_eq!((freed.held, freed.room), (vec!["publisher"], true));
+        outbox.close();
         assert_eq!(outbox.hold("late", 50).unwrap_err(), "late");
     }
 
     #[test]
     fn shared_frames_are_copied_to_the_quick_and_linked_to_the_slow() {
         let (outbox, now) = outbox();
-        let counted = |len| {
-            let frame = Bytes::from(vec![b's'; len]);
-            outbox.push(Frame::Shared(&frame), usize::MAX, MARKS, now).unwrap().counted
+        let counted = |frame: Frame<'_>| {
+            let before = outbox.lock().counted;
+            push(&outbox, frame, usize::MAX, now).unwrap();
+            outbox.lock().counted - before
         };
-        assert_eq!((counted(1000), counted(JOIN_BYTES + 1)), (1000, PLACE_BYTES));
-        outbox.push(own(JOIN_SHARED_BELOW), usize::MAX, MARKS, now).unwrap();
-        assert_eq!((counted(1000), counted(100)), (PLACE_BYTES, 100));
+        let shared = |len| Bytes::from(vec![b's'; len]);
+        assert_eq!(counted(Frame::Shared(&shared(1000))), 1000);
+        assert_eq!(counted(Frame::Shared(&shared(JOIN_BYTES + 1))), PLACE_BYTES);
+        counted(own(JOIN_SHARED_BELOW));
+        assert_eq!((counted(Frame::Shared(&shared(1000))), counted(Frame::Shared(&shared(100)))), (PLACE_BYTES, 100));
         let mut writing = VecDeque::new();
         outbox.take(&mut writing);
         let written: Vec<_> = writing.iter_mut().map(|piece| (piece.bytes.len(), piece.advance(usize::MAX))).collect();
         let expected = [(1000, 1000), (JOIN_BYTES + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
         assert_eq!(written[..3], expected);
         assert_eq!(written[3..], [(1000, PLACE_BYTES), (100, 100)]);
+    }
+
+    #[test]
+    fn the_total_learns_of_all_but_a_little() {
+        let (outbox, now) = outbox();
+        let total = AtomicUsize::new(0);
+        let booked = |bytes| outbox.push(own(bytes), usize::MAX, MARKS, &total, || now).unwrap().booked;
+        assert!(!booked(UNBOOKED_BYTES));
+        assert_eq!(total.load(Relaxed), 0);
+        assert!(booked(1));
+        assert_eq!(total.load(Relaxed), UNBOOKED_BYTES + 1);
+        assert!(!booked(5));
+        let freed = [6, UNBOOKED_BYTES].map(|bytes| outbox.wrote(bytes, bytes, 50, now).booked);
+        assert_eq!(freed, [1, UNBOOKED_BYTES], "what was not entered is not taken out");
+        assert_eq!(outbox.glance(), 0);
+        booked(5000);
+        let all = total.load(Relaxed) - freed.iter().sum::<usize>();
+        assert_eq!((all, outbox.close().0.booked), (5000, 5000));
     }
 }

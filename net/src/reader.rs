@@ -62,8 +62,37 @@ pub(crate) enum ReadFailure {
 /// One read asks for at most this many bytes.
 const READ_BYTES: usize = 64 << 10;
 
+/// A buffer with less room than this is used again from its start, or put aside.
+const LEAST_ROOM: usize = READ_BYTES / 4;
+
 thread_local! {
-    static SHARED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static SHARED: RefCell<Buffers> = RefCell::default();
+}
+
+/// The buffers that all connections of a thread are read into. Messages that wait elsewhere hold the buffer that they lie
+/// in for a moment longer: meanwhile another one serves, so that a buffer is seldom made anew.
+#[derive(Debug, Default)]
+struct Buffers {
+    kept: [BytesMut; 2],
+}
+
+impl Buffers {
+    /// An empty buffer with room.
+    fn take(&mut self) -> BytesMut {
+        let [first, second] = &mut self.kept;
+        if first.capacity() < LEAST_ROOM && !first.try_reclaim(READ_BYTES) {
+            std::mem::swap(first, second);
+            if !first.try_reclaim(READ_BYTES) {
+                *first = BytesMut::with_capacity(READ_BYTES);
+            }
+        }
+        std::mem::take(first)
+    }
+
+    fn put_back(&mut self, buffer: BytesMut) {
+        let [first, _] = &mut self.kept;
+        *first = buffer;
+    }
 }
 
 impl Reader {
@@ -97,8 +126,8 @@ impl Reader {
             let read = poll_read_buf(Pin::new(stream), cx, &mut self.pending);
             return self.came(read, before, conn, handler);
         }
-        let mut shared = SHARED.take();
-        shared.reserve(READ_BYTES);
+        // Taken out, since a handler may come back here.
+        let mut shared = SHARED.with_borrow_mut(Buffers::take);
         let read = poll_read_buf(Pin::new(stream), cx, &mut shared);
         std::mem::swap(&mut self.pending, &mut shared);
         let came = self.came(read, before, conn, handler);
@@ -107,7 +136,7 @@ impl Reader {
             self.pending = BytesMut::from(&shared[..]);
             shared.clear();
         }
-        SHARED.set(shared);
+        SHARED.with_borrow_mut(|buffers| buffers.put_back(shared));
         came
     }
 

@@ -49,7 +49,7 @@ impl<P: Protocol> SharedState<P> {
     }
 
     /// So many more bytes are about to wait in outboxes. It is said before they are queued, since the peer's task may
-    /// write them at once, on another thread.
+    /// write them at once, on another thread. (Outboxes enter their own bytes themselves.)
     pub(crate) fn about_to_queue(&self, bytes: usize) {
         self.queued.fetch_add(bytes, Relaxed);
     }

@@ -34,17 +34,24 @@ impl Writer {
             if self.writing.is_empty() {
                 return Ok(true);
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let pieces = slices.iter_mut().zip(&self.writing).map(|(slice, piece)| *slice = IoSlice::new(&piece.bytes));
-            let count = pieces.count();
-            let slices = slices.get(..count).unwrap_or_default();
-            match Pin::new(&mut *stream).poll_write_vectored(cx, slices) {
+            match self.write_once(cx, stream) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(bytes)) => self.wrote(bytes, conn),
                 Poll::Ready(Err(e)) => return Err(e),
             }
         }
+    }
+
+    fn write_once<S: AsyncWrite + Unpin>(&self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(stream);
+        if let (1, Some(piece)) = (self.writing.len(), self.writing.front()) {
+            return stream.poll_write(cx, &piece.bytes);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let pieces = slices.iter_mut().zip(&self.writing).map(|(slice, piece)| *slice = IoSlice::new(&piece.bytes));
+        let count = pieces.count();
+        stream.poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
     }
 
     fn wrote<P: Protocol>(&mut self, bytes: usize, conn: &Conn<P>) {

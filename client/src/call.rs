@@ -11,9 +11,7 @@ use callboard_common::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Sleep;
 
-use crate::calls::Outcome;
 use crate::deadline::Deadline;
 use crate::request::{Request, Subject, Ticket};
 use crate::{CallError, CallErrorKind};
@@ -35,14 +33,12 @@ pub struct Call<R> {
     ticket: Ticket,
     method: String,
     deadline: Deadline,
-    /// Set when the answer is first waited for.
-    timer: Option<Pin<Box<Sleep>>>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: DeserializeOwned> Call<R> {
     pub(crate) fn new(ticket: Ticket, method: &str, deadline: Deadline) -> Self {
-        Self { ticket, method: method.to_owned(), deadline, timer: None, result: PhantomData }
+        Self { ticket, method: method.to_owned(), deadline, result: PhantomData }
     }
 
     /// What is called.
@@ -54,15 +50,6 @@ impl<R: DeserializeOwned> Call<R> {
         self.ticket.entered.link.address.to_string()
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        if let Poll::Ready(answer) = Pin::new(&mut self.ticket.answer).poll(cx) {
-            self.ticket.entered.finish();
-            return Poll::Ready(answer.map_or_else(|_| self.ticket.disconnected(), Outcome::Answered));
-        }
-        let at = self.deadline.at();
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        timer.as_mut().poll(cx).map(|()| Outcome::Late)
-    }
 }
 
 impl<R: DeserializeOwned> Future for Call<R> {
@@ -70,7 +57,8 @@ impl<R: DeserializeOwned> Future for Call<R> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.poll_answer(cx).map(|outcome| {
+        Pin::new(&mut this.ticket.answer).poll(cx).map(|told| {
+            let outcome = this.ticket.outcome(told.ok());
             let subject = Subject::Method(&this.method);
             let request = Request { link: &this.ticket.entered.link, subject, deadline: this.deadline };
             let message = request.outcome(outcome, this.ticket.kind)?;

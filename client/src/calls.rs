@@ -3,51 +3,67 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use callboard_common::{Connection, Event, Message};
 use callboard_net::Conn;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::guard::guarded;
 use crate::request::Stage;
 use crate::{RequestId, Requestor};
 
-/// The calls of one connection that wait for their answers: the shell around [`Requestor`], with its lock and with the
-/// places that bound it.
+/// The calls of one connection that wait for their answers: the shell around [`Requestor`], with its lock, the places that
+/// bound it, and the deadlines.
 pub(crate) struct Calls {
     state: Mutex<State>,
-    places: Arc<Semaphore>,
-    limit: usize,
+    /// Who waits for a place, in the order of their coming; a permit calls the next one up.
+    line: Semaphore,
+    clock: &'static Clock,
+    /// Where callbacks run whose time is up.
+    runtime: Handle,
 }
 
 struct State {
     requestor: Requestor<Entry>,
     /// No call enters after the last ones have failed.
     closed: bool,
-    /// When to look for answers that nobody needs and that do not come; `None` while none is due.
-    look_at: Option<Instant>,
+    /// So many places there are.
+    limit: usize,
+    /// Places of calls, and places that were handed to who stands in line.
+    taken: usize,
+    handed: usize,
+    in_line: usize,
+    /// When the clock looks for calls whose time is up.
+    looks_at: Option<Instant>,
 }
 
-/// A call that waits, and the place that it takes.
+/// A call that waits.
 struct Entry {
     waiter: Waiter,
-    /// The opening of a session takes none: it comes before their number is known.
-    place: Option<Place>,
+    until: Instant,
+    /// The opening of a session takes no place: it comes before their number is known.
+    placed: bool,
 }
-
-/// One of the calls that may wait at once.
-pub(crate) type Place = OwnedSemaphorePermit;
 
 /// Who waits for an answer.
 pub(crate) enum Waiter {
     /// A task; it learns of the connection's end by the sender's drop.
     Task {
-        answer: oneshot::Sender<Message>,
+        answer: oneshot::Sender<Told>,
         /// The answer may be kept for long, so it must not hold the buffer that it arrived in.
         kept: bool,
     },
     /// Code that runs on the connection's task.
     InOrder(Box<dyn FnOnce(Outcome) + Send>),
     /// Nobody: the answer only frees the place, and so does time.
-    Nobody { until: Instant },
+    Nobody,
+}
+
+/// What a task is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Answer(Message),
+    Late,
 }
 
 /// How the wait of a [`Waiter::InOrder`] ended.
@@ -57,56 +73,95 @@ pub(crate) enum Outcome {
     Late,
 }
 
+/// How a call comes by a place.
+#[derive(Debug)]
+pub(crate) enum Place<'a> {
+    /// It takes one that is free.
+    Free,
+    /// It stood in line for it.
+    Handed(Handed<'a>),
+    /// It needs none.
+    None,
+}
+
+/// A place that was waited for. Dropped unused, the next in line has it.
+pub(crate) struct Handed<'a>(Option<&'a Calls>);
+
 /// Why a call was not entered.
 pub(crate) enum Rejected {
     /// The connection has ended.
     Closed,
-    /// As many calls wait as may.
-    Full,
+    /// As many calls wait as may, or others stand in line already.
+    Full(Waiter),
 }
 
 impl Calls {
     /// For up to `limit` calls that wait at once, 1 at least.
-    pub(crate) fn new(limit: usize) -> Self {
-        let limit = limit.clamp(1, Requestor::<Entry>::MAX_LIMIT);
-        let state = State { requestor: Requestor::new(limit + 1), closed: false, look_at: None };
-        Self { state: Mutex::new(state), places: Arc::new(Semaphore::new(limit)), limit }
+    pub(crate) fn new(limit: usize, clock: &'static Clock, runtime: Handle) -> Self {
+        let limit = limit.clamp(1, Requestor::<Entry>::MAX_LIMIT - 1);
+        let state = State {
+            requestor: Requestor::new(limit + 1),
+            closed: false,
+            limit,
+            taken: 0,
+            handed: 0,
+            in_line: 0,
+            looks_at: None,
+        };
+        Self { state: Mutex::new(state), line: Semaphore::new(0), clock, runtime }
     }
 
     /// The peer permits so many. To be said before the first place is taken.
     pub(crate) fn restrict(&self, limit: usize) {
-        self.places.forget_permits(self.limit.saturating_sub(limit.max(1)));
-    }
-
-    /// A place, if one is free.
-    pub(crate) fn try_place(&self) -> Option<Place> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+        let mut state = self.state();
+        state.limit = state.limit.min(limit.max(1));
     }
 
     /// Waits for a place; `None` if the connection ends.
-    pub(crate) async fn place(&self, conn: &Conn) -> Option<Place> {
+    pub(crate) async fn place(&self) -> Option<Handed<'_>> {
+        let standing = self.stand_in_line();
         loop {
-            let place = Arc::clone(&self.places).acquire_owned();
-            match self.free_overdue(conn) {
-                None => return place.await.ok(),
-                Some(look_at) => {
-                    if let Ok(place) = timeout_at(look_at, place).await {
-                        return place.ok();
-                    }
-                }
+            self.line.acquire().await.ok()?.forget();
+            // A permit may be that of one who went away meanwhile.
+            if let Some(handed) = standing.take() {
+                return Some(handed);
             }
         }
     }
 
     /// Enters a call. Its request is queued after this.
-    pub(crate) fn enter(&self, conn: &Conn, waiter: Waiter, place: Option<Place>) -> Result<RequestId, Rejected> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        conn: &Conn,
+        waiter: Waiter,
+        until: Instant,
+        place: Place<'_>,
+    ) -> Result<RequestId, Rejected> {
         let mut state = self.state();
-        let overdue = state.overdue(conn);
-        let entered = state.enter(conn, Entry { waiter, place });
-        // Without the lock: giving a place back may wake somebody, and a callback may own what uses this client.
-        drop(state);
-        drop(overdue);
-        entered.map_err(|(why, _entry)| why)
+        if state.closed {
+            drop(state); // before the place, which gives itself back
+            return Err(Rejected::Closed);
+        }
+        if matches!(place, Place::Free) && (state.in_line > 0 || state.taken >= state.limit) {
+            return Err(Rejected::Full(waiter));
+        }
+        let placed = !matches!(place, Place::None);
+        let entry = Entry { waiter, until, placed };
+        let id = state.requestor.begin(entry).map_err(|entry| Rejected::Full(entry.waiter))?;
+        match place {
+            Place::Free => state.taken += 1,
+            Place::Handed(handed) => handed.keep(),
+            Place::None => {}
+        }
+        if state.requestor.len() == 1 {
+            conn.set_expecting(true);
+        }
+        if state.looks_at.is_none_or(|at| until < at) {
+            let before = state.looks_at.replace(until);
+            drop(state);
+            self.set_clock(conn, before, until);
+        }
+        Ok(id)
     }
 
     /// An answer has come.
@@ -122,14 +177,50 @@ impl Calls {
         self.take(conn, |requestor| requestor.forget(id))
     }
 
+    /// Ends the calls whose time is up.
+    pub(crate) fn end_overdue(self: &Arc<Self>, conn: &Conn, now: Instant) {
+        let mut state = self.state();
+        if state.closed {
+            return;
+        }
+        let next = Cell::new(None::<Instant>);
+        let overdue = state.requestor.forget_where(|Entry { until, .. }| {
+            if *until > now {
+                next.set(Some(next.get().map_or(*until, |next| next.min(*until))));
+            }
+            *until <= now
+        });
+        let before = std::mem::replace(&mut state.looks_at, next.get());
+        let places = overdue.iter().filter(|entry| entry.placed).count();
+        let calls_up = state.give_back(places);
+        state.expect_no_more(conn);
+        drop(state);
+        self.line.add_permits(calls_up);
+        if let Some(at) = next.get() {
+            self.set_clock(conn, before.filter(|before| *before > now), at);
+        }
+        for Entry { waiter, .. } in overdue {
+            match waiter {
+                Waiter::InOrder(_) => {
+                    let conn = conn.clone();
+                    self.runtime.spawn(async move { waiter.wake(&conn, Outcome::Late) });
+                }
+                waiter => waiter.wake(conn, Outcome::Late),
+            }
+        }
+    }
+
     /// The connection has ended: all that wait fail, and so does all that comes later.
     pub(crate) fn closed(&self, conn: &Conn) {
-        let waiting = {
-            let mut state = self.state();
-            state.closed = true;
-            state.requestor.fail_all()
-        };
-        self.places.close();
+        let mut state = self.state();
+        state.closed = true;
+        let waiting = state.requestor.fail_all();
+        let looks_at = state.looks_at.take();
+        drop(state);
+        self.line.close();
+        if let Some(at) = looks_at {
+            self.clock.clear(at, conn);
+        }
         for entry in waiting {
             entry.waiter.wake(conn, Outcome::Disconnected(Stage::Sent));
         }
@@ -147,23 +238,33 @@ impl Calls {
         self.state().requestor.capacity()
     }
 
-    /// Frees the places of answers that nobody needs and that are overdue; says when to look again.
-    fn free_overdue(&self, conn: &Conn) -> Option<Instant> {
-        let mut state = self.state();
-        let overdue = state.overdue(conn);
-        let look_at = state.look_at;
-        drop(state);
-        drop(overdue);
-        look_at
-    }
-
     fn take(&self, conn: &Conn, out: impl FnOnce(&mut Requestor<Entry>) -> Option<Entry>) -> Option<Waiter> {
         let mut state = self.state();
-        let Entry { waiter, place } = out(&mut state.requestor)?;
+        let Entry { waiter, placed, .. } = out(&mut state.requestor)?;
+        let calls_up = state.give_back(usize::from(placed));
         state.expect_no_more(conn);
         drop(state);
-        drop(place);
+        if calls_up > 0 {
+            self.line.add_permits(calls_up);
+        }
         Some(waiter)
+    }
+
+    fn set_clock(self: &Arc<Self>, conn: &Conn, before: Option<Instant>, at: Instant) {
+        if let Some(before) = before {
+            self.clock.clear(before, conn);
+        }
+        self.clock.set(at, Arc::downgrade(self), conn.clone());
+    }
+
+    fn stand_in_line(&self) -> Standing<'_> {
+        let mut state = self.state();
+        state.in_line += 1;
+        // One may have become free meanwhile.
+        let calls_up = state.hand_out();
+        drop(state);
+        self.line.add_permits(calls_up);
+        Standing { calls: self, served: Cell::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -172,39 +273,19 @@ impl Calls {
 }
 
 impl State {
-    fn enter(&mut self, conn: &Conn, entry: Entry) -> Result<RequestId, (Rejected, Entry)> {
-        if self.closed {
-            return Err((Rejected::Closed, entry));
-        }
-        if let Waiter::Nobody { until } = entry.waiter {
-            // Not only when this one is overdue: a later one may have less time.
-            self.look_at.get_or_insert_with(|| until.min(Instant::now() + LOOK_EVERY));
-        }
-        let id = self.requestor.begin(entry).map_err(|entry| (Rejected::Full, entry))?;
-        if self.requestor.len() == 1 {
-            conn.set_expecting(true);
-        }
-        Ok(id)
+    /// So many places are free again; how many of those in line are to be called up, without the lock.
+    fn give_back(&mut self, places: usize) -> usize {
+        self.taken -= places;
+        if self.in_line == 0 { 0 } else { self.hand_out() }
     }
 
-    /// Takes out what waits for nobody and for too long, if it is time to look.
-    fn overdue(&mut self, conn: &Conn) -> Vec<Entry> {
-        let Some(look_at) = self.look_at else { return Vec::new() };
-        let now = Instant::now();
-        if now < look_at {
-            return Vec::new();
-        }
-        let others = Cell::new(false);
-        let overdue = self.requestor.forget_where(|entry| match entry.waiter {
-            Waiter::Nobody { until } => {
-                others.set(others.get() || until > now);
-                until <= now
-            }
-            _ => false,
-        });
-        self.look_at = others.get().then(|| now + LOOK_EVERY);
-        self.expect_no_more(conn);
-        overdue
+    /// Hands free places to those in line that have none. There are never fewer permits than places handed.
+    fn hand_out(&mut self) -> usize {
+        let free = self.limit.saturating_sub(self.taken);
+        let count = free.min(self.in_line - self.handed);
+        self.taken += count;
+        self.handed += count;
+        count
     }
 
     /// Said under the lock, so that it can't cross with the beginning of the next call.
@@ -215,9 +296,67 @@ impl State {
     }
 }
 
+/// One who stands in line.
+struct Standing<'a> {
+    calls: &'a Calls,
+    served: Cell<bool>,
+}
+
+impl<'a> Standing<'a> {
+    /// The place, if one was handed to the line.
+    fn take(&self) -> Option<Handed<'a>> {
+        let mut state = self.calls.state();
+        if state.handed == 0 {
+            return None;
+        }
+        state.handed -= 1;
+        state.in_line -= 1;
+        self.served.set(true);
+        Some(Handed(Some(self.calls)))
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        if self.served.get() {
+            return;
+        }
+        let mut state = self.calls.state();
+        state.in_line -= 1;
+        if state.handed > state.in_line {
+            state.handed -= 1;
+            state.taken -= 1;
+            drop(state);
+            self.calls.line.forget_permits(1);
+        }
+    }
+}
+
+impl Handed<'_> {
+    /// A call has the place now.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Handed<'_> {
+    fn drop(&mut self) {
+        if let Some(calls) = self.0 {
+            let calls_up = calls.state().give_back(1);
+            calls.line.add_permits(calls_up);
+        }
+    }
+}
+
+impl std::fmt::Debug for Handed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handed")
+    }
+}
+
 impl Waiter {
     /// A task that waits, and the end at which it does.
-    pub(crate) fn task(kept: bool) -> (oneshot::Receiver<Message>, Self) {
+    pub(crate) fn task(kept: bool) -> (oneshot::Receiver<Told>, Self) {
         let (answer, waits) = oneshot::channel();
         (waits, Self::Task { answer, kept })
     }
@@ -225,15 +364,15 @@ impl Waiter {
     /// Tells the waiter; to be called without the lock.
     pub(crate) fn wake(self, conn: &Conn, outcome: Outcome) {
         match (self, outcome) {
+            // It may have given up meanwhile; then there is nobody to tell.
             (Self::Task { answer, kept }, Outcome::Answered(message)) => {
-                // It may have given up meanwhile; then there is nobody to tell.
-                let _ = answer.send(if kept { message.detach() } else { message });
+                let _ = answer.send(Told::Answer(if kept { message.detach() } else { message }));
+            }
+            (Self::Task { answer, .. }, Outcome::Late) => {
+                let _ = answer.send(Told::Late);
             }
             (Self::InOrder(done), outcome) => guarded(conn, "a call's continuation", || done(outcome)),
             _ => {}
         }
     }
 }
-
-/// How often to look for answers that do not come: each look goes over all that wait.
-const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -4,12 +4,13 @@ use callboard_common::{
     BodyError, Connection, Decode, Executed, Features, Json, Message, MessageType, ResultCode, Session, SessionAnswer,
     SessionRequest,
 };
-use callboard_net::{Address, Conn};
+use callboard_net::{Address, Conn, deadline_after};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use crate::calls::{Calls, Outcome, Waiter};
+use crate::calls::{Calls, Outcome, Place, Waiter};
+use crate::clock::Clock;
 use crate::deadline::Deadline;
 use crate::dispatch::{Dispatch, Inboxes};
 use crate::link::Link;
@@ -67,7 +68,9 @@ impl Attempt<'_> {
     }
 
     async fn dial(&self) -> Result<Link, CallError> {
-        let (calls, inboxes) = (Arc::new(Calls::new(self.settings.in_flight)), Arc::new(Inboxes::default()));
+        let clock = Clock::get().map_err(|why| self.error("the thread of the clock can't be started").with_source(why))?;
+        let calls = Arc::new(Calls::new(self.settings.in_flight, clock, self.runtime.clone()));
+        let inboxes = Arc::new(Inboxes::default());
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(&inboxes)));
         let conn = callboard_net::connect(self.address, &self.settings.limits, dispatch)
             .await
@@ -83,13 +86,14 @@ impl Attempt<'_> {
             // On the connection's task: what comes after the answer already belongs to the session.
             let _ = told.send(match outcome {
                 Outcome::Answered(answer) => open(&conn, &answer),
-                Outcome::Disconnected(_) | Outcome::Late => Err(NoSession::Closed),
+                Outcome::Disconnected(_) => Err(NoSession::Closed),
+                Outcome::Late => Err(NoSession::Silence),
             });
         }));
-        let id = link.calls.enter(&link.conn, waiter, None).map_err(|_| NoSession::Closed)?;
+        let until = deadline_after(self.settings.session_timeout);
+        let id = link.calls.enter(&link.conn, waiter, until, Place::None).map_err(|_| NoSession::Closed)?;
         link.queue(id, &self.session_request()).map_err(|_| NoSession::Closed)?;
-        let answer = timeout(self.settings.session_timeout, answered).await.map_err(|_| NoSession::Silence)?;
-        let in_flight = answer.map_err(|_| NoSession::Closed)??;
+        let in_flight = answered.await.map_err(|_| NoSession::Closed)??;
         link.calls.restrict(in_flight);
         Ok(())
     }

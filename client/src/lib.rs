@@ -16,6 +16,7 @@ mod builder;
 mod call;
 mod calls;
 mod client;
+mod clock;
 mod connect;
 mod deadline;
 mod dispatch;

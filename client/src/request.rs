@@ -1,13 +1,13 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_common::{BodyError, Encode, ErrorInfo, Executed, Message, MessageType, ResultCode, SendError};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use crate::calls::{Outcome, Place, Rejected, Waiter};
+use crate::calls::{Outcome, Place, Rejected, Told, Waiter};
 use crate::deadline::Deadline;
 use crate::link::Link;
 use crate::{CallError, CallErrorKind, RequestId};
@@ -31,7 +31,7 @@ pub(crate) enum Subject<'a> {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) entered: Entered,
-    pub(crate) answer: oneshot::Receiver<Message>,
+    pub(crate) answer: oneshot::Receiver<Told>,
     pub(crate) kind: MessageType,
     /// Where in the stream of all bytes the request begins.
     at: u64,
@@ -58,9 +58,8 @@ impl Request<'_> {
     /// Queues the request, after a wait for a place and for room where need be.
     pub(crate) async fn send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
         self.look_first().await;
-        let place = self.place().await?;
         let (ticket, waiter) = Waiter::task(kept);
-        let entered = self.enter(waiter, place)?;
+        let entered = self.enter_in_turn(waiter).await?;
         let at = self.queue_in_time(|link| link.queue(entered.id, body)).await?;
         Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
     }
@@ -68,7 +67,7 @@ impl Request<'_> {
     /// Queues the request, or fails where it would have to wait.
     pub(crate) fn try_send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
         let (ticket, waiter) = Waiter::task(kept);
-        let entered = self.enter(waiter, self.try_place()?)?;
+        let entered = self.enter_now(waiter)?;
         let at = self.link.queue(entered.id, body).map_err(|e| self.unsendable(e))?;
         Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
     }
@@ -78,8 +77,7 @@ impl Request<'_> {
         if self.link.knows_one_way() {
             return self.queue_in_time(|link| link.queue_one_way(body)).await.map(drop);
         }
-        let place = self.place().await?;
-        let entered = self.enter(Waiter::Nobody { until: self.deadline.at() }, place)?;
+        let entered = self.enter_in_turn(Waiter::Nobody).await?;
         self.queue_in_time(|link| link.queue(entered.id, body)).await?;
         entered.leave();
         Ok(())
@@ -92,16 +90,13 @@ impl Request<'_> {
         B: Encode,
         D: FnOnce(Result<Message, CallError>) + Send + 'static,
     {
-        let place = self.try_place()?;
-        let (answered, late) = oneshot::channel::<()>();
         let (link, subject, deadline) = (Arc::clone(self.link), self.subject.to_string(), self.deadline);
         let kind = body.kind().answer();
         let waiter = Waiter::InOrder(Box::new(move |outcome| {
-            drop(answered);
             let request = Request { link: &link, subject: Subject::Other(&subject), deadline };
             done(request.outcome(outcome, kind));
         }));
-        let entered = self.enter(waiter, place)?;
+        let entered = self.enter_now(waiter)?;
         let queued = self.link.queue(entered.id, body);
         let id = entered.leave();
         // If the connection has just ended, `done` has heard of it and it must not be told twice.
@@ -110,19 +105,14 @@ impl Request<'_> {
         {
             return Err(self.unsendable(e));
         }
-        self.link.runtime.spawn(fail_late(Arc::downgrade(self.link), id, deadline, late));
         Ok(())
     }
 
     /// Waits for the answer.
     pub(crate) async fn answer(self, mut ticket: Ticket) -> Result<Message, CallError> {
-        let outcome = match timeout_at(self.deadline.at(), &mut ticket.answer).await {
-            Ok(Ok(message)) => Outcome::Answered(message),
-            Ok(Err(_)) => ticket.disconnected(),
-            Err(_) => return Err(self.late(Stage::Sent)),
-        };
-        ticket.entered.finish();
-        self.outcome(outcome, ticket.kind)
+        let told = (&mut ticket.answer).await;
+        let kind = ticket.kind;
+        self.outcome(ticket.outcome(told.ok()), kind)
     }
 
     /// What a caller is told.
@@ -146,27 +136,24 @@ impl Request<'_> {
         }
     }
 
-    async fn place(self) -> Result<Place, CallError> {
-        if let Some(place) = self.link.calls.try_place() {
-            return Ok(place);
-        }
-        let place = self.in_time(self.link.calls.place(&self.link.conn)).await?;
-        place.ok_or_else(|| self.disconnected(Stage::Unsent))
+    /// Enters the call, after a wait for a place where need be.
+    async fn enter_in_turn(self, waiter: Waiter) -> Result<Entered, CallError> {
+        let waiter = match self.enter(waiter, Place::Free) {
+            Err(Rejected::Full(waiter)) => waiter,
+            entered => return entered.map_err(|why| self.not_entered(&why)),
+        };
+        let place = self.in_time(self.link.calls.place()).await?.ok_or_else(|| self.disconnected(Stage::Unsent))?;
+        self.enter(waiter, Place::Handed(place)).map_err(|why| self.not_entered(&why))
     }
 
-    fn try_place(self) -> Result<Place, CallError> {
-        self.link
-            .calls
-            .try_place()
-            .ok_or_else(|| if self.link.conn.is_closed() { self.disconnected(Stage::Unsent) } else { self.no_place() })
+    /// Enters the call, or fails where it would have to wait.
+    fn enter_now(self, waiter: Waiter) -> Result<Entered, CallError> {
+        self.enter(waiter, Place::Free).map_err(|why| self.not_entered(&why))
     }
 
-    fn enter(self, waiter: Waiter, place: Place) -> Result<Entered, CallError> {
-        match self.link.calls.enter(&self.link.conn, waiter, Some(place)) {
-            Ok(id) => Ok(Entered { link: Arc::clone(self.link), id, is_over: false }),
-            Err(Rejected::Closed) => Err(self.disconnected(Stage::Unsent)),
-            Err(Rejected::Full) => Err(self.no_place()),
-        }
+    fn enter(self, waiter: Waiter, place: Place<'_>) -> Result<Entered, Rejected> {
+        let id = self.link.calls.enter(&self.link.conn, waiter, self.deadline.at(), place)?;
+        Ok(Entered { link: Arc::clone(self.link), id, is_over: false })
     }
 
     async fn queue_in_time(self, queue: impl Fn(&Link) -> Result<u64, SendError>) -> Result<u64, CallError> {
@@ -220,8 +207,13 @@ impl Request<'_> {
         self.error(CallErrorKind::Decode, "the answer can't be read").with_executed(Executed::Unknown).with_source(why)
     }
 
-    fn no_place(self) -> CallError {
-        self.error(CallErrorKind::Overloaded, "as many calls as may wait for their answers already")
+    fn not_entered(self, why: &Rejected) -> CallError {
+        match why {
+            Rejected::Closed => self.disconnected(Stage::Unsent),
+            Rejected::Full(_) => {
+                self.error(CallErrorKind::Overloaded, "as many calls as may wait for their answers already")
+            }
+        }
     }
 
     fn unsendable(self, why: SendError) -> CallError {
@@ -246,16 +238,22 @@ fn whole_ms(time: Duration) -> Duration {
 }
 
 impl Ticket {
-    /// The connection has ended without an answer. A request of which the socket took nothing did not leave.
-    pub(crate) fn disconnected(&self) -> Outcome {
-        let left = self.at < self.entered.link.conn.sent_bytes();
-        Outcome::Disconnected(if left { Stage::Sent } else { Stage::Unsent })
+    /// How the wait has ended, if this is what was told. Without a word the connection has ended: a request of which the
+    /// socket took nothing did not leave.
+    pub(crate) fn outcome(&mut self, told: Option<Told>) -> Outcome {
+        self.entered.finish();
+        match told {
+            Some(Told::Answer(message)) => Outcome::Answered(message),
+            Some(Told::Late) => Outcome::Late,
+            None if self.at < self.entered.link.conn.sent_bytes() => Outcome::Disconnected(Stage::Sent),
+            None => Outcome::Disconnected(Stage::Unsent),
+        }
     }
 }
 
 impl Entered {
     /// The wait is over: there is nothing left to forget.
-    pub(crate) fn finish(&mut self) {
+    fn finish(&mut self) {
         self.is_over = true;
     }
 
@@ -271,16 +269,6 @@ impl Drop for Entered {
         if !self.is_over {
             self.link.forget(self.id);
         }
-    }
-}
-
-/// Ends a call in order that is not answered in time.
-async fn fail_late(link: Weak<Link>, id: RequestId, deadline: Deadline, answered: oneshot::Receiver<()>) {
-    if timeout_at(deadline.at(), answered).await.is_err()
-        && let Some(link) = link.upgrade()
-        && let Some(waiter) = link.forget(id)
-    {
-        waiter.wake(&link.conn, Outcome::Late);
     }
 }
 

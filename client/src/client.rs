@@ -109,9 +109,10 @@ impl Client {
         Ok(Call::new(ticket, method, request.deadline))
     }
 
-    /// Sends a call; `then` gets its result, once, in a task of its own on the runtime of the connection (it is not
-    /// called if that runtime stops first). It must not block for long; a panic in it is caught and harms nobody else.
-    /// The connection lives until then.
+    /// Sends a call; `then` gets its result, once. It runs on the connection's task, so it must not block: the answers
+    /// behind this one wait for it. A panic in it is caught and harms nobody else. Where the deadline passes it runs in a
+    /// task of its own on the runtime of the connection, and it is not called if that runtime stops first. The connection
+    /// lives until then. This is the way to call that costs least.
     ///
     /// # Errors
     /// What keeps the request from being sent at once, a full outbox or too many waiting calls among it; then `then` is
@@ -123,10 +124,8 @@ impl Client {
         then: impl FnOnce(Result<R, CallError>) + Send + 'static,
     ) -> Result<(), CallError> {
         let request = self.request(Subject::Method(method));
-        let ticket = request.try_send(&self.call_body(method, params, request.deadline), false)?;
-        let call = Call::new(ticket, method, request.deadline);
-        self.spawn_then(call, then);
-        Ok(())
+        let body = self.call_body(method, params, request.deadline);
+        request.send_in_order(&body, |request, answer| then(answer.and_then(|answer| read_result(request, &answer))))
     }
 
     /// Calls a method whose answer nobody wants: a session peer sends none, that of another is dropped. When this
@@ -256,7 +255,7 @@ impl Client {
         body: &B,
         done: impl FnOnce(Result<Message, CallError>) + Send + 'static,
     ) -> Result<(), CallError> {
-        self.request(Subject::Other(subject)).send_in_order(body, done)
+        self.request(Subject::Other(subject)).send_in_order(body, |_, answer| done(answer))
     }
 
     /// Sends a request whose answer nobody wants: with the flag that says so to a session peer, as an ordinary request

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use callboard_net::deadline_after;
+use callboard_net::later;
 use tokio::time::Instant;
 
 /// When a call is over, and how long it was given.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
+    began: Instant,
     at: Instant,
     after: Duration,
 }
@@ -13,7 +14,12 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// So long from now; centuries count as a century.
     pub(crate) fn after(after: Duration) -> Self {
-        Self { at: deadline_after(after), after }
+        let began = Instant::now();
+        Self { began, at: later(began, after), after }
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
 
     pub(crate) fn at(&self) -> Instant {

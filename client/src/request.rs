@@ -64,14 +64,6 @@ impl Request<'_> {
         Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
     }
 
-    /// Queues the request, or fails where it would have to wait.
-    pub(crate) fn try_send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
-        let (ticket, waiter) = Waiter::task(kept);
-        let entered = self.enter_now(waiter)?;
-        let at = self.link.queue(entered.id, body).map_err(|e| self.unsendable(e))?;
-        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
-    }
-
     /// Queues a request whose answer nobody wants.
     pub(crate) async fn send_one_way<B: Encode>(self, body: &B) -> Result<(), CallError> {
         if self.link.knows_one_way() {
@@ -88,13 +80,18 @@ impl Request<'_> {
     pub(crate) fn send_in_order<B, D>(self, body: &B, done: D) -> Result<(), CallError>
     where
         B: Encode,
-        D: FnOnce(Result<Message, CallError>) + Send + 'static,
+        D: FnOnce(Request<'_>, Result<Message, CallError>) + Send + 'static,
     {
-        let (link, subject, deadline) = (Arc::clone(self.link), self.subject.to_string(), self.deadline);
+        let (link, deadline) = (Arc::clone(self.link), self.deadline);
+        let (is_method, subject): (_, Box<str>) = match self.subject {
+            Subject::Method(method) => (true, method.into()),
+            Subject::Other(subject) => (false, subject.into()),
+        };
         let kind = body.kind().answer();
         let waiter = Waiter::InOrder(Box::new(move |outcome| {
-            let request = Request { link: &link, subject: Subject::Other(&subject), deadline };
-            done(request.outcome(outcome, kind));
+            let subject = if is_method { Subject::Method(&subject) } else { Subject::Other(&subject) };
+            let request = Request { link: &link, subject, deadline };
+            done(request, request.outcome(outcome, kind));
         }));
         let entered = self.enter_now(waiter)?;
         let queued = self.link.queue(entered.id, body);
@@ -131,7 +128,7 @@ impl Request<'_> {
     /// After a pause the peer's end may be in the socket and not yet seen: the runtime looks before a request goes out,
     /// which could then not be told from one that was executed.
     async fn look_first(self) {
-        if self.link.conn.idle_for() > PAUSE {
+        if self.link.conn.idle_for(self.deadline.began()) > PAUSE {
             tokio::task::yield_now().await;
         }
     }

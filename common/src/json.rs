@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::{iter, str};
+use std::{io, iter, str};
 
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,28 @@ impl Codec for Json {
     }
 
     fn write<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), EncodeError> {
-        serde_json::to_writer(out.writer(), value).map_err(|e| EncodeError::Value(e.to_string()))
+        serde_json::to_writer(Appender(out), value).map_err(|e| EncodeError::Value(e.to_string()))
+    }
+}
+
+/// Appends what serde writes, piece by tiny piece, without a look at what it has room for before each.
+struct Appender<'a>(&'a mut BytesMut);
+
+impl io::Write for Appender<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -140,7 +161,8 @@ fn read_members<'a, const N: usize>(
         loop {
             let key = scanner.key()?;
             let value = scanner.value(1)?;
-            if let Some((_, place)) = names.iter().zip(found.iter_mut()).find(|(name, _)| is_name(key, name)) {
+            let key = unquoted(key);
+            if let Some((_, place)) = names.iter().zip(found.iter_mut()).find(|(name, _)| name.as_bytes() == &*key) {
                 *place = Some(Raw(value));
             }
             if !scanner.take(b',') {
@@ -152,11 +174,11 @@ fn read_members<'a, const N: usize>(
     scanner.end()
 }
 
-/// Whether a key in its quotes is this name. Few are written with escapes.
-fn is_name(quoted: &[u8], name: &str) -> bool {
+/// The bytes of a checked key with its quotes; few have escapes.
+fn unquoted(quoted: &[u8]) -> Cow<'_, [u8]> {
     match quoted {
-        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => inner == name.as_bytes(),
-        _ => text(quoted).is_some_and(|text| text == name),
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Cow::Borrowed(inner),
+        _ => Cow::Owned(text(quoted).map(|text| text.into_owned().into_bytes()).unwrap_or_default()),
     }
 }
 
@@ -213,6 +235,9 @@ fn read_unit(digits: &str) -> Option<(u16, &str)> {
 }
 
 fn utf8(document: &[u8]) -> Result<Scanner<'_>, BodyError> {
+    if document.is_ascii() {
+        return Ok(Scanner::new(document));
+    }
     match str::from_utf8(document) {
         Ok(_) => Ok(Scanner::new(document)),
         Err(e) => Err(parse_failed(Syntax { at: e.valid_up_to(), what: "not UTF-8" })),

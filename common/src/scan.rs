@@ -26,21 +26,28 @@ impl<'a> Scanner<'a> {
         Self { text, at: 0 }
     }
 
+    #[inline]
     pub(crate) fn since(&self, start: usize) -> &'a [u8] {
         self.text.get(start..self.at).unwrap_or_default()
     }
 
+    #[inline]
     pub(crate) fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
 
+    #[inline]
     pub(crate) fn space(&mut self) {
+        if self.peek().is_some_and(|byte| byte > b' ') {
+            return;
+        }
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
         }
     }
 
     /// White space, then this byte if it is next.
+    #[inline]
     pub(crate) fn take(&mut self, byte: u8) -> bool {
         self.space();
         let next = self.peek() == Some(byte);
@@ -48,6 +55,7 @@ impl<'a> Scanner<'a> {
         next
     }
 
+    #[inline]
     pub(crate) fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), Syntax> {
         if self.take(byte) { Ok(()) } else { Err(self.wrong(what)) }
     }

@@ -181,10 +181,13 @@ impl<P: Protocol> Conn<P> {
         self.0.outbox.taken()
     }
 
-    /// How long nothing has been written; zero while something waits to be.
-    pub fn idle_for(&self) -> Duration {
-        let (bytes, progress) = self.0.outbox.load();
-        if bytes > 0 { Duration::ZERO } else { progress.elapsed() }
+    /// How long nothing has been written by then; zero while something waits to be.
+    pub fn idle_for(&self, now: Instant) -> Duration {
+        if self.0.outbox.glance() > 0 {
+            return Duration::ZERO;
+        }
+        let (_, progress) = self.0.outbox.load();
+        now.saturating_duration_since(progress)
     }
 
     /// Waits until no more than half of the outbox's bound is taken.

@@ -1,7 +1,7 @@
 use tokio::time::{Duration, Instant};
 
-/// So long after that time. A duration beyond what the clock can tell counts as a century.
-pub(crate) fn later(time: Instant, by: Duration) -> Instant {
+/// So long after that time, as [`deadline_after`] has it.
+pub fn later(time: Instant, by: Duration) -> Instant {
     time.checked_add(by.min(CENTURY)).unwrap_or(time)
 }
 

@@ -50,7 +50,7 @@ pub use address::{Address, AddressError};
 pub use conn::Conn;
 pub use connect::{ConnectError, connect, connect_with};
 pub use guards::{InFlight, ReadHold};
-pub use later::deadline_after;
+pub use later::{deadline_after, later};
 pub use limits::{Limits, LimitsError};
 pub use may_block::{allow_blocking, may_block};
 pub use memory::{Memory, MemoryListener};

@@ -80,7 +80,7 @@ pub fn run(home: &Path, args: &Args) -> Result<ExitCode> {
     let bar = bar(args.only.len());
     for scenario in &args.only {
         let _locks = Locks::take(&args.lock)?;
-        scenario.run(args, &Stage::new(home, &drivers, &bar)?, &mut outcome)?;
+        scenario.run(args, &Stage::new(home, &drivers, &bar), &mut outcome)?;
         outcome.write(&results)?;
         bar.inc(1);
     }

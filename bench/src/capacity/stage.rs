@@ -53,8 +53,8 @@ pub struct Load {
 }
 
 impl<'a> Stage<'a> {
-    pub fn new(home: &'a Path, drivers: &'a Drivers, bar: &'a ProgressBar) -> Result<Self> {
-        Ok(Self { home, drivers, bar })
+    pub fn new(home: &'a Path, drivers: &'a Drivers, bar: &'a ProgressBar) -> Self {
+        Self { home, drivers, bar }
     }
 
     /// What all of its figures have in common.
@@ -107,7 +107,8 @@ impl Center<'_> {
     }
 
     fn status(&self, field: &str) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid())).context("the center has ended")?;
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.process.pid())).context("the center has ended")?;
         let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
         let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
         Ok(kib / 1024.0)
@@ -137,10 +138,10 @@ impl Center<'_> {
 }
 
 /// The medians of two centers under the same load, by turns, since the machine's speed changes with time.
-pub fn compare(bar: &Stage<'_>, one: (&Center<'_>, Load), other: (&Center<'_>, Load)) -> Result<(Speed, Speed)> {
+pub fn compare(stage: &Stage<'_>, one: (&Center<'_>, Load), other: (&Center<'_>, Load)) -> Result<(Speed, Speed)> {
     let (mut ones, mut others) = (Vec::new(), Vec::new());
     for turn in 1..=TURNS {
-        bar.say(format!("requests, {} x {}, turn {turn} of {TURNS}", one.1.connections, one.1.outstanding));
+        stage.say(format!("requests, {} x {}, turn {turn} of {TURNS}", one.1.connections, one.1.outstanding));
         ones.push(one.0.load(one.1)?);
         others.push(other.0.load(other.1)?);
     }
@@ -150,6 +151,12 @@ pub fn compare(bar: &Stage<'_>, one: (&Center<'_>, Load), other: (&Center<'_>, L
 fn middle(speeds: &[Speed]) -> Speed {
     let of = |figure: fn(&Speed) -> f64| median(speeds.iter().map(figure)).unwrap_or_default();
     Speed { per_second: of(|s| s.per_second), p50_us: of(|s| s.p50_us), p99_us: of(|s| s.p99_us) }
+}
+
+/// From one reading of the monotonic clock to a later one.
+#[expect(clippy::cast_precision_loss, reason = "less than a century")]
+pub fn ms_between(from_ns: u64, to_ns: u64) -> f64 {
+    to_ns.saturating_sub(from_ns) as f64 / 1e6
 }
 
 /// On a terminal the bar says it, elsewhere a line.

@@ -68,7 +68,8 @@ fn session() -> Result<Vec<u8>> {
     frame(b"1", &SessionRequest { version: 2, name: "callboard".into(), instance, features })
 }
 
-fn frame(id: &[u8], body: &impl Encode) -> Result<Vec<u8>> {
+/// The bytes of a frame.
+pub fn frame(id: &[u8], body: &impl Encode) -> Result<Vec<u8>> {
     let mut out = BytesMut::new();
     LengthValue::default().encode::<Json, _>(Head::new(body.kind(), id), body, &mut out)?;
     Ok(out.to_vec())

@@ -1,5 +1,5 @@
 //! Many peers of one kind in one process, for `capacity`. Each says in one line of JSON that it is set up, and in
-//! another what it has seen: when that is complete, or else when its input ends.
+//! another what it has seen: when that is complete, or when it is told so by a line or the end of its input.
 mod hold;
 mod listeners;
 mod provide;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use load::Opt;
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::address;
@@ -60,21 +61,18 @@ fn tell_ready(begun: Instant) -> Result<()> {
     tell(&serde_json::json!({ "ready": true, "secs": begun.elapsed().as_secs_f64() }))
 }
 
-/// Waits until the input ends.
-async fn told_to_end() {
-    // Not tokio's: its read would hold up the end of the runtime.
-    let (ended, told) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        ended.send(())
-    });
-    let _ = told.await;
+/// The lines of the input.
+fn commands() -> mpsc::UnboundedReceiver<String> {
+    // Not tokio's stdin: its read would hold up the end of the runtime.
+    let (told, commands) = mpsc::unbounded_channel();
+    std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
+    commands
 }
 
 /// Waits until `progress` gives `all`, or the same for so long that no more will come.
 async fn complete(all: u64, progress: impl Fn() -> u64) {
     let (mut last, mut since) = (0, Instant::now());
-    while last < all && (last == 0 || since.elapsed() < SILENCE) {
+    while last < all && since.elapsed() < if last == 0 { PATIENCE } else { SILENCE } {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let now = progress();
         if now != last {
@@ -84,4 +82,6 @@ async fn complete(all: u64, progress: impl Fn() -> u64) {
 }
 
 const AT_ONCE: usize = 64;
+/// How long the first may take, and what comes after others.
+const PATIENCE: Duration = Duration::from_mins(1);
 const SILENCE: Duration = Duration::from_secs(5);

@@ -3,11 +3,13 @@
 //! --mode
 //!   methods=N   N methods shared out among them, each at one host
 //!   (none)      all of them the same method, each at a host of its own
+//!
+//! A line of input ends them all without a farewell, the end of it with one.
 use std::time::Instant;
 
 use anyhow::Result;
 use callboard::Provider;
-use load::Opt;
+use load::{Opt, now_ns};
 
 use crate::mode::Mode;
 use crate::registry::{method_name, some_host};
@@ -25,9 +27,14 @@ pub async fn run(opt: Opt) -> Result<()> {
     });
     let providers = providers.await?;
     super::tell_ready(begun)?;
-    super::told_to_end().await;
+    let told = super::commands().recv().await;
     let lost = providers.iter().filter(|provider| provider.is_closed()).count();
-    super::tell(&serde_json::json!({ "held": providers.len(), "lost": lost }))
+    super::tell(&serde_json::json!({ "held": providers.len(), "lost": lost, "gone_ns": now_ns() }))?;
+    if told.is_some() {
+        // All connections end at once and without a farewell, as when a machine goes down.
+        std::process::exit(0);
+    }
+    Ok(())
 }
 
 /// What the provider of this index announces.

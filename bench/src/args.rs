@@ -20,6 +20,8 @@ pub enum Command {
     Quick(RunArgs),
     /// Measure everything, in about forty minutes, and write the report
     Full(RunArgs),
+    /// Find out what one center holds: connections, subscribers, methods, and providers that all go
+    Capacity(crate::capacity::Args),
     /// Say which goals the last full run met; the exit code is the number that were not met
     Check {
         /// Judge the last quick run, at what it measured

@@ -79,11 +79,26 @@ impl Cell {
         if let Self::Calls { transport, .. } = self { *transport } else { Transport::Tcp }
     }
 
+    /// What tells the cell from others of its job, for a column's head.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Calls { method, connections, outstanding, .. } => format!("{method} {connections}x{outstanding}"),
+            Self::Topics { subscribers, size, rate: 0 } => format!("1 to {subscribers}, {}", bytes(*size)),
+            Self::Topics { subscribers, size, rate } => format!("1 to {subscribers}, {}, {rate}/s", bytes(*size)),
+            Self::Registry { operation, connections, outstanding } => {
+                format!("{operation} {connections}x{outstanding}")
+            }
+            Self::Notices { watchers: count } | Self::Idle { connections: count } | Self::Growth { count, .. } => {
+                count.to_string()
+            }
+            Self::Start | Self::Build => self.job().into(),
+        }
+    }
+
     /// The figure that sums a cell up, and its unit.
     pub fn headline(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Calls { .. } => ("rps", "calls/s"),
-            Self::Growth { over: Growth::Methods | Growth::Connections, .. } => ("rps", "calls/s"),
+            Self::Calls { .. } | Self::Growth { over: Growth::Methods | Growth::Connections, .. } => ("rps", "calls/s"),
             Self::Registry { .. } => ("rps", "operations/s"),
             Self::Topics { rate: 0, .. } | Self::Growth { over: Growth::Subscribers, .. } => {
                 ("delivered_s", "delivered/s")
@@ -119,11 +134,36 @@ impl fmt::Display for Cell {
     }
 }
 
+fn bytes(count: u32) -> String {
+    if count.is_multiple_of(1024) { format!("{} KiB", count / 1024) } else { format!("{count} B") }
+}
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Unix => "unix",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_labels() {
+        let calls = |transport| Cell::Calls { method: "add".into(), connections: 16, outstanding: 16, transport };
+        let rows = [
+            (calls(Transport::Tcp), "calls/add/16x16/tcp", "add 16x16"),
+            (calls(Transport::Unix), "calls/add/16x16/unix", "add 16x16"),
+            (Cell::Topics { subscribers: 10, size: 1024, rate: 0 }, "topics/10/1024/full", "1 to 10, 1 KiB"),
+            (Cell::Topics { subscribers: 1, size: 64, rate: 500 }, "topics/1/64/500", "1 to 1, 64 B, 500/s"),
+            (Cell::Growth { over: Growth::Watchers, count: 7 }, "grow-watchers/7", "7"),
+            (Cell::Start, "start", "start"),
+        ];
+        for (cell, id, label) in rows {
+            assert_eq!((cell.to_string().as_str(), cell.label().as_str()), (id, label));
+        }
     }
 }

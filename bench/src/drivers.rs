@@ -73,8 +73,8 @@ fn build(manifest: &Path, what: &[&str]) -> Result<PathBuf> {
         bail!("cargo could not build {}", what.join(" "));
     }
     let messages = String::from_utf8(output.stdout)?;
-    let executables = messages.lines().filter_map(executable);
-    executables.last().with_context(|| format!("{}: no executable", what.join(" ")))
+    let mut executables = messages.lines().filter_map(executable);
+    executables.next_back().with_context(|| format!("{}: no executable", what.join(" ")))
 }
 
 fn executable(message: &str) -> Option<PathBuf> {

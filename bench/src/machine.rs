@@ -55,7 +55,7 @@ pub fn commit(home: &Path) -> String {
     git(&["rev-parse", "--short=10", "HEAD"]) + if changed.is_empty() { "" } else { " with changes" }
 }
 
-fn locked(lock: &str, names: &[String]) -> Result<BTreeMap<String, String>> {
+fn locked(text: &str, names: &[String]) -> Result<BTreeMap<String, String>> {
     #[derive(Deserialize)]
     struct Lock {
         package: Vec<Package>,
@@ -65,9 +65,9 @@ fn locked(lock: &str, names: &[String]) -> Result<BTreeMap<String, String>> {
         name: String,
         version: String,
     }
-    let lock: Lock = toml::from_str(lock)?;
-    let named = lock.package.into_iter().filter(|package| names.contains(&package.name));
-    Ok(named.map(|package| (package.name, package.version)).collect())
+    let lock: Lock = toml::from_str(text)?;
+    let chosen = lock.package.into_iter().filter(|package| names.contains(&package.name));
+    Ok(chosen.map(|package| (package.name, package.version)).collect())
 }
 
 /// The first version that a program tells; nothing if it does not run.

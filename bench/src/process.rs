@@ -24,7 +24,8 @@ impl Process {
     pub fn start(command: &[OsString], dir: &Path) -> Result<Self> {
         let (program, arguments) = command.split_first().context("an empty command")?;
         let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
-        let errors = dir.join(format!("{name}.{}", arguments.first().map_or("".into(), |a| a.to_string_lossy())));
+        let role = arguments.first().map(|role| role.to_string_lossy()).unwrap_or_default();
+        let errors = dir.join(format!("{name}.{role}"));
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())

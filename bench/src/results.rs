@@ -230,7 +230,7 @@ mod tests {
         let result =
             serde_json::json!({"rps": 1_234_567.89, "foreign_cpu": 0.25, "first_error": "x", "curve": [[50.0, 7.5]]});
         let sample = Sample::of(result.as_object().unwrap());
-        assert_eq!(sample.figures["rps"], 1_234_570.0);
+        assert_eq!(sample.figures.get("rps"), Some(&1_234_570.0));
         assert_eq!((sample.strangers, sample.curve), (0.25, vec![(50.0, 7.5)]));
     }
 }

@@ -72,7 +72,8 @@ pub fn run(home: &Path, plan: &Plan, args: &RunArgs) -> Result<Document> {
             wait_until_idle();
             for peer in left {
                 progress.begin(cell, &peer.name);
-                let mut sample = quietest(args.attempts, args.max_strangers, || measure(&arena, peer, cell));
+                let mut sample =
+                    quietest(args.attempts, args.max_strangers, wait_until_idle, || measure(&arena, peer, cell));
                 sample.run = run;
                 progress.end(cell, &peer.name, &sample);
                 document.add(cell, &peer.name, session, sample);

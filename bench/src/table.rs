@@ -1,16 +1,22 @@
 //! Tables in Markdown, aligned so that they read well as plain text too.
 use std::fmt;
 
-/// A table whose first column is text and whose others are numbers.
-#[derive(Debug, Default)]
+/// A table whose first columns are text and whose others are numbers.
+#[derive(Debug)]
 pub struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
+    text: usize,
 }
 
 impl Table {
     pub fn new<S: Into<String>>(head: impl IntoIterator<Item = S>) -> Self {
-        Self { head: head.into_iter().map(Into::into).collect(), rows: Vec::new() }
+        Self { head: head.into_iter().map(Into::into).collect(), rows: Vec::new(), text: 1 }
+    }
+
+    /// How many columns are text; 1 by default.
+    pub fn left(self, text: usize) -> Self {
+        Self { text, ..self }
     }
 
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
@@ -19,6 +25,18 @@ impl Table {
 
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    fn line(&self, f: &mut fmt::Formatter<'_>, cells: &[String], widths: &[usize]) -> fmt::Result {
+        for (column, &width) in widths.iter().enumerate() {
+            let cell = cells.get(column).map_or("", String::as_str);
+            if column < self.text {
+                write!(f, "| {cell:<width$} ")?;
+            } else {
+                write!(f, "| {cell:>width$} ")?;
+            }
+        }
+        f.write_str("|\n")
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -33,26 +51,14 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
-        line(f, &self.head, &widths)?;
+        self.line(f, &self.head, &widths)?;
         for (column, &width) in widths.iter().enumerate() {
-            let rule = if column == 0 { format!("| {:-<width$} ", "") } else { format!("| {:->width$} ", ":") };
+            let rule = if column < self.text { format!("| {:-<width$} ", "") } else { format!("| {:->width$} ", ":") };
             f.write_str(&rule)?;
         }
         f.write_str("|\n")?;
-        self.rows.iter().try_for_each(|row| line(f, row, &widths))
+        self.rows.iter().try_for_each(|row| self.line(f, row, &widths))
     }
-}
-
-fn line(f: &mut fmt::Formatter<'_>, cells: &[String], widths: &[usize]) -> fmt::Result {
-    for (column, &width) in widths.iter().enumerate() {
-        let cell = cells.get(column).map_or("", String::as_str);
-        if column == 0 {
-            write!(f, "| {cell:<width$} ")?;
-        } else {
-            write!(f, "| {cell:>width$} ")?;
-        }
-    }
-    f.write_str("|\n")
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use load::{closed_loop, Meter, Opt};
 use faststr::FastStr;
 use volo::net::Address;
 
-mod gen {
+mod generated {
     #![allow(warnings)]
     include!(concat!(env!("OUT_DIR"), "/volo_gen.rs"));
 }
-use gen::volo_gen::calc::{Calc, CalcClientBuilder, CalcServer};
+use generated::volo_gen::calc::{Calc, CalcClientBuilder, CalcServer};
 
 struct Svc;
 

@@ -1,0 +1,219 @@
+//! Where we mean to stand, and whether we do: each goal is a bar for a ratio of medians of the same session.
+mod calls;
+mod others;
+mod topics;
+mod view;
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::results::Document;
+use crate::stats::short;
+use crate::table::Table;
+
+use self::view::View;
+
+/// One goal and what was measured for it.
+pub struct Goal {
+    pub work: String,
+    pub what: String,
+    pub bar: Bar,
+    pub measured: Result<f64, Gap>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bar {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// Why there is nothing to hold against the bar.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Gap {
+    NotMeasured(String),
+    /// Strangers took so many CPUs, each time it was tried.
+    NotQuiet(String, f64),
+    Failed(String),
+    /// The two sides were not measured side by side.
+    Apart(String),
+}
+
+/// What else is known, beside the results of the arena.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Capacity {
+    pub connections: Option<f64>,
+    /// As many as the limit of open files allows less 1,000, and 100,000 at most.
+    pub connections_wanted: Option<f64>,
+    /// The p99 of a call beside all connections by that without them.
+    pub p99_ratio: Option<f64>,
+}
+
+impl Capacity {
+    /// Reads what `capacity` last found, if it was run.
+    pub fn read(home: &Path) -> Self {
+        let text = fs::read_to_string(home.join("results/capacity.json")).unwrap_or_default();
+        let found: Value = serde_json::from_str(&text).unwrap_or_default();
+        let number = |pointer: &str| found.pointer(pointer).and_then(Value::as_f64);
+        let latency = number("/idle/one/beside/p99_us").zip(number("/idle/one/alone/p99_us"));
+        Self {
+            connections: number("/idle/connections"),
+            connections_wanted: rlimit::Resource::NOFILE.get_hard().ok().map(wanted),
+            p99_ratio: latency.map(|(beside, alone)| beside / alone),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "it is 100,000 at most")]
+fn wanted(files: u64) -> f64 {
+    files.saturating_sub(1_000).min(100_000) as f64
+}
+
+/// Every goal; with `partial`, those only that the document has figures for.
+pub fn judge(document: &Document, capacity: &Capacity, partial: bool) -> Vec<Goal> {
+    let view = View { document, partial };
+    let mut goals = calls::goals(view);
+    goals.extend(topics::goals(view));
+    goals.extend(others::goals(view, capacity));
+    goals.retain(|goal| !partial || !matches!(goal.measured, Err(Gap::NotMeasured(_))));
+    goals
+}
+
+/// How many were not met; what was not measured was not met.
+pub fn missed(goals: &[Goal]) -> usize {
+    goals.iter().filter(|goal| !goal.met()).count()
+}
+
+/// A row for each goal.
+pub fn table(goals: &[Goal]) -> Table {
+    let mut table = Table::new(["work", "goal", "bar", "measured", ""]).left(2);
+    for goal in goals {
+        let measured = goal.measured.as_ref().map_or_else(ToString::to_string, |value| short(*value));
+        table.row([goal.work.clone(), goal.what.clone(), goal.bar.to_string(), measured, goal.verdict().into()]);
+    }
+    table
+}
+
+impl Goal {
+    fn new(work: impl Into<String>, what: impl Into<String>, bar: Bar, measured: Result<f64, Gap>) -> Self {
+        Self { work: work.into(), what: what.into(), bar, measured }
+    }
+
+    pub fn met(&self) -> bool {
+        self.measured.as_ref().is_ok_and(|&value| self.bar.met_by(value))
+    }
+
+    fn verdict(&self) -> &'static str {
+        match &self.measured {
+            Ok(_) if self.met() => "met",
+            Ok(_) => "NOT MET",
+            Err(_) => "NOT MEASURED",
+        }
+    }
+}
+
+impl Bar {
+    fn met_by(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(bar) => value >= bar,
+            Self::AtMost(bar) => value <= bar,
+        }
+    }
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(bar) => write!(f, ">= {}", short(*bar)),
+            Self::AtMost(bar) => write!(f, "<= {}", short(*bar)),
+        }
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMeasured(what) => write!(f, "no {what}"),
+            Self::NotQuiet(what, cpus) => write!(f, "{what}: strangers took {cpus:.2} CPUs"),
+            Self::Failed(what) => write!(f, "failed: {what}"),
+            Self::Apart(what) => write!(f, "not in one session: {what}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::{Cell, Transport};
+    use crate::results::{Document, Sample};
+
+    fn document(rows: &[(&str, usize, f64, bool)]) -> Document {
+        let mut document = Document::default();
+        let cell = Cell::Calls { method: "add".into(), connections: 16, outstanding: 16, transport: Transport::Tcp };
+        for &(peer, session, rps, quiet) in rows {
+            let figures = [("rps".to_owned(), rps)].into();
+            let strangers = if quiet { 0.0 } else { 0.75 };
+            document.add(&cell, peer, session, Sample { figures, strangers, quiet, ..Sample::default() });
+        }
+        document
+    }
+
+    fn verdict(document: &Document, goal: &str) -> (bool, Result<f64, Gap>) {
+        let goals = judge(document, &Capacity::default(), false);
+        let found = goals.iter().find(|g| g.work.contains("16 x 16") && g.what.contains(goal)).unwrap();
+        (found.met(), found.measured.clone())
+    }
+
+    #[test]
+    fn a_ratio_is_held_against_its_bar() {
+        let ours_by_tarpc = [(400.0, true, 4.0), (300.0, true, 3.0), (299.0, false, 2.99)];
+        for (ours, met, ratio) in ours_by_tarpc {
+            let document = document(&[("callboard", 0, ours, true), ("tarpc-json", 0, 100.0, true)]);
+            assert_eq!(verdict(&document, "rate by tarpc-json"), (met, Ok(ratio)));
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_well_is_not_met() {
+        let rows = [
+            (document(&[("callboard", 0, 400.0, true)]), "no tarpc-json at calls/add/16x16/tcp"),
+            (
+                document(&[("callboard", 0, 400.0, false), ("tarpc-json", 0, 100.0, true)]),
+                "callboard at calls/add/16x16/tcp: strangers took 0.75 CPUs",
+            ),
+            (
+                document(&[("callboard", 0, 400.0, true), ("tarpc-json", 1, 100.0, true)]),
+                "not in one session: callboard and tarpc-json at calls/add/16x16/tcp",
+            ),
+        ];
+        for (document, expected) in rows {
+            let (met, measured) = verdict(&document, "rate by tarpc-json");
+            assert!(!met);
+            assert_eq!(measured.unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn nothing_measured_is_nothing_met() {
+        let goals = judge(&Document::default(), &Capacity::default(), false);
+        assert_eq!(missed(&goals), goals.len());
+        assert!(judge(&Document::default(), &Capacity::default(), true).is_empty());
+    }
+
+    #[test]
+    fn the_table_names_each_verdict() {
+        let goals = [
+            Goal::new("a", "b", Bar::AtLeast(2.0), Ok(2.5)),
+            Goal::new("a", "b", Bar::AtMost(2.0), Ok(2.5)),
+            Goal::new("a", "b", Bar::AtMost(2.0), Err(Gap::NotMeasured("x".into()))),
+        ];
+        let table = table(&goals).to_string();
+        let verdicts: Vec<_> = table.lines().skip(2).map(|line| line.trim_end_matches([' ', '|'])).collect();
+        assert!(verdicts[0].ends_with(" met"), "{table}");
+        assert!(verdicts[1].ends_with("NOT MET"), "{table}");
+        assert!(verdicts[2].ends_with("NOT MEASURED"), "{table}");
+        assert_eq!(missed(&goals), 2);
+    }
+}

@@ -19,10 +19,10 @@ pub(crate) fn figures() -> Vec<Figure> {
     let figure = |what, at_most, seen| Figure { what, operations: OPERATIONS, seen, at_most };
     runtime.block_on(async {
         vec![
-            figure("client, call, one at a time", 3.1, calls(SessionMode::Require, 1).await),
-            figure("client, call, 64 at a time", 1.1, calls(SessionMode::Require, 64).await),
-            figure("client, call without a session", 1.1, calls(SessionMode::Off, 64).await),
-            figure("client, call_then, 64 at a time", 4.1, callbacks().await),
+            figure("client, call, one at a time", 1.05, calls(SessionMode::Require, 1).await),
+            figure("client, call, 64 at a time", 1.05, calls(SessionMode::Require, 64).await),
+            figure("client, call without a session", 1.05, calls(SessionMode::Off, 64).await),
+            figure("client, call_then, 64 at a time", 2.05, callbacks().await),
             figure("subscriber, a message", 2.1, messages().await),
         ]
     })

@@ -46,6 +46,9 @@ pub struct Args {
     /// Watchers of theirs
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     watchers: u32,
+    /// Run nothing, and write the section again from the last results
+    #[arg(long)]
+    report: bool,
     /// A file to lock during each scenario, as others who share the machine do; may be given more than once
     #[arg(long, value_name = "FILE")]
     lock: Vec<PathBuf>,
@@ -71,24 +74,29 @@ impl std::fmt::Display for Scenario {
 
 /// Runs the scenarios, and puts what came out into `results/capacity.json` and `docs/performance.md`.
 pub fn run(home: &Path, args: &Args) -> Result<ExitCode> {
-    rlimit::increase_nofile_limit(u64::MAX)?;
-    let config = Config::read(home)?;
-    let driver = config.peers.iter().find(|peer| peer.bin == DRIVER).context("peers.toml has no Callboard")?;
-    let drivers = Drivers::build(home, &[driver], true)?;
     let results = home.join("results/capacity.json");
     let mut outcome = Outcome::read(&results)?;
-    let bar = bar(args.only.len());
-    for scenario in &args.only {
-        let _locks = Locks::take(&args.lock)?;
-        scenario.run(args, &Stage::new(home, &drivers, &bar), &mut outcome)?;
-        outcome.write(&results)?;
-        bar.inc(1);
+    if !args.report {
+        run_all(home, args, &mut outcome, &results)?;
     }
-    bar.finish_and_clear();
-    plots::draw(home, &outcome)?;
     section::write(home, &outcome)?;
     print!("{}", section::markdown(&outcome));
     Ok(if outcome.losses() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_all(home: &Path, args: &Args, outcome: &mut Outcome, results: &Path) -> Result<()> {
+    let config = Config::read(home)?;
+    let driver = config.peers.iter().find(|peer| peer.bin == DRIVER).context("peers.toml has no Callboard")?;
+    let drivers = Drivers::build(home, &[driver], true)?;
+    let bar = bar(args.only.len());
+    for scenario in &args.only {
+        let _locks = Locks::take(&args.lock)?;
+        scenario.run(args, &Stage::new(home, &drivers, &bar), outcome)?;
+        outcome.write(results)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
 }
 
 impl Scenario {

@@ -1,6 +1,6 @@
 //! The plots of a document, as SVG.
 mod bars;
-mod lines;
+pub mod lines;
 mod style;
 
 use anyhow::Result;

@@ -7,6 +7,7 @@ use super::outcome::About;
 use super::stage::{Load, Speed, Stage, compare};
 
 #[derive(Deserialize, Serialize)]
+#[expect(clippy::struct_field_names, reason = "it is what they are called in the results")]
 pub struct Methods {
     pub about: About,
     pub methods: u32,

@@ -9,18 +9,24 @@ use super::departure::Departure;
 use super::idle::{Compared, Idle};
 use super::methods::Methods;
 use super::outcome::{About, Outcome};
-use super::plots::{DEPARTURE, MEMORY};
+use super::plots;
 use super::topic::Topic;
+use crate::report::between_markers;
 use crate::stats::short;
 
-/// Puts the section in its place, if the document has one.
+/// Puts the plot and the section in their places.
 pub fn write(home: &Path, outcome: &Outcome) -> Result<()> {
-    let path = home.parent().context("no directory above")?.join("docs/performance.md");
-    let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
-    match between(&text, &markdown(outcome)) {
-        Some(text) => Ok(fs::write(path, text)?),
-        None => Ok(()),
+    let docs = home.parent().context("no directory above")?.join("docs");
+    let mut section = markdown(outcome);
+    if let Some(svg) = plots::svg(outcome)? {
+        fs::create_dir_all(docs.join("performance"))?;
+        fs::write(docs.join("performance").join(PLOT), svg)?;
+        let _ =
+            write!(section, "\n![Memory over idle connections; watchers that know, over time](performance/{PLOT})\n");
     }
+    let page = docs.join("performance.md");
+    let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    Ok(fs::write(&page, between_markers(&text, "capacity", &section)?)?)
 }
 
 /// What was found, for people.
@@ -46,7 +52,6 @@ fn idle(idle: &Idle) -> String {
         "**{connections} idle connections**, each with its session, held by {} processes from 127.0.0.2 on. They \
          connected in {:.2} s ({} a second). The center's memory grew from {from:.1} to {to:.1} MiB, {:.2} KB each. \
          Then each of them made a request and got its answer, all in {:.2} s. {} {}\n\n\
-         ![The center's memory over its connections]({MEMORY})\n\n\
          | requests to the center | a second | p50 µs | p99 µs |\n| --- | --: | --: | --: |\n",
         idle.processes,
         idle.connect_secs,
@@ -63,11 +68,11 @@ fn idle(idle: &Idle) -> String {
 }
 
 fn rows(out: &mut String, name: &str, compared: &Compared, connections: &str) {
-    let rows = [("none", compared.alone), (connections, compared.beside)];
-    for (beside, speed) in rows {
+    let full = format!("beside {connections} idle connections");
+    for (beside, speed) in [("alone", compared.alone), (&full, compared.beside)] {
         let _ = writeln!(
             out,
-            "| {name}, beside {beside} idle connections | {} | {} | {} |",
+            "| {name}, {beside} | {} | {} | {} |",
             short(speed.per_second),
             short(speed.p50_us),
             short(speed.p99_us)
@@ -123,8 +128,7 @@ fn departure(departure: &Departure) -> String {
     let [before, most] = departure.memory;
     format!(
         "**{} providers going at once**, with {} watchers: half of the watchers knew of all after {} ms, and the last \
-         after {} ms. The center's memory: {before:.1} MiB before, {most:.1} MiB at most. {} {}\n\n\
-         ![Watchers that know, over time]({DEPARTURE})\n",
+         after {} ms. The center's memory: {before:.1} MiB before, {most:.1} MiB at most. {} {}\n",
         grouped(departure.providers),
         grouped(departure.watchers),
         short(departure.known_ms(0.5)),
@@ -156,15 +160,7 @@ fn grouped(number: u32) -> String {
     out
 }
 
-/// The text with the section in place of what was between the markers; `None` without them.
-fn between(text: &str, section: &str) -> Option<String> {
-    let begin = text.find(BEGIN)? + BEGIN.len();
-    let end = begin + text.get(begin..)?.find(END)?;
-    Some(format!("{}\n\n{}\n{}", text.get(..begin)?, section.trim_end(), text.get(end..)?))
-}
-
-const BEGIN: &str = "<!-- capacity:begin -->";
-const END: &str = "<!-- capacity:end -->";
+const PLOT: &str = "capacity.svg";
 
 #[cfg(test)]
 mod tests {
@@ -177,14 +173,5 @@ mod tests {
         {
             assert_eq!(grouped(number), expected);
         }
-    }
-
-    #[test]
-    fn a_section_replaces_the_one_before() {
-        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let once = between(&text, "new\n\n").unwrap();
-        assert_eq!(once, format!("a\n{BEGIN}\n\nnew\n{END}\nb\n"));
-        assert_eq!(between(&once, "new\n").unwrap(), once);
-        assert_eq!(between("no markers", "new"), None);
     }
 }

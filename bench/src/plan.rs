@@ -39,6 +39,16 @@ pub fn full() -> Vec<Cell> {
     cells
 }
 
+/// Memory and sizes hardly differ between runs, and building takes long.
+pub fn once(cell: &Cell) -> bool {
+    matches!(cell, Cell::Idle { .. } | Cell::Start | Cell::Build)
+}
+
+/// One look at the large calls is enough for a quick run.
+pub fn once_in_quick(cell: &Cell) -> bool {
+    once(cell) || matches!(cell, Cell::Calls { method, .. } if method != "add")
+}
+
 fn calls(method: &str, sizes: &[(u32, u32)], transport: Transport) -> Vec<Cell> {
     let cell = |&(connections, outstanding)| Cell::Calls { method: method.into(), connections, outstanding, transport };
     sizes.iter().map(cell).collect()

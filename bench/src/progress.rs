@@ -40,8 +40,8 @@ impl Progress {
         }
     }
 
-    pub fn skip(&self) {
-        self.bar.inc(1);
+    pub fn skip(&self, count: usize) {
+        self.bar.inc(count as u64);
     }
 
     pub fn finish(&self) {

@@ -52,6 +52,8 @@ pub fn quietest(attempts: u32, most: f64, rest: impl Fn(), mut measure: impl FnM
                     best = Some(Sample { quiet: sample.strangers <= most, ..sample });
                 }
             }
+            // What failed twice will not get better, and waiting for it takes long.
+            Err(_) if error.is_some() => break,
             Err(failed) => error = Some(format!("{failed:#}")),
         }
         if let Some(best) = best.as_mut() {

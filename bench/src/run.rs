@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::args::RunArgs;
 use crate::cell::Cell;
 use crate::config::{Config, Peer};
-use crate::drivers::{CENTER, Drivers, missing};
+use crate::drivers::{CENTER, Drivers, Missing, missing};
 use crate::machine::{Machine, commit, versions};
 use crate::measure::measure;
 use crate::plan::Pace;
@@ -23,90 +23,124 @@ pub struct Plan {
     pub cells: Vec<Cell>,
     pub pace: Pace,
     pub quick_peers: bool,
+    /// What one run is enough for.
+    pub once: fn(&Cell) -> bool,
     pub results: PathBuf,
+}
+
+/// A cell in one run, with all who are measured at it one after another.
+struct Round<'a> {
+    run: u32,
+    cell: &'a Cell,
+    peers: Vec<&'a Peer>,
 }
 
 /// Measures a plan and returns all results, those of earlier sessions among them.
 pub fn run(home: &Path, plan: &Plan, args: &RunArgs) -> Result<Document> {
     let config = Config::read(home)?;
     let missing = missing(&config);
-    for broker in &missing {
-        eprintln!("{} is not installed (Debian package {}): not measured", broker.broker, broker.package);
+    for Missing { broker, package } in &missing {
+        eprintln!("{broker} is not installed (Debian package {package}): not measured");
     }
-    let absent = |peer: &Peer| peer.broker.as_ref().is_some_and(|name| missing.iter().any(|m| m.broker == *name));
-    let work = work(&config, plan, args, absent);
-    ensure!(!work.is_empty(), "nothing is selected");
-
-    let mut peers: Vec<&Peer> = work.iter().flat_map(|(_, peers)| peers).copied().collect();
-    peers.retain(|peer| peer.bin != CENTER);
-    let drivers = Drivers::build(home, &peers, work.iter().any(|(cell, _)| matches!(cell, Cell::Start)))?;
-
+    let rounds = rounds(&config, plan, args, &missing);
+    ensure!(!rounds.is_empty(), "nothing is selected");
+    let drivers = build(home, &rounds)?;
     let mut document = Document::read(&plan.results).unwrap_or_default();
-    let session = if args.resume && !document.sessions.is_empty() {
-        document.sessions.len() - 1
-    } else {
-        document.begin(Session {
-            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            command: command_line(plan.name, args),
-            commit: commit(home),
-            runs: plan.pace.runs,
-            warm: plan.pace.warm,
-            secs: plan.pace.secs,
-            machine: Machine::of_this_process(),
-            versions: versions(home, &config)?,
-            missing,
-        })
+    let session = match document.sessions.len().checked_sub(1) {
+        Some(last) if args.resume => last,
+        _ => document.begin(session(home, plan, &config, missing)?),
     };
-    let Pace { runs, warm, secs } = plan.pace;
+    let Pace { warm, secs, .. } = plan.pace;
     let arena = Arena { home, config: &config, drivers: &drivers, warm, secs };
-    let each_run: usize = work.iter().map(|(_, peers)| peers.len()).sum();
-    let progress = Progress::new(u64::from(runs) * each_run as u64, args.json);
-    for run in 0..runs {
-        for (cell, peers) in &work {
-            let left: Vec<_> = peers.iter().filter(|peer| !document.has(cell, &peer.name, session, run)).collect();
-            (left.len()..peers.len()).for_each(|_| progress.skip());
-            if left.is_empty() {
-                continue;
-            }
-            let _locks = Locks::take(&args.lock)?;
-            wait_until_idle();
-            for peer in left {
-                progress.begin(cell, &peer.name);
-                let mut sample =
-                    quietest(args.attempts, args.max_strangers, wait_until_idle, || measure(&arena, peer, cell));
-                sample.run = run;
-                progress.end(cell, &peer.name, &sample);
-                document.add(cell, &peer.name, session, sample);
-            }
-            document.write(&plan.results)?;
+    let all: usize = rounds.iter().map(|round| round.peers.len()).sum();
+    let progress = Progress::new(all as u64, args.json);
+    for Round { run, cell, mut peers } in rounds {
+        let planned = peers.len();
+        peers.retain(|peer| !document.has(cell, &peer.name, session, run));
+        progress.skip(planned - peers.len());
+        if peers.is_empty() {
+            continue;
         }
+        let _locks = Locks::take(&args.lock)?;
+        wait_until_idle();
+        for peer in peers {
+            progress.begin(cell, &peer.name);
+            let mut sample =
+                quietest(args.attempts, args.max_strangers, wait_until_idle, || measure(&arena, peer, cell));
+            sample.run = run;
+            progress.end(cell, &peer.name, &sample);
+            document.add(cell, &peer.name, session, sample);
+        }
+        document.write(&plan.results)?;
     }
     progress.finish();
     Ok(document)
 }
 
-/// The cells in order, each with its peers in order.
-fn work<'a>(
-    config: &'a Config,
-    plan: &Plan,
-    args: &RunArgs,
-    absent: impl Fn(&Peer) -> bool,
-) -> Vec<(Cell, Vec<&'a Peer>)> {
-    let peers = |cell: &Cell| {
-        let wanted = |peer: &&Peer| {
-            (peer.quick || !plan.quick_peers)
-                && peer.measures(cell)
-                && !absent(peer)
-                && selected(&args.only, cell, &peer.name)
-        };
-        config.peers.iter().filter(wanted).collect::<Vec<_>>()
+/// Run by run, so that a disturbance of minutes spoils one run of many cells and not all runs of one.
+fn rounds<'a>(config: &'a Config, plan: &'a Plan, args: &RunArgs, missing: &[Missing]) -> Vec<Round<'a>> {
+    let absent = |peer: &Peer| missing.iter().any(|missing| peer.broker.as_ref() == Some(&missing.broker));
+    let wanted = |cell: &Cell, peer: &Peer| {
+        (peer.quick || !plan.quick_peers)
+            && peer.measures(cell)
+            && !absent(peer)
+            && selected(&args.only, cell, &peer.name)
     };
-    let cells = plan.cells.iter().map(|cell| (cell.clone(), peers(cell)));
-    cells.filter(|(_, peers)| !peers.is_empty()).collect()
+    let mut rounds = Vec::new();
+    for run in 0..plan.pace.runs {
+        for cell in plan.cells.iter().filter(|cell| run == 0 || !(plan.once)(cell)) {
+            let peers: Vec<_> = config.peers.iter().filter(|peer| wanted(cell, peer)).collect();
+            if !peers.is_empty() {
+                rounds.push(Round { run, cell, peers });
+            }
+        }
+    }
+    rounds
 }
 
-fn command_line(name: &str, args: &RunArgs) -> String {
-    let arguments: Vec<_> = std::env::args().skip(2).collect();
-    let _ = args;
-    [&[name.to_owned()], arguments.as_slice()].concat().join(" ")
+fn build(home: &Path, rounds: &[Round<'_>]) -> Result<Drivers> {
+    let mut peers: Vec<&Peer> = rounds.iter().flat_map(|round| &round.peers).copied().collect();
+    peers.retain(|peer| peer.bin != CENTER);
+    Drivers::build(home, &peers, rounds.iter().any(|round| *round.cell == Cell::Start))
+}
+
+fn session(home: &Path, plan: &Plan, config: &Config, missing: Vec<Missing>) -> Result<Session> {
+    let Pace { runs, warm, secs } = plan.pace;
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    Ok(Session {
+        date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        command: if arguments.is_empty() { plan.name.into() } else { without_locks(&arguments) },
+        commit: commit(home),
+        runs,
+        warm,
+        secs,
+        machine: Machine::of_this_process(),
+        versions: versions(home, config)?,
+        missing,
+    })
+}
+
+/// The command as others would repeat it: whom we took turns with is of no interest to them.
+fn without_locks(arguments: &[String]) -> String {
+    let mut words = Vec::new();
+    let mut left = arguments.iter();
+    while let Some(word) = left.next() {
+        if word == "--lock" {
+            left.next();
+        } else if !word.starts_with("--lock=") {
+            words.push(word.as_str());
+        }
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_are_left_out_of_the_command() {
+        let arguments = ["full", "--lock", "/a", "--only", "topics", "--lock=/b"].map(String::from);
+        assert_eq!(without_locks(&arguments), "full --only topics");
+    }
 }

@@ -22,7 +22,7 @@ struct Args {
 enum Action {
     /// Count, and write instructions.txt anew
     Record,
-    /// Count, and tell what is more than 2 % off instructions.txt; the exit code is 1 if anything is
+    /// Count, and tell what is further off instructions.txt than it may be, most often 2 %; the exit code is 1 if anything is
     Check {
         /// Only operations whose name has this in it
         #[arg(default_value = "")]
@@ -45,7 +45,8 @@ fn run(name: &str, rounds: u32) -> Result<ExitCode> {
     let operation = operations().into_iter().find(|operation| operation.name == name);
     let mut run = operation.with_context(|| format!("no operation {name:?}"))?.prepare();
     (0..rounds).for_each(|_| run());
-    Ok(ExitCode::SUCCESS)
+    // Without taking apart what was made: what lies in hash tables is freed in another order each time.
+    std::process::exit(0)
 }
 
 fn record() -> Result<ExitCode> {
@@ -70,7 +71,7 @@ fn check(only: &str) -> Result<ExitCode> {
     for operation in operations().iter().filter(|operation| operation.name.contains(only)) {
         let now = count(operation)?;
         let (mark, before) = match recorded.get(operation.name) {
-            Some(&before) if is_near(before, now) => (' ', before.to_string()),
+            Some(&before) if before.abs_diff(now) * 100 <= before * operation.tolerance => (' ', before.to_string()),
             Some(before) => ('!', before.to_string()),
             None => ('!', "none".to_owned()),
         };
@@ -80,17 +81,13 @@ fn check(only: &str) -> Result<ExitCode> {
     if changed == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{changed} changed by more than 2 %: mend it, or record it with the change that made it");
+    println!("{changed} changed by more than it may: mend it, or record it with the change that made it");
     Ok(ExitCode::FAILURE)
 }
 
 fn recorded(line: &str) -> Option<(&str, u64)> {
     let (count, name) = line.trim_start().split_once("  ")?;
     Some((name, count.parse().ok()?))
-}
-
-fn is_near(before: u64, now: u64) -> bool {
-    before.abs_diff(now) * 50 <= before
 }
 
 /// The instructions of one operation, rounded.

@@ -34,11 +34,11 @@ fn main() -> Result<()> {
 fn calls(args: &Args, connections: u32, outstanding: u32) -> Result<()> {
     let server = Driver::serve("")?;
     let load = format!("--job rpc --conns {connections} --outstanding {outstanding} --warm 0 --secs {}", args.secs);
-    let (told, client) = Driver::start(&server.addr, "client", &load)?.end()?;
-    let calls = field(&told, "n")?;
+    let mut client = Driver::start(&server.addr, "client", &load)?;
+    let calls = field(&client.told()?, "n")?;
     let cell = format!("{connections} x {outstanding}");
     row(&cell, "server", calls, &server.stop()?);
-    row(&cell, "client", calls, &client);
+    row(&cell, "client", calls, &client.stop()?);
     Ok(())
 }
 
@@ -49,14 +49,13 @@ fn topic(args: &Args) -> Result<()> {
     let mut subscribers = Driver::start(&center.addr, "client", &format!("--job sub --subs {subs}"))?;
     subscribers.wait_ready()?;
     let load = format!("--job pub --subs {subs} --warm 0 --secs {}", args.secs);
-    let (told, sending) = Driver::start(&center.addr, "client", &load)?.end()?;
-    let published = field(&told, "published")?;
-    let (told, hearing) = subscribers.end()?;
-    let delivered = field(&told, "delivered")?;
+    let mut publisher = Driver::start(&center.addr, "client", &load)?;
+    let sent = field(&publisher.told()?, "published")?;
+    let delivered = field(&subscribers.told()?, "delivered")?;
     let cell = format!("1 to {subs}");
-    row(&cell, "publisher", published, &sending);
+    row(&cell, "publisher", sent, &publisher.stop()?);
     row(&cell, "center", delivered, &center.stop()?);
-    row(&cell, "subscribers", delivered, &hearing);
+    row(&cell, "subscribers", delivered, &subscribers.stop()?);
     Ok(())
 }
 
@@ -103,36 +102,41 @@ impl Driver {
         let mut command = Command::new("perf");
         command.args(["stat", "-x,", "-e"]).arg(format!("raw_syscalls:sys_enter{events}")).arg("-o").arg(&counts);
         command.arg("--").arg(driver).args([role, "--addr", addr]).args(args.split(' '));
-        let mut perf =
-            command.stdout(Stdio::piped()).spawn().context("can't run perf (Debian's package is linux-perf)")?;
+        // It is ended by a signal, and perf tells that of it.
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut perf = command.spawn().context("can't run perf (Debian's package is linux-perf)")?;
         let output = BufReader::new(perf.stdout.take().context("no output")?);
         Ok(Self { perf, output, addr: addr.to_owned(), counts })
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
+        let line = self.line()?;
         if line.trim() == "READY" { Ok(()) } else { bail!("the driver said {line:?} where it was to be ready") }
     }
 
-    /// Waits for what it tells at its end.
-    fn end(mut self) -> Result<(Value, Vec<u32>)> {
-        let lines = (&mut self.output).lines().collect::<std::io::Result<Vec<_>>>()?;
-        let told = serde_json::from_str(lines.last().context("the driver told nothing")?)?;
-        Ok((told, self.counted()?))
+    /// What it tells when its load is over.
+    fn told(&mut self) -> Result<Value> {
+        let line = self.line()?;
+        serde_json::from_str(&line).with_context(|| format!("the driver said {line:?} where it was to tell its result"))
     }
 
-    /// Ends a server.
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// Ends it, and gives what perf has counted.
     fn stop(mut self) -> Result<Vec<u32>> {
         self.kill()?;
         self.counted()
     }
 
-    /// Ends the driver itself: perf then tells what it has counted.
+    /// Ends the driver itself, and perf with it; one that has ended has left no children behind.
     fn kill(&self) -> Result<()> {
         let perf = self.perf.id();
         let children = std::fs::read_to_string(format!("/proc/{perf}/task/{perf}/children"))?;
-        Command::new("kill").args(children.split_whitespace()).status()?;
+        Command::new("kill").args(children.split_whitespace()).stderr(Stdio::null()).status()?;
         Ok(())
     }
 
@@ -148,7 +152,6 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // One that has ended has no children; then there is nothing to end.
         if let Ok(None) = self.perf.try_wait() {
             let _ = self.kill();
         }

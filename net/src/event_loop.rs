@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::io;
 use std::thread;
 
@@ -19,9 +20,28 @@ pub(crate) struct EventLoopGroup {
     loops: Vec<EventLoop>,
 }
 
+thread_local! {
+    /// Frames that this thread has handled since it last slept.
+    static HANDLED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// So many frames were handled on this thread.
+pub(crate) fn handled(frames: u64) {
+    HANDLED.set(HANDLED.get() + frames);
+}
+
+/// A loop that was woken for a single frame lets others on its core run before it sleeps. A caller that sends one request
+/// at a time then often has the next one ready, with no sleep and no wake-up between. Under load loops go to sleep at once:
+/// they are woken for many frames.
+fn before_sleep() {
+    if HANDLED.take() == 1 {
+        thread::yield_now();
+    }
+}
+
 impl EventLoop {
     fn start(number: usize, core: Option<core_affinity::CoreId>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().on_thread_park(before_sleep).build()?;
         let handle = runtime.handle().clone();
         let (stop, mut stopping) = oneshot::channel::<()>();
         let (ended, stopped) = oneshot::channel();

@@ -13,6 +13,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
 use crate::Conn;
+use crate::event_loop::handled;
 use crate::later::later;
 
 /// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
@@ -188,6 +189,7 @@ impl Reader {
                 Err(e) => break Some(ReadFailure::Protocol(e)),
             }
         };
+        handled(frames);
         shared.metrics.frames_in.fetch_add(frames, Relaxed);
         self.keep_rest(conn, frames > 0, before);
         failure.map_or(Ok(()), Err)

@@ -16,7 +16,8 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// A frame that goes to many: its bytes are counted once against the total, however many outboxes hold it.
+/// A frame that goes to many, or several in a row: its bytes are counted once against the total, however many outboxes
+/// hold it.
 #[derive(Clone, Debug)]
 pub struct Shared(Bytes);
 
@@ -26,7 +27,7 @@ impl Shared {
         Self(frame)
     }
 
-    /// The frame.
+    /// The frame, or frames.
     pub const fn frame(&self) -> &Bytes {
         &self.0
     }
@@ -113,8 +114,14 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// `Closed`.
     fn send(&self, frame: Bytes) -> impl Future<Output = Result<(), SendError>> + Send;
 
-    /// Makes a frame to push to many; counted once.
+    /// Makes a frame to push to many, or several that lie one behind the other; counted once.
     fn share(&self, frame: Bytes) -> Shared;
+
+    /// How many bytes several frames that are shared as one may have: they are queued or refused as one, so they must
+    /// not take more than the largest frame may.
+    fn max_shared_bytes(&self) -> usize {
+        32 << 10
+    }
 
     /// Queues a frame that goes to many. If this peer then is over half of its bound and has taken bytes of late,
     /// `from` is not read until it has caught up; a peer that takes nothing is never waited for.
@@ -140,6 +147,13 @@ pub trait Handler<C>: Send + Sync + 'static {
     /// Takes one message.
     fn handle(&self, conn: &C, message: Message);
 
+    /// Takes what one read brought, all of it and in order: who handles several at once takes a lock, looks at a clock
+    /// or wakes a task once for all of them. By default one after the other. What `messages` gives may depend on what
+    /// became of those before it.
+    fn handle_all(&self, conn: &C, messages: &mut dyn Iterator<Item = Message>) {
+        messages.for_each(|message| self.handle(conn, message));
+    }
+
     /// Runs once, after the connection's last message.
     fn closed(&self, conn: &C) {
         let _ = conn;
@@ -149,6 +163,10 @@ pub trait Handler<C>: Send + Sync + 'static {
 impl<C, H: Handler<C> + ?Sized> Handler<C> for std::sync::Arc<H> {
     fn handle(&self, conn: &C, message: Message) {
         (**self).handle(conn, message);
+    }
+
+    fn handle_all(&self, conn: &C, messages: &mut dyn Iterator<Item = Message>) {
+        (**self).handle_all(conn, messages);
     }
 
     fn closed(&self, conn: &C) {

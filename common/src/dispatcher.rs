@@ -122,6 +122,22 @@ where
         }
     }
 
+    /// Topic operations that follow each other stay together: at full speed they come by the hundred.
+    fn handle_all(&self, conn: &C, messages: &mut dyn Iterator<Item = Message>) {
+        let mut next = messages.next();
+        while let Some(message) = next.take() {
+            if is_topic_operation(conn, &message) {
+                conn.settle();
+                let mut run = Run { conn, first: Some(message), rest: messages, next: &mut next };
+                self.topic.handle_all(conn, &mut run);
+                run.for_each(drop);
+            } else {
+                self.handle(conn, message);
+                next = messages.next();
+            }
+        }
+    }
+
     fn closed(&self, conn: &C) {
         self.rpc.closed(conn);
         self.topic.closed(conn);
@@ -129,6 +145,37 @@ where
         self.session.closed(conn);
         self.response.closed(conn);
     }
+}
+
+/// Topic operations up to the first message that is none; that one comes `next`.
+struct Run<'a, C> {
+    conn: &'a C,
+    first: Option<Message>,
+    rest: &'a mut dyn Iterator<Item = Message>,
+    next: &'a mut Option<Message>,
+}
+
+impl<C: Connection> Iterator for Run<'_, C> {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        if self.first.is_some() {
+            return self.first.take();
+        }
+        if self.next.is_some() {
+            return None;
+        }
+        let message = self.rest.next()?;
+        if is_topic_operation(self.conn, &message) {
+            return Some(message);
+        }
+        *self.next = Some(message);
+        None
+    }
+}
+
+fn is_topic_operation<C: Connection>(conn: &C, message: &Message) -> bool {
+    message.kind() == MessageType::TopicRequest && is_negotiated(conn.session(), message)
 }
 
 impl<C: Connection> Handler<C> for Unhandled {
@@ -228,6 +275,35 @@ mod tests {
             assert!(sent[0].text().starts_with(start), "{}", sent[0].text());
             assert_eq!((sent[0].0.kind().to_wire(), sent[0].0.id()), (u16::try_from(kind).unwrap() + 1, &b"id"[..]));
         }
+    }
+
+    #[test]
+    fn what_one_read_brought_is_handled_in_order_and_topic_operations_together() {
+        #[derive(Default)]
+        struct Log(std::sync::Mutex<Vec<String>>);
+        struct Together(std::sync::Arc<Log>);
+        impl Handler<Recorder> for Log {
+            fn handle(&self, _conn: &Recorder, message: Message) {
+                self.0.lock().unwrap().push(String::from_utf8_lossy(message.id()).into_owned());
+            }
+        }
+        impl Handler<Recorder> for Together {
+            fn handle(&self, _conn: &Recorder, _message: Message) {}
+            fn handle_all(&self, _conn: &Recorder, messages: &mut dyn Iterator<Item = Message>) {
+                let ids = messages.map(|message| String::from_utf8_lossy(message.id()).into_owned());
+                let ids = ids.collect::<Vec<_>>().join("+");
+                self.0.0.lock().unwrap().push(ids);
+            }
+        }
+        let log = std::sync::Arc::new(Log::default());
+        let topic = Together(std::sync::Arc::clone(&log));
+        let dispatcher = Dispatcher::new().on_topic(topic).on_rpc(std::sync::Arc::clone(&log));
+        let conn = Recorder::new(1);
+        let kinds = [2, 2, 0, 2, 2 | 1 << 24, 2, 0];
+        let mut messages = kinds.iter().zip(b'a'..).map(|(kind, id)| conn.message(*kind, &[id], b"{}"));
+        dispatcher.handle_all(&conn, &mut messages);
+        assert_eq!(*log.0.lock().unwrap(), ["a+b", "c", "d", "f", "g"]);
+        assert_eq!(conn.take()[0].0.id(), b"e", "a flag that was not negotiated is refused");
     }
 
     #[test]

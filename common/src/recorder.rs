@@ -125,8 +125,8 @@ impl Recorder {
         if log.closed.is_some() {
             return Err(SendError::Closed);
         }
-        let decoded = LengthValue::new(usize::MAX).decode(&mut BytesMut::from(&frame[..]));
-        log.sent.extend(decoded.ok().flatten().map(Sent));
+        let (protocol, mut frames) = (LengthValue::new(usize::MAX), BytesMut::from(&frame[..]));
+        log.sent.extend(std::iter::from_fn(|| protocol.decode(&mut frames).ok().flatten().map(Sent)));
         Ok(())
     }
 }

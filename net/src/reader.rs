@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io;
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +26,8 @@ use crate::later::later;
 pub(crate) struct Reader {
     /// Bytes that were read and not handled: part of a frame, or frames that wait until reading goes on.
     pending: BytesMut,
+    /// For a moment they lie in the shared buffer.
+    in_shared: bool,
     /// Since when reading waits for the rest of a frame.
     started: Option<Started>,
     paused: bool,
@@ -62,6 +65,8 @@ pub(crate) enum ReadFailure {
 
 /// One read asks for at most this many bytes.
 const READ_BYTES: usize = 64 << 10;
+/// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same read.
+const SHORT_BYTES: usize = 4 << 10;
 
 /// A buffer with less room than this is used again from its start, or put aside.
 const LEAST_ROOM: usize = READ_BYTES / 4;
@@ -120,7 +125,7 @@ impl Reader {
             self.handle_pending(conn, handler, before)?;
             return Ok(Read::Some);
         }
-        if before > 0 {
+        if before > SHORT_BYTES {
             // Bounded by what came already: a length field alone takes no memory.
             let missing = conn.shared().protocol.frame_bytes(&self.pending).saturating_sub(before);
             self.pending.reserve(missing.clamp(1, READ_BYTES.max(before)));
@@ -129,15 +134,33 @@ impl Reader {
         }
         // Taken out, since a handler may come back here.
         let mut shared = SHARED.with_borrow_mut(Buffers::take);
+        shared.extend_from_slice(&self.pending);
         let read = poll_read_buf(Pin::new(stream), cx, &mut shared);
-        std::mem::swap(&mut self.pending, &mut shared);
-        let came = self.came(read, before, conn, handler);
-        std::mem::swap(&mut self.pending, &mut shared);
-        if !shared.is_empty() {
-            self.pending = BytesMut::from(&shared[..]);
-            shared.clear();
-        }
+        let came = if shared.len() > before {
+            self.came_shared(read, before, &mut shared, conn, handler)
+        } else {
+            self.came(read, before, conn, handler)
+        };
+        shared.clear();
         SHARED.with_borrow_mut(|buffers| buffers.put_back(shared));
+        came
+    }
+
+    /// The same for what lies in the shared buffer, behind a copy of what was pending.
+    fn came_shared<P: Protocol, H: Handler<Conn<P>>>(
+        &mut self,
+        read: Poll<io::Result<usize>>,
+        before: usize,
+        shared: &mut BytesMut,
+        conn: &Conn<P>,
+        handler: &H,
+    ) -> Result<Read, ReadFailure> {
+        std::mem::swap(&mut self.pending, shared);
+        self.in_shared = true;
+        let came = self.came(read, before, conn, handler);
+        self.in_shared = false;
+        std::mem::swap(&mut self.pending, shared);
+        self.pending = BytesMut::from(&shared[..]);
         came
     }
 
@@ -170,25 +193,29 @@ impl Reader {
         before: usize,
     ) -> Result<(), ReadFailure> {
         let shared = conn.shared();
-        let mut frames = 0;
-        let failure = loop {
-            if !conn.may_read() {
-                break None;
-            }
-            match shared.protocol.decode(&mut self.pending) {
-                Ok(Some(message)) => {
-                    frames += 1;
-                    if conn.draining().is_some() && message.kind().is_request() {
+        let (mut frames, mut failure, pending) = (0, None, &mut self.pending);
+        let mut messages = iter::from_fn(|| {
+            while conn.may_read() {
+                match shared.protocol.decode(pending) {
+                    Ok(Some(message)) => {
+                        frames += 1;
+                        if conn.draining().is_none() || !message.kind().is_request() {
+                            return Some(message);
+                        }
                         refuse_draining(conn, &message);
-                    } else {
-                        handle_contained(conn, handler, message);
+                    }
+                    Err(ProtocolError::TooLarge { .. }) if waits_for_header(conn, pending) => return None,
+                    Ok(None) => return None,
+                    Err(e) => {
+                        failure = Some(ReadFailure::Protocol(e));
+                        return None;
                     }
                 }
-                Err(ProtocolError::TooLarge { .. }) if self.waits_for_header(conn) => break None,
-                Ok(None) => break None,
-                Err(e) => break Some(ReadFailure::Protocol(e)),
             }
-        };
+            None
+        })
+        .fuse();
+        handle_contained(conn, handler, &mut messages);
         handled(frames);
         shared.metrics.frames_in.fetch_add(frames, Relaxed);
         self.keep_rest(conn, frames > 0, before);
@@ -201,7 +228,7 @@ impl Reader {
         if before == 0 && rest == 0 {
             return;
         }
-        if behind_frames && before > 0 {
+        if behind_frames && !self.in_shared {
             self.pending = BytesMut::from(&self.pending[..]);
         }
         conn.shared().partial(before, rest);
@@ -248,11 +275,6 @@ impl Reader {
         self.pending = BytesMut::new();
     }
 
-    /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.
-    fn waits_for_header<P: Protocol>(&self, conn: &Conn<P>) -> bool {
-        conn.session().is_some() && conn.shared().protocol.peek(&self.pending).is_none()
-    }
-
     /// When the peer last sent something, if that was while the connection drained.
     pub(crate) fn read_at(&self) -> Option<Instant> {
         self.read_at
@@ -280,11 +302,22 @@ impl Reader {
     }
 }
 
+/// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.
+fn waits_for_header<P: Protocol>(conn: &Conn<P>, pending: &[u8]) -> bool {
+    conn.session().is_some() && conn.shared().protocol.peek(pending).is_none()
+}
+
 /// A handler that panics ends its connection, and nothing else.
-fn handle_contained<P: Protocol, H: Handler<Conn<P>>>(conn: &Conn<P>, handler: &H, message: Message) {
-    let kind = message.kind();
-    if catch_unwind(AssertUnwindSafe(|| handler.handle(conn, message))).is_err() {
+fn handle_contained<P: Protocol, H: Handler<Conn<P>>>(
+    conn: &Conn<P>,
+    handler: &H,
+    messages: &mut dyn Iterator<Item = Message>,
+) {
+    let mut kind = None;
+    let mut messages = messages.inspect(|message| kind = Some(message.kind()));
+    if catch_unwind(AssertUnwindSafe(|| handler.handle_all(conn, &mut messages))).is_err() {
         conn.count(Event::Panicked);
-        conn.close(Cow::Owned(format!("the handler of {kind} panicked")));
+        let kind = kind.map_or_else(String::new, |kind| format!(" of {kind}"));
+        conn.close(Cow::Owned(format!("the handler{kind} panicked")));
     }
 }

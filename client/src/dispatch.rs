@@ -44,6 +44,17 @@ impl Handler<Conn> for Dispatch {
         }
     }
 
+    fn handle_all(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
+        let mut others = messages.filter_map(|message| {
+            if message.kind() == MessageType::SessionResponse {
+                self.calls.complete(conn, message);
+                return None;
+            }
+            Some(message)
+        });
+        self.dispatcher.handle_all(conn, &mut others);
+    }
+
     /// Calls fail first, so that an inbox hears of the end last.
     fn closed(&self, conn: &Conn) {
         self.calls.closed(conn);
@@ -67,6 +78,10 @@ struct Topic(Arc<Inboxes>);
 impl Handler<Conn> for Topic {
     fn handle(&self, conn: &Conn, message: Message) {
         self.0.topic.message(conn, message);
+    }
+
+    fn handle_all(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
+        self.0.topic.messages(conn, messages);
     }
 }
 

@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use callboard_common::{Connection, Event, Message};
@@ -8,13 +9,18 @@ use crate::guard::guarded;
 
 /// Takes what a peer sends unasked: messages of topics, or notices about providers.
 ///
-/// Both functions run on the connection's own task, in the order in which frames came, and must not block. A panic in
+/// Its functions run on the connection's own task, in the order in which frames came, and must not block. A panic in
 /// them is caught, logged and counted. An inbox must not keep a [`Client`](crate::Client): a connection lives as long as
 /// its clients do.
 pub trait Inbox: Any + Send + Sync {
     /// Takes one message, whose body is not yet read. It is a view into the buffer that it arrived in: keep it for long
     /// only after [`Message::detach`].
     fn message(&self, conn: &Conn, message: Message);
+
+    /// Takes what one read brought, all of it and in order. By default one after the other.
+    fn messages(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
+        messages.for_each(|message| self.message(conn, message));
+    }
 
     /// Runs once, when the connection has ended: after its last message, and after the calls that still waited have
     /// failed. An inbox that is made later than that hears it at once, from the thread that makes it.
@@ -54,9 +60,14 @@ impl InboxSlot {
 
     /// Hands over a message; without an inbox it is counted.
     pub(crate) fn message(&self, conn: &Conn, message: Message) {
-        match self.inbox() {
-            Some(inbox) => guarded(conn, "an inbox", || inbox.message(conn, message)),
-            None => conn.count(Event::Ignored),
+        self.messages(conn, &mut iter::once(message));
+    }
+
+    /// Hands over all of them. One over which the inbox panics is lost, those behind it are not.
+    pub(crate) fn messages(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
+        let Some(inbox) = self.inbox() else { return messages.for_each(|_| conn.count(Event::Ignored)) };
+        while let Some(first) = messages.next() {
+            guarded(conn, "an inbox", || inbox.messages(conn, &mut iter::once(first).chain(&mut *messages)));
         }
     }
 

@@ -31,6 +31,17 @@ impl Json {
         Ok(Raw(value))
     }
 
+    /// The same for text that is the value of a member: there it may be nested one level less.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_member(text: &[u8]) -> Result<Raw<'_>, BodyError> {
+        let mut scanner = utf8(text)?;
+        let value = scanner.value(1).map_err(parse_failed)?;
+        scanner.end().map_err(parse_failed)?;
+        Ok(Raw(value))
+    }
+
     /// Appends the value without the white space between its parts; order, numbers and escapes stay as they are.
     pub fn write_compact(value: Raw<'_>, out: &mut BytesMut) {
         let mut in_string = false;

@@ -72,6 +72,10 @@ pub(crate) struct Drain {
     pub(crate) until: Instant,
 }
 
+/// Of several frames that are shared as one. More would let few subscribers share less work; it is a fraction of what a
+/// core's cache holds.
+const MAX_SHARED_BYTES: usize = 32 << 10;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
@@ -365,6 +369,11 @@ impl<P: Protocol> Connection for Conn<P> {
 
     fn share(&self, frame: Bytes) -> Shared {
         Shared::new(Bytes::from_owner(Counted::new(frame, Arc::clone(&self.0.shared))))
+    }
+
+    fn max_shared_bytes(&self) -> usize {
+        // A message grows by half where it is written as text.
+        MAX_SHARED_BYTES.min(self.0.shared.limits.max_frame_bytes / 2)
     }
 
     fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError> {

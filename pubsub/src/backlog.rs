@@ -1,16 +1,24 @@
 use std::collections::VecDeque;
 
-/// What has come for one subscription and was not yet taken, bounded. Pure state, generic over the messages.
+/// What has come for one subscription and was not yet taken, bounded. Pure state, generic over the messages, one or
+/// several at a time.
 ///
 /// Above a soft bound it is [behind](Backlog::is_behind), until it has come down a step below: while it is, its
 /// connection need not be read. Past the hard bound it ends.
 #[derive(Debug)]
 pub(crate) struct Backlog<T> {
     bounds: Bounds,
-    waiting: VecDeque<(T, usize)>,
-    bytes: usize,
+    waiting: VecDeque<(T, Load)>,
+    load: Load,
     behind: bool,
     end: Option<End>,
+}
+
+/// How much something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
 }
 
 /// How much may wait.
@@ -42,30 +50,36 @@ pub(crate) enum End {
 
 impl<T> Backlog<T> {
     pub(crate) const fn new(bounds: Bounds) -> Self {
-        Self { bounds, waiting: VecDeque::new(), bytes: 0, behind: false, end: None }
+        Self { bounds, waiting: VecDeque::new(), load: Load { messages: 0, bytes: 0 }, behind: false, end: None }
+    }
+
+    /// Whether so many bytes more stay within the hard bound.
+    pub(crate) const fn fits(&self, bytes: usize) -> bool {
+        self.load.bytes.saturating_add(bytes) <= self.bounds.max_bytes
     }
 
     /// Takes one more. After the end it is dropped; past the hard bound it ends the backlog, unless nothing else waits.
-    pub(crate) fn push(&mut self, message: T, bytes: usize) {
-        let max_bytes = self.bounds.max_bytes;
+    pub(crate) fn push(&mut self, message: T, load: Load) {
         if self.end.is_some() {
             return;
         }
-        if !self.waiting.is_empty() && self.bytes.saturating_add(bytes) > max_bytes {
-            return self.end(End::Lagged { max_bytes });
+        if !self.waiting.is_empty() && !self.fits(load.bytes) {
+            return self.end(End::Lagged { max_bytes: self.bounds.max_bytes });
         }
-        self.waiting.push_back((message, bytes));
-        self.bytes += bytes;
-        self.behind |= self.bytes > self.bounds.hold_bytes || self.waiting.len() > self.bounds.hold_messages;
+        self.waiting.push_back((message, load));
+        self.load.messages += load.messages;
+        self.load.bytes += load.bytes;
+        self.behind |= self.load.bytes > self.bounds.hold_bytes || self.load.messages > self.bounds.hold_messages;
     }
 
     /// What comes next: the messages in order, then the end, again and again; `None` asks to wait.
     pub(crate) fn pop(&mut self) -> Option<Result<T, End>> {
-        let Some((message, bytes)) = self.waiting.pop_front() else { return self.end.map(Err) };
-        self.bytes -= bytes;
+        let Some((message, load)) = self.waiting.pop_front() else { return self.end.map(Err) };
+        self.load.messages -= load.messages;
+        self.load.bytes -= load.bytes;
         let Bounds { hold_bytes, hold_messages, .. } = self.bounds;
         self.behind &=
-            self.bytes > below(hold_bytes, STEP_BYTES) || self.waiting.len() > below(hold_messages, STEP_MESSAGES);
+            self.load.bytes > below(hold_bytes, STEP_BYTES) || self.load.messages > below(hold_messages, STEP_MESSAGES);
         Some(Ok(message))
     }
 
@@ -77,7 +91,7 @@ impl<T> Backlog<T> {
     /// Drops what waits.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
-        self.bytes = 0;
+        self.load = Load::default();
         self.behind = false;
     }
 
@@ -97,11 +111,15 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { hold_bytes: 100, hold_messages: 4, max_bytes: 200 };
 
+    fn one(bytes: usize) -> Load {
+        Load { messages: 1, bytes }
+    }
+
     /// Pushes messages of these sizes.
     fn holding(sizes: &[usize]) -> Backlog<usize> {
         let mut backlog = Backlog::new(BOUNDS);
         for (at, bytes) in sizes.iter().enumerate() {
-            backlog.push(at, *bytes);
+            backlog.push(at, one(*bytes));
         }
         backlog
     }
@@ -110,6 +128,18 @@ mod tests {
     fn messages_come_in_order_and_then_it_waits() {
         let mut backlog = holding(&[1, 1]);
         assert_eq!([backlog.pop(), backlog.pop(), backlog.pop()], [Some(Ok(0)), Some(Ok(1)), None]);
+    }
+
+    #[test]
+    fn several_at_a_time_count_as_many() {
+        let mut backlog = Backlog::new(BOUNDS);
+        for at in 0..2 {
+            assert!(!backlog.is_behind());
+            backlog.push(at, Load { messages: 3, bytes: 3 });
+        }
+        assert!(backlog.is_behind() && backlog.fits(194) && !backlog.fits(195));
+        assert_eq!((backlog.pop(), backlog.is_behind()), (Some(Ok(0)), true));
+        assert_eq!((backlog.pop(), backlog.is_behind()), (Some(Ok(1)), false));
     }
 
     #[test]
@@ -136,9 +166,9 @@ mod tests {
     #[test]
     fn the_hard_bound_ends_it_after_what_waits_and_one_message_always_fits() {
         let mut backlog = holding(&[150, 50]);
-        backlog.push(2, 1);
+        backlog.push(2, one(1));
         assert!(!backlog.is_behind(), "nobody waits for a subscription that has ended");
-        backlog.push(3, 0);
+        backlog.push(3, one(0));
         let lagged = Some(Err(End::Lagged { max_bytes: 200 }));
         assert_eq!(
             [backlog.pop(), backlog.pop(), backlog.pop(), backlog.pop()],

@@ -1,16 +1,19 @@
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use callboard_client::{Client, Conn, Inbox};
 use callboard_common::{
-    Connection, Decode, Event, FLAG_ONE_WAY, Feature, Head, Json, Message, MessageType, SendError, TopicOp,
+    Connection, Decode, Event, FLAG_ONE_WAY, Feature, Head, Json, Message, MessageType, Raw, SendError, TopicOp,
     TopicRequest,
 };
 
-use crate::News;
 use crate::backlog::End;
+use crate::bundle::Bundle;
 use crate::listeners::{ListenerId, Listeners};
-use crate::publication::to_keep;
+use crate::publication::COPY_BELOW_BYTES;
 use crate::queue::{Freed, Queue};
+use crate::spelling::Spelling;
 
 /// What a client's connection does with messages of topics: hands each to those who listen, sharing its bytes.
 ///
@@ -50,20 +53,18 @@ impl Hub {
         }
     }
 
-    fn publish(&self, conn: &Conn, message: &Message, request: &TopicRequest<'_>) -> Vec<Freed> {
+    fn publish(&self, conn: &Conn, arrivals: &Arrivals) {
+        let topic = &*arrivals.topic;
         let mut listeners = self.lock();
-        let Some((topic, queues)) = listeners.hearing(&request.topic) else {
-            return Vec::new();
-        };
-        let value = request.message.map(|value| message.frame().slice_ref(value.bytes())).unwrap_or_default();
-        let bytes = message.frame().len() + size_of::<News>();
-        let news = News::new(Arc::clone(topic), value);
-        let freed = queues.map(|queue| queue.push(news.clone(), bytes, || Box::new(conn.hold_reading())));
-        let freed = freed.filter(|freed| !freed.is_nothing()).collect();
-        if listeners.owes_cancel(&request.topic) && cancel_again(conn, &request.topic).is_ok() {
-            listeners.settled(&request.topic);
+        let Some((name, queues)) = listeners.hearing(topic) else { return };
+        let bundle = arrivals.bundle(name);
+        let freed = queues.map(|queue| queue.push(bundle.clone(), || Box::new(conn.hold_reading())));
+        let freed: Vec<_> = freed.filter(|freed| !freed.is_nothing()).collect();
+        if listeners.owes_cancel(topic) && cancel_again(conn, topic).is_ok() {
+            listeners.settled(topic);
         }
-        freed
+        drop(listeners);
+        freed.into_iter().for_each(Freed::let_go);
     }
 
     fn remove(&self, topic: &str) -> Vec<Freed> {
@@ -79,19 +80,74 @@ impl Hub {
 
 impl Inbox for Hub {
     fn message(&self, conn: &Conn, message: Message) {
-        let message = to_keep(&message);
-        let freed = match TopicRequest::decode::<Json>(message.body()) {
-            Ok(request) if request.op == TopicOp::Publish => self.publish(conn, &message, &request),
-            Ok(request) if request.op == TopicOp::Remove => self.remove(&request.topic),
-            _ => return conn.count(Event::Ignored),
-        };
-        freed.into_iter().for_each(Freed::let_go);
+        self.messages(conn, &mut iter::once(message));
+    }
+
+    fn messages(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
+        let mut arrivals: Option<Arrivals> = None;
+        let mut spelling = Spelling::default();
+        for message in messages {
+            if let Some(open) = arrivals.as_mut().filter(|open| open.has_room())
+                && let Some(value) = spelling.read(message.body())
+            {
+                open.add(value);
+                continue;
+            }
+            arrivals.take().into_iter().for_each(|done| self.publish(conn, &done));
+            match TopicRequest::decode::<Json>(message.body()) {
+                Ok(request) if request.op == TopicOp::Publish => {
+                    spelling.learn(&message, &request);
+                    arrivals = Some(Arrivals::new(&message, &request));
+                }
+                Ok(request) if request.op == TopicOp::Remove => {
+                    self.remove(&request.topic).into_iter().for_each(Freed::let_go);
+                }
+                _ => conn.count(Event::Ignored),
+            }
+        }
+        arrivals.into_iter().for_each(|done| self.publish(conn, &done));
     }
 
     fn closed(&self) {
         let ended = self.lock().end_all();
         for queue in ended {
             queue.end(End::Disconnected).let_go();
+        }
+    }
+}
+
+/// Messages of one topic, copied out of the buffer that they came in.
+struct Arrivals {
+    topic: String,
+    /// The first where it is large: it stays where it is, and alone.
+    large: Option<Bytes>,
+    values: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Arrivals {
+    fn new(message: &Message, request: &TopicRequest<'_>) -> Self {
+        let value = request.message.map(Raw::bytes).unwrap_or_default();
+        let large = (value.len() >= COPY_BELOW_BYTES).then(|| message.frame().slice_ref(value));
+        let mut arrivals = Self { topic: request.topic.to_string(), large, values: Vec::new(), ends: Vec::new() };
+        arrivals.add(Raw::new(if arrivals.large.is_some() { &[] } else { value }));
+        arrivals
+    }
+
+    /// Whether another one may come with them.
+    fn has_room(&self) -> bool {
+        self.large.is_none() && self.values.len() < COPY_BELOW_BYTES
+    }
+
+    fn add(&mut self, value: Raw<'_>) {
+        self.values.extend_from_slice(value.bytes());
+        self.ends.push(self.values.len());
+    }
+
+    fn bundle(&self, topic: &Arc<str>) -> Bundle {
+        match &self.large {
+            Some(value) => Bundle::new(Arc::clone(topic), value.clone(), &[value.len()]),
+            None => Bundle::new(Arc::clone(topic), Bytes::copy_from_slice(&self.values), &self.ends),
         }
     }
 }

@@ -4,19 +4,20 @@
 //!
 //! 1. [`TopicManager`]: who is subscribed to what, pure; with [`TopicLimits`] and [`TopicError`].
 //! 2. [`TopicService`]: the handler of REQ_TOPIC around it. How a message becomes the frames that are pushed stands in
-//!    `publication`.
+//!    `publication`; what a run of messages has in common is read once, see `spelling`.
 //!
 //! Then the client's:
 //!
 //! 3. [`Topics`]: create, remove, publish.
 //! 4. [`Subscription`]: a stream of [`News`], ended by a [`SubscriptionError`]; [`TypedSubscription`] reads each message
 //!    as a type, [`subscribe_with`] hands each to a callback.
-//! 5. Below them: `backlog`, what waits for one subscription, pure, with `queue` around it; `listeners`, who on a
+//! 5. Below them: `bundle`, messages that came together; `backlog`, what waits for one subscription, pure, with `queue` around it; `listeners`, who on a
 //!    connection listens to what, pure, with `hub` around it.
 
 #![deny(missing_docs)]
 
 mod backlog;
+mod bundle;
 mod callback;
 mod hub;
 mod listeners;
@@ -24,6 +25,7 @@ mod news;
 mod publication;
 mod queue;
 mod service;
+mod spelling;
 mod subscription;
 mod subscription_error;
 mod topic_manager;

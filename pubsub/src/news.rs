@@ -29,7 +29,7 @@ impl News {
 
     /// The message for people: a string as it is, any other value as its JSON without white space.
     pub fn text(&self) -> Cow<'_, str> {
-        let Some(value) = self.value() else { return Cow::Borrowed("") };
+        let value = Raw::new(&self.value);
         Json::text(value).unwrap_or_else(|| Cow::Owned(compact_text(value)))
     }
 
@@ -49,12 +49,8 @@ impl News {
         &self.value
     }
 
-    fn value(&self) -> Option<Raw<'_>> {
-        Json::check(&self.value).ok()
-    }
-
     fn json_in_string<T: DeserializeOwned>(&self) -> Option<T> {
-        let value = self.value().filter(|value| Json::shape(*value) == Shape::String)?;
+        let value = Some(Raw::new(&self.value)).filter(|value| Json::shape(*value) == Shape::String)?;
         serde_json::from_str(&Json::text(value)?).ok()
     }
 }

@@ -1,21 +1,23 @@
 use bytes::{Bytes, BytesMut};
 use callboard_common::{
-    Codec, Connection, Encode, EncodeError, Head, Json, Message, MessageType, Raw, Shape, Shared, TopicRequest,
+    Codec, Connection, Decode, Encode, EncodeError, Head, Json, Message, MessageType, Raw, Shape, Shared, TopicRequest,
 };
 use serde_json::value::RawValue;
 
-/// A published message on its way to the subscribers, in the forms that they need, each made once at most.
+/// Messages of one publisher to one topic, in order, on their way to the subscribers, in the forms that they need.
 ///
-/// The publisher's own frame is forwarded where it may be, and that costs next to nothing. Any other form is made only
-/// if a subscriber needs it. To make it is to read and copy the message, so it is not done under the lock on the topics:
-/// under the lock, [`missing`](Publication::missing) tells what is still to be made.
+/// What one read brought is put together and queued as one for each subscriber. The form for v1 peers is made only if one
+/// needs it, and not under the lock on the topics: to make it is to read and copy the messages.
 #[derive(Debug)]
 pub(crate) struct Publication<'a, C> {
     publisher: &'a C,
-    message: &'a Message,
-    request: &'a TopicRequest<'a>,
-    is_string: bool,
-    /// The message as it is.
+    topic: String,
+    /// All of them, for their answers.
+    messages: Vec<Message>,
+    /// What their frames take.
+    bytes: usize,
+    only_strings: bool,
+    /// The messages as they are.
     value: Option<Shared>,
     /// What is not a string, as its compact JSON text in a string: v1 peers take strings only.
     text: Option<Text>,
@@ -23,7 +25,7 @@ pub(crate) struct Publication<'a, C> {
 
 /// How a message reaches a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+enum Form {
     Value,
     Text,
 }
@@ -31,93 +33,152 @@ pub(crate) enum Form {
 #[derive(Debug)]
 enum Text {
     Made(Shared),
-    /// Its escapes take the frame over the bound.
+    /// Its escapes take a frame over the bound.
     TooLarge,
 }
 
 /// Smaller messages are copied before they are queued: a slice would keep the whole buffer that it was read into, 64 KiB
 /// at least, and what a queue holds must be little more than what it counts.
-const COPY_BELOW_BYTES: usize = 32 << 10;
+pub(crate) const COPY_BELOW_BYTES: usize = 32 << 10;
+/// Where in a frame its flags stand: the highest byte of `MType`.
+const FLAGS_AT: usize = 4;
 
 impl<'a, C: Connection> Publication<'a, C> {
-    pub(crate) fn new(publisher: &'a C, message: &'a Message, request: &'a TopicRequest<'a>) -> Self {
-        let is_string = request.message.is_some_and(|value| Json::shape(value) == Shape::String);
-        let value = is_forwardable(message, request).then(|| publisher.share(to_keep(message).frame().clone()));
-        Self { publisher, message, request, is_string, value, text: None }
+    /// Without messages; where the first is not in our spelling, with a frame of ours for it.
+    ///
+    /// # Errors
+    /// It can't be put into such a frame.
+    pub(crate) fn new(publisher: &'a C, first: &Message, request: &TopicRequest<'_>) -> Result<Self, EncodeError> {
+        let value = if request.canonical { None } else { Some(respelled(publisher, first, request)?) };
+        Ok(Self {
+            publisher,
+            topic: request.topic.to_string(),
+            messages: Vec::new(),
+            bytes: 0,
+            only_strings: true,
+            value,
+            text: None,
+        })
+    }
+
+    /// Adds its first message, or one more that [fits](Self::has_room_for).
+    pub(crate) fn add(&mut self, message: Message, is_string: bool) {
+        self.bytes += message.frame().len();
+        self.only_strings &= is_string;
+        self.messages.push(message);
+    }
+
+    /// Whether this message, in our spelling, may be queued together with those before it.
+    pub(crate) fn has_room_for(&self, message: &Message) -> bool {
+        self.value.is_none() && self.bytes + message.frame().len() <= self.publisher.max_shared_bytes()
     }
 
     pub(crate) fn publisher(&self) -> &C {
         self.publisher
     }
 
-    /// A form that one of these subscribers needs and that is not yet made.
-    pub(crate) fn missing<'c>(&self, mut subscribers: impl Iterator<Item = &'c C> + Clone) -> Option<Form>
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// All of its messages, once they are queued.
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        self.messages
+    }
+
+    /// Puts the messages together as they are.
+    pub(crate) fn make_value(&mut self) {
+        if self.value.is_none() {
+            let frames = match &self.messages[..] {
+                [message] if message.flags() == 0 => to_keep(message).frame().clone(),
+                messages => joined(messages, self.bytes),
+            };
+            self.value = Some(self.publisher.share(frames));
+        }
+    }
+
+    /// Whether one of these subscribers needs the form for v1 peers, and it is not yet made.
+    pub(crate) fn lacks_text<'c>(&self, mut subscribers: impl Iterator<Item = &'c C>) -> bool
     where
         C: 'c,
     {
-        if self.value.is_none() && subscribers.clone().any(|peer| self.form(peer) == Form::Value) {
-            return Some(Form::Value);
-        }
-        let texts = self.text.is_none() && !self.is_string && subscribers.any(|peer| self.form(peer) == Form::Text);
-        texts.then_some(Form::Text)
+        self.text.is_none() && !self.only_strings && subscribers.any(|peer| self.form(peer) == Form::Text)
     }
 
-    /// Makes a form.
-    ///
-    /// # Errors
-    /// The message as it is can't be put into a frame of ours. That its text can't is a matter of those who need that.
-    pub(crate) fn make(&mut self, form: Form) -> Result<(), EncodeError> {
-        match form {
-            Form::Value => self.value = Some(self.publisher.share(self.value_frame()?)),
-            Form::Text => {
-                let made = self.text_frame().map(|frame| Text::Made(self.publisher.share(frame)));
-                self.text = Some(made.unwrap_or(Text::TooLarge));
-            }
-        }
-        Ok(())
+    /// Makes that form. That it can't be made is a matter of those who need it.
+    pub(crate) fn make_text(&mut self) {
+        let made = self.text_frames().map(|frames| Text::Made(self.publisher.share(frames)));
+        self.text = Some(made.unwrap_or(Text::TooLarge));
     }
 
-    /// The frame for this subscriber, once nothing is missing; `None` if the message has no form for it.
-    pub(crate) fn frame(&self, peer: &C) -> Option<&Shared> {
+    /// The frames for this subscriber, once all forms are made; `None` if a message has no form for it.
+    pub(crate) fn frames(&self, peer: &C) -> Option<&Shared> {
         match (self.form(peer), &self.text) {
             (Form::Value, _) => self.value.as_ref(),
-            (Form::Text, Some(Text::Made(frame))) => Some(frame),
+            (Form::Text, Some(Text::Made(frames))) => Some(frames),
             (Form::Text, _) => None,
         }
     }
 
     fn form(&self, peer: &C) -> Form {
-        if self.is_string || peer.session().is_some() { Form::Value } else { Form::Text }
+        if self.only_strings || peer.session().is_some() { Form::Value } else { Form::Text }
     }
 
-    fn value_frame(&self) -> Result<Bytes, EncodeError> {
-        let TopicRequest { topic, op, message, canonical } = self.request;
-        if *canonical {
-            return self.encode(&SameBody(self.message));
+    fn text_frames(&self) -> Result<Bytes, EncodeError> {
+        let mut frames = BytesMut::with_capacity(self.bytes);
+        for message in &self.messages {
+            let request = TopicRequest::decode::<Json>(message.body());
+            let request = request.map_err(|e| EncodeError::Value(e.message.into_owned()))?;
+            let value = request.message.filter(|value| !is_string(*value));
+            let Some(value) = value else {
+                append_unflagged(message, &mut frames);
+                continue;
+            };
+            let text = TopicRequest::publish(&*request.topic, compact_text(value));
+            frames.extend_from_slice(&encode(self.publisher, message, &text)?);
         }
-        let message = message.map(Json::read::<&RawValue>).transpose();
-        let message = message.map_err(|e| EncodeError::Value(e.to_string()))?;
-        self.encode(&TopicRequest { message, ..TopicRequest::new(&**topic, *op) })
-    }
-
-    fn text_frame(&self) -> Result<Bytes, EncodeError> {
-        let text = self.request.message.map(compact_text).unwrap_or_default();
-        self.encode(&TopicRequest::publish(&*self.request.topic, text))
-    }
-
-    /// The publisher's id, and none of its flags.
-    fn encode<B: Encode>(&self, body: &B) -> Result<Bytes, EncodeError> {
-        self.publisher.encode(Head::new(MessageType::TopicRequest, self.message.id()), body)
+        Ok(frames.freeze())
     }
 }
 
-/// Whether the publisher's frame is what we would push: our spelling, and nothing in its header that is the publisher's.
-fn is_forwardable(message: &Message, request: &TopicRequest<'_>) -> bool {
-    request.canonical && message.flags() == 0 && message.codec() == Json::ID
+pub(crate) fn is_string(value: Raw<'_>) -> bool {
+    Json::shape(value) == Shape::String
+}
+
+/// A frame of ours for a message in another spelling.
+fn respelled<C: Connection>(
+    publisher: &C,
+    message: &Message,
+    request: &TopicRequest<'_>,
+) -> Result<Shared, EncodeError> {
+    let value = request.message.map(Json::read::<&RawValue>).transpose();
+    let value = value.map_err(|e| EncodeError::Value(e.to_string()))?;
+    let body = TopicRequest { message: value, ..TopicRequest::new(&*request.topic, request.op) };
+    Ok(publisher.share(encode(publisher, message, &body)?))
+}
+
+/// The publisher's id, and none of its flags.
+fn encode<C: Connection, B: Encode>(publisher: &C, message: &Message, body: &B) -> Result<Bytes, EncodeError> {
+    publisher.encode(Head::new(MessageType::TopicRequest, message.id()), body)
+}
+
+fn joined(messages: &[Message], bytes: usize) -> Bytes {
+    let mut frames = BytesMut::with_capacity(bytes);
+    messages.iter().for_each(|message| append_unflagged(message, &mut frames));
+    frames.freeze()
+}
+
+/// The frame as it is, but for its flags: those are the publisher's.
+fn append_unflagged(message: &Message, frames: &mut BytesMut) {
+    let start = frames.len();
+    frames.extend_from_slice(message.frame());
+    if let Some(flags) = frames.get_mut(start + FLAGS_AT) {
+        *flags = 0;
+    }
 }
 
 /// A message in the form in which it may be kept for long.
-pub(crate) fn to_keep(message: &Message) -> Message {
+fn to_keep(message: &Message) -> Message {
     if message.frame().len() < COPY_BELOW_BYTES { message.detach() } else { message.clone() }
 }
 
@@ -126,18 +187,4 @@ pub(crate) fn compact_text(value: Raw<'_>) -> String {
     let mut text = BytesMut::with_capacity(value.bytes().len());
     Json::write_compact(value, &mut text);
     String::from_utf8_lossy(&text).into_owned()
-}
-
-/// The body of another message, byte for byte.
-struct SameBody<'a>(&'a Message);
-
-impl Encode for SameBody<'_> {
-    fn kind(&self) -> MessageType {
-        self.0.kind()
-    }
-
-    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        out.extend_from_slice(self.0.body());
-        Ok(())
-    }
 }

@@ -2,8 +2,8 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::News;
-use crate::backlog::{Backlog, Bounds, End};
+use crate::backlog::{Backlog, Bounds, End, Load};
+use crate::bundle::Bundle;
 
 /// Between the connection's task and whoever takes the messages of one subscription: the shell around [`Backlog`].
 ///
@@ -13,7 +13,7 @@ pub(crate) struct Queue {
 }
 
 struct State {
-    backlog: Backlog<News>,
+    backlog: Backlog<Bundle>,
     hold: Option<Hold>,
     waker: Option<Waker>,
 }
@@ -26,10 +26,16 @@ impl Queue {
         Self { state: Mutex::new(State { backlog: Backlog::new(bounds), hold: None, waker: None }) }
     }
 
-    /// Takes one more message; gives who is to be woken. `hold` keeps more from coming.
-    pub(crate) fn push(&self, news: News, bytes: usize, hold: impl FnOnce() -> Hold) -> Freed {
+    /// Takes more messages; gives who is to be woken. `hold` keeps more from coming.
+    pub(crate) fn push(&self, mut bundle: Bundle, hold: impl FnOnce() -> Hold) -> Freed {
         let mut state = self.lock();
-        state.backlog.push(news, bytes);
+        // Near the hard bound each message counts: those before it are heard.
+        let at_a_time = if state.backlog.fits(bundle.bytes()) { bundle.len() } else { 1 };
+        while bundle.len() > 0 {
+            let part = bundle.split_to(at_a_time);
+            let load = Load { messages: part.len(), bytes: part.bytes() };
+            state.backlog.push(part, load);
+        }
         if state.backlog.is_behind() && state.hold.is_none() {
             state.hold = Some(hold());
         }
@@ -51,7 +57,7 @@ impl Queue {
     }
 
     /// What comes next: the messages in order, then the end, again and again.
-    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Result<News, End>> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Result<Bundle, End>> {
         let mut state = self.lock();
         let next = state.backlog.pop();
         if next.is_none() {
@@ -120,8 +126,13 @@ mod tests {
         }
     }
 
-    fn news() -> News {
-        News::new("t".into(), Bytes::from_static(b"1"))
+    fn news() -> Bundle {
+        Bundle::new("t".into(), Bytes::from_static(b"1"), &[1])
+    }
+
+    fn texts(polled: Poll<Result<Bundle, End>>) -> String {
+        let Poll::Ready(Ok(bundle)) = polled else { panic!("{polled:?}") };
+        bundle.map(|news| news.text().into_owned()).collect()
     }
 
     #[test]
@@ -130,14 +141,27 @@ mod tests {
         let waker = Waker::from(Arc::clone(&woken));
         let cx = Context::from_waker(&waker);
         assert!(queue.poll(&cx).is_pending());
-        queue.push(news(), 1, || Box::new(())).let_go();
-        assert!(queue.push(news(), 1, || Box::new(())).is_nothing());
+        queue.push(news(), || Box::new(())).let_go();
+        assert!(queue.push(news(), || Box::new(())).is_nothing());
         assert_eq!(woken.0.load(SeqCst), 1);
-        assert_eq!([queue.poll(&cx), queue.poll(&cx)], [Poll::Ready(Ok(news())), Poll::Ready(Ok(news()))]);
+        assert_eq!([texts(queue.poll(&cx)), texts(queue.poll(&cx))], ["1", "1"]);
         assert!(queue.poll(&cx).is_pending());
         queue.end(End::Disconnected).let_go();
         assert_eq!(woken.0.load(SeqCst), 2);
-        assert_eq!(queue.poll(&cx), Poll::Ready(Err(End::Disconnected)));
+        assert!(matches!(queue.poll(&cx), Poll::Ready(Err(End::Disconnected))));
+    }
+
+    #[test]
+    fn what_does_not_fit_as_a_whole_is_heard_up_to_the_bound() {
+        let values = Bytes::from([b'1', b'2', b'3', b'4'].map(|digit| [digit; 100]).concat());
+        let bundle = Bundle::new("t".into(), values, &[100, 200, 300, 400]);
+        let cx = Context::from_waker(Waker::noop());
+        let queue = Queue::new(Bounds { max_bytes: bundle.bytes() - 1, ..Bounds::default() });
+        queue.push(bundle, || Box::new(())).let_go();
+        for expected in ["1", "2"] {
+            assert_eq!(texts(queue.poll(&cx)), expected.repeat(100));
+        }
+        assert!(matches!(queue.poll(&cx), Poll::Ready(Err(End::Lagged { .. }))));
     }
 
     #[test]
@@ -148,7 +172,7 @@ mod tests {
         let cx = Context::from_waker(Waker::noop());
         let queue = Queue::new(bounds);
         for expected in [1, 1, 2, 2] {
-            queue.push(news(), 1, hold).let_go();
+            queue.push(news(), hold).let_go();
             assert_eq!(Arc::strong_count(&counted), expected);
         }
         for expected in [2, 2, 1] {
@@ -158,7 +182,7 @@ mod tests {
         let ways: [fn(&Queue); 2] = [|queue| queue.end(End::TopicRemoved).let_go(), |queue| queue.clear().let_go()];
         for way in ways {
             let queue = Queue::new(bounds);
-            (0..3).for_each(|_| queue.push(news(), 1, hold).let_go());
+            (0..3).for_each(|_| queue.push(news(), hold).let_go());
             assert_eq!(Arc::strong_count(&counted), 2);
             way(&queue);
             assert_eq!(Arc::strong_count(&counted), 1);

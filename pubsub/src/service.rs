@@ -1,3 +1,4 @@
+use std::iter;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use callboard_common::{
@@ -5,7 +6,8 @@ use callboard_common::{
     Shared, TopicAnswer, TopicOp, TopicRequest, refuse, refuse_body,
 };
 
-use crate::publication::{Form, Publication};
+use crate::publication::{Publication, is_string};
+use crate::spelling::Spelling;
 use crate::{TopicError, TopicLimits, TopicManager};
 
 /// The center's side of topics: answers REQ_TOPIC, and pushes what is published to the subscribers.
@@ -64,29 +66,35 @@ impl<C: Connection> TopicService<C> {
         answer(conn, message, changed);
     }
 
-    fn publish(&self, conn: &C, message: &Message, request: &TopicRequest<'_>) -> Result<(), Refused> {
-        let mut publication = Publication::new(conn, message, request);
-        // Others go on while a form is made, so who needs what is asked again.
-        while let Some(form) = self.push_to_all(&publication, &request.topic)? {
-            publication.make(form)?;
+    /// Queues messages for every subscriber, then answers them.
+    fn publish(&self, mut publication: Publication<'_, C>) {
+        publication.make_value();
+        let mut queued = self.push_to_all(&publication);
+        while let Ok(Queued::No) = queued {
+            // Others go on meanwhile, so who needs what is asked again.
+            publication.make_text();
+            queued = self.push_to_all(&publication);
         }
-        Ok(())
+        let (conn, refused) = (publication.publisher().clone(), queued.err());
+        for message in publication.into_messages() {
+            answer(&conn, &message, refused.clone().map_or(Ok(()), |why| Err(why.into())));
+        }
     }
 
-    /// Queues the message for every subscriber, or for none and says what must be made first.
-    fn push_to_all(&self, publication: &Publication<'_, C>, topic: &str) -> Result<Option<Form>, TopicError> {
-        let state = self.lock();
+    /// Queues the messages for every subscriber, or for none if a form must be made first.
+    fn push_to_all(&self, publication: &Publication<'_, C>) -> Result<Queued, TopicError> {
+        let (state, topic) = (self.lock(), publication.topic());
         let subscribers = state.topics.subscribers(topic)?;
-        let missing = publication.missing(subscribers.clone());
-        if missing.is_none() {
-            for subscriber in subscribers {
-                match publication.frame(subscriber) {
-                    Some(frame) => push(subscriber, frame, Some(publication.publisher()), topic),
-                    None => close(subscriber, topic, NO_FORM),
-                }
+        if publication.lacks_text(subscribers.clone()) {
+            return Ok(Queued::No);
+        }
+        for subscriber in subscribers {
+            match publication.frames(subscriber) {
+                Some(frames) => push(subscriber, frames, Some(publication.publisher()), topic),
+                None => close(subscriber, topic, NO_FORM),
             }
         }
-        Ok(missing)
+        Ok(Queued::Yes)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
@@ -96,13 +104,39 @@ impl<C: Connection> TopicService<C> {
 
 impl<C: Connection> Handler<C> for TopicService<C> {
     fn handle(&self, conn: &C, message: Message) {
-        match TopicRequest::decode::<Json>(message.body()) {
-            Ok(request) if request.op == TopicOp::Publish => {
-                answer(conn, &message, self.publish(conn, &message, &request));
+        self.handle_all(conn, &mut iter::once(message));
+    }
+
+    fn handle_all(&self, conn: &C, messages: &mut dyn Iterator<Item = Message>) {
+        let mut publication: Option<Publication<'_, C>> = None;
+        let mut spelling = Spelling::default();
+        for message in messages {
+            if let Some(open) = publication.as_mut().filter(|open| open.has_room_for(&message))
+                && let Some(value) = spelling.read(message.body())
+            {
+                let is_string = is_string(value);
+                open.add(message, is_string);
+                continue;
             }
-            Ok(request) => self.change(conn, &message, &request),
-            Err(why) => refuse_body(conn, &message, &why),
+            // What came before is queued first: all sees the order of the frames.
+            publication.take().into_iter().for_each(|done| self.publish(done));
+            match TopicRequest::decode::<Json>(message.body()) {
+                Ok(request) if request.op == TopicOp::Publish => {
+                    spelling.learn(&message, &request);
+                    match Publication::new(conn, &message, &request) {
+                        Ok(mut begun) => {
+                            let is_string = request.message.is_some_and(is_string);
+                            begun.add(message, is_string);
+                            publication = Some(begun);
+                        }
+                        Err(why) => answer(conn, &message, Err(why.into())),
+                    }
+                }
+                Ok(request) => self.change(conn, &message, &request),
+                Err(why) => refuse_body(conn, &message, &why),
+            }
         }
+        publication.into_iter().for_each(|done| self.publish(done));
     }
 
     fn closed(&self, conn: &C) {
@@ -142,6 +176,14 @@ impl<C: Connection> State<C> {
         told.for_each(|subscriber| push(&subscriber, &frame, None, topic));
         Ok(())
     }
+}
+
+/// Whether messages were queued.
+#[derive(Clone, Copy, Debug)]
+enum Queued {
+    Yes,
+    /// The form for v1 peers must be made first.
+    No,
 }
 
 /// Why a request is answered with an error.
@@ -342,8 +384,10 @@ mod tests {
             let body = format!(r#"{{"topic_key":"t","optype":4,"topic_msg":"{}"}}"#, "x".repeat(letters));
             let message = publisher.message(REQ_TOPIC, b"p", body.as_bytes());
             let request = TopicRequest::decode::<Json>(message.body()).unwrap();
-            let publication = Publication::new(&publisher, &message, &request);
-            let frame = publication.frame(&publisher).unwrap().frame().clone();
+            let mut publication = Publication::new(&publisher, &message, &request).unwrap();
+            publication.add(message.clone(), true);
+            publication.make_value();
+            let frame = publication.frames(&publisher).unwrap().frame().clone();
             assert_eq!(&frame, message.frame());
             assert_eq!(frame.as_ptr() == message.frame().as_ptr(), same, "{letters}");
         }

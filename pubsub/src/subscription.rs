@@ -11,6 +11,7 @@ use tokio::task::coop::poll_proceed;
 use tokio_stream::{Stream, StreamExt};
 
 use crate::backlog::{Bounds, End};
+use crate::bundle::Bundle;
 use crate::hub::{Hub, subject};
 use crate::listeners::ListenerId;
 use crate::queue::Queue;
@@ -44,6 +45,8 @@ use crate::{News, SubscriptionError};
 /// ```
 pub struct Subscription {
     seat: Seat,
+    /// Taken from the queue and not yet asked for.
+    at_hand: Option<Bundle>,
     ended: bool,
 }
 
@@ -162,7 +165,7 @@ impl SubscriptionBuilder<'_> {
             let answer = self.client.exchange(&subject, &subscribe).await?;
             check(self.client, &subject, &answer)?;
             if seat.hub.confirm(&seat.listener) {
-                return Ok(Subscription { seat, ended: false });
+                return Ok(Subscription { seat, at_hand: None, ended: false });
             }
         }
     }
@@ -200,13 +203,28 @@ impl Stream for Subscription {
         }
         // One who is behind must let others of its thread have their turn, the connection's task among them.
         let turn = ready!(poll_proceed(cx));
-        let next = ready!(self.seat.queue.poll(cx));
+        let next = ready!(self.poll_news(cx));
         turn.made_progress();
         Poll::Ready(Some(next.map_err(|end| {
             self.ended = true;
             self.seat.hub.leave(&self.seat.client, &self.seat.listener);
             self.seat.error(end)
         })))
+    }
+}
+
+impl Subscription {
+    fn poll_news(&mut self, cx: &Context<'_>) -> Poll<Result<News, End>> {
+        loop {
+            if let Some(news) = self.at_hand.as_mut().and_then(Bundle::next) {
+                return Poll::Ready(Ok(news));
+            }
+            self.at_hand = None; // its memory is free while this one waits
+            self.at_hand = match ready!(self.seat.queue.poll(cx)) {
+                Ok(bundle) => Some(bundle),
+                Err(end) => return Poll::Ready(Err(end)),
+            };
+        }
     }
 }
 

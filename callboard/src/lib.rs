@@ -117,7 +117,7 @@ pub use callboard_common::{
 };
 pub use callboard_net::{Address, AddressError, Conn, Limits, LimitsError, ListenError, MetricsSnapshot};
 pub use callboard_pubsub::{
-    News, Subscription, SubscriptionBuilder, SubscriptionError, SubscriptionGuard, TopicLimits, Topics,
+    News, Publisher, Subscription, SubscriptionBuilder, SubscriptionError, SubscriptionGuard, TopicLimits, Topics,
     TypedSubscription, subscribe_with,
 };
 pub use callboard_registry::{

@@ -46,6 +46,14 @@ pub trait Codec: 'static {
     /// # Errors
     /// The type refuses to be written, for example a map whose keys are no strings.
     fn write<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), EncodeError>;
+
+    /// Appends a text.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write_text(text: &str, out: &mut BytesMut) -> Result<(), EncodeError> {
+        Self::write(text, out)
+    }
 }
 
 /// One value of a checked document, still encoded, borrowed from the frame.

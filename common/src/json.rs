@@ -4,7 +4,7 @@ use std::{io, iter, str};
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::scan::{Scanner, Syntax};
+use crate::scan::{Scanner, Syntax, plain_bytes};
 use crate::{BodyError, Codec, EncodeError, Integer, Raw, ReadError, Shape};
 
 /// Codec 0: JSON in UTF-8, any white space.
@@ -123,6 +123,17 @@ impl Codec for Json {
 
     fn read<'a, T: Deserialize<'a>>(value: Raw<'a>) -> Result<T, ReadError> {
         serde_json::from_slice(value.bytes()).map_err(|e| ReadError::new(short(e.to_string())))
+    }
+
+    fn write_text(text: &str, out: &mut BytesMut) -> Result<(), EncodeError> {
+        if plain_bytes(text.as_bytes()) < text.len() {
+            return Self::write(text, out);
+        }
+        out.reserve(text.len() + 2);
+        out.put_u8(b'"');
+        out.put_slice(text.as_bytes());
+        out.put_u8(b'"');
+        Ok(())
     }
 
     fn write<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), EncodeError> {

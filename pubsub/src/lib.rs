@@ -8,7 +8,7 @@
 //!
 //! Then the client's:
 //!
-//! 3. [`Topics`]: create, remove, publish.
+//! 3. [`Topics`]: create, remove, publish; [`Publisher`]: publish much.
 //! 4. [`Subscription`]: a stream of [`News`], ended by a [`SubscriptionError`]; [`TypedSubscription`] reads each message
 //!    as a type, [`subscribe_with`] hands each to a callback.
 //! 5. Below them: `bundle`, messages that came together; `backlog`, what waits for one subscription, pure, with `queue` around it; `listeners`, who on a
@@ -23,6 +23,7 @@ mod hub;
 mod listeners;
 mod news;
 mod publication;
+mod publisher;
 mod queue;
 mod service;
 mod spelling;
@@ -33,6 +34,7 @@ mod topics;
 
 pub use callback::{SubscriptionGuard, subscribe_with};
 pub use news::News;
+pub use publisher::Publisher;
 pub use service::TopicService;
 pub use subscription::{Subscription, SubscriptionBuilder, TypedSubscription};
 pub use subscription_error::SubscriptionError;

@@ -47,6 +47,8 @@ pub struct Subscription {
     seat: Seat,
     /// Taken from the queue and not yet asked for.
     at_hand: Option<Bundle>,
+    /// Messages that it gives before it looks whether others are to have their turn.
+    free_turns: usize,
     ended: bool,
 }
 
@@ -73,6 +75,9 @@ struct Seat {
     queue: Arc<Queue>,
     listener: ListenerId,
 }
+
+/// Messages that count as one step of a task: tokio lets a task take 128 steps at a time.
+const TURN_MESSAGES: usize = 16;
 
 impl Subscription {
     /// Subscribes to a topic. It hears all that is published after this returns, and what is published before may be
@@ -165,7 +170,7 @@ impl SubscriptionBuilder<'_> {
             let answer = self.client.exchange(&subject, &subscribe).await?;
             check(self.client, &subject, &answer)?;
             if seat.hub.confirm(&seat.listener) {
-                return Ok(Subscription { seat, at_hand: None, ended: false });
+                return Ok(Subscription { seat, at_hand: None, free_turns: 0, ended: false });
             }
         }
     }
@@ -201,10 +206,7 @@ impl Stream for Subscription {
         if self.ended {
             return Poll::Ready(None);
         }
-        // One who is behind must let others of its thread have their turn, the connection's task among them.
-        let turn = ready!(poll_proceed(cx));
         let next = ready!(self.poll_news(cx));
-        turn.made_progress();
         Poll::Ready(Some(next.map_err(|end| {
             self.ended = true;
             self.seat.hub.leave(&self.seat.client, &self.seat.listener);
@@ -214,9 +216,15 @@ impl Stream for Subscription {
 }
 
 impl Subscription {
-    fn poll_news(&mut self, cx: &Context<'_>) -> Poll<Result<News, End>> {
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<Result<News, End>> {
+        if self.free_turns == 0 {
+            // One who is behind must let others of its thread have their turn, the connection's task among them.
+            ready!(poll_proceed(cx)).made_progress();
+            self.free_turns = TURN_MESSAGES;
+        }
         loop {
             if let Some(news) = self.at_hand.as_mut().and_then(Bundle::next) {
+                self.free_turns -= 1;
                 return Poll::Ready(Ok(news));
             }
             self.at_hand = None; // its memory is free while this one waits

@@ -6,6 +6,7 @@ use callboard_common::{
 };
 use serde::Serialize;
 
+use crate::Publisher;
 use crate::hub::subject;
 use crate::publication::compact_text;
 
@@ -68,7 +69,8 @@ impl Topics {
     }
 
     /// The same without waiting for the center: what it would refuse is lost unheard. It waits while much is queued to
-    /// be sent already. Many times faster than one [`publish`](Self::publish) after the other.
+    /// be sent already. Many times faster than one [`publish`](Self::publish) after the other; a
+    /// [`publisher`](Self::publisher) is faster still.
     ///
     /// # Errors
     /// `Encode`, and `Disconnected` if the connection is known to have ended.
@@ -81,6 +83,11 @@ impl Topics {
         message: &T,
     ) -> Result<(), CallError> {
         self.client.send_one_way(&subject(topic), &self.publication(topic, message)).await
+    }
+
+    /// For many messages to one topic, without waiting for answers.
+    pub fn publisher(&self, topic: &str) -> Publisher {
+        Publisher::new(&self.client, topic)
     }
 
     fn publication<'a, T: ?Sized>(&self, topic: &'a str, message: &'a T) -> Publish<'a, T> {
@@ -104,10 +111,10 @@ pub(crate) fn check(client: &Client, subject: &str, answer: &Message) -> Result<
 }
 
 /// A publish as the center takes it: a v1 center takes strings only, so another value goes as its JSON text in one.
-struct Publish<'a, T: ?Sized> {
-    topic: &'a str,
-    message: &'a T,
-    only_strings: bool,
+pub(crate) struct Publish<'a, T: ?Sized> {
+    pub(crate) topic: &'a str,
+    pub(crate) message: &'a T,
+    pub(crate) only_strings: bool,
 }
 
 impl<T: Serialize + ?Sized> Encode for Publish<'_, T> {

@@ -1,15 +1,26 @@
-//! Topics, as their users write them: a `Subscription` on a connection of its own for each
-//! subscriber; a publisher that does not wait for answers.
+//! Topics, as their users write them: an embedded `Center`; `Subscription` on a connection of its own for each
+//! subscriber; a `Publisher`.
 //!
 //! A message is a string of exactly the size that was asked for: the meters' binary header, five bits a letter, and
 //! filling behind it.
 use anyhow::{Context, Result};
-use callboard::{Client, Subscription, Topics};
+use callboard::{Center, Client, Subscription, Topics};
 use load::{Opt, Publisher, SubMeter, SubShared};
 
 use crate::address;
 
 const TOPIC: &str = "bench.topic";
+
+/// The broker; it runs until it is killed. A number as the mode is that of its event loops.
+pub async fn center(opt: Opt) -> Result<()> {
+    let mut builder = Center::builder().listen(address(&opt));
+    if let Some(loops) = opt.mode.strip_prefix("center").and_then(|loops| loops.parse().ok()) {
+        builder = builder.loops(loops);
+    }
+    let _center = builder.start().await?;
+    load::ready();
+    std::future::pending().await
+}
 
 pub async fn subscribe(opt: Opt) -> Result<()> {
     let shared = SubShared::new(&opt);
@@ -38,26 +49,28 @@ pub async fn publish(opt: Opt) -> Result<()> {
     let client = Client::connect(address(&opt)).await?;
     let topics = Topics::new(&client);
     topics.create(TOPIC).await?;
-    let text = "x".repeat(opt.size.max(LETTERS));
-    load::publish(&opt, &mut CallboardPublisher { client, topics, text }).await
+    let filling = "x".repeat(opt.size.saturating_sub(LETTERS));
+    let publisher = topics.publisher(TOPIC);
+    load::publish(&opt, &mut CallboardPublisher { publisher, text: String::new(), filling }).await
 }
 
 struct CallboardPublisher {
-    client: Client,
-    topics: Topics,
+    publisher: callboard::Publisher,
     text: String,
+    filling: String,
 }
 
 impl Publisher for CallboardPublisher {
     async fn send(&mut self, message: &[u8]) -> Result<()> {
         let header = message.first_chunk().context("no header")?;
-        self.text.replace_range(..LETTERS, encode(header).as_str()?);
-        self.topics.publish_unacknowledged(TOPIC, &self.text).await?;
-        Ok(())
+        self.text.clear();
+        self.text.push_str(encode(header).as_str()?);
+        self.text.push_str(&self.filling);
+        Ok(self.publisher.publish_text(&self.text).await?)
     }
 
     async fn flush(&mut self) -> Result<()> {
-        Ok(self.client.flush().await?)
+        Ok(self.publisher.settle().await?)
     }
 }
 

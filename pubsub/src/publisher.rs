@@ -1,0 +1,214 @@
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::{BufMut, BytesMut};
+use callboard_client::{CallError, Client};
+use callboard_common::{Codec, Encode, EncodeError, Json, MessageType, TopicOp, TopicRequest};
+use serde::Serialize;
+
+use crate::hub::subject;
+use crate::topics::Publish;
+
+/// Publishes to one topic at full speed: it waits for no answers, but while much waits to be sent.
+///
+/// What is published leaves at once, in the order of the calls. A center that is held up by slow subscribers reads no
+/// more from this connection, and then [`publish`](Self::publish) waits; subscribers that make progress lose nothing.
+/// What the center refuses, for example since there is no such topic, is lost unheard:
+/// [`Topics::publish`](crate::Topics::publish) tells.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), callboard_client::CallError> {
+/// use callboard_client::Client;
+/// use callboard_pubsub::Topics;
+/// let topics = Topics::new(&Client::connect("127.0.0.1:7070").await?);
+/// topics.create("prices").await?;
+/// let mut prices = topics.publisher("prices");
+/// for price in 0..1_000_000 {
+///     prices.publish(&price).await?;
+/// }
+/// prices.settle().await?; // the center has taken all of them
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Publisher {
+    client: Client,
+    topic: String,
+    subject: String,
+    /// A publish up to its message; `None` towards a center that takes strings only.
+    before: Option<BytesMut>,
+    /// What was queued since all had left.
+    queued_bytes: usize,
+}
+
+/// So much is queued before it waits until all has left. The socket holds more than this, so the center does not wait.
+const QUEUE_BYTES: usize = 256 << 10;
+
+impl Publisher {
+    pub(crate) fn new(client: &Client, topic: &str) -> Self {
+        let before = client.session().and_then(|_| before_message(topic));
+        Self { client: client.clone(), topic: topic.to_owned(), subject: subject(topic), before, queued_bytes: 0 }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Publishes any value that serde can write as JSON.
+    ///
+    /// # Errors
+    /// `Encode`; `Disconnected` if the connection is known to have ended; `Timeout` if the center takes nothing for as
+    /// long as the client's calls may take.
+    ///
+    /// # Cancel safety
+    /// The message is queued whole or not at all.
+    pub async fn publish<T: Serialize + Sync + ?Sized>(&mut self, message: &T) -> Result<(), CallError> {
+        self.send(Value(message)).await
+    }
+
+    /// The same for a text, a little faster.
+    ///
+    /// # Errors
+    /// Those of [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    /// That of [`publish`](Self::publish).
+    pub async fn publish_text(&mut self, text: &str) -> Result<(), CallError> {
+        self.send(Text(text)).await
+    }
+
+    /// Waits until the center has handled all that was published: each message is queued for every subscriber, or was
+    /// refused. A center without sessions is asked to create the topic, which one that exists ignores.
+    ///
+    /// # Errors
+    /// What any call may fail with.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn settle(&mut self) -> Result<(), CallError> {
+        // The center handles the requests of one connection in order.
+        if self.client.session().is_some() {
+            self.client.exchange(&self.subject, &Ping).await?;
+        } else {
+            self.client.exchange(&self.subject, &<TopicRequest<'_>>::new(&*self.topic, TopicOp::Create)).await?;
+        }
+        self.queued_bytes = 0;
+        Ok(())
+    }
+
+    async fn send<M: Written>(&mut self, message: M) -> Result<(), CallError> {
+        if self.queued_bytes > QUEUE_BYTES {
+            self.client.flush().await?;
+            self.queued_bytes = 0;
+        }
+        let body = Body { topic: &self.topic, before: self.before.as_deref(), message, bytes: AtomicUsize::new(0) };
+        self.client.send_one_way(&self.subject, &body).await?;
+        self.queued_bytes += body.bytes.into_inner();
+        Ok(())
+    }
+}
+
+/// What stands in the body of each publish before its message.
+fn before_message(topic: &str) -> Option<BytesMut> {
+    let mut body = BytesMut::new();
+    TopicRequest::publish(topic, 0).encode::<Json>(&mut body).ok()?;
+    body.truncate(body.len().checked_sub("0}".len())?);
+    Some(body)
+}
+
+/// A message that writes itself.
+trait Written: Sync {
+    fn write<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError>;
+    /// As a string, for those who take nothing else.
+    fn publish<C: Codec>(&self, topic: &str, out: &mut BytesMut) -> Result<(), EncodeError>;
+}
+
+struct Value<'a, T: ?Sized>(&'a T);
+
+impl<T: Serialize + Sync + ?Sized> Written for Value<'_, T> {
+    fn write<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        C::write(self.0, out)
+    }
+
+    fn publish<C: Codec>(&self, topic: &str, out: &mut BytesMut) -> Result<(), EncodeError> {
+        Publish { topic, message: self.0, only_strings: true }.encode::<C>(out)
+    }
+}
+
+struct Text<'a>(&'a str);
+
+impl Written for Text<'_> {
+    fn write<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        C::write_text(self.0, out)
+    }
+
+    fn publish<C: Codec>(&self, topic: &str, out: &mut BytesMut) -> Result<(), EncodeError> {
+        TopicRequest::publish(topic, self.0).encode::<C>(out)
+    }
+}
+
+struct Body<'a, M> {
+    topic: &'a str,
+    before: Option<&'a [u8]>,
+    message: M,
+    /// What was written.
+    bytes: AtomicUsize,
+}
+
+impl<M: Written> Encode for Body<'_, M> {
+    fn kind(&self) -> MessageType {
+        MessageType::TopicRequest
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let start = out.len();
+        match self.before.filter(|_| C::ID == Json::ID) {
+            Some(before) => {
+                out.put_slice(before);
+                self.message.write::<C>(out)?;
+                out.put_u8(b'}');
+            }
+            None => self.message.publish::<C>(self.topic, out)?,
+        }
+        self.bytes.store(out.len() - start, Relaxed);
+        Ok(())
+    }
+}
+
+struct Ping;
+
+impl Encode for Ping {
+    fn kind(&self) -> MessageType {
+        MessageType::Ping
+    }
+
+    fn encode<C: Codec>(&self, _out: &mut BytesMut) -> Result<(), EncodeError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded<M: Written>(before: Option<&[u8]>, message: M) -> String {
+        let mut out = BytesMut::from("head");
+        let body = Body { topic: "a \"b\"", before, message, bytes: AtomicUsize::new(0) };
+        body.encode::<Json>(&mut out).unwrap();
+        assert_eq!(body.bytes.into_inner(), out.len() - 4);
+        String::from_utf8_lossy(&out[4..]).into_owned()
+    }
+
+    #[test]
+    fn a_publish_is_spelled_as_any_other_whatever_the_center_takes() {
+        let before = before_message("a \"b\"").unwrap();
+        let body = |message: &str| format!(r#"{{"topic_key":"a \"b\"","optype":4,"topic_msg":{message}}}"#);
+        assert_eq!(encoded(Some(&before), Value(&[1, 2])), body("[1,2]"));
+        assert_eq!(encoded(None, Value(&[1, 2])), body(r#""[1,2]""#));
+        for before in [Some(&before[..]), None] {
+            for (text, message) in [("x", r#""x""#), ("x\n\"\u{e9}", r#""x\n\"é""#), ("", r#""""#)] {
+                assert_eq!(encoded(before, Text(text)), body(message));
+                assert_eq!(encoded(before, Value(text)), body(message));
+            }
+        }
+    }
+}

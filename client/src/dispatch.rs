@@ -36,8 +36,7 @@ impl Dispatch {
 
 impl Handler<Conn> for Dispatch {
     fn handle(&self, conn: &Conn, message: Message) {
-        if message.kind() == MessageType::SessionResponse {
-            // Past the dispatcher, which would settle the connection: this is what opens its session.
+        if completes_past_dispatcher(&message) {
             self.calls.complete(conn, message);
         } else {
             self.dispatcher.handle(conn, message);
@@ -46,7 +45,7 @@ impl Handler<Conn> for Dispatch {
 
     fn handle_all(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
         let mut others = messages.filter_map(|message| {
-            if message.kind() == MessageType::SessionResponse {
+            if completes_past_dispatcher(&message) {
                 self.calls.complete(conn, message);
                 return None;
             }
@@ -61,6 +60,11 @@ impl Handler<Conn> for Dispatch {
         self.inboxes.topic.closed(conn);
         self.inboxes.service.closed(conn);
     }
+}
+
+/// What opens a session must not settle the connection, and the dispatcher has no slot for what answers a heartbeat.
+fn completes_past_dispatcher(message: &Message) -> bool {
+    matches!(message.kind(), MessageType::SessionResponse | MessageType::Pong)
 }
 
 /// Answers complete calls.

@@ -1,26 +1,15 @@
-//! Topics, as their users write them: an embedded `Center`; `Subscription` on a connection of its own for each
+//! Topics, as their users write them: `Subscription` on a connection of its own for each
 //! subscriber; a `Publisher`.
 //!
 //! A message is a string of exactly the size that was asked for: the meters' binary header, five bits a letter, and
 //! filling behind it.
 use anyhow::{Context, Result};
-use callboard::{Center, Client, Subscription, Topics};
+use callboard::{Client, Subscription, Topics};
 use load::{Opt, Publisher, SubMeter, SubShared};
 
 use crate::address;
 
 const TOPIC: &str = "bench.topic";
-
-/// The broker; it runs until it is killed. A number as the mode is that of its event loops.
-pub async fn center(opt: Opt) -> Result<()> {
-    let mut builder = Center::builder().listen(address(&opt));
-    if let Some(loops) = opt.mode.strip_prefix("center").and_then(|loops| loops.parse().ok()) {
-        builder = builder.loops(loops);
-    }
-    let _center = builder.start().await?;
-    load::ready();
-    std::future::pending().await
-}
 
 pub async fn subscribe(opt: Opt) -> Result<()> {
     let shared = SubShared::new(&opt);

@@ -85,10 +85,15 @@ fn bars_of(cell: &Cell, rows: &[&Row], figure: &str) -> Bars {
 }
 
 fn curves_of(cell: &Cell, rows: &[&Row]) -> Lines {
-    let line = |row: &&Row| Line { peer: row.peer.clone(), points: row.curve() };
-    let lines = rows.iter().map(line).filter(|line| !line.points.is_empty());
+    let shown = rows.iter().filter(|row| !UNDRAWN.contains(&row.peer.as_str()));
+    let lines = shown.map(|row| Line { peer: row.peer.clone(), points: row.curve() });
+    let lines = lines.filter(|line| !line.points.is_empty());
     Lines { title: cell.label(), x: Scale::Percentile, y: Scale::Log, series: lines.collect() }
 }
+
+/// Close to another row of the same peer, so that its curve would only hide others.
+const UNDRAWN: [&str; 6] =
+    ["raw-each", "raw-batch", "callboard-then", "callboard-blocking", "jsonrpsee-http", "volo-thrift"];
 
 fn growth(document: &Document) -> Vec<Lines> {
     let panel = |over: Growth, title: &str, figure: &str, y: Scale| {

@@ -72,7 +72,7 @@ fn draw_panel(area: &Area<'_>, panel: &Lines) -> Result<()> {
         .y_label_formatter(&|at| y.label(*at))
         .draw()?;
     for (index, one) in panel.series.iter().enumerate() {
-        let width = if one.peer == "callboard" { 3 } else { 1 };
+        let width = if one.peer == "callboard" { 4 } else { 2 };
         let style = line(&one.peer, index).stroke_width(width);
         let placed: Vec<_> = one.points.iter().map(|point| (x.place(point.0), y.place(point.1))).collect();
         chart.draw_series(placed.iter().map(|at| Circle::new(*at, 2, style.filled())))?;

@@ -1,9 +1,9 @@
 //! Cap'n Proto RPC. Its Rust runtime is !Send, so both sides are single threaded
 //! (a LocalSet) whatever --rt says. --transport tcp | unix
 use anyhow::Result;
-use load::{closed_loop, Meter, Opt};
-use capnp_rpc::{rpc_twoparty_capnp::Side, twoparty, RpcSystem};
+use capnp_rpc::{RpcSystem, rpc_twoparty_capnp::Side, twoparty};
 use futures::AsyncReadExt;
+use load::{Meter, Opt, closed_loop};
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};

@@ -5,9 +5,9 @@
 //!   get        linearizable get (default)    get-local  serializable get
 //!   watch      --subs watchers, each on its own connection; one put at a time,
 //!              --rate puts/s; latency from before the put to each event
-use anyhow::{bail, Result};
-use load::{closed_loop, Meter, Opt, Publisher, SubShared};
+use anyhow::{Result, bail};
 use etcd_client::{Client, GetOptions, PutOptions, WatchOptions};
+use load::{Meter, Opt, Publisher, SubShared, closed_loop};
 
 fn main() {
     load::main_with(|_| async { bail!("start etcd itself") }, client);

@@ -1,13 +1,13 @@
 //! JSON-RPC 2.0 with jsonrpsee. --transport ws | http
 //! HTTP/1.1 cannot multiplex: N outstanding requests become N pooled connections.
 use anyhow::Result;
-use load::{closed_loop, Meter, Opt};
 use jsonrpsee::core::client::ClientT;
-use jsonrpsee::core::{async_trait, RpcResult};
+use jsonrpsee::core::{RpcResult, async_trait};
 use jsonrpsee::http_client::HttpClientBuilder;
 use jsonrpsee::proc_macros::rpc;
 use jsonrpsee::server::{ServerBuilder, ServerConfig};
 use jsonrpsee::ws_client::WsClientBuilder;
+use load::{Meter, Opt, closed_loop};
 use std::sync::Arc;
 
 #[rpc(server, client)]

@@ -1,5 +1,5 @@
 //! mosquitto QoS 0 with rumqttc. client --job sub | pub | idle
-use anyhow::{bail, Result};
+use anyhow::{Result, bail};
 use load::{Opt, Publisher, SubShared};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS};
 use std::time::Duration;

@@ -7,9 +7,9 @@
 //! --mode raw: publisher and subscribers speak the protocol over bare sockets, to
 //! tell the broker's limit from async-nats's.
 use anyhow::Result;
-use load::{closed_loop, Meter, Opt, Publisher, SubShared};
 use bytes::Bytes;
 use futures::StreamExt;
+use load::{Meter, Opt, Publisher, SubShared, closed_loop};
 
 mod raw;
 

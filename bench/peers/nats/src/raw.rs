@@ -1,10 +1,11 @@
-use anyhow::{bail, Result};
+use anyhow::{Result, bail};
 use load::{Opt, Publisher, SubMeter, SubShared};
 use std::io::Write as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const CONNECT: &[u8] = b"CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"rust\",\"version\":\"0\",\"protocol\":1}\r\n";
+const CONNECT: &[u8] =
+    b"CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"rust\",\"version\":\"0\",\"protocol\":1}\r\n";
 
 fn line(b: &[u8]) -> Option<usize> {
     b.windows(2).position(|w| w == b"\r\n")

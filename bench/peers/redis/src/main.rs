@@ -3,11 +3,11 @@
 //! reply is awaited) or pipe (64 PUBLISH per pipeline). Paced runs await each.
 //! --mode raw: both sides speak the protocol over bare sockets (up to 256 PUBLISH
 //! in flight), to tell the broker's limit from the redis crate's.
-use anyhow::{bail, Result};
-use load::{Opt, Publisher, SubShared};
+use anyhow::{Result, bail};
 use futures::StreamExt;
-use redis::aio::MultiplexedConnection;
+use load::{Opt, Publisher, SubShared};
 use redis::IntoConnectionInfo;
+use redis::aio::MultiplexedConnection;
 
 mod raw;
 
@@ -36,11 +36,8 @@ async fn client(opt: Opt) -> Result<()> {
             load::publish(&opt, &mut RedisPub { c, pipe: redis::pipe(), n: 0, batch }).await
         }
         "idle" => {
-            let hello: &[u8] = if opt.with_sub {
-                b"*2\r\n$9\r\nSUBSCRIBE\r\n$17\r\nsome.subject.name\r\n"
-            } else {
-                b"PING\r\n"
-            };
+            let hello: &[u8] =
+                if opt.with_sub { b"*2\r\n$9\r\nSUBSCRIBE\r\n$17\r\nsome.subject.name\r\n" } else { b"PING\r\n" };
             load::idle(&opt, hello.to_vec(), true).await
         }
         _ => bail!("no such job"),

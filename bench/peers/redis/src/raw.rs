@@ -1,4 +1,4 @@
-use anyhow::{bail, Result};
+use anyhow::{Result, bail};
 use load::{Opt, Publisher, SubMeter, SubShared};
 use std::io::Write as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,7 +1,7 @@
 //! tarpc over its serde transports: --transport tcp-json | tcp-bincode | unix-json | unix-bincode
 use anyhow::Result;
-use load::{closed_loop, Meter, Opt};
 use futures::prelude::*;
+use load::{Meter, Opt, closed_loop};
 use tarpc::server::{BaseChannel, Channel};
 use tarpc::tokio_serde::formats::{Bincode, Json};
 use tarpc::{client, context, serde_transport};

@@ -1,6 +1,6 @@
 //! gRPC with tonic, default settings. --transport tcp | unix
 use anyhow::Result;
-use load::{closed_loop, Meter, Opt};
+use load::{Meter, Opt, closed_loop};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 

@@ -3,8 +3,8 @@
 //!                                 pool opens one connection per outstanding call
 //! --transport tcp-mux | unix-mux  its multiplexed transport on one connection
 use anyhow::Result;
-use load::{closed_loop, Meter, Opt};
 use faststr::FastStr;
+use load::{Meter, Opt, closed_loop};
 use volo::net::Address;
 
 mod generated {
@@ -56,10 +56,8 @@ async fn client(opt: Opt) -> Result<()> {
     }
     let mut clients = Vec::new();
     for _ in 0..opt.conns {
-        let c = CalcClientBuilder::new("calc")
-            .address(address(&opt)?)
-            .multiplex(opt.transport.ends_with("mux"))
-            .build();
+        let c =
+            CalcClientBuilder::new("calc").address(address(&opt)?).multiplex(opt.transport.ends_with("mux")).build();
         load::check(c.add(1, 2).await? == 3)?;
         clients.push(c);
     }

@@ -23,7 +23,7 @@ pub(crate) fn figures() -> Vec<Figure> {
             figure("client, call, 64 at a time", 1.05, calls(SessionMode::Require, 64).await),
             figure("client, call without a session", 1.05, calls(SessionMode::Off, 64).await),
             figure("client, call_then, 64 at a time", 2.05, callbacks().await),
-            figure("subscriber, a message", 2.1, messages().await),
+            figure("subscriber, a message", 0.1, messages().await),
         ]
     })
 }

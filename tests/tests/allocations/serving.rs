@@ -21,8 +21,8 @@ pub(crate) fn figures() -> Vec<Figure> {
         calls("server, a call of a session peer", Asker::with_session(address), 64, 0.0),
         // Past one read: what the end of the read cuts is kept in a buffer of its own.
         calls("server, a call, 1600 at a time", Asker::connect(address), 1600, 0.01),
-        messages("center, a message to 1 subscriber", 1, 3.1),
-        messages("center, a message to 10 subscribers", 10, 0.31),
+        messages("center, a message to 1 subscriber", 1, 0.15),
+        messages("center, a message to 10 subscribers", 10, 0.02),
     ]
 }
 

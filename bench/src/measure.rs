@@ -19,21 +19,27 @@ pub fn measure(arena: &Arena<'_>, peer: &Peer, cell: &Cell) -> Result<Sample> {
     if let Cell::Build = cell {
         return start::build(arena.home);
     }
-    let site = Site::start(arena, peer, cell)?;
+    let mut sample = load(arena, &Site::start(arena, peer, cell)?, peer, cell)?;
+    // What the hypervisor gave to others is as lost to us as what other processes took.
+    sample.strangers += sample.figures.get("steal_s").unwrap_or(&0.0) / arena.secs;
+    Ok(sample)
+}
+
+fn load(arena: &Arena<'_>, site: &Site<'_>, peer: &Peer, cell: &Cell) -> Result<Sample> {
     match *cell {
         Cell::Calls { ref method, connections, outstanding, .. } => {
-            calls(arena, &site, &Calls { job: "rpc", method, connections, outstanding }, None)
+            calls(arena, site, &Calls { job: "rpc", method, connections, outstanding }, None)
         }
         Cell::Registry { ref operation, connections, outstanding } => {
             let method = peer.methods.get(operation).unwrap_or(operation);
-            calls(arena, &site, &Calls { job: "registry", method, connections, outstanding }, None)
+            calls(arena, site, &Calls { job: "registry", method, connections, outstanding }, None)
         }
         Cell::Topics { subscribers, size, rate } => {
-            topic(arena, &site, &Topic { subscribers, size, rate, watch: false })
+            topic(arena, site, &Topic { subscribers, size, rate, watch: false })
         }
-        Cell::Notices { watchers } => notices(arena, &site, watchers),
-        Cell::Idle { connections } => idle(arena, &site, connections),
-        Cell::Growth { over, count } => growth(arena, &site, over, count),
+        Cell::Notices { watchers } => notices(arena, site, watchers),
+        Cell::Idle { connections } => idle(arena, site, connections),
+        Cell::Growth { over, count } => growth(arena, site, over, count),
         Cell::Start | Cell::Build => bail!("no server is loaded"),
     }
 }

@@ -230,12 +230,14 @@ impl<P: Publisher> Load<'_, P> {
             // The clock costs as much as some publishers' send.
             if self.sequence.is_multiple_of(16) {
                 let now = Instant::now();
-                if now >= self.end {
-                    return Ok(now);
-                }
                 if phase == WARM && now >= self.start {
                     phase = MEASURE;
                     self.first = Some((now, now_ns()));
+                    // A publisher that was held back for long still gets a window of some length.
+                    self.end = self.end.max(now + (self.end - self.start) / 2);
+                }
+                if now >= self.end {
+                    return Ok(now);
                 }
             }
             self.send(0, phase).await?;

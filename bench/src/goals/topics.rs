@@ -34,7 +34,7 @@ fn by_target(view: View<'_>, cell: &str) -> Result<f64, Gap> {
     Ok(best.max(raw))
 }
 
-const TARGET: &str = "delivered by the target: 2 x the better of NATS and Redis, or 0.8 x the raw hub if less";
+const TARGET: &str = "delivered by 2 x the better of NATS and Redis, or by 0.8 x raw-hub if less";
 const BROKERS: [&str; 3] = ["nats", "nats-deep", "redis"];
 const PACED: [(u32, u32, u32); 4] = [(1, 64, 10_000), (10, 64, 10_000), (10, 1024, 10_000), (100, 64, 1_000)];
 

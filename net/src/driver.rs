@@ -111,6 +111,11 @@ where
             if let Some(end) = self.finished(&conn) {
                 return Poll::Ready(end);
             }
+            if self.reader.take_yields() {
+                self.gathering = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if more {
                 continue;
             }
@@ -163,7 +168,10 @@ where
         if self.ended.is_some() {
             return Ok(false);
         }
-        match self.reader.read(cx, &mut self.stream, conn, &*self.registration.handler)? {
+        let writer = &mut self.writer;
+        // What goes wrong with it goes wrong again in its turn.
+        let mut flush = |cx: &mut Context<'_>, stream: &mut S| drop(writer.write(cx, stream, conn));
+        match self.reader.read(cx, &mut self.stream, conn, &*self.registration.handler, &mut flush)? {
             Read::Some => Ok(true),
             Read::Waiting | Read::Paused => Ok(false),
             Read::Ended => {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use callboard_common::{Connection, Event, Handler, Message, Protocol, ProtocolError, refuse_draining};
+use callboard_common::{Connection, Event, Handler, Message, MessageType, Protocol, ProtocolError, refuse_draining};
 use tokio::io::AsyncRead;
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
@@ -31,6 +31,8 @@ pub(crate) struct Reader {
     /// Since when reading waits for the rest of a frame.
     started: Option<Started>,
     paused: bool,
+    /// Frames are left, and who got an answer is to run before them.
+    yields: bool,
     /// When the peer last sent something, while the connection drains.
     read_at: Option<Instant>,
     /// Since when the started frame's time stands still.
@@ -65,6 +67,9 @@ pub(crate) enum ReadFailure {
 
 /// One read asks for at most this many bytes.
 const READ_BYTES: usize = 64 << 10;
+/// After so many calls or answers of one read what was queued meanwhile is written, and on a client's connection those run
+/// who got their answers: the peer works on the first part of a batch while we work on the next.
+const CHUNK_CALLS: u32 = 16;
 /// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same read.
 const SHORT_BYTES: usize = 4 << 10;
 
@@ -109,6 +114,7 @@ impl Reader {
         stream: &mut S,
         conn: &Conn<P>,
         handler: &H,
+        flush: &mut dyn FnMut(&mut Context<'_>, &mut S),
     ) -> Result<Read, ReadFailure>
     where
         S: AsyncRead + Unpin,
@@ -122,24 +128,25 @@ impl Reader {
         self.resume();
         let before = self.pending.len();
         if before > 0 && self.is_whole(conn) {
-            self.handle_pending(conn, handler, before)?;
+            self.handle_pending(conn, handler, before, &mut || flush(cx, stream))?;
             return Ok(Read::Some);
         }
         if before > SHORT_BYTES {
             // Bounded by what came already: a length field alone takes no memory.
             let missing = conn.shared().protocol.frame_bytes(&self.pending).saturating_sub(before);
             self.pending.reserve(missing.clamp(1, READ_BYTES.max(before)));
-            let read = poll_read_buf(Pin::new(stream), cx, &mut self.pending);
-            return self.came(read, before, conn, handler);
+            let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut self.pending);
+            return self.came(read, before, conn, handler, &mut || flush(cx, stream));
         }
         // Taken out, since a handler may come back here.
         let mut shared = SHARED.with_borrow_mut(Buffers::take);
         shared.extend_from_slice(&self.pending);
-        let read = poll_read_buf(Pin::new(stream), cx, &mut shared);
+        let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut shared);
+        let mut flush = || flush(cx, stream);
         let came = if shared.len() > before {
-            self.came_shared(read, before, &mut shared, conn, handler)
+            self.came_shared(read, before, &mut shared, conn, handler, &mut flush)
         } else {
-            self.came(read, before, conn, handler)
+            self.came(read, before, conn, handler, &mut flush)
         };
         shared.clear();
         SHARED.with_borrow_mut(|buffers| buffers.put_back(shared));
@@ -154,10 +161,11 @@ impl Reader {
         shared: &mut BytesMut,
         conn: &Conn<P>,
         handler: &H,
+        flush: &mut dyn FnMut(),
     ) -> Result<Read, ReadFailure> {
         std::mem::swap(&mut self.pending, shared);
         self.in_shared = true;
-        let came = self.came(read, before, conn, handler);
+        let came = self.came(read, before, conn, handler, flush);
         self.in_shared = false;
         std::mem::swap(&mut self.pending, shared);
         self.pending = BytesMut::from(&shared[..]);
@@ -171,6 +179,7 @@ impl Reader {
         before: usize,
         conn: &Conn<P>,
         handler: &H,
+        flush: &mut dyn FnMut(),
     ) -> Result<Read, ReadFailure> {
         match read {
             Poll::Pending => Ok(Read::Waiting),
@@ -179,7 +188,7 @@ impl Reader {
             Poll::Ready(Ok(bytes)) => {
                 conn.shared().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
                 self.read_at = conn.draining().map(|_| Instant::now());
-                self.handle_pending(conn, handler, before)?;
+                self.handle_pending(conn, handler, before, flush)?;
                 Ok(Read::Some)
             }
         }
@@ -191,31 +200,46 @@ impl Reader {
         conn: &Conn<P>,
         handler: &H,
         before: usize,
+        flush: &mut dyn FnMut(),
     ) -> Result<(), ReadFailure> {
         let shared = conn.shared();
-        let (mut frames, mut failure, pending) = (0, None, &mut self.pending);
-        let mut messages = iter::from_fn(|| {
-            while conn.may_read() {
-                match shared.protocol.decode(pending) {
-                    Ok(Some(message)) => {
-                        frames += 1;
-                        if conn.draining().is_none() || !message.kind().is_request() {
-                            return Some(message);
+        let (mut frames, mut failure) = (0, None);
+        loop {
+            let mut calls = 0;
+            let pending = &mut self.pending;
+            let mut messages = iter::from_fn(|| {
+                while calls < CHUNK_CALLS && conn.may_read() {
+                    match shared.protocol.decode(pending) {
+                        Ok(Some(message)) => {
+                            frames += 1;
+                            calls += u32::from(is_of_a_call(message.kind()));
+                            if conn.draining().is_none() || !message.kind().is_request() {
+                                return Some(message);
+                            }
+                            refuse_draining(conn, &message);
                         }
-                        refuse_draining(conn, &message);
-                    }
-                    Err(ProtocolError::TooLarge { .. }) if waits_for_header(conn, pending) => return None,
-                    Ok(None) => return None,
-                    Err(e) => {
-                        failure = Some(ReadFailure::Protocol(e));
-                        return None;
+                        Err(ProtocolError::TooLarge { .. }) if waits_for_header(conn, pending) => return None,
+                        Ok(None) => return None,
+                        Err(e) => {
+                            failure = Some(ReadFailure::Protocol(e));
+                            return None;
+                        }
                     }
                 }
+                None
+            })
+            .fuse();
+            handle_contained(conn, handler, &mut messages);
+            if calls < CHUNK_CALLS || failure.is_some() || !self.is_whole(conn) {
+                break;
             }
-            None
-        })
-        .fuse();
-        handle_contained(conn, handler, &mut messages);
+            // What these frames were answered with leaves while the rest is handled.
+            flush();
+            if !shared.serves {
+                self.yields = true;
+                break;
+            }
+        }
         handled(frames);
         shared.metrics.frames_in.fetch_add(frames, Relaxed);
         self.keep_rest(conn, frames > 0, before);
@@ -252,6 +276,11 @@ impl Reader {
         let frame_bytes = shared.protocol.frame_bytes(&self.pending);
         let silence = later(started.last_byte, shared.limits.frame_silence);
         Some(silence.min(later(started.first_byte, shared.limits.frame_time(frame_bytes))))
+    }
+
+    /// Whether the task is to let others run before it goes on.
+    pub(crate) fn take_yields(&mut self) -> bool {
+        std::mem::take(&mut self.yields)
     }
 
     /// Whether the last round was refused.
@@ -305,6 +334,10 @@ impl Reader {
 /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.
 fn waits_for_header<P: Protocol>(conn: &Conn<P>, pending: &[u8]) -> bool {
     conn.session().is_some() && conn.shared().protocol.peek(pending).is_none()
+}
+
+const fn is_of_a_call(kind: MessageType) -> bool {
+    matches!(kind, MessageType::RpcRequest | MessageType::RpcResponse)
 }
 
 /// A handler that panics ends its connection, and nothing else.

@@ -238,8 +238,10 @@ pub(crate) fn plain_bytes(text: &[u8]) -> usize {
     let mut passed = 0;
     for block in text.as_chunks::<BLOCK_BYTES>().0 {
         // Without a branch a byte, so that the compiler looks at many at once.
-        let ends = block.iter().fold(false, |ends, &byte| ends | (byte == b'"') | (byte == b'\\') | (byte < 0x20));
-        if ends {
+        let ends = block
+            .iter()
+            .fold(0, |ends, byte| ends | u8::from(*byte == b'"') | u8::from(*byte == b'\\') | u8::from(*byte < 0x20));
+        if ends != 0 {
             break;
         }
         passed += BLOCK_BYTES;

@@ -53,8 +53,8 @@ impl Hub {
         }
     }
 
-    fn publish(&self, conn: &Conn, arrivals: &Arrivals) {
-        let topic = &*arrivals.topic;
+    fn publish(&self, conn: &Conn, mut arrivals: Arrivals) {
+        let topic = &*std::mem::take(&mut arrivals.topic);
         let mut listeners = self.lock();
         let Some((name, queues)) = listeners.hearing(topic) else { return };
         let bundle = arrivals.bundle(name);
@@ -64,7 +64,9 @@ impl Hub {
             listeners.settled(topic);
         }
         drop(listeners);
-        freed.into_iter().for_each(Freed::let_go);
+        for freed in freed {
+            freed.let_go();
+        }
     }
 
     fn remove(&self, topic: &str) -> Vec<Freed> {
@@ -93,7 +95,9 @@ impl Inbox for Hub {
                 open.add(value);
                 continue;
             }
-            arrivals.take().into_iter().for_each(|done| self.publish(conn, &done));
+            if let Some(done) = arrivals.take() {
+                self.publish(conn, done);
+            }
             match TopicRequest::decode::<Json>(message.body()) {
                 Ok(request) if request.op == TopicOp::Publish => {
                     spelling.learn(&message, &request);
@@ -105,7 +109,9 @@ impl Inbox for Hub {
                 _ => conn.count(Event::Ignored),
             }
         }
-        arrivals.into_iter().for_each(|done| self.publish(conn, &done));
+        if let Some(done) = arrivals {
+            self.publish(conn, done);
+        }
     }
 
     fn closed(&self) {
@@ -140,15 +146,21 @@ impl Arrivals {
     }
 
     fn add(&mut self, value: Raw<'_>) {
+        if self.ends.len() == 1 {
+            self.values.reserve_exact(COPY_BELOW_BYTES);
+        }
         self.values.extend_from_slice(value.bytes());
         self.ends.push(self.values.len());
     }
 
-    fn bundle(&self, topic: &Arc<str>) -> Bundle {
-        match &self.large {
-            Some(value) => Bundle::new(Arc::clone(topic), value.clone(), &[value.len()]),
-            None => Bundle::new(Arc::clone(topic), Bytes::copy_from_slice(&self.values), &self.ends),
+    fn bundle(mut self, topic: &Arc<str>) -> Bundle {
+        if let Some(value) = self.large {
+            let ends = [value.len()];
+            return Bundle::new(Arc::clone(topic), value, &ends);
         }
+        // What waits takes what it counts as.
+        self.values.shrink_to_fit();
+        Bundle::new(Arc::clone(topic), self.values.into(), &self.ends)
     }
 }
 

@@ -164,7 +164,9 @@ fn encode<C: Connection, B: Encode>(publisher: &C, message: &Message, body: &B) 
 
 fn joined(messages: &[Message], bytes: usize) -> Bytes {
     let mut frames = BytesMut::with_capacity(bytes);
-    messages.iter().for_each(|message| append_unflagged(message, &mut frames));
+    for message in messages {
+        append_unflagged(message, &mut frames);
+    }
     frames.freeze()
 }
 

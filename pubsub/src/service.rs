@@ -119,7 +119,9 @@ impl<C: Connection> Handler<C> for TopicService<C> {
                 continue;
             }
             // What came before is queued first: all sees the order of the frames.
-            publication.take().into_iter().for_each(|done| self.publish(done));
+            if let Some(done) = publication.take() {
+                self.publish(done);
+            }
             match TopicRequest::decode::<Json>(message.body()) {
                 Ok(request) if request.op == TopicOp::Publish => {
                     spelling.learn(&message, &request);
@@ -136,7 +138,9 @@ impl<C: Connection> Handler<C> for TopicService<C> {
                 Err(why) => refuse_body(conn, &message, &why),
             }
         }
-        publication.into_iter().for_each(|done| self.publish(done));
+        if let Some(done) = publication {
+            self.publish(done);
+        }
     }
 
     fn closed(&self, conn: &C) {

@@ -134,6 +134,52 @@ async fn subscriptions_of_one_client_hear_their_topics_in_order() {
 }
 
 #[tokio::test]
+async fn a_publisher_at_full_speed_is_heard_in_order_and_whole_by_old_and_new_peers() {
+    const MESSAGES: u64 = 30_000;
+    let center = Center::start().await;
+    let (old, new) = (center.v1_client().await, center.client().await);
+    for publishing in [&new, &old] {
+        let topics = Topics::new(publishing);
+        topics.create("news").await.unwrap();
+        let mut heard = Vec::new();
+        for client in [center.v1_client().await, center.client().await] {
+            let mut news = Subscription::open(&client, "news").await.unwrap();
+            heard.push(tokio::spawn(async move {
+                for n in 0..MESSAGES {
+                    assert_eq!(next_number(&mut news).await, n);
+                }
+                assert_eq!(next(&mut news).await.unwrap().text(), "the \"end\"");
+            }));
+        }
+        let mut publisher = topics.publisher("news");
+        for n in 0..MESSAGES {
+            publisher.publish(&n).await.unwrap();
+        }
+        publisher.publish_text("the \"end\"").await.unwrap();
+        publisher.settle().await.unwrap();
+        for subscriber in heard {
+            subscriber.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_publisher_sent_is_handled_when_it_has_settled() {
+    let center = Center::start().await;
+    let client = center.client().await;
+    let topics = Topics::new(&client);
+    topics.create("news").await.unwrap();
+    let mut news = Subscription::open(&client, "news").await.unwrap();
+    let mut publisher = topics.publisher("news");
+    publisher.publish(&1).await.unwrap();
+    publisher.settle().await.unwrap();
+    // Its own subscription has the message before the answer.
+    let heard = timeout(Duration::ZERO, news.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(heard.raw(), b"1");
+    assert_eq!(publisher.topic(), "news");
+}
+
+#[tokio::test]
 async fn dropping_the_last_subscription_cancels_and_not_before() {
     let center = Center::start().await;
     let client = center.client().await;

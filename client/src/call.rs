@@ -49,7 +49,6 @@ impl<R: DeserializeOwned> Call<R> {
     pub(crate) fn peer(&self) -> String {
         self.ticket.entered.link.address.to_string()
     }
-
 }
 
 impl<R: DeserializeOwned> Future for Call<R> {

@@ -15,6 +15,7 @@ use crate::{RequestId, Requestor};
 /// The calls of one connection that wait for their answers: the shell around [`Requestor`], with its lock, the places that
 /// bound it, and the deadlines.
 pub(crate) struct Calls {
+    /// How many wait is told to the connection under the lock, so that it can't cross with the beginning of the next call.
     state: Mutex<State>,
     /// Who waits for a place, in the order of their coming; a permit calls the next one up.
     line: Semaphore,
@@ -153,9 +154,7 @@ impl Calls {
             Place::Handed(handed) => handed.keep(),
             Place::None => {}
         }
-        if state.requestor.len() == 1 {
-            conn.set_expecting(true);
-        }
+        conn.set_expecting(state.requestor.len());
         if state.looks_at.is_none_or(|at| until < at) {
             let before = state.looks_at.replace(until);
             drop(state);
@@ -193,7 +192,7 @@ impl Calls {
         let before = std::mem::replace(&mut state.looks_at, next.get());
         let places = overdue.iter().filter(|entry| entry.placed).count();
         let calls_up = state.give_back(places);
-        state.expect_no_more(conn);
+        conn.set_expecting(state.requestor.len());
         drop(state);
         self.line.add_permits(calls_up);
         if let Some(at) = next.get() {
@@ -242,7 +241,7 @@ impl Calls {
         let mut state = self.state();
         let Entry { waiter, placed, .. } = out(&mut state.requestor)?;
         let calls_up = state.give_back(usize::from(placed));
-        state.expect_no_more(conn);
+        conn.set_expecting(state.requestor.len());
         drop(state);
         if calls_up > 0 {
             self.line.add_permits(calls_up);
@@ -286,13 +285,6 @@ impl State {
         self.taken += count;
         self.handed += count;
         count
-    }
-
-    /// Said under the lock, so that it can't cross with the beginning of the next call.
-    fn expect_no_more(&self, conn: &Conn) {
-        if self.requestor.is_empty() {
-            conn.set_expecting(false);
-        }
     }
 }
 

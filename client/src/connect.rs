@@ -68,7 +68,8 @@ impl Attempt<'_> {
     }
 
     async fn dial(&self) -> Result<Link, CallError> {
-        let clock = Clock::get().map_err(|why| self.error("the thread of the clock can't be started").with_source(why))?;
+        let clock =
+            Clock::get().map_err(|why| self.error("the thread of the clock can't be started").with_source(why))?;
         let calls = Arc::new(Calls::new(self.settings.in_flight, clock, self.runtime.clone()));
         let inboxes = Arc::new(Inboxes::default());
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(&inboxes)));

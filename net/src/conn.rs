@@ -35,12 +35,13 @@ struct State<P: Protocol> {
     settled: AtomicBool,
     /// Reasons not to read: see [`Conn::hold_reading`].
     holds: AtomicUsize,
-    expecting: AtomicBool,
+    /// How many calls wait for their answers.
+    expecting: AtomicUsize,
     in_flight: AtomicUsize,
-    /// Set once it is about to end.
-    draining: OnceLock<Drain>,
+    /// Set once it is about to end. Boxed like what follows, since most connections are idle and many.
+    draining: OnceLock<Box<Drain>>,
     /// Set once it has ended.
-    end: OnceLock<End>,
+    end: OnceLock<Box<End>>,
     /// When the unfinished frame last had a byte.
     partial_since: Mutex<Option<Instant>>,
     room: Notify,
@@ -93,7 +94,7 @@ impl<P: Protocol> Conn<P> {
             session: OnceLock::new(),
             settled: AtomicBool::new(false),
             holds: AtomicUsize::new(0),
-            expecting: AtomicBool::new(false),
+            expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             draining: OnceLock::new(),
             end: OnceLock::new(),
@@ -138,7 +139,7 @@ impl<P: Protocol> Conn<P> {
     pub fn drain(&self, grace: Duration) {
         self.0.draining.get_or_init(|| {
             let since = Instant::now();
-            Drain { since, until: later(since, grace) }
+            Box::new(Drain { since, until: later(since, grace) })
         });
         self.wake();
     }
@@ -162,13 +163,21 @@ impl<P: Protocol> Conn<P> {
         ReadHold(self.clone())
     }
 
-    /// While calls wait for answers on this connection it is read in spite of any [`ReadHold`]: else a subscriber that is
-    /// behind, and calls from within its loop, would wait for itself.
-    pub fn set_expecting(&self, expecting: bool) {
-        self.0.expecting.store(expecting, SeqCst);
-        if expecting && self.0.holds.load(SeqCst) > 0 {
+    /// So many calls wait for answers on this connection. While there are any it is read in spite of any [`ReadHold`]:
+    /// else a subscriber that is behind, and calls from within its loop, would wait for itself.
+    pub fn set_expecting(&self, calls: usize) {
+        if calls > 1 {
+            return self.0.expecting.store(calls, Relaxed);
+        }
+        self.0.expecting.store(calls, SeqCst);
+        if calls == 1 && self.0.holds.load(SeqCst) > 0 {
             self.wake();
         }
+    }
+
+    /// Whether it pays to wait for others to push before what is queued is written: not where a single call waits.
+    pub(crate) fn gathers(&self) -> bool {
+        self.0.expecting.load(Relaxed) != 1
     }
 
     /// Queues a request. Returns where in the stream of all bytes it begins; see [`sent_bytes`](Self::sent_bytes).
@@ -218,14 +227,14 @@ impl<P: Protocol> Conn<P> {
     /// Whether the next frame may be handled.
     pub(crate) fn may_read(&self) -> bool {
         let state = &*self.0;
-        let held = state.holds.load(SeqCst) > 0 && !state.expecting.load(SeqCst);
+        let held = state.holds.load(SeqCst) > 0 && state.expecting.load(SeqCst) == 0;
         let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.shared.limits.in_flight;
         let draining = !state.shared.serves && state.draining.get().is_some() || self.is_closed();
         !(held || busy || draining) && state.outbox.glance() <= state.shared.limits.high_water()
     }
 
     pub(crate) fn draining(&self) -> Option<Drain> {
-        self.0.draining.get().copied()
+        self.0.draining.get().map(|drain| **drain)
     }
 
     /// No request waits for its answer and nothing waits to be written.
@@ -243,12 +252,12 @@ impl<P: Protocol> Conn<P> {
 
     /// Why it ended; `None` while it lives.
     pub(crate) fn known_end(&self) -> Option<&End> {
-        self.0.end.get()
+        self.0.end.get().map(|end| &**end)
     }
 
     /// The first end counts.
     pub(crate) fn finish(&self, end: End) {
-        if self.0.end.set(end).is_err() {
+        if self.0.end.set(Box::new(end)).is_err() {
             return;
         }
         let (freed, waker) = self.0.outbox.close();

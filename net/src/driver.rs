@@ -330,7 +330,7 @@ where
         let this = &mut *self;
         let pushed = this.registration.conn.outbox().unpark();
         // What else is ready to run may push as well: its frames leave in the same write.
-        if pushed && !std::mem::replace(&mut this.gathering, true) {
+        if pushed && this.registration.conn.gathers() && !std::mem::replace(&mut this.gathering, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -18,7 +18,7 @@ pub(crate) struct Outbox<H> {
 
 #[derive(Debug)]
 struct State<H> {
-    sealed: VecDeque<Segment>,
+    sealed: Pieces,
     /// Small frames, joined: they leave in one piece. Its memory is used again once that piece is written.
     tail: BytesMut,
     /// Queued or being written, not yet taken by the socket.
@@ -45,6 +45,48 @@ struct State<H> {
 pub(crate) struct Segment {
     pub(crate) bytes: Bytes,
     count: Count,
+}
+
+/// Pieces in a row. Mostly it is one, which takes no memory elsewhere: most connections are idle, and many.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    first: Option<Segment>,
+    /// Empty unless there is a first one.
+    others: VecDeque<Segment>,
+}
+
+impl Pieces {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// The piece, if it is the only one.
+    pub(crate) fn only(&self) -> Option<&Segment> {
+        self.first.as_ref().filter(|_| self.others.is_empty())
+    }
+
+    pub(crate) fn first_mut(&mut self) -> Option<&mut Segment> {
+        self.first.as_mut()
+    }
+
+    pub(crate) fn remove_first(&mut self) {
+        self.first = self.others.pop_front();
+        if self.first.is_none() && self.others.capacity() > KEEP_PIECES {
+            self.others = VecDeque::new();
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
+        self.first.iter().chain(&self.others)
+    }
+
+    fn push_back(&mut self, piece: Segment) {
+        if self.first.is_none() {
+            self.first = Some(piece);
+        } else {
+            self.others.push_back(piece);
+        }
+    }
 }
 
 /// What of a piece counts against the total.
@@ -112,10 +154,13 @@ const UNBOOKED_BYTES: usize = 1 << 10;
 /// A joined piece's buffer over this is given back once all is written.
 const KEEP_BYTES: usize = 64 << 10;
 
+/// The memory for more pieces than this is given back once all are written.
+const KEEP_PIECES: usize = 256;
+
 impl<H> Outbox<H> {
     pub(crate) fn new(now: Instant) -> Self {
         let state = State {
-            sealed: VecDeque::new(),
+            sealed: Pieces::default(),
             tail: BytesMut::new(),
             bytes: 0,
             ever_queued: 0,
@@ -201,11 +246,11 @@ impl<H> Outbox<H> {
         self.lock().waker.take()
     }
 
-    /// Moves all that waits into `writing`, in order.
-    pub(crate) fn take(&self, writing: &mut VecDeque<Segment>) {
+    /// Moves all that waits into `writing`, which is empty, in order.
+    pub(crate) fn take(&self, writing: &mut Pieces) {
         let mut state = self.lock();
         state.seal();
-        writing.append(&mut state.sealed);
+        std::mem::swap(writing, &mut state.sealed);
     }
 
     /// The socket took so many bytes, of which so many were counted.
@@ -262,7 +307,7 @@ impl<H> Outbox<H> {
     pub(crate) fn close(&self) -> (Freed<H>, Option<Waker>) {
         let mut state = self.lock();
         state.closed = true;
-        state.sealed = VecDeque::new();
+        state.sealed = Pieces::default();
         state.tail = BytesMut::new();
         state.ever_queued -= std::mem::take(&mut state.bytes) as u64;
         self.glance.store(0, Relaxed);
@@ -377,7 +422,7 @@ mod tests {
         for frame in [Bytes::from("a"), Bytes::from("b"), big.clone(), Bytes::from("c")] {
             push(&outbox, Frame::Own(frame), usize::MAX, now).unwrap();
         }
-        let mut writing = VecDeque::new();
+        let mut writing = Pieces::default();
         outbox.take(&mut writing);
         let pieces: Vec<&[u8]> = writing.iter().map(|segment| &segment.bytes[..]).collect();
         assert_eq!(pieces, [&b"ab"[..], &big, b"c"]);
@@ -433,9 +478,13 @@ mod tests {
         assert_eq!(counted(Frame::Shared(&shared(JOIN_BYTES + 1))), PLACE_BYTES);
         counted(own(JOIN_SHARED_BELOW));
         assert_eq!((counted(Frame::Shared(&shared(1000))), counted(Frame::Shared(&shared(100)))), (PLACE_BYTES, 100));
-        let mut writing = VecDeque::new();
+        let mut writing = Pieces::default();
         outbox.take(&mut writing);
-        let written: Vec<_> = writing.iter_mut().map(|piece| (piece.bytes.len(), piece.advance(usize::MAX))).collect();
+        let mut written = Vec::new();
+        while let Some(piece) = writing.first_mut() {
+            written.push((piece.bytes.len(), piece.advance(usize::MAX)));
+            writing.remove_first();
+        }
         let expected = [(1000, 1000), (JOIN_BYTES + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
         assert_eq!(written[..3], expected);
         assert_eq!(written[3..], [(1000, PLACE_BYTES), (100, 100)]);

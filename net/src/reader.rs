@@ -252,7 +252,8 @@ impl Reader {
         if before == 0 && rest == 0 {
             return;
         }
-        if behind_frames && !self.in_shared {
+        // What is handled in a moment stays where it is.
+        if behind_frames && !self.in_shared && !self.yields {
             self.pending = BytesMut::from(&self.pending[..]);
         }
         conn.shared().partial(before, rest);

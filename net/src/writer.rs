@@ -1,4 +1,3 @@
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,12 +8,12 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::Conn;
-use crate::outbox::Segment;
+use crate::outbox::Pieces;
 
 /// Takes all that is queued and writes it, as many pieces at a time as one call takes.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
-    writing: VecDeque<Segment>,
+    writing: Pieces,
 }
 
 /// Pieces that one vectored write is given.
@@ -45,11 +44,12 @@ impl Writer {
 
     fn write_once<S: AsyncWrite + Unpin>(&self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
         let stream = Pin::new(stream);
-        if let (1, Some(piece)) = (self.writing.len(), self.writing.front()) {
+        if let Some(piece) = self.writing.only() {
             return stream.poll_write(cx, &piece.bytes);
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let pieces = slices.iter_mut().zip(&self.writing).map(|(slice, piece)| *slice = IoSlice::new(&piece.bytes));
+        let pieces =
+            slices.iter_mut().zip(self.writing.iter()).map(|(slice, piece)| *slice = IoSlice::new(&piece.bytes));
         let count = pieces.count();
         stream.poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
     }
@@ -57,12 +57,12 @@ impl Writer {
     fn wrote<P: Protocol>(&mut self, bytes: usize, conn: &Conn<P>) {
         let mut left = bytes;
         let mut counted = 0;
-        while let Some(piece) = self.writing.front_mut().filter(|_| left > 0) {
+        while let Some(piece) = self.writing.first_mut().filter(|_| left > 0) {
             let before = piece.bytes.len();
             counted += piece.advance(left);
             left -= before - piece.bytes.len();
             if piece.bytes.is_empty() {
-                self.writing.pop_front();
+                self.writing.remove_first();
             }
         }
         let shared = conn.shared();

@@ -23,7 +23,7 @@ use self::outcome::Outcome;
 use self::stage::Stage;
 use crate::config::Config;
 use crate::drivers::Drivers;
-use crate::quiet::Locks;
+use crate::quiet::{Locks, wait_until_idle};
 
 /// What to find out, and how much of it.
 #[derive(clap::Args)]
@@ -91,6 +91,7 @@ fn run_all(home: &Path, args: &Args, outcome: &mut Outcome, results: &Path) -> R
     let bar = bar(args.only.len());
     for scenario in &args.only {
         let _locks = Locks::take(&args.lock)?;
+        wait_until_idle();
         scenario.run(args, &Stage::new(home, &drivers, &bar), outcome)?;
         outcome.write(results)?;
         bar.inc(1);

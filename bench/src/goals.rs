@@ -90,10 +90,18 @@ pub fn missed(goals: &[Goal]) -> usize {
 pub fn table(goals: &[Goal]) -> Table {
     let mut table = Table::new(["work", "goal", "bar", "measured", ""]).left(2);
     for goal in goals {
-        let measured = goal.measured.as_ref().map_or_else(ToString::to_string, |value| short(*value));
+        let measured = goal.measured.as_ref().map_or_else(|_| "-".into(), |value| short(*value));
         table.row([goal.work.clone(), goal.what.clone(), goal.bar.to_string(), measured, goal.verdict().into()]);
     }
     table
+}
+
+/// What keeps goals from being judged, each said once.
+pub fn gaps(goals: &[Goal]) -> Vec<String> {
+    let mut gaps: Vec<_> = goals.iter().filter_map(|goal| Some(goal.measured.as_ref().err()?.to_string())).collect();
+    gaps.sort();
+    gaps.dedup();
+    gaps
 }
 
 impl Goal {
@@ -109,7 +117,10 @@ impl Goal {
         match &self.measured {
             Ok(_) if self.met() => "met",
             Ok(_) => "NOT MET",
-            Err(_) => "NOT MEASURED",
+            Err(Gap::NotMeasured(_)) => "NOT MEASURED",
+            Err(Gap::NotQuiet(..)) => "NOT QUIET",
+            Err(Gap::Failed(_)) => "FAILED",
+            Err(Gap::Apart(_)) => "NOT TOGETHER",
         }
     }
 }
@@ -215,5 +226,6 @@ mod tests {
         assert!(verdicts[1].ends_with("NOT MET"), "{table}");
         assert!(verdicts[2].ends_with("NOT MEASURED"), "{table}");
         assert_eq!(missed(&goals), 2);
+        assert_eq!(gaps(&goals), ["no x"]);
     }
 }

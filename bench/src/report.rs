@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::goals::{Goal, missed, table};
+use crate::goals::{Goal, gaps, missed, table};
 use crate::plots;
 use crate::results::{Document, Session};
 use crate::summary;
@@ -37,6 +37,10 @@ fn body(document: &Document, goals: &[Goal], plots: &[plots::Plot]) -> String {
     let mut text = sessions(document);
     let (met, all) = (goals.len() - missed(goals), goals.len());
     let _ = write!(text, "### Goals\n\n{met} of {all} are met.\n\n{}\n", table(goals));
+    for gap in gaps(goals) {
+        let _ = writeln!(text, "- {gap}");
+    }
+    text.push('\n');
     for plot in plots {
         let _ = write!(text, "![{}](performance/{})\n\n", plot.title, plot.file);
     }

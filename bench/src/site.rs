@@ -56,7 +56,7 @@ impl<'a> Site<'a> {
         Ok(site)
     }
 
-    /// Starts a client; `options` follow the common ones.
+    /// Starts a client; `options` replace the common ones.
     pub fn client(&self, options: &[(&str, String)]) -> Result<Process> {
         let common = [("--mode", self.peer.client.clone()), ("--pids", join(&self.serving))];
         self.driver("client", &[&common, options].concat())
@@ -89,7 +89,9 @@ impl<'a> Site<'a> {
             ("--warm", self.arena.warm.to_string()),
             ("--secs", self.arena.secs.to_string()),
         ];
-        for (name, value) in common.iter().chain(options).filter(|(_, value)| !value.is_empty()) {
+        let given = |name: &str| options.iter().any(|option| option.0 == name);
+        let common = common.iter().filter(|option| !given(option.0));
+        for (name, value) in common.chain(options).filter(|(_, value)| !value.is_empty()) {
             command.extend([name.into(), value.into()]);
         }
         Process::start(&command, &self.dir)

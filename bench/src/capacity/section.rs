@@ -10,6 +10,7 @@ use super::idle::{Compared, Idle};
 use super::methods::Methods;
 use super::outcome::{About, Outcome};
 use super::plots;
+use super::stage::Speed;
 use super::topic::Topic;
 use crate::report::between_markers;
 use crate::stats::short;
@@ -52,7 +53,7 @@ fn idle(idle: &Idle) -> String {
         "**{connections} idle connections**, each with its session, held by {} processes from 127.0.0.2 on. They \
          connected in {:.2} s ({} a second). The center's memory grew from {from:.1} to {to:.1} MiB, {:.2} KB each. \
          Then each of them made a request and got its answer, all in {:.2} s. {} {}\n\n\
-         | requests to the center | a second | p50 µs | p99 µs |\n| --- | --: | --: | --: |\n",
+         | requests to the center | a second | p50 µs | p99 µs | CPUs that strangers took |\n| --- | --: | --: | --: | --: |\n",
         idle.processes,
         idle.connect_secs,
         short(f64::from(idle.connections) / idle.connect_secs),
@@ -70,13 +71,7 @@ fn idle(idle: &Idle) -> String {
 fn rows(out: &mut String, name: &str, compared: &Compared, connections: &str) {
     let full = format!("beside {connections} idle connections");
     for (beside, speed) in [("alone", compared.alone), (&full, compared.beside)] {
-        let _ = writeln!(
-            out,
-            "| {name}, {beside} | {} | {} | {} |",
-            short(speed.per_second),
-            short(speed.p50_us),
-            short(speed.p99_us)
-        );
+        let _ = writeln!(out, "| {name}, {beside} | {} |", columns(speed));
     }
 }
 
@@ -103,7 +98,8 @@ fn methods(methods: &Methods) -> String {
         "**{} registered methods**, by {} connections, were registered in {:.2} s ({} a second). The center's memory \
          grew from {without:.1} to {with:.1} MiB, {:.2} KB each; when they had been taken back it was {after:.1} MiB. \
          {} {}\n\n\
-         | requests for a method's hosts, 16 x 16 | a second | p50 µs | p99 µs |\n| --- | --: | --: | --: |\n",
+         | requests for a method's hosts, 16 x 16 | a second | p50 µs | p99 µs | CPUs that strangers took |\n\
+         | --- | --: | --: | --: | --: |\n",
         grouped(methods.methods),
         methods.connections,
         methods.register_secs,
@@ -113,13 +109,7 @@ fn methods(methods: &Methods) -> String {
         about(&methods.about),
     );
     for (count, speed) in [("100".to_owned(), methods.few), (grouped(methods.methods), methods.full)] {
-        let _ = writeln!(
-            out,
-            "| of {count} methods | {} | {} | {} |",
-            short(speed.per_second),
-            short(speed.p50_us),
-            short(speed.p99_us)
-        );
+        let _ = writeln!(out, "| of {count} methods | {} |", columns(speed));
     }
     out
 }
@@ -136,6 +126,11 @@ fn departure(departure: &Departure) -> String {
         lost(departure.lost, "notice"),
         about(&departure.about),
     )
+}
+
+fn columns(speed: Speed) -> String {
+    let Speed { per_second, p50_us, p99_us, strangers } = speed;
+    format!("{} | {} | {} | {strangers:.2}", short(per_second), short(p50_us), short(p99_us))
 }
 
 fn lost(count: u64, what: &str) -> String {

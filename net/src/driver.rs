@@ -330,7 +330,8 @@ where
         let this = &mut *self;
         let pushed = this.registration.conn.outbox().unpark();
         // What else is ready to run may push as well: its frames leave in the same write.
-        if pushed && this.registration.conn.gathers() && !std::mem::replace(&mut this.gathering, true) {
+        let gathers = this.reader.brought_many() || this.registration.conn.gathers();
+        if pushed && gathers && !std::mem::replace(&mut this.gathering, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

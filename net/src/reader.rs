@@ -31,6 +31,8 @@ pub(crate) struct Reader {
     /// Since when reading waits for the rest of a frame.
     started: Option<Started>,
     paused: bool,
+    /// The last read brought more than one frame.
+    many: bool,
     /// Frames are left, and who got an answer is to run before them.
     yields: bool,
     /// When the peer last sent something, while the connection drains.
@@ -241,6 +243,7 @@ impl Reader {
             }
         }
         handled(frames);
+        self.many = frames > 1;
         shared.metrics.frames_in.fetch_add(frames, Relaxed);
         self.keep_rest(conn, frames > 0, before);
         failure.map_or(Ok(()), Err)
@@ -277,6 +280,11 @@ impl Reader {
         let frame_bytes = shared.protocol.frame_bytes(&self.pending);
         let silence = later(started.last_byte, shared.limits.frame_silence);
         Some(silence.min(later(started.first_byte, shared.limits.frame_time(frame_bytes))))
+    }
+
+    /// Whether the last read brought more than one frame.
+    pub(crate) fn brought_many(&self) -> bool {
+        self.many
     }
 
     /// Whether the task is to let others run before it goes on.

@@ -55,7 +55,7 @@ fn calls(method: &str, sizes: &[(u32, u32)], transport: Transport) -> Vec<Cell> 
 }
 
 fn topics() -> Vec<Cell> {
-    let full = [1, 10, 100].into_iter().flat_map(|subscribers| [(subscribers, 64, 0), (subscribers, 1024, 0)]);
+    let full = [64, 1024].into_iter().flat_map(|size| [1, 10, 100].map(|subscribers| (subscribers, size, 0)));
     let paced = [(1, 64, 10_000), (10, 64, 10_000), (10, 1024, 10_000), (100, 64, 1_000)];
     full.chain(paced).map(|(subscribers, size, rate)| Cell::Topics { subscribers, size, rate }).collect()
 }

@@ -9,7 +9,6 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::style::{FAINT, anchored, line, text};
-use crate::stats::short;
 
 pub struct Lines {
     pub title: String,
@@ -122,9 +121,9 @@ impl Axis {
 
     fn label(&self, at: f64) -> String {
         match self.scale {
-            Scale::FromZero => short(at),
+            Scale::FromZero => trimmed(at),
             Scale::Log => trimmed(10_f64.powf(at)),
-            Scale::Percentile => format!("{}%", trimmed((100.0 - 10_f64.powf(2.0 - at)) * 1.0)),
+            Scale::Percentile => format!("{}%", trimmed(100.0 - 10_f64.powf(2.0 - at))),
         }
     }
 }
@@ -151,7 +150,11 @@ impl Ranged for Axis {
 
 /// Powers of ten, and their multiples where there are few.
 fn decades(range: &Range<f64>) -> Vec<f64> {
-    let multiples: &[f64] = if range.end - range.start > 2.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let multiples: &[f64] = match range.end - range.start {
+        2.5.. => &[1.0],
+        0.8.. => &[1.0, 2.0, 5.0],
+        _ => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0],
+    };
     let powers = (-3..10).flat_map(|power| multiples.iter().map(move |times| times.log10() + f64::from(power)));
     powers.filter(|mark| range.contains(mark)).collect()
 }

@@ -55,7 +55,7 @@ pub struct RunArgs {
     /// How often a disturbed run is tried
     #[arg(long, default_value_t = 3)]
     pub attempts: u32,
-    /// A file to lock while a cell is measured, as others who share the machine do; may be given more than once
+    /// A file to lock while building and while a cell is measured, as others who share the machine do; may be given more than once
     #[arg(long, value_name = "FILE")]
     pub lock: Vec<PathBuf>,
     /// Where the results go, in place of results/quick.json or results/full.json

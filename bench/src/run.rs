@@ -44,7 +44,10 @@ pub fn run(home: &Path, plan: &Plan, args: &RunArgs) -> Result<Document> {
     }
     let rounds = rounds(&config, plan, args, &missing);
     ensure!(!rounds.is_empty(), "nothing is selected");
+    // Others who share the machine would measure our compiler.
+    let locks = Locks::take(&args.lock)?;
     let drivers = build(home, &rounds)?;
+    drop(locks);
     let mut document = Document::read(&plan.results).unwrap_or_default();
     let session = match document.sessions.len().checked_sub(1) {
         Some(last) if args.resume => last,

@@ -8,13 +8,13 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     Some(f64::midpoint(*low, *high))
 }
 
-/// Half the distance between the least and the most, as a part of the median.
+/// Half the distance between the least and the most, as a part of the median; nothing for a single value.
 pub fn spread(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let values: Vec<f64> = values.into_iter().collect();
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let middle = median(values)?;
-    (middle > 0.0).then(|| (most - least) / 2.0 / middle)
+    let middle = median(values.iter().copied())?;
+    (values.len() > 1 && middle > 0.0).then(|| (most - least) / 2.0 / middle)
 }
 
 /// Three digits, and `k` or `M` where they say enough.
@@ -60,6 +60,7 @@ mod tests {
         assert_eq!(spread([90.0, 100.0, 110.0]), Some(0.1));
         assert_eq!(spread([0.0, 0.0]), None);
         assert_eq!(spread([]), None);
+        assert_eq!(spread([5.0]), None);
     }
 
     #[test]

@@ -45,6 +45,40 @@ async fn a_call_that_finds_no_place_in_time_was_not_executed() {
 }
 
 #[tokio::test]
+async fn places_are_had_in_the_order_of_asking_also_past_those_who_gave_up() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.client(v1().in_flight(1)).await;
+    let calls: Vec<_> = (0..5)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { client.call::<i64>("echo", &n).await })
+        })
+        .collect();
+    // One thread runs all: each has asked for a place, in this order, before this goes on.
+    let first = line.call().await;
+    for gone in [1, 3] {
+        calls[gone].abort();
+    }
+    let newcomer = client.call_then::<i64>("n", &(), |_| unreachable!()).unwrap_err();
+    assert!(matches!(newcomer.kind(), CallErrorKind::Overloaded), "{newcomer}");
+    assert_eq!(params(&first), 0);
+    line.answer(&first, r#"{"rcode":0,"result":0}"#).await;
+    for n in [2, 4] {
+        let next = line.call().await;
+        assert_eq!(params(&next), n);
+        line.answer(&next, &format!(r#"{{"rcode":0,"result":{n}}}"#)).await;
+    }
+    for (n, call) in (0i64..).zip(calls) {
+        match call.await {
+            Ok(answer) => assert_eq!(answer.unwrap(), n),
+            Err(gone) => assert!(gone.is_cancelled() && [1, 3].contains(&n)),
+        }
+    }
+    tokio::spawn(line.echo());
+    assert_eq!(client.call::<i64>("echo", &5).await.unwrap(), 5, "no place was lost");
+}
+
+#[tokio::test]
 async fn a_full_outbox_is_waited_for_and_bounded_by_the_deadline() {
     let peer = Peer::new().await;
     let limits = Limits { max_frame_bytes: 64 << 10, queue_bytes: 128 << 10, ..Limits::default() };

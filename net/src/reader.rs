@@ -31,8 +31,8 @@ pub(crate) struct Reader {
     /// Since when reading waits for the rest of a frame.
     started: Option<Started>,
     paused: bool,
-    /// The last read brought more than one frame.
-    many: bool,
+    /// Frames that the last read brought.
+    brought: u64,
     /// Frames are left, and who got an answer is to run before them.
     yields: bool,
     /// When the peer last sent something, while the connection drains.
@@ -243,7 +243,7 @@ impl Reader {
             }
         }
         handled(frames);
-        self.many = frames > 1;
+        self.brought = frames;
         shared.metrics.frames_in.fetch_add(frames, Relaxed);
         self.keep_rest(conn, frames > 0, before);
         failure.map_or(Ok(()), Err)
@@ -284,7 +284,7 @@ impl Reader {
 
     /// Whether the last read brought more than one frame.
     pub(crate) fn brought_many(&self) -> bool {
-        self.many
+        self.brought > 1
     }
 
     /// Whether the task is to let others run before it goes on.

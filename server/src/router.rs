@@ -7,6 +7,7 @@ use callboard_common::{
 };
 use callboard_net::allow_blocking;
 use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -65,7 +66,7 @@ pub struct Router(Arc<Routes>);
 #[derive(Clone)]
 struct Routes {
     /// By a quick hash: peers choose the names that are looked for, but not those that are in it.
-    methods: IndexMap<String, Route, foldhash::quality::RandomState>,
+    methods: IndexMap<String, Route, FxBuildHasher>,
     blocking: Arc<Semaphore>,
 }
 

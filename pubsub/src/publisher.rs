@@ -56,8 +56,8 @@ impl Publisher {
     /// Publishes any value that serde can write as JSON.
     ///
     /// # Errors
-    /// `Encode`; `Disconnected` if the connection is known to have ended; `Timeout` if the center takes nothing for as
-    /// long as the client's calls may take.
+    /// `Encode`; `Disconnected` if the connection is known to have ended. There is no deadline on the wait for room: a
+    /// center that takes nothing and stays connected is waited for, so put a timeout around it where that matters.
     ///
     /// # Cancel safety
     /// The message is queued whole or not at all.

@@ -44,6 +44,11 @@ impl Drivers {
         Ok(Self(paths))
     }
 
+    /// One driver that is there already.
+    pub fn built(name: &str, path: &Path) -> Self {
+        Self(BTreeMap::from([(name.into(), path.into())]))
+    }
+
     pub fn path(&self, name: &str) -> Result<&Path> {
         self.0.get(name).map(PathBuf::as_path).with_context(|| format!("{name} was not built"))
     }

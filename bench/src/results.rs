@@ -85,6 +85,14 @@ impl Document {
         self.rows.iter().find(|row| row.peer == peer && row.cell.to_string() == cell)
     }
 
+    /// What failed in the latest session, ours before that of others.
+    pub fn failures(&self) -> Vec<(&Row, &str)> {
+        let latest = self.rows.iter().filter(|row| row.session + 1 == self.sessions.len());
+        let mut failures: Vec<_> = latest.filter_map(|row| Some((row, row.error()?))).collect();
+        failures.sort_by_key(|(row, _)| !row.ours());
+        failures
+    }
+
     /// Whether a run is there already.
     pub fn has(&self, cell: &Cell, peer: &str, session: usize, run: u32) -> bool {
         let row = self.rows.iter().find(|row| row.is(cell, peer) && row.session == session);
@@ -117,6 +125,11 @@ impl Document {
 impl Row {
     fn is(&self, cell: &Cell, peer: &str) -> bool {
         self.peer == peer && self.cell == *cell
+    }
+
+    /// Whether it is Callboard, called in whichever way.
+    pub fn ours(&self) -> bool {
+        self.peer.starts_with("callboard")
     }
 
     /// The median over the runs.
@@ -223,6 +236,21 @@ mod tests {
         let dates: Vec<_> = document.sessions.iter().map(|session| session.date.as_str()).collect();
         assert_eq!((dates, third), (vec!["second", "third"], 1));
         assert!(document.rows.iter().all(|row| row.session == 0));
+    }
+
+    #[test]
+    fn failures_of_the_latest_session_are_told_ours_first() {
+        let (mut document, failed) =
+            (Document::default(), |run| Sample { error: Some("no server".into()), ..sample(run, 0.0) });
+        let first = document.begin(session("first"));
+        document.add(&Cell::Build, "callboard", first, failed(0));
+        let second = document.begin(session("second"));
+        document.add(&Cell::Idle { connections: 10 }, "nats", second, failed(0));
+        document.add(&Cell::Start, "callboard", second, sample(0, 1.0));
+        document.add(&Cell::Start, "callboard", second, failed(1));
+        let told: Vec<_> =
+            document.failures().into_iter().map(|(row, error)| (row.peer.as_str(), row.cell.job(), error)).collect();
+        assert_eq!(told, [("callboard", "start", "no server"), ("nats", "idle", "no server")]);
     }
 
     #[test]

@@ -28,7 +28,10 @@ pub async fn open(opt: &Opt, count: usize) -> Result<Vec<TcpStream>> {
 
 /// The same from another address of this machine: each has ports of its own.
 pub async fn open_from(opt: &Opt, count: usize, source: &str) -> Result<Vec<TcpStream>> {
-    let (hello, to) = (session()?, opt.addr.parse()?);
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let (hello, to) = (session()?, opt.addr.parse().context("idle connections are held over TCP")?);
     let from = SocketAddr::new(source.parse().context("not an address to connect from")?, 0);
     let mut held = Vec::with_capacity(count);
     while held.len() < count {

@@ -34,8 +34,8 @@ pub enum Bar {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Gap {
     NotMeasured(String),
-    /// Strangers took so many CPUs, each time it was tried.
-    NotQuiet(String, f64),
+    /// Strangers took too much, each time it was tried.
+    NotQuiet(String, String),
     Failed(String),
     /// The two sides were not measured side by side.
     Apart(String),
@@ -147,7 +147,7 @@ impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotMeasured(what) => write!(f, "no {what}"),
-            Self::NotQuiet(what, cpus) => write!(f, "{what}: strangers took {cpus:.2} CPUs"),
+            Self::NotQuiet(what, disturbance) => write!(f, "{what}: {disturbance}"),
             Self::Failed(what) => write!(f, "failed: {what}"),
             Self::Apart(what) => write!(f, "not in one session: {what}"),
         }

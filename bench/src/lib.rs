@@ -60,6 +60,7 @@ fn quick(home: &Path, args: &RunArgs) -> Result<ExitCode> {
         pace: args.pace(plan::QUICK),
         quick_peers: true,
         once: plan::once_in_quick,
+        again: false,
         results,
     };
     let document = run(home, &plan, args)?;
@@ -75,6 +76,7 @@ fn full(home: &Path, args: &RunArgs) -> Result<ExitCode> {
         pace: args.pace(plan::FULL),
         quick_peers: false,
         once: plan::once,
+        again: true,
         results,
     };
     let document = run(home, &plan, args)?;

@@ -1,6 +1,4 @@
 //! How each kind of cell is measured: which server, which clients, and what is made of their results.
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
@@ -21,24 +19,25 @@ pub fn measure(arena: &Arena<'_>, peer: &Peer, cell: &Cell) -> Result<Sample> {
     }
     let mut sample = load(arena, &Site::start(arena, peer, cell)?, peer, cell)?;
     // What the hypervisor gave to others is as lost to us as what other processes took.
-    sample.strangers += sample.figures.get("steal_s").unwrap_or(&0.0) / arena.secs;
+    let stolen = sample.figures.get("steal_s").unwrap_or(&0.0) / arena.secs;
+    sample.disturb("the hypervisor", stolen);
     Ok(sample)
 }
 
 fn load(arena: &Arena<'_>, site: &Site<'_>, peer: &Peer, cell: &Cell) -> Result<Sample> {
     match *cell {
         Cell::Calls { ref method, connections, outstanding, .. } => {
-            calls(arena, site, &Calls { job: "rpc", method, connections, outstanding }, None)
+            calls(site, &Calls { job: "rpc", method, connections, outstanding }, None)
         }
         Cell::Registry { ref operation, connections, outstanding } => {
             let method = peer.methods.get(operation).unwrap_or(operation);
-            calls(arena, site, &Calls { job: "registry", method, connections, outstanding }, None)
+            calls(site, &Calls { job: "registry", method, connections, outstanding }, None)
         }
         Cell::Topics { subscribers, size, rate } => {
             topic(arena, site, &Topic { subscribers, size, rate, watch: false })
         }
         Cell::Notices { watchers } => notices(arena, site, watchers),
-        Cell::Idle { connections } => idle(arena, site, connections),
+        Cell::Idle { connections } => idle(site, connections),
         Cell::Growth { over, count } => growth(arena, site, over, count),
         Cell::Start | Cell::Build => bail!("no server is loaded"),
     }
@@ -51,7 +50,7 @@ struct Calls<'a> {
     outstanding: u32,
 }
 
-fn calls(arena: &Arena<'_>, site: &Site<'_>, load: &Calls<'_>, beside: Option<&Process>) -> Result<Sample> {
+fn calls(site: &Site<'_>, load: &Calls<'_>, beside: Option<&Process>) -> Result<Sample> {
     let client = site.client(&[
         ("--job", load.job.into()),
         ("--method", load.method.into()),
@@ -59,7 +58,7 @@ fn calls(arena: &Arena<'_>, site: &Site<'_>, load: &Calls<'_>, beside: Option<&P
         ("--outstanding", load.outstanding.to_string()),
         ("--sub-pids", join(beside)),
     ])?;
-    let result = client.json(window(arena) + PATIENCE)?;
+    let result = client.json(site.patience())?;
     Ok(Sample { error: failure(&result), ..Sample::of(&result) })
 }
 
@@ -82,12 +81,12 @@ fn topic(arena: &Arena<'_>, site: &Site<'_>, load: &Topic) -> Result<Sample> {
         ]
     };
     let subscribers = site.client(&options("sub", String::new()))?;
-    subscribers.ready()?;
+    subscribers.ready(site.patience())?;
     let publisher = site.client(&options("pub", join([&subscribers])))?;
-    let mut result = publisher.json(window(arena) + LONG_PATIENCE)?;
-    result.extend(subscribers.json(LONG_PATIENCE)?);
+    let mut result = publisher.json(site.patience())?;
+    result.extend(subscribers.json(site.patience())?);
     account(&mut result, load.subscribers, arena.secs)?;
-    Ok(Sample::of(&result))
+    Ok(Sample { error: failure(&result), ..Sample::of(&result) })
 }
 
 /// What was delivered, from the first measured publish to the last delivery; what was lost; and the server's CPU.
@@ -113,17 +112,17 @@ fn notices(arena: &Arena<'_>, site: &Site<'_>, watchers: u32) -> Result<Sample> 
     topic(arena, site, &Topic { subscribers: watchers, size: 64, rate: CHANGES_PER_SECOND, watch: true })
 }
 
-fn idle(arena: &Arena<'_>, site: &Site<'_>, connections: u32) -> Result<Sample> {
+fn idle(site: &Site<'_>, connections: u32) -> Result<Sample> {
     let client = site.client(&[("--job", "idle".into()), ("--conns", connections.to_string())])?;
-    client.ready()?;
-    Ok(Sample::of(&client.json(window(arena) + PATIENCE)?))
+    client.ready(site.patience())?;
+    Ok(Sample::of(&client.json(site.patience())?))
 }
 
 fn growth(arena: &Arena<'_>, site: &Site<'_>, over: Growth, count: u32) -> Result<Sample> {
     let load = Calls { job: "rpc", method: "add", connections: LOADED, outstanding: LOADED };
     match over {
-        Growth::Methods => calls(arena, site, &load, None),
-        Growth::Connections if count <= LOADED => calls(arena, site, &load, None),
+        Growth::Methods => calls(site, &load, None),
+        Growth::Connections if count <= LOADED => calls(site, &load, None),
         Growth::Connections => {
             // Held for longer than the load lasts; it is ended with this function.
             let idle = site.client(&[
@@ -131,8 +130,8 @@ fn growth(arena: &Arena<'_>, site: &Site<'_>, over: Growth, count: u32) -> Resul
                 ("--conns", (count - LOADED).to_string()),
                 ("--secs", "600".into()),
             ])?;
-            idle.ready()?;
-            calls(arena, site, &load, Some(&idle))
+            idle.ready(site.patience())?;
+            calls(site, &load, Some(&idle))
         }
         Growth::Subscribers => topic(arena, site, &Topic { subscribers: count, size: 64, rate: 0, watch: false }),
         Growth::Watchers => notices(arena, site, count),
@@ -140,21 +139,17 @@ fn growth(arena: &Arena<'_>, site: &Site<'_>, over: Growth, count: u32) -> Resul
 }
 
 fn failure(result: &Map<String, Value>) -> Option<String> {
+    if result.get("settled").and_then(Value::as_bool) == Some(false) {
+        return Some("messages still came when it was given up".into());
+    }
     let errors = result.get("errors").and_then(Value::as_u64).filter(|&errors| errors > 0)?;
     let first = result.get("first_error").and_then(Value::as_str).unwrap_or_default();
     Some(format!("{errors} calls failed; the first: {first}"))
 }
 
-fn window(arena: &Arena<'_>) -> Duration {
-    Duration::from_secs_f64(arena.warm + arena.secs)
-}
-
 /// Where a growth over connections or methods is measured: 16 by 16.
 const LOADED: u32 = 16;
 const CHANGES_PER_SECOND: u32 = 50;
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What was published at full speed may wait in queues for long.
-const LONG_PATIENCE: Duration = Duration::from_secs(95);
 
 #[cfg(test)]
 mod tests {
@@ -180,6 +175,8 @@ mod tests {
     fn failed_calls_are_told() {
         let rows = [
             (serde_json::json!({"errors": 0}), None),
+            (serde_json::json!({"settled": true}), None),
+            (serde_json::json!({"settled": false}), Some("messages still came when it was given up")),
             (serde_json::json!({"errors": 2, "first_error": "closed"}), Some("2 calls failed; the first: closed")),
         ];
         for (result, expected) in rows {

@@ -49,8 +49,8 @@ impl Process {
     }
 
     /// Waits until the process says that it is set up.
-    pub fn ready(&self) -> Result<()> {
-        let line = self.line(Duration::from_secs(30))?;
+    pub fn ready(&self, patience: Duration) -> Result<()> {
+        let line = self.line(patience)?;
         if line != "READY" {
             bail!("{} said: {line}", self.name);
         }
@@ -77,5 +77,30 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(script: &str, dir: &Path) -> Process {
+        Process::start(&["sh", "-c", script].map(OsString::from), dir).unwrap()
+    }
+
+    #[test]
+    fn a_process_is_waited_for_so_long_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let hanging = started("exec sleep 600", dir.path());
+        let error = hanging.json(Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.to_string(), "sh: no output in time");
+    }
+
+    #[test]
+    fn a_process_that_ends_is_told_by_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let ended = started("echo READY; echo lost >&2; exit 1", dir.path());
+        ended.ready(Duration::from_mins(1)).unwrap();
+        assert_eq!(ended.json(Duration::from_mins(1)).unwrap_err().to_string(), "sh: lost");
     }
 }

@@ -11,7 +11,6 @@ use crate::stats::short;
 pub struct Progress {
     bar: ProgressBar,
     json: bool,
-    total: u64,
 }
 
 impl Progress {
@@ -19,7 +18,7 @@ impl Progress {
     pub fn new(total: u64, json: bool) -> Self {
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {eta} left  {msg}");
         let bar = ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, json, total }
+        Self { bar, json }
     }
 
     pub fn begin(&self, cell: &Cell, peer: &str) {
@@ -29,7 +28,8 @@ impl Progress {
 
     pub fn end(&self, cell: &Cell, peer: &str, sample: &Sample) {
         self.bar.inc(1);
-        let line = format!("[{}/{}] {cell} {peer}: {}", self.bar.position(), self.total, outcome(cell, sample));
+        let (at, all) = (self.bar.position(), self.bar.length().unwrap_or_default());
+        let line = format!("[{at}/{all}] {cell} {peer}: {}", outcome(cell, sample));
         if self.json {
             println!("{}", json!({"cell": cell.to_string(), "peer": peer, "sample": sample}));
         }
@@ -42,6 +42,11 @@ impl Progress {
 
     pub fn skip(&self, count: usize) {
         self.bar.inc(count as u64);
+    }
+
+    /// There is more to do than was said.
+    pub fn more(&self, count: usize) {
+        self.bar.inc_length(count as u64);
     }
 
     pub fn finish(&self) {
@@ -58,7 +63,7 @@ fn outcome(cell: &Cell, sample: &Sample) -> String {
     let disturbed = if sample.quiet {
         String::new()
     } else {
-        format!(", NOT QUIET: strangers took {:.2} CPUs in each of {} attempts", sample.strangers, sample.attempts)
+        format!(", NOT QUIET: {} in the quietest of {} attempts", sample.disturbance(), sample.attempts)
     };
     format!("{value} {unit}{disturbed}")
 }
@@ -75,6 +80,6 @@ mod tests {
         let failed = Sample { error: Some("no server".into()), ..Sample::default() };
         assert_eq!(outcome(&Cell::Start, &quiet), "3.50 ms");
         assert_eq!(outcome(&Cell::Start, &failed), "no server");
-        assert!(outcome(&Cell::Start, &noisy).ends_with("strangers took 0.75 CPUs in each of 3 attempts"));
+        assert!(outcome(&Cell::Start, &noisy).ends_with("strangers took 0.75 CPUs in the quietest of 3 attempts"));
     }
 }

@@ -41,6 +41,7 @@ pub fn wait_until_idle() {
 pub fn quietest(attempts: u32, most: f64, rest: impl Fn(), mut measure: impl FnMut() -> Result<Sample>) -> Sample {
     let mut best: Option<Sample> = None;
     let mut error = None;
+    let began = Instant::now();
     for attempt in 1..=attempts {
         if attempt > 1 {
             rest();
@@ -52,9 +53,14 @@ pub fn quietest(attempts: u32, most: f64, rest: impl Fn(), mut measure: impl FnM
                     best = Some(Sample { quiet: sample.strangers <= most, ..sample });
                 }
             }
-            // What failed twice will not get better, and waiting for it takes long.
-            Err(_) if error.is_some() => break,
-            Err(failed) => error = Some(format!("{failed:#}")),
+            // What failed twice will not get better, and neither will what hung.
+            Err(failed) => {
+                let again = error.is_none() && began.elapsed() < LONG;
+                error.get_or_insert_with(|| format!("{failed:#}"));
+                if !again {
+                    break;
+                }
+            }
         }
         if let Some(best) = best.as_mut() {
             best.attempts = attempt;
@@ -77,6 +83,8 @@ fn busy_ticks() -> f64 {
 
 const LOOK: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// A failure that took longer is not tried again.
+const LONG: Duration = Duration::from_secs(20);
 /// CPUs in use below which the machine counts as idle.
 const IDLE: f64 = 0.2;
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -104,7 +112,12 @@ mod tests {
 
     #[test]
     fn a_failure_is_told() {
-        let sample = quietest(2, 0.1, || (), || anyhow::bail!("no server"));
-        assert_eq!(sample.error.as_deref(), Some("no server"));
+        let mut tried = 0;
+        let failing = || {
+            tried += 1;
+            anyhow::bail!("no server")
+        };
+        let sample = quietest(5, 0.1, || (), failing);
+        assert_eq!((sample.error.as_deref(), tried), (Some("no server"), 2));
     }
 }

@@ -54,6 +54,9 @@ pub struct Sample {
     pub curve: Vec<(f64, f64)>,
     /// CPUs that strangers took meanwhile.
     pub strangers: f64,
+    /// Who they were, and what each took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub who: Vec<(String, f64)>,
     /// False if they took too much, each time it was tried.
     pub quiet: bool,
     pub attempts: u32,
@@ -99,10 +102,18 @@ impl Document {
         row.is_some_and(|row| row.samples.iter().any(|sample| sample.run == run))
     }
 
-    /// Adds a run; what an earlier session measured of it goes.
+    /// What strangers took in a run that they disturbed.
+    pub fn disturbed(&self, cell: &Cell, peer: &str, session: usize, run: u32) -> Option<f64> {
+        let row = self.rows.iter().find(|row| row.is(cell, peer) && row.session == session)?;
+        let sample = row.samples.iter().find(|sample| sample.run == run)?;
+        (!sample.quiet && sample.error.is_none()).then_some(sample.strangers)
+    }
+
+    /// Adds a run, or puts it in place of what it was; what an earlier session measured of it goes.
     pub fn add(&mut self, cell: &Cell, peer: &str, session: usize, sample: Sample) {
         self.rows.retain(|row| !row.is(cell, peer) || row.session == session);
         if let Some(row) = self.rows.iter_mut().find(|row| row.is(cell, peer)) {
+            row.samples.retain(|other| other.run != sample.run);
             row.samples.push(sample);
         } else {
             self.rows.push(Row { cell: cell.clone(), peer: peer.into(), session, samples: vec![sample] });
@@ -156,8 +167,10 @@ impl Row {
         self.samples.iter().all(|sample| sample.quiet || sample.error.is_some())
     }
 
-    pub fn strangers(&self) -> f64 {
-        self.samples.iter().map(|sample| sample.strangers).fold(0.0, f64::max)
+    /// What strangers took in the run that they disturbed most.
+    pub fn disturbance(&self) -> String {
+        let most = self.samples.iter().max_by(|a, b| a.strangers.total_cmp(&b.strangers));
+        most.map(Sample::disturbance).unwrap_or_default()
     }
 
     pub fn error(&self) -> Option<&str> {
@@ -174,8 +187,27 @@ impl Sample {
             figures: figures.collect(),
             curve: curve.unwrap_or_default(),
             strangers: result.get("foreign_cpu").and_then(Value::as_f64).unwrap_or(0.0),
+            who: result.get("strangers").and_then(|who| serde_json::from_value(who.clone()).ok()).unwrap_or_default(),
             ..Self::default()
         }
+    }
+
+    /// Adds one more who took CPUs, and keeps the most demanding.
+    pub fn disturb(&mut self, name: &str, cpus: f64) {
+        self.strangers = significant(self.strangers + cpus);
+        self.who.push((name.into(), cpus));
+        self.who.retain(|(_, cpus)| *cpus >= TELLING);
+        self.who.sort_by(|a, b| b.1.total_cmp(&a.1));
+        self.who.truncate(MOST_NAMES);
+        for (_, cpus) in &mut self.who {
+            *cpus = significant(*cpus);
+        }
+    }
+
+    pub fn disturbance(&self) -> String {
+        let who: Vec<_> = self.who.iter().map(|(name, cpus)| format!("{name} {cpus:.2}")).collect();
+        let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
+        format!("strangers took {:.2} CPUs{who}", self.strangers)
     }
 }
 
@@ -183,6 +215,10 @@ impl Sample {
 fn significant(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }
+
+/// CPUs below which nobody is named.
+const TELLING: f64 = 0.01;
+const MOST_NAMES: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -239,6 +275,21 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_was_disturbed_can_be_replaced() {
+        let (mut document, cell) = (Document::default(), Cell::Start);
+        let session = document.begin(session("today"));
+        document.add(&cell, "callboard", session, sample(0, 1.0));
+        document.add(&cell, "callboard", session, Sample { quiet: false, strangers: 0.5, ..sample(1, 2.0) });
+        let disturbed = |document: &Document, run| document.disturbed(&cell, "callboard", session, run);
+        assert_eq!(
+            (disturbed(&document, 0), disturbed(&document, 1), disturbed(&document, 2)),
+            (None, Some(0.5), None)
+        );
+        document.add(&cell, "callboard", session, sample(1, 4.0));
+        assert_eq!((disturbed(&document, 1), document.rows[0].median("rps")), (None, Some(2.5)));
+    }
+
+    #[test]
     fn failures_of_the_latest_session_are_told_ours_first() {
         let (mut document, failed) =
             (Document::default(), |run| Sample { error: Some("no server".into()), ..sample(run, 0.0) });
@@ -260,5 +311,16 @@ mod tests {
         let sample = Sample::of(result.as_object().unwrap());
         assert_eq!(sample.figures.get("rps"), Some(&1_234_570.0));
         assert_eq!((sample.strangers, sample.curve), (0.25, vec![(50.0, 7.5)]));
+    }
+
+    #[test]
+    fn strangers_are_named_the_most_demanding_first() {
+        let result = serde_json::json!({"foreign_cpu": 0.375, "strangers": [["cc", 0.25], ["make", 0.125]]});
+        let mut sample = Sample::of(result.as_object().unwrap());
+        sample.disturb("the hypervisor", 0.2);
+        assert_eq!(sample.disturbance(), "strangers took 0.57 CPUs (cc 0.25, the hypervisor 0.20, make 0.12)");
+        sample.disturb("nobody", 0.0);
+        assert_eq!(sample.who.len(), 3);
+        assert_eq!(Sample { strangers: 0.5, ..Sample::default() }.disturbance(), "strangers took 0.50 CPUs");
     }
 }

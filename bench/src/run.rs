@@ -25,6 +25,8 @@ pub struct Plan {
     pub quick_peers: bool,
     /// What one run is enough for.
     pub once: fn(&Cell) -> bool,
+    /// Whether what was disturbed is measured once more at the end.
+    pub again: bool,
     pub results: PathBuf,
 }
 
@@ -57,27 +59,67 @@ pub fn run(home: &Path, plan: &Plan, args: &RunArgs) -> Result<Document> {
     let arena = Arena { home, config: &config, drivers: &drivers, warm, secs };
     let all: usize = rounds.iter().map(|round| round.peers.len()).sum();
     let progress = Progress::new(all as u64, args.json);
-    for Round { run, cell, mut peers } in rounds {
-        let planned = peers.len();
-        peers.retain(|peer| !document.has(cell, &peer.name, session, run));
-        progress.skip(planned - peers.len());
-        if peers.is_empty() {
-            continue;
+    let mut course = Course { arena, plan, args, session, document, progress };
+    for round in &rounds {
+        course.go(round)?;
+    }
+    if plan.again {
+        for round in &rounds {
+            course.again(round)?;
         }
-        let _locks = Locks::take(&args.lock)?;
+    }
+    course.progress.finish();
+    Ok(course.document)
+}
+
+/// A plan on its way.
+struct Course<'a> {
+    arena: Arena<'a>,
+    plan: &'a Plan,
+    args: &'a RunArgs,
+    session: usize,
+    document: Document,
+    progress: Progress,
+}
+
+impl Course<'_> {
+    /// Measures all of a round, but those that were measured before an interruption.
+    fn go(&mut self, round: &Round<'_>) -> Result<()> {
+        let left = |peer: &&Peer| !self.document.has(round.cell, &peer.name, self.session, round.run);
+        let peers: Vec<_> = round.peers.iter().copied().filter(left).collect();
+        self.progress.skip(round.peers.len() - peers.len());
+        self.measure(round, &peers)
+    }
+
+    /// Measures once more what was disturbed: what disturbed it may be over by now.
+    fn again(&mut self, round: &Round<'_>) -> Result<()> {
+        let disturbed =
+            |peer: &&Peer| self.document.disturbed(round.cell, &peer.name, self.session, round.run).is_some();
+        let peers: Vec<_> = round.peers.iter().copied().filter(disturbed).collect();
+        self.progress.more(peers.len());
+        self.measure(round, &peers)
+    }
+
+    /// Measures peers one after another, and keeps what is quieter than what there was.
+    fn measure(&mut self, round: &Round<'_>, peers: &[&Peer]) -> Result<()> {
+        if peers.is_empty() {
+            return Ok(());
+        }
+        let (cell, &RunArgs { attempts, max_strangers, .. }) = (round.cell, self.args);
+        let _locks = Locks::take(&self.args.lock)?;
         wait_until_idle();
         for peer in peers {
-            progress.begin(cell, &peer.name);
-            let mut sample =
-                quietest(args.attempts, args.max_strangers, wait_until_idle, || measure(&arena, peer, cell));
-            sample.run = run;
-            progress.end(cell, &peer.name, &sample);
-            document.add(cell, &peer.name, session, sample);
+            self.progress.begin(cell, &peer.name);
+            let mut sample = quietest(attempts, max_strangers, wait_until_idle, || measure(&self.arena, peer, cell));
+            sample.run = round.run;
+            self.progress.end(cell, &peer.name, &sample);
+            let before = self.document.disturbed(cell, &peer.name, self.session, round.run);
+            if before.is_none_or(|strangers| sample.error.is_none() && sample.strangers < strangers) {
+                self.document.add(cell, &peer.name, self.session, sample);
+            }
         }
-        document.write(&plan.results)?;
+        self.document.write(&self.plan.results)
     }
-    progress.finish();
-    Ok(document)
 }
 
 /// Run by run, so that a disturbance of minutes spoils one run of many cells and not all runs of one.

@@ -32,12 +32,13 @@ pub struct Site<'a> {
     serving: Vec<Process>,
     dir: PathBuf,
     ports: (u16, u16),
+    deadline: Instant,
 }
 
 impl<'a> Site<'a> {
     pub fn start(arena: &'a Arena<'a>, peer: &'a Peer, cell: &Cell) -> Result<Self> {
         let broker = arena.config.broker(peer)?;
-        let ports = (free_port()?, free_port()?);
+        let (ports, deadline) = ((free_port()?, free_port()?), Instant::now() + LONGEST);
         let base = broker.and_then(|broker| broker.dir.as_ref()).map_or_else(std::env::temp_dir, PathBuf::from);
         let dir = base.join(format!("arena-{}-{}", std::process::id(), ports.0));
         fs::create_dir_all(&dir)?;
@@ -46,7 +47,7 @@ impl<'a> Site<'a> {
             Transport::Unix => dir.join("s.sock").display().to_string(),
         };
         let transport = peer.transport(cell.transport()).context("no such transport")?;
-        let mut site = Self { arena, peer, transport, address, serving: Vec::new(), dir, ports };
+        let mut site = Self { arena, peer, transport, address, serving: Vec::new(), dir, ports, deadline };
         if let Some(broker) = broker {
             site.start_broker(broker)?;
         }
@@ -54,6 +55,11 @@ impl<'a> Site<'a> {
             site.start_server(cell)?;
         }
         Ok(site)
+    }
+
+    /// How long its processes may still take, lest one that hangs hold up a run.
+    pub fn patience(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Starts a client; `options` replace the common ones.
@@ -76,7 +82,7 @@ impl<'a> Site<'a> {
             mode = format!("methods={count}");
         }
         let server = self.driver("server", &[("--mode", mode)])?;
-        server.ready()?;
+        server.ready(self.patience())?;
         self.serving.push(server);
         Ok(())
     }
@@ -151,5 +157,7 @@ pub fn free_port() -> Result<u16> {
     bail!("no port is free")
 }
 
+/// From a server's start to the last result of its clients.
+const LONGEST: Duration = Duration::from_secs(90);
 const FIRST_PORT: u32 = 20_000;
 const PORTS: u32 = 10_000;

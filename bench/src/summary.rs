@@ -32,8 +32,8 @@ pub fn markdown(document: &Document, depth: usize) -> String {
 fn remarks(document: &Document) -> String {
     let mut lines = Vec::new();
     for row in document.rows.iter().filter(|row| !row.quiet()) {
-        let cpus = row.strangers();
-        lines.push(format!("{} at {} is marked *: strangers took {cpus:.2} CPUs at each attempt", row.peer, row.cell));
+        let disturbance = row.disturbance();
+        lines.push(format!("{} at {} is marked *: {disturbance} in the quietest attempt", row.peer, row.cell));
     }
     for row in &document.rows {
         if let Some(error) = row.error() {

@@ -75,7 +75,9 @@ impl Meter {
             cli_cpu_100k: per_100k(used.own),
             srv_hwm_kb: sum_kb(&opt.pids, "VmHWM"),
             irq_s: used.interrupts,
-            foreign_cpu: used.strangers / secs,
+            softirqd_s: used.softirqd,
+            foreign_cpu: used.foreign() / secs,
+            strangers: used.who(secs),
             steal_s: used.stolen,
             errors: self.errors.load(Relaxed),
             first_error: lock(&self.first_error).clone(),
@@ -85,7 +87,7 @@ impl Meter {
 }
 
 #[derive(Serialize)]
-struct Outcome {
+struct Outcome<'a> {
     n: u64,
     rps: f64,
     p50_us: f64,
@@ -98,7 +100,9 @@ struct Outcome {
     cli_cpu_100k: f64,
     srv_hwm_kb: u64,
     irq_s: f64,
+    softirqd_s: f64,
     foreign_cpu: f64,
+    strangers: Vec<(&'a str, f64)>,
     steal_s: f64,
     errors: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

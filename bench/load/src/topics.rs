@@ -22,7 +22,8 @@ pub const END: u8 = 2;
 const HEADER: usize = 24;
 /// Subscribers are taken for cut off when none has got a message for so long.
 const STALLED: Duration = Duration::from_secs(4);
-const LONGEST: Duration = Duration::from_secs(90);
+/// They are given up when messages still come after so long.
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Writes a message's header: when it was published, its phase, its sequence number; 8 bytes each.
 ///
@@ -72,11 +73,13 @@ impl SubShared {
         SubMeter { shared: Arc::clone(self), total: 0, fresh: 0, last_sequence: None, done: false }
     }
 
-    /// Waits until every subscriber saw the end mark, or nothing has moved for long (one was cut off), then prints.
+    /// Waits until every subscriber saw the end mark, or nothing has moved for long (one was cut off), or they were
+    /// given up, then prints.
     pub async fn finish(self: Arc<Self>, opt: &Opt) -> Result<()> {
-        self.settle(opt.subs as u64).await;
+        let settled = tokio::time::timeout(LONGEST, self.settle(opt.subs as u64)).await.is_ok();
         let latency = merged();
         print(&json!({
+            "settled": settled,
             "delivered": self.measured.load(Relaxed),
             "last_ns": self.last.load(Relaxed),
             "ended": self.ended.load(Relaxed),
@@ -90,9 +93,8 @@ impl SubShared {
     }
 
     async fn settle(&self, subscribers: u64) {
-        let began = Instant::now();
-        let (mut seen, mut moved) = (0, began);
-        while began.elapsed() < LONGEST && self.ended.load(Relaxed) < subscribers {
+        let (mut seen, mut moved) = (0, Instant::now());
+        while self.ended.load(Relaxed) < subscribers {
             let total = self.total.load(Relaxed);
             if total != seen {
                 (seen, moved) = (total, Instant::now());
@@ -198,7 +200,10 @@ pub async fn publish(opt: &Opt, publisher: &mut impl Publisher) -> Result<()> {
         "pub_cpu_s": used.own,
         "sub_cpu_s": used.helpers,
         "srv_hwm_kb": sum_kb(&opt.pids, "VmHWM"),
-        "foreign_cpu": used.strangers / opt.secs,
+        "irq_s": used.interrupts,
+        "softirqd_s": used.softirqd,
+        "foreign_cpu": used.foreign() / opt.secs,
+        "strangers": used.who(opt.secs),
         "steal_s": used.stolen,
     }))?;
     load.end_marks().await?;

@@ -1,5 +1,4 @@
 //! What processes use, read from `/proc`.
-use std::collections::HashMap;
 use std::fs;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -7,6 +6,7 @@ use std::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Opt;
+use crate::strangers::{Others, Stranger};
 
 /// Nanoseconds of the machine's monotonic clock, the same in every process.
 pub fn now_ns() -> u64 {
@@ -16,7 +16,8 @@ pub fn now_ns() -> u64 {
 
 /// User and system time of a process, in seconds.
 pub fn cpu(pid: u32) -> f64 {
-    times(pid).own
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    Stat::of(&stat).map_or(0.0, |stat| stat.own)
 }
 
 /// A field of `/proc/PID/status` in KiB (`VmRSS`, `VmHWM`); 0 for a process that is gone.
@@ -32,14 +33,29 @@ pub(crate) fn sum_kb(pids: &[u32], field: &str) -> u64 {
 }
 
 /// CPU seconds within the measured window.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Used {
     pub(crate) server: f64,
     pub(crate) helpers: f64,
     pub(crate) own: f64,
-    pub(crate) strangers: f64,
+    /// The most demanding first.
+    pub(crate) strangers: Vec<Stranger>,
+    /// Network work of ours that the kernel left to threads of its own.
+    pub(crate) softirqd: f64,
     pub(crate) interrupts: f64,
     pub(crate) stolen: f64,
+}
+
+impl Used {
+    /// What all strangers took together.
+    pub(crate) fn foreign(&self) -> f64 {
+        self.strangers.iter().map(|stranger| stranger.used).sum()
+    }
+
+    /// Who they were, and how many CPUs each took.
+    pub(crate) fn who(&self, secs: f64) -> Vec<(&str, f64)> {
+        self.strangers.iter().map(|stranger| (stranger.name.as_str(), stranger.used / secs)).collect()
+    }
 }
 
 /// Samples at both ends of the window from a plain thread, so that a busy runtime does not delay it.
@@ -61,7 +77,7 @@ struct Sample {
     server: f64,
     helpers: f64,
     own: f64,
-    others: HashMap<u32, Times>,
+    others: Others,
     interrupts: f64,
     stolen: f64,
 }
@@ -69,11 +85,12 @@ struct Sample {
 impl Sample {
     fn take(server: &[u32], helpers: &[u32]) -> Self {
         let (interrupts, stolen) = interrupts_and_stolen();
+        let ours = |pid: u32| pid == std::process::id() || server.contains(&pid) || helpers.contains(&pid);
         Self {
             server: server.iter().copied().map(cpu).sum(),
             helpers: helpers.iter().copied().map(cpu).sum(),
             own: cpu(std::process::id()),
-            others: others(server, helpers),
+            others: Others::but(ours),
             interrupts,
             stolen,
         }
@@ -84,48 +101,30 @@ impl Sample {
             server: self.server - before.server,
             helpers: self.helpers - before.helpers,
             own: self.own - before.own,
-            strangers: strangers(&before.others, &self.others, secs),
+            strangers: self.others.since(&before.others, secs),
+            softirqd: self.others.softirqd_since(&before.others, secs),
             interrupts: self.interrupts - before.interrupts,
             stolen: self.stolen - before.stolen,
         }
     }
 }
 
-/// CPU seconds of a process and of its children that ended.
-#[derive(Clone, Copy, Default)]
-struct Times {
-    own: f64,
-    reaped: f64,
+/// What `/proc/PID/stat` says of a process: its name, and CPU seconds of its own and of its children that ended.
+pub(crate) struct Stat<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) own: f64,
+    pub(crate) reaped: f64,
 }
 
-/// Every process but those under measurement. `/proc/stat` would be cheaper, but it is sampled by the tick, which paced
-/// loads bias.
-fn others(server: &[u32], helpers: &[u32]) -> HashMap<u32, Times> {
-    let ours = |pid: &u32| *pid == std::process::id() || server.contains(pid) || helpers.contains(pid);
-    let Ok(entries) = fs::read_dir("/proc") else { return HashMap::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| !ours(pid)).map(|pid| (pid, times(pid))).collect()
-}
-
-fn strangers(before: &HashMap<u32, Times>, after: &HashMap<u32, Times>, secs: f64) -> f64 {
-    let used = after.iter().map(|(pid, now)| {
-        let old = before.get(pid);
-        let Times { own, reaped } = old.copied().unwrap_or_default();
-        let children = now.reaped - reaped;
-        // A child reaped now may have lived long before the window.
-        let counted = old.is_some() && children > 0.0 && children < secs;
-        (now.own - own).max(0.0) + if counted { children } else { 0.0 }
-    });
-    used.sum()
-}
-
-fn times(pid: u32) -> Times {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may itself hold spaces and parentheses.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let mut ticks = fields.split_whitespace().skip(11).map_while(|field| field.parse::<f64>().ok());
-    let mut pair = || (ticks.next().unwrap_or(0.0) + ticks.next().unwrap_or(0.0)) / ticks_per_second();
-    Times { own: pair(), reaped: pair() }
+impl<'a> Stat<'a> {
+    pub(crate) fn of(stat: &'a str) -> Option<Self> {
+        // The name, in parentheses, may itself hold spaces and parentheses.
+        let (before, fields) = stat.rsplit_once(')')?;
+        let (_, name) = before.split_once('(')?;
+        let mut ticks = fields.split_whitespace().skip(11).map_while(|field| field.parse::<f64>().ok());
+        let mut pair = || Some((ticks.next()? + ticks.next()?) / ticks_per_second());
+        Some(Self { name, own: pair()?, reaped: pair()? })
+    }
 }
 
 /// Seconds of the whole machine in interrupts, and stolen by the hypervisor.
@@ -150,12 +149,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_are_what_ran_and_what_was_reaped_within_the_window() {
-        let at = |own, reaped| Times { own, reaped };
-        let before = HashMap::from([(1, at(5.0, 0.0)), (2, at(1.0, 3.0)), (3, at(0.0, 0.0))]);
-        let after = HashMap::from([(1, at(5.5, 0.0)), (2, at(1.0, 3.25)), (3, at(0.0, 60.0)), (4, at(0.125, 9.0))]);
-        let sum = strangers(&before, &after, 2.0);
-        assert!((sum - 0.875).abs() < 1e-9, "{sum}");
+    fn a_process_is_read_whatever_it_is_called() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 25 75 20 0 1 0 9";
+        let Stat { name, own, reaped } = Stat::of(stat).unwrap();
+        let ticks = ticks_per_second();
+        assert_eq!((name, own, reaped), ("a) b (c", 200.0 / ticks, 100.0 / ticks));
+        assert!(Stat::of("").is_none() && Stat::of("7 (a) S 1").is_none());
     }
 
     #[test]

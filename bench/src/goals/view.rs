@@ -75,7 +75,7 @@ impl View<'_> {
             return Err(Gap::Failed(format!("{}: {error}", at())));
         }
         if !row.quiet() {
-            return Err(Gap::NotQuiet(at(), row.strangers()));
+            return Err(Gap::NotQuiet(at(), row.disturbance()));
         }
         Ok(row)
     }

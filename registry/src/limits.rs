@@ -2,7 +2,8 @@ use callboard_common::{ErrorInfo, ResultCode};
 
 /// What one connection may ask a center to remember for it.
 ///
-/// Higher bounds let one peer take more of the center's memory: about 1.5 KB for each entry.
+/// Higher bounds let one peer take more of the center's memory: about 0.2 KB for each entry that it registers, and the
+/// entry's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryLimits {
     /// Entries (a method at a host) that one connection may register. Default 10,000.

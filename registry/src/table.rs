@@ -1,9 +1,17 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod few_set;
+mod methods;
+mod peer;
+mod providers;
+
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
 use callboard_common::Host;
+use rustc_hash::FxBuildHasher;
 
+use self::methods::{Method, MethodId, Methods, Slot};
+use self::peer::Peer;
 use crate::{Notice, Refused, RegistryLimits};
 
 /// Who provides what and who watches what: the state of a center's registry, without any I/O.
@@ -12,8 +20,8 @@ use crate::{Notice, Refused, RegistryLimits};
 /// [`Effects`], in order, after the table has changed. A caller that queues both before the next operation gives every
 /// watcher one history: no ONLINE for a host that it knows, no OFFLINE for one that it does not.
 ///
-/// An operation costs the logarithm of what is in the table, a list of hosts its own length, a notice its watchers, and
-/// the end of a connection its own entries.
+/// An operation looks for its method once, by a hash of the name, and costs at most the logarithm of what else is in the
+/// table; a list of hosts costs its own length, a notice its watchers, and the end of a connection its own entries.
 ///
 /// ```
 /// use std::collections::BTreeSet;
@@ -35,8 +43,9 @@ use crate::{Notice, Refused, RegistryLimits};
 /// ```
 #[derive(Debug)]
 pub struct Table<K> {
-    methods: HashMap<Arc<str>, Method<K>>,
-    peers: HashMap<K, Peer>,
+    methods: Methods<K>,
+    /// By a quick hash: connections are named on this side.
+    peers: HashMap<K, Peer, FxBuildHasher>,
     limits: RegistryLimits,
 }
 
@@ -44,32 +53,6 @@ pub struct Table<K> {
 pub trait Effects<K> {
     /// `notice` is to be queued for each of `watchers`, of which there is one at least.
     fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<K>);
-}
-
-/// One method: its providers and its watchers. There is none without either.
-#[derive(Debug)]
-struct Method<K> {
-    providers: BTreeMap<Host, Entry<K>>,
-    /// The providers by the turn in which they came, so that a list is in order and a removal moves nothing.
-    by_turn: BTreeMap<u64, Host>,
-    next_turn: u64,
-    watchers: BTreeSet<K>,
-}
-
-/// A method at a host, for as long as somebody registers it.
-#[derive(Debug)]
-struct Entry<K> {
-    turn: u64,
-    registered_by: BTreeSet<K>,
-}
-
-/// What one connection stands for. There is none without anything.
-#[derive(Debug, Default)]
-struct Peer {
-    provides: BTreeMap<Arc<str>, BTreeSet<Host>>,
-    /// Hosts in `provides`, over all methods.
-    registered: usize,
-    watches: BTreeSet<Arc<str>>,
 }
 
 /// How much a [`Table`] holds.
@@ -84,7 +67,7 @@ pub struct TableSize {
 impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// An empty table with these limits.
     pub fn new(limits: RegistryLimits) -> Self {
-        Self { methods: HashMap::new(), peers: HashMap::new(), limits }
+        Self { methods: Methods::default(), peers: HashMap::default(), limits }
     }
 
     /// Enters that `peer` says that `method` is provided at `host`. The same method and host again, by this connection
@@ -100,21 +83,23 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         effects: &mut impl Effects<K>,
     ) -> Result<(), Refused> {
         self.check_name(method)?;
+        let slot = self.methods.slot(method);
         let own = self.peers.get(peer);
-        if own.is_some_and(|own| own.provides.get(method).is_some_and(|hosts| hosts.contains(&host))) {
+        if let (Some(own), Slot::Taken(id)) = (own, slot)
+            && own.provides(id, host)
+        {
             return Ok(());
         }
         let bound = self.limits.registered_per_connection;
-        if own.map_or(0, |own| own.registered) >= bound {
+        if own.map_or(0, Peer::registered) >= bound {
             return Err(Refused::Registered { bound });
         }
-        let name = self.name(method);
-        let own = self.peers.entry(peer.clone()).or_default();
-        own.provides.entry(Arc::clone(&name)).or_default().insert(host);
-        own.registered += 1;
-        let method = self.methods.entry(Arc::clone(&name)).or_default();
-        if method.enter(peer, host) {
-            method.tell(&Notice { method: name, host, online: true }, effects);
+        let id = self.methods.enter(slot);
+        self.peers.entry(peer.clone()).or_default().enter(id, host);
+        if let Some(method) = self.methods.get_mut(id)
+            && method.providers.enter(host)
+        {
+            tell(method, host, true, effects);
         }
         Ok(())
     }
@@ -126,36 +111,40 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// [`Refused::Watched`] or [`Refused::Name`].
     pub fn discover(&mut self, peer: &K, method: &str) -> Result<Vec<Host>, Refused> {
         self.check_name(method)?;
+        let slot = self.methods.slot(method);
         let own = self.peers.get(peer);
-        if !own.is_some_and(|own| own.watches.contains(method)) {
-            let bound = self.limits.watched_per_connection;
-            if own.map_or(0, |own| own.watches.len()) >= bound {
-                return Err(Refused::Watched { bound });
+        let id = match slot {
+            Slot::Taken(id) if own.is_some_and(|own| own.watches.contains(&id)) => id,
+            slot => {
+                let bound = self.limits.watched_per_connection;
+                if own.map_or(0, |own| own.watches.len()) >= bound {
+                    return Err(Refused::Watched { bound });
+                }
+                self.watch(peer, slot)
             }
-            let name = self.name(method);
-            self.peers.entry(peer.clone()).or_default().watches.insert(Arc::clone(&name));
-            self.methods.entry(name).or_default().watchers.insert(peer.clone());
-        }
-        Ok(self.hosts(method).collect())
+        };
+        Ok(self.hosts_of(id).collect())
     }
 
     /// `peer` is no longer told of changes to `method`.
     pub fn stop_watching(&mut self, peer: &K, method: &str) {
-        if let Some(own) = self.peers.get_mut(peer) {
-            own.watches.remove(method);
+        let Some(id) = self.methods.find(method) else { return };
+        let Some(own) = self.peers.get_mut(peer) else { return };
+        if own.watches.remove(&id) {
             self.drop_if_empty(peer);
+            self.remove_watcher(peer, id);
         }
-        self.remove_watcher(peer, method);
     }
 
     /// Takes back what `peer` registered for `method`: at `host`, or wherever it did. What others registered stays, and
     /// so do the peer's other methods. What is not there is not missed.
     pub fn withdraw(&mut self, peer: &K, method: &str, host: Option<Host>, effects: &mut impl Effects<K>) {
+        let Some(id) = self.methods.find(method) else { return };
         let Some(own) = self.peers.get_mut(peer) else { return };
-        let taken = own.take(method, host);
+        let taken = own.take(id, host);
         self.drop_if_empty(peer);
         for host in taken {
-            self.leave_entry(peer, method, host, effects);
+            self.leave_entry(id, host, effects);
         }
     }
 
@@ -164,19 +153,22 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     pub fn leave(&mut self, peer: &K, effects: &mut impl Effects<K>) {
         let Some(own) = self.peers.remove(peer) else { return };
         // First as a watcher, so that the peer is not told of its own end.
-        for method in &own.watches {
-            self.remove_watcher(peer, method);
+        for id in &own.watches {
+            self.remove_watcher(peer, *id);
         }
-        for (method, hosts) in &own.provides {
-            for host in hosts {
-                self.leave_entry(peer, method, *host, effects);
+        let named = |(id, hosts)| self.methods.get(id).map(|method| (Arc::clone(method.name()), id, hosts));
+        let mut provided: Vec<_> = own.into_provided().filter_map(named).collect();
+        provided.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+        for (_, id, hosts) in provided {
+            for host in hosts.into_sorted() {
+                self.leave_entry(id, host, effects);
             }
         }
     }
 
     /// The hosts that provide `method`, in the order in which they came.
     pub fn hosts(&self, method: &str) -> impl Iterator<Item = Host> {
-        self.methods.get(method).into_iter().flat_map(|method| method.by_turn.values().copied())
+        self.methods.find(method).into_iter().flat_map(|id| self.hosts_of(id))
     }
 
     /// How much is in it.
@@ -189,33 +181,37 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         if name_bytes > bound { Err(Refused::Name { name_bytes, bound }) } else { Ok(()) }
     }
 
-    /// One copy of a name serves all its entries.
-    fn name(&self, method: &str) -> Arc<str> {
-        self.methods.get_key_value(method).map_or_else(|| Arc::from(method), |(name, _)| Arc::clone(name))
+    fn hosts_of(&self, id: MethodId) -> impl Iterator<Item = Host> {
+        self.methods.get(id).into_iter().flat_map(|method| method.providers.hosts())
     }
 
-    fn remove_watcher(&mut self, peer: &K, method: &str) {
-        if let Some(entry) = self.methods.get_mut(method) {
-            entry.watchers.remove(peer);
-            if entry.is_empty() {
-                self.methods.remove(method);
-            }
+    fn watch(&mut self, peer: &K, slot: Slot<'_>) -> MethodId {
+        let id = self.methods.enter(slot);
+        self.peers.entry(peer.clone()).or_default().watches.insert(id);
+        if let Some(method) = self.methods.get_mut(id) {
+            method.watchers.insert(peer.clone());
+        }
+        id
+    }
+
+    fn remove_watcher(&mut self, peer: &K, id: MethodId) {
+        if let Some(method) = self.methods.get_mut(id) {
+            method.watchers.remove(peer);
+            self.methods.drop_if_empty(id);
         }
     }
 
-    fn leave_entry(&mut self, peer: &K, method: &str, host: Host, effects: &mut impl Effects<K>) {
-        let name = self.name(method);
-        let Some(entry) = self.methods.get_mut(method) else { return };
-        if entry.leave(peer, host) {
-            entry.tell(&Notice { method: name, host, online: false }, effects);
-        }
-        if entry.is_empty() {
-            self.methods.remove(method);
+    fn leave_entry(&mut self, id: MethodId, host: Host, effects: &mut impl Effects<K>) {
+        if let Some(method) = self.methods.get_mut(id)
+            && method.providers.leave(host)
+        {
+            tell(method, host, false, effects);
+            self.methods.drop_if_empty(id);
         }
     }
 
     fn drop_if_empty(&mut self, peer: &K) {
-        if self.peers.get(peer).is_some_and(|own| own.provides.is_empty() && own.watches.is_empty()) {
+        if self.peers.get(peer).is_some_and(Peer::is_empty) {
             self.peers.remove(peer);
         }
     }
@@ -227,361 +223,11 @@ impl<K: Clone + Eq + Hash + Ord> Default for Table<K> {
     }
 }
 
-impl<K: Clone + Ord> Method<K> {
-    /// Whether this made the entry.
-    fn enter(&mut self, peer: &K, host: Host) -> bool {
-        let Self { providers, by_turn, next_turn, .. } = self;
-        let entry = providers.entry(host).or_insert_with(|| Entry { turn: *next_turn, registered_by: BTreeSet::new() });
-        entry.registered_by.insert(peer.clone());
-        let made = entry.turn == *next_turn;
-        if made {
-            by_turn.insert(entry.turn, host);
-            *next_turn += 1;
-        }
-        made
-    }
-
-    /// Whether this was the entry's last registration.
-    fn leave(&mut self, peer: &K, host: Host) -> bool {
-        let Some(entry) = self.providers.get_mut(&host) else { return false };
-        entry.registered_by.remove(peer);
-        let ended = entry.registered_by.is_empty();
-        if ended {
-            self.by_turn.remove(&entry.turn);
-            self.providers.remove(&host);
-        }
-        ended
-    }
-
-    fn tell(&self, notice: &Notice, effects: &mut impl Effects<K>) {
-        if !self.watchers.is_empty() {
-            effects.notice(notice, &self.watchers);
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.providers.is_empty() && self.watchers.is_empty()
-    }
-}
-
-impl<K> Default for Method<K> {
-    fn default() -> Self {
-        Self { providers: BTreeMap::new(), by_turn: BTreeMap::new(), next_turn: 0, watchers: BTreeSet::new() }
-    }
-}
-
-impl Peer {
-    /// Takes out what it registered for `method`, at `host` or wherever it did.
-    fn take(&mut self, method: &str, host: Option<Host>) -> BTreeSet<Host> {
-        let taken = match host {
-            None => self.provides.remove(method).unwrap_or_default(),
-            Some(host) => {
-                let Some(hosts) = self.provides.get_mut(method) else { return BTreeSet::new() };
-                let taken = hosts.take(&host).into_iter().collect();
-                if hosts.is_empty() {
-                    self.provides.remove(method);
-                }
-                taken
-            }
-        };
-        self.registered -= taken.len();
-        taken
+fn tell<K>(method: &Method<K>, host: Host, online: bool, effects: &mut impl Effects<K>) {
+    if !method.watchers.is_empty() {
+        effects.notice(&Notice { method: Arc::clone(method.name()), host, online }, &method.watchers);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What it shows, what is done, who is told what, and the ports that are left.
-    type Row = (&'static str, Vec<Step>, Vec<String>, &'static [u16]);
-
-    /// Writes down who is told what, in order.
-    #[derive(Default)]
-    struct Log(Vec<(u8, String)>);
-
-    impl Effects<u8> for Log {
-        fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<u8>) {
-            assert!(!watchers.is_empty());
-            self.0.extend(watchers.iter().map(|watcher| (*watcher, notice.to_string())));
-        }
-    }
-
-    #[derive(Debug)]
-    enum Step {
-        Register(u8, &'static str, u16),
-        Discover(u8, &'static str),
-        StopWatching(u8, &'static str),
-        Withdraw(u8, &'static str, Option<u16>),
-        Leave(u8),
-    }
-    use Step::{Discover, Leave, Register, StopWatching, Withdraw};
-
-    fn host(port: u16) -> Host {
-        Host::new([127, 0, 0, 1].into(), port).unwrap()
-    }
-
-    fn run(table: &mut Table<u8>, steps: &[Step]) -> Vec<String> {
-        let mut log = Log::default();
-        for step in steps {
-            match *step {
-                Register(peer, method, port) => table.register(&peer, method, host(port), &mut log).unwrap(),
-                Discover(peer, method) => drop(table.discover(&peer, method).unwrap()),
-                StopWatching(peer, method) => table.stop_watching(&peer, method),
-                Withdraw(peer, method, port) => table.withdraw(&peer, method, port.map(host), &mut log),
-                Leave(peer) => table.leave(&peer, &mut log),
-            }
-        }
-        log.0.into_iter().map(|(watcher, notice)| format!("{watcher}: {notice}")).collect()
-    }
-
-    fn ports(table: &Table<u8>, method: &str) -> Vec<u16> {
-        table.hosts(method).map(Host::port).collect()
-    }
-
-    #[test]
-    fn who_is_told_what() {
-        let online = |port| format!("9: \"add\" online at 127.0.0.1:{port}");
-        let offline = |port| format!("9: \"add\" offline at 127.0.0.1:{port}");
-        let rows: Vec<Row> = vec![
-            ("nobody watches", vec![Register(1, "add", 1), Leave(1)], vec![], &[]),
-            ("first provider", vec![Discover(9, "add"), Register(1, "add", 1)], vec![online(1)], &[1]),
-            (
-                "a watcher twice is one",
-                vec![Discover(9, "add"), Discover(9, "add"), Register(1, "add", 1)],
-                vec![online(1)],
-                &[1],
-            ),
-            ("another method", vec![Discover(9, "add"), Register(1, "sub", 1)], vec![], &[]),
-            (
-                "the same again",
-                vec![Discover(9, "add"), Register(1, "add", 1), Register(1, "add", 1)],
-                vec![online(1)],
-                &[1],
-            ),
-            (
-                "the same by another connection, and one goes",
-                vec![Discover(9, "add"), Register(1, "add", 1), Register(2, "add", 1), Leave(1)],
-                vec![online(1)],
-                &[1],
-            ),
-            (
-                "the same by another connection, and both go",
-                vec![Discover(9, "add"), Register(1, "add", 1), Register(2, "add", 1), Leave(1), Leave(2)],
-                vec![online(1), offline(1)],
-                &[],
-            ),
-            (
-                "back again is last",
-                vec![Register(1, "add", 1), Register(2, "add", 2), Leave(1), Register(1, "add", 1)],
-                vec![],
-                &[2, 1],
-            ),
-            (
-                "one method withdrawn",
-                vec![
-                    Discover(9, "add"),
-                    Register(1, "add", 1),
-                    Register(1, "add", 2),
-                    Register(1, "sub", 1),
-                    Register(2, "add", 3),
-                    Withdraw(1, "add", None),
-                ],
-                vec![online(1), online(2), online(3), offline(1), offline(2)],
-                &[3],
-            ),
-            (
-                "one host withdrawn",
-                vec![Discover(9, "add"), Register(1, "add", 1), Register(1, "add", 2), Withdraw(1, "add", Some(1))],
-                vec![online(1), online(2), offline(1)],
-                &[2],
-            ),
-            (
-                "what is not there is not missed",
-                vec![
-                    Discover(9, "add"),
-                    Register(1, "add", 1),
-                    Withdraw(1, "add", Some(7)),
-                    Withdraw(1, "sub", None),
-                    Withdraw(2, "add", None),
-                    Leave(3),
-                    StopWatching(4, "add"),
-                ],
-                vec![online(1)],
-                &[1],
-            ),
-            (
-                "no longer a watcher",
-                vec![Discover(9, "add"), StopWatching(9, "add"), Register(1, "add", 1)],
-                vec![],
-                &[1],
-            ),
-            (
-                "all roles in one connection, which is not told of its own end",
-                vec![Discover(9, "add"), Register(9, "add", 1), Leave(9)],
-                vec![online(1)],
-                &[],
-            ),
-        ];
-        for (name, steps, told, left) in rows {
-            let mut table = Table::default();
-            assert_eq!(run(&mut table, &steps), told, "{name}");
-            assert_eq!(ports(&table, "add"), left, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_bounds_hold_for_each_connection() {
-        let limits = RegistryLimits { registered_per_connection: 2, watched_per_connection: 1, max_name_bytes: 3 };
-        let mut table = Table::new(limits);
-        run(&mut table, &[Register(1, "add", 1), Register(1, "add", 2), Discover(1, "add")]);
-        assert_eq!(table.register(&1, "add", host(2), &mut Log::default()), Ok(()));
-        assert_eq!(table.register(&1, "sub", host(1), &mut Log::default()), Err(Refused::Registered { bound: 2 }));
-        assert_eq!(table.register(&2, "sub", host(1), &mut Log::default()), Ok(()));
-        assert_eq!(table.discover(&1, "sub"), Err(Refused::Watched { bound: 1 }));
-        assert_eq!(table.discover(&1, "add").map(|hosts| hosts.len()), Ok(2));
-        assert_eq!(table.discover(&2, "adds"), Err(Refused::Name { name_bytes: 4, bound: 3 }));
-        // What goes makes room.
-        run(
-            &mut table,
-            &[Withdraw(1, "add", Some(1)), Register(1, "sub", 1), StopWatching(1, "add"), Discover(1, "sub")],
-        );
-        run(&mut table, &[Leave(1), Leave(2)]);
-        assert_eq!(table.size(), TableSize::default());
-    }
-
-    #[test]
-    fn nothing_is_left_when_all_have_gone() {
-        let mut table = Table::default();
-        run(&mut table, &[Discover(1, "add"), StopWatching(1, "add")]);
-        assert_eq!(table.size(), TableSize::default());
-        run(&mut table, &[Register(1, "add", 1), Withdraw(1, "add", Some(1))]);
-        assert_eq!(table.size(), TableSize::default());
-        run(&mut table, &[Register(1, "add", 1), Discover(2, "add"), Register(2, "sub", 1), Leave(2)]);
-        assert_eq!(table.size(), TableSize { methods: 1, connections: 1 });
-        run(&mut table, &[Leave(1)]);
-        assert_eq!(table.size(), TableSize::default());
-    }
-
-    /// What the table should hold, in lists that are searched from end to end, and what each watcher knows.
-    #[derive(Default)]
-    struct Model {
-        entries: Vec<(&'static str, u16, Vec<u8>)>,
-        watchers: BTreeSet<(u8, &'static str)>,
-        views: BTreeMap<(u8, String), BTreeSet<Host>>,
-    }
-
-    impl Model {
-        fn apply(&mut self, step: &Step) {
-            match *step {
-                Register(peer, method, port) => self.register(peer, method, port),
-                Discover(peer, method) => drop(self.watchers.insert((peer, method))),
-                StopWatching(peer, method) => self.forget_view(peer, method),
-                Withdraw(peer, method, port) => {
-                    self.remove(peer, |of, at| of == method && port.is_none_or(|port| port == at));
-                }
-                Leave(peer) => {
-                    for method in METHODS {
-                        self.forget_view(peer, method);
-                    }
-                    self.remove(peer, |_, _| true);
-                }
-            }
-        }
-
-        fn register(&mut self, peer: u8, method: &'static str, port: u16) {
-            match self.entries.iter_mut().find(|(of, at, _)| *of == method && *at == port) {
-                Some((_, _, by)) if by.contains(&peer) => {}
-                Some((_, _, by)) => by.push(peer),
-                None => self.entries.push((method, port, vec![peer])),
-            }
-        }
-
-        fn remove(&mut self, peer: u8, goes: impl Fn(&str, u16) -> bool) {
-            self.entries
-                .iter_mut()
-                .filter(|(of, at, _)| goes(of, *at))
-                .for_each(|(_, _, by)| by.retain(|k| *k != peer));
-            self.entries.retain(|(_, _, by)| !by.is_empty());
-        }
-
-        fn forget_view(&mut self, peer: u8, method: &'static str) {
-            self.watchers.remove(&(peer, method));
-            self.views.remove(&(peer, method.to_owned()));
-        }
-
-        fn ports(&self, method: &str) -> Vec<u16> {
-            self.entries.iter().filter(|(of, _, _)| *of == method).map(|(_, at, _)| *at).collect()
-        }
-    }
-
-    /// A watcher takes each notice as news: what it has can't come, and what it does not have can't go.
-    impl Effects<u8> for Model {
-        fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<u8>) {
-            for watcher in watchers {
-                let view =
-                    self.views.get_mut(&(*watcher, notice.method.to_string())).expect("told what it did not ask");
-                assert!(if notice.online { view.insert(notice.host) } else { view.remove(&notice.host) }, "{notice}");
-            }
-        }
-    }
-
-    const METHODS: [&str; 3] = ["add", "echo", "sub"];
-
-    fn step() -> impl Strategy<Value = Step> {
-        let (peer, method, port) = (0..4u8, prop::sample::select(&METHODS[..]), 1..4u16);
-        prop_oneof![
-            4 => (peer.clone(), method.clone(), port.clone()).prop_map(|(k, m, p)| Register(k, m, p)),
-            3 => (peer.clone(), method.clone()).prop_map(|(k, m)| Discover(k, m)),
-            1 => (peer.clone(), method.clone()).prop_map(|(k, m)| StopWatching(k, m)),
-            2 => (peer.clone(), method, prop::option::of(port)).prop_map(|(k, m, p)| Withdraw(k, m, p)),
-            1 => peer.prop_map(Leave),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn it_does_what_lists_would_do(steps in prop::collection::vec(step(), 0..80)) {
-            let mut table = Table::default();
-            let mut model = Model::default();
-            let all_leave = (0..4).map(Leave);
-            for step in steps.into_iter().chain(all_leave) {
-                // First, since it looks at what the leaver still knows.
-                if let Leave(peer) = step {
-                    for method in METHODS {
-                        model.forget_view(peer, method);
-                    }
-                }
-                match step {
-                    Register(peer, method, port) => table.register(&peer, method, host(port), &mut model).unwrap(),
-                    Discover(peer, method) => {
-                        let hosts = table.discover(&peer, method).unwrap();
-                        model.views.insert((peer, method.to_owned()), hosts.into_iter().collect());
-                    }
-                    StopWatching(peer, method) => table.stop_watching(&peer, method),
-                    Withdraw(peer, method, port) => table.withdraw(&peer, method, port.map(host), &mut model),
-                    Leave(peer) => table.leave(&peer, &mut model),
-                }
-                model.apply(&step);
-                for method in METHODS {
-                    prop_assert_eq!(ports(&table, method), model.ports(method));
-                }
-                prop_assert_eq!(model.views.len(), model.watchers.len());
-                for ((_, method), view) in &model.views {
-                    prop_assert_eq!(view, &table.hosts(method).collect::<BTreeSet<_>>());
-                }
-                let peers: BTreeSet<u8> = model.entries.iter().flat_map(|(_, _, by)| by.iter().copied())
-                    .chain(model.watchers.iter().map(|(peer, _)| *peer)).collect();
-                let methods: BTreeSet<&str> = model.entries.iter().map(|(method, _, _)| *method)
-                    .chain(model.watchers.iter().map(|(_, method)| *method)).collect();
-                let size = TableSize { methods: methods.len(), connections: peers.len() };
-                prop_assert_eq!(table.size(), size);
-            }
-            prop_assert_eq!(table.size(), TableSize::default());
-        }
-    }
-}
+mod tests;

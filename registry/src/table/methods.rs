@@ -1,0 +1,109 @@
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::providers::Providers;
+
+/// The methods that are provided or watched, found by name.
+#[derive(Debug)]
+pub(super) struct Methods<K> {
+    /// With a secret key: peers choose the names.
+    hasher: RandomState,
+    by_name: HashTable<MethodId>,
+    by_id: Slab<Method<K>>,
+}
+
+/// One method. It is there for as long as somebody provides or watches it.
+#[derive(Debug)]
+pub(super) struct Method<K> {
+    name: Arc<str>,
+    hash: u64,
+    pub(super) providers: Providers,
+    pub(super) watchers: BTreeSet<K>,
+}
+
+/// Where a method lies, for as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct MethodId(usize);
+
+/// Where a method is, or with what it would be entered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Slot<'a> {
+    Taken(MethodId),
+    Free { name: &'a str, hash: u64 },
+}
+
+/// An empty table with room for more methods than this gives its memory back.
+const KEEP_METHODS: usize = 1024;
+
+impl<K> Methods<K> {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<MethodId> {
+        match self.slot(name) {
+            Slot::Taken(id) => Some(id),
+            Slot::Free { .. } => None,
+        }
+    }
+
+    pub(super) fn slot<'a>(&self, name: &'a str) -> Slot<'a> {
+        let hash = self.hasher.hash_one(name);
+        let is_it = |id: &MethodId| self.get(*id).is_some_and(|method| method.hash == hash && *method.name == *name);
+        self.by_name.find(hash, is_it).map_or(Slot::Free { name, hash }, |id| Slot::Taken(*id))
+    }
+
+    /// The method, which is made if there is none.
+    pub(super) fn enter(&mut self, slot: Slot<'_>) -> MethodId {
+        let (name, hash) = match slot {
+            Slot::Taken(id) => return id,
+            Slot::Free { name, hash } => (name, hash),
+        };
+        let method = Method { name: Arc::from(name), hash, providers: Providers::default(), watchers: BTreeSet::new() };
+        let id = MethodId(self.by_id.insert(method));
+        let by_id = &self.by_id;
+        self.by_name.insert_unique(hash, id, |id| by_id.get(id.0).map_or(0, |method| method.hash));
+        id
+    }
+
+    pub(super) fn get(&self, id: MethodId) -> Option<&Method<K>> {
+        self.by_id.get(id.0)
+    }
+
+    pub(super) fn get_mut(&mut self, id: MethodId) -> Option<&mut Method<K>> {
+        self.by_id.get_mut(id.0)
+    }
+
+    /// Forgets a method that nobody provides or watches any longer.
+    pub(super) fn drop_if_empty(&mut self, id: MethodId) {
+        let Some(method) = self.by_id.get(id.0).filter(|method| method.is_empty()) else { return };
+        if let Ok(entry) = self.by_name.find_entry(method.hash, |other| *other == id) {
+            entry.remove();
+        }
+        self.by_id.remove(id.0);
+        if self.by_id.is_empty() && self.by_id.capacity() > KEEP_METHODS {
+            self.by_id = Slab::new();
+            self.by_name = HashTable::new();
+        }
+    }
+}
+
+impl<K> Method<K> {
+    pub(super) const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn is_empty(&self) -> bool {
+        self.providers.is_empty() && self.watchers.is_empty()
+    }
+}
+
+impl<K> Default for Methods<K> {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), by_name: HashTable::new(), by_id: Slab::new() }
+    }
+}

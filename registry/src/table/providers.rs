@@ -1,0 +1,138 @@
+use std::collections::BTreeMap;
+
+use callboard_common::Host;
+use smallvec::SmallVec;
+
+/// The hosts of one method in the order in which they came. One takes no memory elsewhere, a few lie in a row, and many in
+/// trees, so that a removal moves nothing.
+#[derive(Debug)]
+pub(super) enum Providers {
+    Few(SmallVec<[Provider; 1]>),
+    /// Of any number, since what was many may shrink.
+    Many(Box<Many>),
+}
+
+/// A method at a host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Provider {
+    host: Host,
+    /// Connections that say so; there is one at least.
+    registrations: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Many {
+    by_host: BTreeMap<Host, Turn>,
+    by_turn: BTreeMap<u64, Provider>,
+    next_turn: u64,
+}
+
+type Turn = u64;
+
+/// Up to so many are searched from end to end.
+const FEW: usize = 16;
+
+impl Providers {
+    /// One more connection says that the method is at `host`. Whether it is the first one.
+    pub(super) fn enter(&mut self, host: Host) -> bool {
+        if let Some(provider) = self.find(host) {
+            provider.registrations += 1;
+            return false;
+        }
+        let provider = Provider { host, registrations: 1 };
+        match self {
+            Self::Few(few) if few.len() < FEW => few.push(provider),
+            Self::Few(few) => {
+                let mut many = Box::<Many>::default();
+                few.iter().copied().chain([provider]).for_each(|provider| many.push(provider));
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => many.push(provider),
+        }
+        true
+    }
+
+    /// One connection less says that the method is at `host`. Whether it was the last one.
+    pub(super) fn leave(&mut self, host: Host) -> bool {
+        let Some(provider) = self.find(host) else { return false };
+        provider.registrations -= 1;
+        let is_last = provider.registrations == 0;
+        if is_last {
+            self.remove(host);
+        }
+        is_last
+    }
+
+    pub(super) fn hosts(&self) -> impl Iterator<Item = Host> {
+        let (few, many) = match self {
+            Self::Few(few) => (few.as_slice(), None),
+            Self::Many(many) => (&[][..], Some(many.by_turn.values())),
+        };
+        few.iter().chain(many.into_iter().flatten()).map(|provider| provider.host)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(few) => few.is_empty(),
+            Self::Many(many) => many.by_turn.is_empty(),
+        }
+    }
+
+    fn find(&mut self, host: Host) -> Option<&mut Provider> {
+        match self {
+            Self::Few(few) => few.iter_mut().find(|provider| provider.host == host),
+            Self::Many(many) => many.by_turn.get_mut(many.by_host.get(&host)?),
+        }
+    }
+
+    fn remove(&mut self, host: Host) {
+        match self {
+            Self::Few(few) => few.retain(|provider| provider.host != host),
+            Self::Many(many) => {
+                if let Some(turn) = many.by_host.remove(&host) {
+                    many.by_turn.remove(&turn);
+                }
+            }
+        }
+    }
+}
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self::Few(SmallVec::new())
+    }
+}
+
+impl Many {
+    fn push(&mut self, provider: Provider) {
+        self.by_host.insert(provider.host, self.next_turn);
+        self.by_turn.insert(self.next_turn, provider);
+        self.next_turn += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_and_many_are_in_the_order_in_which_they_came() {
+        let host = |port| Host::new([127, 0, 0, 1].into(), port).unwrap();
+        for last in [1_u16, 2, 15, 16, 17, 40] {
+            let mut providers = Providers::default();
+            for port in (1..=last).rev() {
+                assert!(providers.enter(host(port)) && !providers.enter(host(port)));
+            }
+            let ports = |providers: &Providers| providers.hosts().map(Host::port).collect::<Vec<_>>();
+            assert_eq!(ports(&providers), (1..=last).rev().collect::<Vec<_>>());
+            assert!(!providers.leave(host(last)) && providers.leave(host(last)) && !providers.leave(host(last)));
+            assert!(providers.enter(host(last)));
+            assert_eq!(ports(&providers), (1..last).rev().chain([last]).collect::<Vec<_>>(), "back again is last");
+            for port in 1..=last {
+                providers.leave(host(port));
+                providers.leave(host(port));
+            }
+            assert!(providers.is_empty());
+        }
+    }
+}

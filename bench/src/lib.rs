@@ -30,6 +30,7 @@ use anyhow::Result;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command, RunArgs};
+use crate::cell::Cell;
 use crate::goals::Capacity;
 use crate::results::Document;
 use crate::run::{Plan, run};
@@ -69,23 +70,31 @@ fn quick(home: &Path, args: &RunArgs) -> Result<ExitCode> {
 }
 
 fn full(home: &Path, args: &RunArgs) -> Result<ExitCode> {
-    let results = args.out.clone().unwrap_or_else(|| kept(home, "full"));
-    let plan = Plan {
-        name: "full",
-        cells: plan::full(),
-        pace: args.pace(plan::FULL),
-        quick_peers: false,
-        once: plan::once,
-        again: true,
-        results,
-    };
-    let document = run(home, &plan, args)?;
+    let document = run(home, &full_plan(home, args), args)?;
     print!("{}", summary::markdown(&document, 2));
     // Results that were put elsewhere are not what the page is about.
     if args.out.is_none() {
         report(home, &document)?;
     }
     Ok(outcome(&document))
+}
+
+fn full_plan(home: &Path, args: &RunArgs) -> Plan {
+    let mut cells = plan::full();
+    // It takes minutes, so it is left out unless it is asked for.
+    if select::named(&args.only, Cell::Build.job()) {
+        cells.push(Cell::Build);
+    }
+    let results = args.out.clone().unwrap_or_else(|| kept(home, "full"));
+    Plan {
+        name: "full",
+        cells,
+        pace: args.pace(plan::FULL),
+        quick_peers: false,
+        once: plan::once,
+        again: true,
+        results,
+    }
 }
 
 /// Says last what failed. A peer that fails is no failure of the run, but one of ours is.

@@ -181,7 +181,30 @@ fn without_locks(arguments: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::{Cli, Command};
+
+    fn planned(arguments: &[&str]) -> Vec<String> {
+        let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let Command::Full(args) = Cli::parse_from(["arena", "full"].iter().chain(arguments)).command else { panic!() };
+        let config = Config::read(home).unwrap();
+        let rounds = rounds(&config, &crate::full_plan(home, &args), &args, &[]);
+        let names =
+            rounds.iter().flat_map(|round| round.peers.iter().map(|peer| format!("{} {}", round.cell, peer.name)));
+        names.collect()
+    }
+
+    #[test]
+    fn a_build_is_measured_only_if_it_is_asked_for() {
+        let build = "build callboard";
+        assert_eq!(planned(&["--only", "build"]), [build]);
+        assert!(planned(&["--only", "start,build"]).iter().any(|name| name == build));
+        for arguments in [&[][..], &["--only", "callboard"]] {
+            assert!(!planned(arguments).iter().any(|name| name == build), "{arguments:?}");
+        }
+    }
 
     #[test]
     fn locks_are_left_out_of_the_command() {

@@ -23,6 +23,11 @@ impl Selector {
     }
 }
 
+/// Whether any of them asks for this job by its name.
+pub fn named(only: &[Selector], job: &str) -> bool {
+    only.iter().any(|selector| selector.0.iter().any(|word| word == job))
+}
+
 /// Whether any of them selects it; without any, everything is selected.
 pub fn selected(only: &[Selector], cell: &Cell, peer: &str) -> bool {
     only.is_empty() || only.iter().any(|selector| selector.selects(cell, peer))

@@ -70,9 +70,10 @@ fn draw_panel(area: &Area<'_>, panel: &Lines) -> Result<()> {
         .x_label_formatter(&|at| x.label(*at))
         .y_label_formatter(&|at| y.label(*at))
         .draw()?;
-    for (index, one) in panel.series.iter().enumerate() {
+    // The first of them, ourselves, is drawn over all others.
+    for (index, one) in panel.series.iter().enumerate().rev() {
         let width = if one.peer == "callboard" { 4 } else { 2 };
-        let style = line(&one.peer, index).stroke_width(width);
+        let style = line(&one.peer).stroke_width(width);
         let placed: Vec<_> = one.points.iter().map(|point| (x.place(point.0), y.place(point.1))).collect();
         chart.draw_series(placed.iter().map(|at| Circle::new(*at, 2, style.filled())))?;
         chart.draw_series(LineSeries::new(placed, style))?;

@@ -18,12 +18,9 @@ pub fn kind(peer: &str) -> RGBColor {
     }
 }
 
-/// A colour of its own for each line of a panel; ourselves always have the same.
-pub fn line(peer: &str, index: usize) -> RGBColor {
-    if peer == "callboard" {
-        return OURS;
-    }
-    LINES.get(index % LINES.len()).copied().unwrap_or(PEER)
+/// A colour of its own for each peer that is drawn as a line, the same in every plot.
+pub fn line(peer: &str) -> RGBColor {
+    LINES.iter().find(|(name, _)| *name == peer).map_or_else(|| kind(peer), |(_, colour)| *colour)
 }
 
 pub fn text(size: f64) -> TextStyle<'static> {
@@ -34,20 +31,17 @@ pub fn anchored(size: f64, horizontal: HPos) -> TextStyle<'static> {
     text(size).pos(Pos::new(horizontal, VPos::Center))
 }
 
-const LINES: [RGBColor; 15] = [
-    RGBColor(31, 119, 180),
-    RGBColor(44, 160, 44),
-    RGBColor(148, 103, 189),
-    RGBColor(140, 86, 75),
-    RGBColor(227, 119, 194),
-    RGBColor(23, 190, 207),
-    RGBColor(188, 189, 34),
-    RGBColor(80, 80, 80),
-    RGBColor(255, 152, 50),
-    RGBColor(57, 73, 171),
-    RGBColor(0, 121, 107),
-    RGBColor(158, 157, 36),
-    RGBColor(121, 85, 72),
-    RGBColor(96, 125, 139),
-    RGBColor(173, 20, 87),
+const LINES: [(&str, RGBColor); 12] = [
+    ("raw-json", RGBColor(120, 126, 134)),
+    ("raw-hub", RGBColor(120, 126, 134)),
+    ("tarpc-json", RGBColor(123, 82, 171)),
+    ("tarpc-bincode", RGBColor(186, 150, 222)),
+    ("tonic", RGBColor(227, 119, 194)),
+    ("jsonrpsee-ws", RGBColor(23, 170, 207)),
+    ("volo-thrift-mux", RGBColor(168, 170, 34)),
+    ("capnp", RGBColor(44, 130, 60)),
+    ("nats", RGBColor(31, 90, 180)),
+    ("redis", RGBColor(128, 78, 62)),
+    ("mosquitto", RGBColor(0, 140, 120)),
+    ("etcd", RGBColor(240, 160, 40)),
 ];

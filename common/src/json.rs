@@ -1,10 +1,11 @@
 use std::borrow::Cow;
-use std::{io, iter, str};
+use std::{iter, str};
 
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::scan::{Scanner, Syntax, plain_bytes};
+use crate::json_writer::{JsonWriter, write_text};
+use crate::scan::{Scanner, Syntax};
 use crate::{BodyError, Codec, EncodeError, Integer, Raw, ReadError, Shape};
 
 /// Codec 0: JSON in UTF-8, any white space.
@@ -126,39 +127,12 @@ impl Codec for Json {
     }
 
     fn write_text(text: &str, out: &mut BytesMut) -> Result<(), EncodeError> {
-        if plain_bytes(text.as_bytes()) < text.len() {
-            return Self::write(text, out);
-        }
-        out.reserve(text.len() + 2);
-        out.put_u8(b'"');
-        out.put_slice(text.as_bytes());
-        out.put_u8(b'"');
+        write_text(text, out);
         Ok(())
     }
 
     fn write<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) -> Result<(), EncodeError> {
-        serde_json::to_writer(Appender(out), value).map_err(|e| EncodeError::Value(e.to_string()))
-    }
-}
-
-/// Appends what serde writes, piece by tiny piece, without a look at what it has room for before each.
-struct Appender<'a>(&'a mut BytesMut);
-
-impl io::Write for Appender<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        value.serialize(JsonWriter::new(out)).map_err(|e| EncodeError::Value(e.to_string()))
     }
 }
 

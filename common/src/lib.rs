@@ -20,6 +20,7 @@ mod connection;
 mod dispatcher;
 mod host;
 mod json;
+mod json_writer;
 mod kind;
 mod length_value;
 mod message;

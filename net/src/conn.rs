@@ -77,6 +77,9 @@ pub(crate) struct Drain {
 /// core's cache holds.
 const MAX_SHARED_BYTES: usize = 32 << 10;
 
+/// More than most envelopes.
+const LEAST_SCRATCH_BYTES: usize = 256;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
@@ -317,11 +320,16 @@ impl<P: Protocol> Conn<P> {
         // Taken out, since a body's own code may come back here.
         let mut scratch = SCRATCH.take();
         scratch.clear();
+        scratch.reserve(LEAST_SCRATCH_BYTES);
         let encoded = self.0.shared.protocol.encode::<Json, _>(head, body, &mut scratch);
         let queued = match encoded {
             Ok(()) => self.queue(Frame::Slice(&mut scratch), bound).map(|pushed| pushed.at),
             Err(e) => Err(e.into()),
         };
+        // Linked, its memory is the frame's: what would be left of it grows by a copy of all.
+        if scratch.is_empty() {
+            scratch = BytesMut::new();
+        }
         SCRATCH.set(scratch);
         queued
     }

@@ -189,8 +189,8 @@ mod tests {
     fn planned(arguments: &[&str]) -> Vec<String> {
         let home = Path::new(env!("CARGO_MANIFEST_DIR"));
         let Command::Full(args) = Cli::parse_from(["arena", "full"].iter().chain(arguments)).command else { panic!() };
-        let config = Config::read(home).unwrap();
-        let rounds = rounds(&config, &crate::full_plan(home, &args), &args, &[]);
+        let (config, plan) = (Config::read(home).unwrap(), crate::full_plan(home, &args));
+        let rounds = rounds(&config, &plan, &args, &[]);
         let names =
             rounds.iter().flat_map(|round| round.peers.iter().map(|peer| format!("{} {}", round.cell, peer.name)));
         names.collect()

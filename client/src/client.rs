@@ -2,17 +2,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_common::{BodyError, Connection, Encode, ErrorInfo, Message, ResultCode, Session};
+use callboard_common::{BodyError, Connection, Encode, ErrorInfo, Head, Message, MessageType, ResultCode, Session};
 use callboard_net::Address;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
 use crate::request::{Request, Stage, Subject};
-use crate::{Call, CallError, ClientBuilder, Inbox};
+use crate::{Call, CallError, ClientBuilder, Inbox, Ping};
 
 /// A handle to one connection, over which any number of calls may be under way at once. Clones share the connection; it
 /// is closed when the last of them, and of their calls, is dropped.
@@ -268,6 +269,62 @@ impl Client {
     /// The request is queued whole or not at all.
     pub async fn send_one_way<B: Encode + Sync>(&self, subject: &str, body: &B) -> Result<(), CallError> {
         self.request(Subject::Other(subject)).send_one_way(body).await
+    }
+
+    /// The same for one that need not leave at once: up to `gather` bytes wait for company, until something else is
+    /// sent or they are told to [leave](Self::leave).
+    ///
+    /// # Errors
+    /// Those of [`send_one_way`](Self::send_one_way).
+    ///
+    /// # Cancel safety
+    /// That of [`send_one_way`](Self::send_one_way).
+    pub async fn send_gathered<B: Encode + Sync>(
+        &self,
+        subject: &str,
+        body: &B,
+        gather: usize,
+    ) -> Result<(), CallError> {
+        // No look at the clock where nothing has to be waited for.
+        if self.link.knows_one_way() && self.link.queue_one_way(body, gather).is_ok() {
+            return Ok(());
+        }
+        self.send_one_way(subject, body).await
+    }
+
+    /// What is queued leaves now.
+    pub fn leave(&self) {
+        self.link.conn.leave();
+    }
+
+    /// Asks for a sign of life under an id that no call has: what answers it is handed to the inbox for topics, in order
+    /// with what else comes. To be sent in a session only.
+    ///
+    /// # Errors
+    /// A full outbox, or the connection has ended.
+    pub fn ping(&self, id: &[u8]) -> Result<(), CallError> {
+        let sent = self.link.conn.request(Head::new(MessageType::Ping, id), &Ping);
+        sent.map(drop).map_err(|why| self.request(Subject::Other("ping")).unsendable(why))
+    }
+
+    /// Waits until all that was queued has left. Its deadline begins anew with each byte that the peer takes.
+    ///
+    /// # Errors
+    /// `Timeout`: the peer has taken nothing for that long; `Disconnected`.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn flush_in_time(&self, subject: &str) -> Result<(), CallError> {
+        let conn = &self.link.conn;
+        let request = self.request(Subject::Other(subject));
+        loop {
+            let taken = conn.sent_bytes();
+            match timeout(self.timeout, conn.flushed()).await {
+                Ok(flushed) => return flushed.map_err(|_| request.disconnected(Stage::Unsent)),
+                Err(_) if conn.sent_bytes() == taken => return Err(request.late(Stage::Unsent)),
+                Err(_) => {}
+            }
+        }
     }
 
     /// The error that an answer with a code other than OK stands for.

@@ -1,3 +1,4 @@
+use std::iter;
 use std::sync::Arc;
 
 use callboard_common::{
@@ -6,6 +7,7 @@ use callboard_common::{
 };
 use callboard_net::Conn;
 
+use crate::RequestId;
 use crate::calls::Calls;
 use crate::inbox::InboxSlot;
 
@@ -32,26 +34,45 @@ impl Dispatch {
             .on_response(Answers(Arc::clone(&calls)));
         Self { calls, inboxes, dispatcher }
     }
+
+    /// Completes a call; a sign of life that no call asked for is a matter of topics.
+    fn pass_by(&self, conn: &Conn, message: Message) {
+        if message.kind() == MessageType::Pong && RequestId::from_wire(message.id()).is_none() {
+            self.inboxes.topic.message(conn, message);
+        } else {
+            self.calls.complete(conn, message);
+        }
+    }
 }
 
 impl Handler<Conn> for Dispatch {
     fn handle(&self, conn: &Conn, message: Message) {
-        if completes_past_dispatcher(&message) {
-            self.calls.complete(conn, message);
+        if passes_dispatcher_by(&message) {
+            self.pass_by(conn, message);
         } else {
             self.dispatcher.handle(conn, message);
         }
     }
 
     fn handle_all(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
-        let mut others = messages.filter_map(|message| {
-            if completes_past_dispatcher(&message) {
-                self.calls.complete(conn, message);
-                return None;
+        loop {
+            // What stands before it has been handed over once it is completed.
+            let mut past = None;
+            let mut run = iter::from_fn(|| {
+                let message = messages.next()?;
+                if !passes_dispatcher_by(&message) {
+                    return Some(message);
+                }
+                past = Some(message);
+                None
+            })
+            .fuse();
+            self.dispatcher.handle_all(conn, &mut run);
+            match past {
+                Some(message) => self.pass_by(conn, message),
+                None => return,
             }
-            Some(message)
-        });
-        self.dispatcher.handle_all(conn, &mut others);
+        }
     }
 
     /// Calls fail first, so that an inbox hears of the end last.
@@ -63,7 +84,7 @@ impl Handler<Conn> for Dispatch {
 }
 
 /// What opens a session must not settle the connection, and the dispatcher has no slot for what answers a heartbeat.
-fn completes_past_dispatcher(message: &Message) -> bool {
+fn passes_dispatcher_by(message: &Message) -> bool {
     matches!(message.kind(), MessageType::SessionResponse | MessageType::Pong)
 }
 

@@ -24,6 +24,7 @@ mod error;
 mod guard;
 mod inbox;
 mod link;
+mod ping;
 mod request;
 mod requestor;
 #[cfg(test)]
@@ -36,4 +37,5 @@ pub use callboard_net::{Address, Conn, Limits};
 pub use client::Client;
 pub use error::{CallError, CallErrorKind};
 pub use inbox::Inbox;
+pub use ping::Ping;
 pub use requestor::{RequestId, Requestor};

@@ -38,13 +38,13 @@ impl Link {
 
     /// Queues a request under an id that was entered; returns where in the stream of all bytes it begins.
     pub(crate) fn queue<B: Encode>(&self, id: RequestId, body: &B) -> Result<u64, SendError> {
-        self.queue_head(Head::new(body.kind(), &id.to_wire()), body)
+        self.queue_head(Head::new(body.kind(), &id.to_wire()), body, 0)
     }
 
-    /// Queues a request that the peer is not to answer.
-    pub(crate) fn queue_one_way<B: Encode>(&self, body: &B) -> Result<u64, SendError> {
+    /// Queues a request that the peer is not to answer; up to `gather` bytes may wait for company.
+    pub(crate) fn queue_one_way<B: Encode>(&self, body: &B, gather: usize) -> Result<u64, SendError> {
         let id = RequestId::unanswered(self.unanswered.fetch_add(1, Relaxed));
-        self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id }, body)
+        self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id }, body, gather)
     }
 
     /// Nobody waits any longer; the waiter comes back if nothing else was quicker.
@@ -52,10 +52,11 @@ impl Link {
         self.calls.forget(&self.conn, id)
     }
 
-    fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<u64, SendError> {
+    fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B, gather: usize) -> Result<u64, SendError> {
         let max_frame_bytes = self.conn.session().map_or(u64::MAX, |session| session.limits.max_frame_bytes);
         let max_frame_bytes = usize::try_from(max_frame_bytes).unwrap_or(usize::MAX);
-        self.conn.request(head, &Bounded { body, header_bytes: COUNTED_HEADER_BYTES + head.id.len(), max_frame_bytes })
+        let body = Bounded { body, header_bytes: COUNTED_HEADER_BYTES + head.id.len(), max_frame_bytes };
+        if gather == 0 { self.conn.request(head, &body) } else { self.conn.request_gathered(head, &body, gather) }
     }
 }
 

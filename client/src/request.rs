@@ -67,7 +67,7 @@ impl Request<'_> {
     /// Queues a request whose answer nobody wants.
     pub(crate) async fn send_one_way<B: Encode>(self, body: &B) -> Result<(), CallError> {
         if self.link.knows_one_way() {
-            return self.queue_in_time(|link| link.queue_one_way(body)).await.map(drop);
+            return self.queue_in_time(|link| link.queue_one_way(body, 0)).await.map(drop);
         }
         let entered = self.enter_in_turn(Waiter::Nobody).await?;
         self.queue_in_time(|link| link.queue(entered.id, body)).await?;
@@ -213,7 +213,7 @@ impl Request<'_> {
         }
     }
 
-    fn unsendable(self, why: SendError) -> CallError {
+    pub(crate) fn unsendable(self, why: SendError) -> CallError {
         match why {
             SendError::Encode(why) => {
                 self.error(CallErrorKind::Encode, "the request can't be written").with_source(why)

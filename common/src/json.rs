@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::json_writer::{JsonWriter, write_text};
-use crate::scan::{Scanner, Syntax};
+use crate::scan::{Scanner, Syntax, is_plain_ascii, plain_bytes};
 use crate::{BodyError, Codec, EncodeError, Integer, Raw, ReadError, Shape};
 
 /// Codec 0: JSON in UTF-8, any white space.
@@ -41,6 +41,17 @@ impl Json {
         let value = scanner.value(1).map_err(parse_failed)?;
         scanner.end().map_err(parse_failed)?;
         Ok(Raw(value))
+    }
+
+    /// Whether this is one string without escapes, and nothing else: then it is a valid document, and its text is what
+    /// stands between the quotes.
+    pub fn is_plain_string(text: &[u8]) -> bool {
+        match text {
+            [b'"', inner @ .., b'"'] => {
+                is_plain_ascii(inner) || plain_bytes(inner) == inner.len() && str::from_utf8(inner).is_ok()
+            }
+            _ => false,
+        }
     }
 
     /// Appends the value without the white space between its parts; order, numbers and escapes stay as they are.

@@ -249,6 +249,15 @@ pub(crate) fn plain_bytes(text: &[u8]) -> usize {
     passed + plain_bytes_by_word(text.get(passed..).unwrap_or_default())
 }
 
+/// Whether nothing but ASCII is there, and neither quote, backslash nor control character.
+pub(crate) fn is_plain_ascii(text: &[u8]) -> bool {
+    let is_other =
+        |byte: u8| u8::from(byte == b'"') | u8::from(byte == b'\\') | u8::from(byte.wrapping_sub(0x20) > 0x5f);
+    let all = |bytes: &[u8]| bytes.iter().fold(0, |found, byte| found | is_other(*byte)) == 0;
+    let (blocks, rest) = text.as_chunks::<BLOCK_BYTES>();
+    blocks.iter().all(|block| all(block)) && all(rest)
+}
+
 const BLOCK_BYTES: usize = 64;
 
 fn plain_bytes_by_word(text: &[u8]) -> usize {

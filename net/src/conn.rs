@@ -155,6 +155,7 @@ impl<P: Protocol> Conn<P> {
     /// # Errors
     /// `Closed`.
     pub async fn flushed(&self) -> Result<(), SendError> {
+        self.leave();
         wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() == 0).await;
         if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
     }
@@ -188,7 +189,27 @@ impl<P: Protocol> Conn<P> {
     /// # Errors
     /// `Full` at the outbox's bound: wait for [`room`](Self::room); `Closed`; `Encode`.
     pub fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<u64, SendError> {
-        self.queue_encoded(head, body, self.0.shared.limits.queue_bytes)
+        self.queue_encoded(head, body, self.0.shared.limits.queue_bytes, 0)
+    }
+
+    /// The same for one that may wait for company: it leaves with what is queued next, once more than `gather` bytes
+    /// wait, or when it is [told to](Self::leave). While a [`ReadHold`] lives it leaves at once: what was to tell it may
+    /// not be read.
+    ///
+    /// # Errors
+    /// Those of [`request`](Self::request).
+    pub fn request_gathered<B: Encode>(&self, head: Head<'_>, body: &B, gather: usize) -> Result<u64, SendError> {
+        let at = self.queue_encoded(head, body, self.0.shared.limits.queue_bytes, gather)?;
+        // After it is queued: a hold that begins later finds it there before the task sleeps.
+        if self.0.holds.load(SeqCst) > 0 {
+            self.wake();
+        }
+        Ok(at)
+    }
+
+    /// What is queued leaves now.
+    pub fn leave(&self) {
+        self.wake();
     }
 
     /// How many bytes the socket has taken since the connection was made. A request that begins there or later never
@@ -300,9 +321,9 @@ impl<P: Protocol> Conn<P> {
         drop(freed.held);
     }
 
-    fn queue(&self, frame: Frame<'_>, bound: usize) -> Result<Pushed, SendError> {
+    fn queue(&self, frame: Frame<'_>, bound: usize, gather: usize) -> Result<Pushed, SendError> {
         let limits = &self.0.shared.limits;
-        let marks = Marks { high: limits.high_water(), stall: limits.stall };
+        let marks = Marks { high: limits.high_water(), stall: limits.stall, gather };
         let shared = &*self.0.shared;
         let pushed = self.0.outbox.push(frame, bound, marks, &shared.queued, Instant::now);
         let mut pushed = pushed.map_err(|refused| match refused {
@@ -316,14 +337,20 @@ impl<P: Protocol> Conn<P> {
         Ok(pushed)
     }
 
-    fn queue_encoded<B: Encode>(&self, head: Head<'_>, body: &B, bound: usize) -> Result<u64, SendError> {
+    fn queue_encoded<B: Encode>(
+        &self,
+        head: Head<'_>,
+        body: &B,
+        bound: usize,
+        gather: usize,
+    ) -> Result<u64, SendError> {
         // Taken out, since a body's own code may come back here.
         let mut scratch = SCRATCH.take();
         scratch.clear();
         scratch.reserve(LEAST_SCRATCH_BYTES);
         let encoded = self.0.shared.protocol.encode::<Json, _>(head, body, &mut scratch);
         let queued = match encoded {
-            Ok(()) => self.queue(Frame::Slice(&mut scratch), bound).map(|pushed| pushed.at),
+            Ok(()) => self.queue(Frame::Slice(&mut scratch), bound, gather).map(|pushed| pushed.at),
             Err(e) => Err(e.into()),
         };
         // Linked, its memory is the frame's: what would be left of it grows by a copy of all.
@@ -367,11 +394,11 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
-        self.queue_encoded(Head::new(body.kind(), id), body, usize::MAX).map(drop)
+        self.queue_encoded(Head::new(body.kind(), id), body, usize::MAX, 0).map(drop)
     }
 
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
-        self.queue(Frame::Own(frame), self.0.shared.limits.queue_bytes).map(drop)
+        self.queue(Frame::Own(frame), self.0.shared.limits.queue_bytes, 0).map(drop)
     }
 
     async fn send(&self, frame: Bytes) -> Result<(), SendError> {
@@ -394,7 +421,7 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError> {
-        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.shared.limits.queue_bytes);
+        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.shared.limits.queue_bytes, 0);
         if matches!(pushed, Err(SendError::Full)) {
             add(&self.0.shared.metrics.slow_readers);
         }

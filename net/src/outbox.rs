@@ -203,7 +203,7 @@ impl<H> Outbox<H> {
         self.glance.store(state.bytes, Relaxed);
         let booked = state.book(total);
         let behind = state.bytes > marks.high && now().duration_since(state.progress) < marks.stall;
-        let woken = if state.full { None } else { state.waker.take() };
+        let woken = if state.full || state.bytes <= marks.gather { None } else { state.waker.take() };
         Ok(Pushed { waker: woken, at, booked, behind })
     }
 
@@ -326,6 +326,8 @@ impl<H> Outbox<H> {
 pub(crate) struct Marks {
     pub(crate) high: usize,
     pub(crate) stall: Duration,
+    /// Up to so many bytes wait without waking the task.
+    pub(crate) gather: usize,
 }
 
 impl<H> State<H> {
@@ -400,7 +402,7 @@ impl Frame<'_> {
 mod tests {
     use super::*;
 
-    const MARKS: Marks = Marks { high: 50, stall: Duration::from_millis(500) };
+    const MARKS: Marks = Marks { high: 50, stall: Duration::from_millis(500), gather: 0 };
 
     fn outbox() -> (Outbox<&'static str>, Instant) {
         let now = Instant::now();
@@ -488,6 +490,29 @@ mod tests {
         let expected = [(1000, 1000), (JOIN_BYTES + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
         assert_eq!(written[..3], expected);
         assert_eq!(written[3..], [(1000, PLACE_BYTES), (100, 100)]);
+    }
+
+    #[test]
+    fn what_may_wait_wakes_nobody_until_it_is_much_or_something_else_comes() {
+        let rows: [(&[(usize, usize)], bool); 5] = [
+            (&[(10, 30)], false),
+            (&[(10, 30), (20, 30)], false),
+            (&[(10, 30), (21, 30)], true),
+            (&[(10, 30), (1, 0)], true),
+            (&[(1, 0)], true),
+        ];
+        for (pushes, wakes) in rows {
+            let (outbox, now) = outbox();
+            assert!(outbox.park(Waker::noop()));
+            let push = |&(bytes, gather): &(usize, usize)| {
+                let marks = Marks { gather, ..MARKS };
+                outbox.push(own(bytes), 100, marks, &AtomicUsize::new(0), || now).unwrap().waker
+            };
+            let woken: Vec<_> = pushes.iter().filter_map(push).collect();
+            assert_eq!(!woken.is_empty(), wakes, "{pushes:?}");
+            assert!(!wakes || outbox.unpark());
+            assert!(!outbox.park(Waker::noop()), "what waits is written before the task sleeps");
+        }
     }
 
     #[test]

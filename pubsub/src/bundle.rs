@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,19 +10,51 @@ use crate::News;
 /// They are handed over as one, so that whoever hands them over, and whoever takes them, needs no lock for each.
 #[derive(Clone, Debug)]
 pub(crate) struct Bundle {
-    topic: Arc<str>,
-    /// One behind the other.
-    values: Bytes,
-    /// Where each ends.
-    ends: Arc<[usize]>,
+    values: Arc<Values>,
     /// The messages that are left.
-    left: std::ops::Range<usize>,
+    left: Range<usize>,
+}
+
+/// The messages of a bundle, one behind the other.
+#[derive(Debug)]
+pub(crate) struct Values {
+    topic: Arc<str>,
+    text: Text,
+    parts: Vec<Part>,
+}
+
+/// One message among others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    /// Where it ends.
+    pub(crate) end: usize,
+    /// It is a string without escapes: the text is what stands between its quotes.
+    pub(crate) is_plain: bool,
+}
+
+#[derive(Debug)]
+enum Text {
+    /// Known to be UTF-8, so that a text of it need not be looked at again.
+    Checked(String),
+    Bytes(Bytes),
 }
 
 impl Bundle {
-    /// `ends` says where in `values` each message ends.
-    pub(crate) fn new(topic: Arc<str>, values: Bytes, ends: &[usize]) -> Self {
-        Self { topic, values, ends: ends.into(), left: 0..ends.len() }
+    /// Messages that were copied together.
+    pub(crate) fn copied(topic: Arc<str>, values: Vec<u8>, parts: Vec<Part>) -> Self {
+        let text = String::from_utf8(values).map_or_else(|e| Text::Bytes(e.into_bytes().into()), Text::Checked);
+        Self::new(topic, text, parts)
+    }
+
+    /// One message, which stays where it is.
+    pub(crate) fn single(topic: Arc<str>, value: Bytes) -> Self {
+        let part = Part { end: value.len(), is_plain: false };
+        Self::new(topic, Text::Bytes(value), vec![part])
+    }
+
+    fn new(topic: Arc<str>, text: Text, parts: Vec<Part>) -> Self {
+        let left = 0..parts.len();
+        Self { values: Arc::new(Values { topic, text, parts }), left }
     }
 
     /// How many messages are left.
@@ -31,7 +64,8 @@ impl Bundle {
 
     /// What they take, bookkeeping included.
     pub(crate) fn bytes(&self) -> usize {
-        self.end(self.left.end) - self.end(self.left.start) + self.len() * size_of::<usize>() + size_of::<Self>()
+        let values = self.values.end(self.left.end) - self.values.end(self.left.start);
+        values + self.len() * size_of::<Part>() + size_of::<Self>() + size_of::<Values>()
     }
 
     /// The first `len` of them; the others are left.
@@ -41,10 +75,33 @@ impl Bundle {
         self.left.start = at;
         first
     }
+}
+
+impl Values {
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The bytes of one message.
+    pub(crate) fn bytes(&self, value: Range<usize>) -> &[u8] {
+        let all = match &self.text {
+            Text::Checked(text) => text.as_bytes(),
+            Text::Bytes(bytes) => bytes,
+        };
+        all.get(value).unwrap_or_default()
+    }
+
+    /// The same as a text, if that is known to be one.
+    pub(crate) fn text(&self, value: Range<usize>) -> Option<&str> {
+        match &self.text {
+            Text::Checked(text) => text.get(value),
+            Text::Bytes(_) => None,
+        }
+    }
 
     /// Where the messages before this one end.
     fn end(&self, index: usize) -> usize {
-        index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0)
+        index.checked_sub(1).and_then(|before| self.parts.get(before)).map_or(0, |part| part.end)
     }
 }
 
@@ -53,9 +110,22 @@ impl Iterator for Bundle {
 
     fn next(&mut self) -> Option<News> {
         let index = self.left.next()?;
-        let value = self.values.slice(self.end(index)..self.end(index + 1));
-        Some(News::new(Arc::clone(&self.topic), value))
+        let part = self.values.parts.get(index)?;
+        let value = self.values.end(index)..part.end;
+        Some(News::new(Arc::clone(&self.values), value, part.is_plain))
     }
+}
+
+/// A bundle of these JSON documents.
+#[cfg(test)]
+pub(crate) fn bundle_of(values: &[&str]) -> Bundle {
+    let ends = values.iter().scan(0, |end, value| {
+        *end += value.len();
+        Some(*end)
+    });
+    let parts =
+        ends.zip(values).map(|(end, value)| Part { end, is_plain: value.starts_with('"') && !value.contains('\\') });
+    Bundle::copied("t".into(), values.concat().into(), parts.collect())
 }
 
 #[cfg(test)]
@@ -63,7 +133,7 @@ mod tests {
     use super::*;
 
     fn bundle() -> Bundle {
-        Bundle::new("t".into(), Bytes::from_static(b"1\"two\"3"), &[1, 6, 7])
+        bundle_of(&["1", "\"two\"", "3"])
     }
 
     fn texts(bundle: Bundle) -> Vec<String> {
@@ -77,11 +147,12 @@ mod tests {
 
     #[test]
     fn it_can_be_split_anywhere() {
+        let own = size_of::<Bundle>() + size_of::<Values>();
         for at in 0..5 {
             let mut rest = bundle();
             let first = rest.split_to(at);
             assert_eq!((first.len(), rest.len()), (at.min(3), 3 - at.min(3)));
-            assert_eq!(first.bytes() + rest.bytes() - size_of::<Bundle>(), bundle().bytes());
+            assert_eq!(first.bytes() + rest.bytes() - own, bundle().bytes());
             assert_eq!([texts(first), texts(rest)].concat(), ["1", "two", "3"]);
         }
     }

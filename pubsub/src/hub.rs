@@ -1,5 +1,5 @@
-use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, iter};
 
 use bytes::Bytes;
 use callboard_client::{Client, Conn, Inbox};
@@ -9,7 +9,8 @@ use callboard_common::{
 };
 
 use crate::backlog::End;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Part};
+use crate::gathering::Gathering;
 use crate::listeners::{ListenerId, Listeners};
 use crate::publication::COPY_BELOW_BYTES;
 use crate::queue::{Freed, Queue};
@@ -21,12 +22,18 @@ use crate::spelling::Spelling;
 /// subscribe of one who joins later.
 pub(crate) struct Hub {
     listeners: Mutex<Listeners<Arc<Queue>>>,
+    gathering: Gathering,
 }
 
 impl Hub {
     /// The hub of a client's connection.
     pub(crate) fn of(client: &Client) -> Arc<Self> {
-        client.topic_inbox(|| Self { listeners: Mutex::new(Listeners::new()) })
+        client.topic_inbox(|| Self { listeners: Mutex::new(Listeners::new()), gathering: Gathering::default() })
+    }
+
+    /// Whether what is published over the connection waits for company.
+    pub(crate) const fn gathering(&self) -> &Gathering {
+        &self.gathering
     }
 
     /// See [`Listeners::join`].
@@ -80,6 +87,12 @@ impl Hub {
     }
 }
 
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("gathering", &self.gathering).finish_non_exhaustive()
+    }
+}
+
 impl Inbox for Hub {
     fn message(&self, conn: &Conn, message: Message) {
         self.messages(conn, &mut iter::once(message));
@@ -92,11 +105,15 @@ impl Inbox for Hub {
             if let Some(open) = arrivals.as_mut().filter(|open| open.has_room())
                 && let Some(value) = spelling.read(message.body())
             {
-                open.add(value);
+                open.add(value.raw.bytes(), value.is_plain);
                 continue;
             }
             if let Some(done) = arrivals.take() {
                 self.publish(conn, done);
+            }
+            if message.kind() == MessageType::Pong {
+                self.gathering.answered(conn);
+                continue;
             }
             match TopicRequest::decode::<Json>(message.body()) {
                 Ok(request) if request.op == TopicOp::Publish => {
@@ -128,15 +145,18 @@ struct Arrivals {
     /// The first where it is large: it stays where it is, and alone.
     large: Option<Bytes>,
     values: Vec<u8>,
-    ends: Vec<usize>,
+    parts: Vec<Part>,
 }
 
 impl Arrivals {
     fn new(message: &Message, request: &TopicRequest<'_>) -> Self {
         let value = request.message.map(Raw::bytes).unwrap_or_default();
         let large = (value.len() >= COPY_BELOW_BYTES).then(|| message.frame().slice_ref(value));
-        let mut arrivals = Self { topic: request.topic.to_string(), large, values: Vec::new(), ends: Vec::new() };
-        arrivals.add(Raw::new(if arrivals.large.is_some() { &[] } else { value }));
+        let is_large = large.is_some();
+        let mut arrivals = Self { topic: request.topic.to_string(), large, values: Vec::new(), parts: Vec::new() };
+        if !is_large {
+            arrivals.add(value, Json::is_plain_string(value));
+        }
         arrivals
     }
 
@@ -145,22 +165,22 @@ impl Arrivals {
         self.large.is_none() && self.values.len() < COPY_BELOW_BYTES
     }
 
-    fn add(&mut self, value: Raw<'_>) {
-        if self.ends.len() == 1 {
+    fn add(&mut self, value: &[u8], is_plain: bool) {
+        if self.parts.len() == 1 {
             self.values.reserve_exact(COPY_BELOW_BYTES);
         }
-        self.values.extend_from_slice(value.bytes());
-        self.ends.push(self.values.len());
+        self.values.extend_from_slice(value);
+        self.parts.push(Part { end: self.values.len(), is_plain });
     }
 
     fn bundle(mut self, topic: &Arc<str>) -> Bundle {
         if let Some(value) = self.large {
-            let ends = [value.len()];
-            return Bundle::new(Arc::clone(topic), value, &ends);
+            return Bundle::single(Arc::clone(topic), value);
         }
         // What waits takes what it counts as.
         self.values.shrink_to_fit();
-        Bundle::new(Arc::clone(topic), self.values.into(), &self.ends)
+        self.parts.shrink_to_fit();
+        Bundle::copied(Arc::clone(topic), self.values, self.parts)
     }
 }
 

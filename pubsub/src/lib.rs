@@ -8,17 +8,19 @@
 //!
 //! Then the client's:
 //!
-//! 3. [`Topics`]: create, remove, publish; [`Publisher`]: publish much.
+//! 3. [`Topics`]: create, remove, publish; [`Publisher`]: publish much; what it publishes waits for company, see
+//!    `gathering`.
 //! 4. [`Subscription`]: a stream of [`News`], ended by a [`SubscriptionError`]; [`TypedSubscription`] reads each message
 //!    as a type, [`subscribe_with`] hands each to a callback.
-//! 5. Below them: `bundle`, messages that came together; `backlog`, what waits for one subscription, pure, with `queue` around it; `listeners`, who on a
-//!    connection listens to what, pure, with `hub` around it.
+//! 5. Below them: `bundle`, messages that came together; `backlog`, what waits for one subscription, pure, with `queue`
+//!    around it; `listeners`, who on a connection listens to what, pure, with `hub` around it.
 
 #![deny(missing_docs)]
 
 mod backlog;
 mod bundle;
 mod callback;
+mod gathering;
 mod hub;
 mod listeners;
 mod news;

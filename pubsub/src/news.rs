@@ -1,35 +1,45 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use callboard_common::{Codec, Json, Raw, Shape};
 use serde::de::DeserializeOwned;
 
 use crate::SubscriptionError;
+use crate::bundle::Values;
 use crate::publication::compact_text;
 
 /// A message of a topic, as it came. Clones share its bytes.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct News {
-    topic: Arc<str>,
-    /// One checked JSON document.
-    value: Bytes,
+    values: Arc<Values>,
+    /// Where among them it stands: one checked JSON document.
+    start: usize,
+    end: usize,
+    /// It is a string without escapes.
+    is_plain: bool,
 }
 
 impl News {
-    pub(crate) const fn new(topic: Arc<str>, value: Bytes) -> Self {
-        Self { topic, value }
+    pub(crate) const fn new(values: Arc<Values>, value: Range<usize>, is_plain: bool) -> Self {
+        Self { values, start: value.start, end: value.end, is_plain }
     }
 
     /// The topic that it was published to.
     pub fn topic(&self) -> &str {
-        &self.topic
+        self.values.topic()
     }
 
     /// The message for people: a string as it is, any other value as its JSON without white space.
     pub fn text(&self) -> Cow<'_, str> {
-        let value = Raw::new(&self.value);
+        let between_quotes = self.start + 1..self.end.saturating_sub(1);
+        if self.is_plain
+            && let Some(text) = self.values.text(between_quotes)
+        {
+            return Cow::Borrowed(text);
+        }
+        let value = Raw::new(self.raw());
         Json::text(value).unwrap_or_else(|| Cow::Owned(compact_text(value)))
     }
 
@@ -39,27 +49,35 @@ impl News {
     /// # Errors
     /// [`SubscriptionError::Decode`]: it is not of the type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, SubscriptionError> {
-        serde_json::from_slice(&self.value)
+        serde_json::from_slice(self.raw())
             .or_else(|why| self.json_in_string().ok_or(why))
             .map_err(|source| SubscriptionError::Decode { topic: self.topic().to_owned(), source })
     }
 
     /// The message as it stands on the wire: one JSON document in UTF-8, white space included.
     pub fn raw(&self) -> &[u8] {
-        &self.value
+        self.values.bytes(self.start..self.end)
     }
 
     fn json_in_string<T: DeserializeOwned>(&self) -> Option<T> {
-        let value = Some(Raw::new(&self.value)).filter(|value| Json::shape(*value) == Shape::String)?;
+        let value = Some(Raw::new(self.raw())).filter(|value| Json::shape(*value) == Shape::String)?;
         serde_json::from_str(&Json::text(value)?).ok()
     }
 }
 
+impl PartialEq for News {
+    fn eq(&self, other: &Self) -> bool {
+        self.topic() == other.topic() && self.raw() == other.raw()
+    }
+}
+
+impl Eq for News {}
+
 impl fmt::Debug for News {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("News")
-            .field("topic", &self.topic)
-            .field("value", &String::from_utf8_lossy(&self.value))
+            .field("topic", &self.topic())
+            .field("value", &String::from_utf8_lossy(self.raw()))
             .finish()
     }
 }
@@ -69,9 +87,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::bundle::bundle_of;
 
     fn news(value: &'static str) -> News {
-        News::new("t".into(), Bytes::from_static(value.as_bytes()))
+        bundle_of(&[value]).next().unwrap()
     }
 
     #[test]

@@ -1,16 +1,19 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
-use callboard_client::{CallError, Client};
+use callboard_client::{CallError, Client, Ping};
 use callboard_common::{Codec, Encode, EncodeError, Json, MessageType, TopicOp, TopicRequest};
 use serde::Serialize;
 
-use crate::hub::subject;
+use crate::hub::{Hub, subject};
 use crate::topics::Publish;
 
 /// Publishes to one topic at full speed: it waits for no answers, but while much waits to be sent.
 ///
-/// What is published leaves at once, in the order of the calls. A center that is held up by slow subscribers reads no
+/// What is published leaves in the order of the calls, and at once, or, where much is published, as soon as the center has
+/// handled what came before. A center that is held up by slow subscribers reads no
 /// more from this connection, and then [`publish`](Self::publish) waits; subscribers that make progress lose nothing.
 /// What the center refuses, for example since there is no such topic, is lost unheard:
 /// [`Topics::publish`](crate::Topics::publish) tells.
@@ -37,7 +40,22 @@ pub struct Publisher {
     before: Option<BytesMut>,
     /// What was queued since all had left.
     queued_bytes: usize,
+    hub: Arc<Hub>,
+    pace: Pace,
 }
+
+/// How fast messages follow each other.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    messages: u32,
+}
+
+/// So many messages within so short a time are much.
+const MANY_MESSAGES: u32 = 64;
+const SHORT_TIME: Duration = Duration::from_millis(1);
+/// Above so much that waits for company it leaves.
+const GATHER_BYTES: usize = 16 << 10;
 
 /// So much is queued before it waits until all has left. The socket holds more than this, so the center does not wait.
 const QUEUE_BYTES: usize = 256 << 10;
@@ -45,7 +63,9 @@ const QUEUE_BYTES: usize = 256 << 10;
 impl Publisher {
     pub(crate) fn new(client: &Client, topic: &str) -> Self {
         let before = client.session().and_then(|_| before_message(topic));
-        Self { client: client.clone(), topic: topic.to_owned(), subject: subject(topic), before, queued_bytes: 0 }
+        let pace = Pace { since: Instant::now(), messages: 0 };
+        let (client, hub) = (client.clone(), Hub::of(client));
+        Self { client, topic: topic.to_owned(), subject: subject(topic), before, queued_bytes: 0, hub, pace }
     }
 
     /// The topic.
@@ -56,8 +76,8 @@ impl Publisher {
     /// Publishes any value that serde can write as JSON.
     ///
     /// # Errors
-    /// `Encode`; `Disconnected` if the connection is known to have ended. There is no deadline on the wait for room: a
-    /// center that takes nothing and stays connected is waited for, so put a timeout around it where that matters.
+    /// `Encode`; `Disconnected` if the connection is known to have ended; `Timeout` if there is no room and the center
+    /// takes nothing for as long as the client allows a call. None of these messages was sent.
     ///
     /// # Cancel safety
     /// The message is queued whole or not at all.
@@ -97,13 +117,36 @@ impl Publisher {
 
     async fn send<M: Written>(&mut self, message: M) -> Result<(), CallError> {
         if self.queued_bytes > QUEUE_BYTES {
-            self.client.flush().await?;
+            self.client.flush_in_time(&self.subject).await?;
             self.queued_bytes = 0;
         }
         let body = Body { topic: &self.topic, before: self.before.as_deref(), message, bytes: AtomicUsize::new(0) };
-        self.client.send_one_way(&self.subject, &body).await?;
+        let gathering = self.hub.gathering();
+        if gathering.is_on() {
+            self.client.send_gathered(&self.subject, &body, GATHER_BYTES).await?;
+            gathering.queued(&self.client);
+        } else {
+            self.client.send_one_way(&self.subject, &body).await?;
+            if self.pace.is_fast() && self.before.is_some() {
+                gathering.begin(&self.client);
+            }
+        }
         self.queued_bytes += body.bytes.into_inner();
         Ok(())
+    }
+}
+
+impl Pace {
+    /// One more message; whether many came in a short time.
+    fn is_fast(&mut self) -> bool {
+        self.messages += 1;
+        if self.messages < MANY_MESSAGES {
+            return false;
+        }
+        let now = Instant::now();
+        let fast = now.duration_since(self.since) < SHORT_TIME;
+        *self = Self { since: now, messages: 0 };
+        fast
     }
 }
 
@@ -170,18 +213,6 @@ impl<M: Written> Encode for Body<'_, M> {
             None => self.message.publish::<C>(self.topic, out)?,
         }
         self.bytes.store(out.len() - start, Relaxed);
-        Ok(())
-    }
-}
-
-struct Ping;
-
-impl Encode for Ping {
-    fn kind(&self) -> MessageType {
-        MessageType::Ping
-    }
-
-    fn encode<C: Codec>(&self, _out: &mut BytesMut) -> Result<(), EncodeError> {
         Ok(())
     }
 }

@@ -113,9 +113,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::task::Wake;
 
-    use bytes::Bytes;
-
     use super::*;
+    use crate::bundle::bundle_of;
 
     #[derive(Default)]
     struct Count(AtomicUsize);
@@ -127,7 +126,7 @@ mod tests {
     }
 
     fn news() -> Bundle {
-        Bundle::new("t".into(), Bytes::from_static(b"1"), &[1])
+        bundle_of(&["1"])
     }
 
     fn texts(polled: Poll<Result<Bundle, End>>) -> String {
@@ -153,8 +152,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_as_a_whole_is_heard_up_to_the_bound() {
-        let values = Bytes::from([b'1', b'2', b'3', b'4'].map(|digit| [digit; 100]).concat());
-        let bundle = Bundle::new("t".into(), values, &[100, 200, 300, 400]);
+        let bundle = bundle_of(&["1", "2", "3", "4"].map(|digit| digit.repeat(100)).each_ref().map(|value| &**value));
         let cx = Context::from_waker(Waker::noop());
         let queue = Queue::new(Bounds { max_bytes: bundle.bytes() - 1, ..Bounds::default() });
         queue.push(bundle, || Box::new(())).let_go();

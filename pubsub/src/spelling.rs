@@ -10,6 +10,14 @@ pub(crate) struct Spelling {
     before: Option<Bytes>,
 }
 
+/// A message of which is known that it is valid.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Value<'b> {
+    pub(crate) raw: Raw<'b>,
+    /// It is a string without escapes.
+    pub(crate) is_plain: bool,
+}
+
 impl Spelling {
     /// Learns from a body that was read in full.
     pub(crate) fn learn(&mut self, message: &Message, request: &TopicRequest<'_>) {
@@ -17,9 +25,12 @@ impl Spelling {
     }
 
     /// The message of a body that is spelled like that.
-    pub(crate) fn read<'b>(&self, body: &'b [u8]) -> Option<Raw<'b>> {
-        let rest = body.strip_prefix(&**self.before.as_ref()?)?;
-        Json::check_member(rest.strip_suffix(b"}")?).ok()
+    pub(crate) fn read<'b>(&self, body: &'b [u8]) -> Option<Value<'b>> {
+        let text = body.strip_prefix(&**self.before.as_ref()?)?.strip_suffix(b"}")?;
+        if Json::is_plain_string(text) {
+            return Some(Value { raw: Raw::new(text), is_plain: true });
+        }
+        Json::check_member(text).ok().map(|raw| Value { raw, is_plain: false })
     }
 }
 
@@ -59,14 +70,16 @@ mod tests {
         for value in same {
             let body = with(value);
             let in_full = TopicRequest::decode::<Json>(body.as_bytes()).unwrap();
-            assert_eq!(learned(known).read(body.as_bytes()), in_full.message, "{value}");
+            let read = learned(known).read(body.as_bytes()).unwrap();
+            assert_eq!(Some(read.raw), in_full.message, "{value}");
+            assert_eq!(read.is_plain, value == r#""""#, "{value}");
         }
         let other = ["", r#""a","more":1"#, r#""a"}"#, "\"\u{1}\"", r#""\x""#, "1 2", &deep(128)];
         for value in other {
-            assert_eq!(learned(known).read(with(value).as_bytes()), None, "{value}");
+            assert!(learned(known).read(with(value).as_bytes()).is_none(), "{value}");
         }
-        assert_eq!(learned(known).read(br#"{"topic_key":"u","more":[1],"optype":4,"topic_msg": "x"}"#), None);
-        assert_eq!(learned(known).read(&[&known.as_bytes()[..known.len() - 2], b"\xff\"}"].concat()), None);
+        assert!(learned(known).read(br#"{"topic_key":"u","more":[1],"optype":4,"topic_msg": "x"}"#).is_none());
+        assert!(learned(known).read(&[&known.as_bytes()[..known.len() - 2], b"\xff\"}"].concat()).is_none());
     }
 
     #[test]
@@ -82,6 +95,6 @@ mod tests {
         for body in rows {
             assert!(learned(body).before.is_none(), "{body}");
         }
-        assert_eq!(Spelling::default().read(b"{}"), None);
+        assert!(Spelling::default().read(b"{}").is_none());
     }
 }

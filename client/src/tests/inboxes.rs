@@ -4,7 +4,7 @@ use callboard_common::MessageType;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::{Conn, Inbox};
+use crate::{Conn, Inbox, Ping};
 
 /// Tells what it hears, in order.
 struct Teller(mpsc::UnboundedSender<String>);
@@ -143,4 +143,50 @@ async fn making_an_inbox_may_use_the_client() {
         Other
     });
     assert!(seen.lock().unwrap().is_some());
+}
+
+/// Hears a read as a whole, as topics do.
+struct Whole(Mutex<Vec<String>>);
+
+impl Inbox for Whole {
+    fn message(&self, conn: &Conn, message: Message) {
+        self.messages(conn, &mut std::iter::once(message));
+    }
+
+    fn messages(&self, _conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
+        let came = messages.map(|message| format!("{} {}", message.kind(), String::from_utf8_lossy(message.id())));
+        let came: Vec<_> = came.collect();
+        self.0.lock().unwrap().extend(came);
+    }
+
+    fn closed(&self) {}
+}
+
+#[tokio::test]
+async fn a_pong_stands_between_the_messages_before_and_after_it() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session(json!({})).await;
+    let inbox = client.topic_inbox(|| Whole(Mutex::default()));
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let at_pong = std::sync::Arc::clone(&inbox);
+    let ask = client.exchange_in_order("ping", &Ping, move |answer| {
+        told.send((answer.is_ok(), at_pong.0.lock().unwrap().clone())).unwrap();
+    });
+    ask.unwrap();
+    client.ping(b"ours").unwrap();
+    let (asked, ours) = (line.next().await.unwrap(), line.next().await.unwrap());
+    assert_eq!((ours.kind(), ours.id()), (MessageType::Ping, &b"ours"[..]));
+    let mut frames = Vec::new();
+    for (kind, id) in [
+        (MessageType::TopicRequest, &b"1"[..]),
+        (MessageType::TopicRequest, b"2"),
+        (MessageType::Pong, b"ours"),
+        (MessageType::Pong, asked.id()),
+        (MessageType::TopicRequest, b"3"),
+    ] {
+        frames.extend_from_slice(&frame(kind, id, if kind == MessageType::Pong { "" } else { PUSH }));
+    }
+    line.write(&frames).await;
+    let before = ["REQ_TOPIC 1", "REQ_TOPIC 2", "PONG ours"].map(str::to_owned).to_vec();
+    assert_eq!(timeout(GENEROUS, heard.recv()).await.unwrap(), Some((true, before)));
 }

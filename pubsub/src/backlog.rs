@@ -31,7 +31,7 @@ pub(crate) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { hold_bytes: 512 << 10, hold_messages: 8 << 10, max_bytes: 64 << 20 }
+        Self { hold_bytes: 64 << 10, hold_messages: 8 << 10, max_bytes: 64 << 20 }
     }
 }
 

@@ -136,13 +136,14 @@ impl Subscription {
 
 impl SubscriptionBuilder<'_> {
     /// Above so many bytes that wait to be taken, bookkeeping included, the connection is not read until fewer wait.
-    /// Default 4 MiB. More lets the reader pause for longer before publishers feel it, and takes memory.
+    /// Default 64 KiB. More lets the reader pause for longer before publishers feel it, takes memory, and is slower where
+    /// messages fall out of the processor's cache before they are taken.
     pub const fn hold_bytes(mut self, bytes: usize) -> Self {
         self.bounds.hold_bytes = bytes;
         self
     }
 
-    /// The same in messages. Default 65,536.
+    /// The same in messages. Default 8,192.
     pub const fn hold_messages(mut self, messages: usize) -> Self {
         self.bounds.hold_messages = messages;
         self

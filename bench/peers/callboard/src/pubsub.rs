@@ -1,7 +1,7 @@
 //! Topics, as their users write them: `Subscription` on a connection of its own for each
 //! subscriber; a `Publisher`.
 //!
-//! A message is a string of exactly the size that was asked for: the meters' binary header, five bits a letter, and
+//! A message is a string of exactly the size that was asked for: the meters' binary header, four bits a letter, and
 //! filling behind it.
 use anyhow::{Context, Result};
 use callboard::{Client, Subscription, Topics};
@@ -63,9 +63,9 @@ impl Publisher for CallboardPublisher {
     }
 }
 
-/// Five bits a letter, three words of the header.
+/// Four bits a letter, three words of the header.
 const LETTERS: usize = WORD_LETTERS * 3;
-const WORD_LETTERS: usize = 13;
+const WORD_LETTERS: usize = 16;
 
 struct Letters([u8; LETTERS]);
 
@@ -78,10 +78,8 @@ impl Letters {
 fn encode(header: &[u8; 24]) -> Letters {
     let mut letters = [0; LETTERS];
     for (word, letters) in header.as_chunks::<8>().0.iter().zip(letters.as_chunks_mut::<WORD_LETTERS>().0) {
-        let word = u64::from_le_bytes(*word);
-        for (at, letter) in letters.iter_mut().enumerate() {
-            *letter = b'0' + (word >> (5 * at) & 31) as u8;
-        }
+        let bits = spread(u64::from_le_bytes(*word)) | ZEROS;
+        *letters = bits.to_le_bytes();
     }
     Letters(letters)
 }
@@ -90,11 +88,30 @@ fn decode(text: &[u8]) -> Option<[u8; 24]> {
     let letters: &[u8; LETTERS] = text.first_chunk()?;
     let mut header = [0; 24];
     for (word, letters) in header.as_chunks_mut::<8>().0.iter_mut().zip(letters.as_chunks::<WORD_LETTERS>().0) {
-        let bits = letters.iter().enumerate().map(|(at, letter)| u64::from(letter.wrapping_sub(b'0')) << (5 * at));
-        *word = bits.fold(0, |word, bits| word | bits).to_le_bytes();
+        *word = gather(u128::from_le_bytes(*letters) ^ ZEROS).to_le_bytes();
     }
     Some(header)
 }
+
+/// Four bits to the low half of each byte: halves are moved apart, and halves of halves.
+fn spread(word: u64) -> u128 {
+    MASKS.iter().rev().fold(u128::from(word), |bits, (shift, mask)| (bits | bits << shift) & mask)
+}
+
+/// The way back.
+fn gather(bits: u128) -> u64 {
+    let gathered = MASKS.windows(2).fold(bits, |bits, pair| (bits | bits >> pair[0].0) & pair[1].1);
+    (gathered | gathered >> 32) as u64
+}
+
+const MASKS: [(u32, u128); 4] = [
+    (4, 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f),
+    (8, 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff),
+    (16, 0x0000_ffff_0000_ffff_0000_ffff_0000_ffff),
+    (32, 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff),
+];
+/// `'0'` sixteen times.
+const ZEROS: u128 = 0x3030_3030_3030_3030_3030_3030_3030_3030;
 
 #[cfg(test)]
 mod tests {
@@ -105,7 +122,7 @@ mod tests {
         let mut header = [0; 24];
         load::fill(&mut header, u64::MAX - 5, load::END, 0x0123_4567_89ab_cdef);
         let letters = encode(&header);
-        assert!(letters.0.iter().all(|letter| (b'0'..=b'O').contains(letter)));
+        assert!(letters.0.iter().all(|letter| (b'0'..=b'?').contains(letter)));
         assert_eq!(decode(letters.as_str().unwrap().as_bytes()), Some(header));
     }
 }

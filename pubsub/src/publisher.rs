@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
 use callboard_client::{CallError, Client, Ping};
-use callboard_common::{Codec, Encode, EncodeError, Json, MessageType, TopicOp, TopicRequest};
+use callboard_common::{Codec, Encode, EncodeError, Feature, Json, MessageType, TopicOp, TopicRequest};
 use serde::Serialize;
 
 use crate::hub::{Hub, subject};
@@ -97,7 +97,7 @@ impl Publisher {
     }
 
     /// Waits until the center has handled all that was published: each message is queued for every subscriber, or was
-    /// refused. A center without sessions is asked to create the topic, which one that exists ignores.
+    /// refused. A center that knows no PING is asked to create the topic, which one that exists ignores.
     ///
     /// # Errors
     /// What any call may fail with.
@@ -106,13 +106,17 @@ impl Publisher {
     /// It only watches.
     pub async fn settle(&mut self) -> Result<(), CallError> {
         // The center handles the requests of one connection in order.
-        if self.client.session().is_some() {
+        if self.knows_ping() {
             self.client.exchange(&self.subject, &Ping).await?;
         } else {
             self.client.exchange(&self.subject, &<TopicRequest<'_>>::new(&*self.topic, TopicOp::Create)).await?;
         }
         self.queued_bytes = 0;
         Ok(())
+    }
+
+    fn knows_ping(&self) -> bool {
+        self.client.session().is_some_and(|session| session.features.has(Feature::Ping))
     }
 
     async fn send<M: Written>(&mut self, message: M) -> Result<(), CallError> {
@@ -127,7 +131,7 @@ impl Publisher {
             gathering.queued(&self.client);
         } else {
             self.client.send_one_way(&self.subject, &body).await?;
-            if self.pace.is_fast() && self.before.is_some() {
+            if self.pace.is_fast() && self.knows_ping() {
                 gathering.begin(&self.client);
             }
         }

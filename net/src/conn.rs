@@ -321,9 +321,13 @@ impl<P: Protocol> Conn<P> {
         drop(freed.held);
     }
 
-    fn queue(&self, frame: Frame<'_>, bound: usize, gather: usize) -> Result<Pushed, SendError> {
+    pub(crate) fn marks(&self) -> Marks {
         let limits = &self.0.shared.limits;
-        let marks = Marks { high: limits.high_water(), stall: limits.stall, gather };
+        Marks { high: limits.high_water(), stall: limits.stall, gather: 0 }
+    }
+
+    fn queue(&self, frame: Frame<'_>, bound: usize, gather: usize) -> Result<Pushed, SendError> {
+        let marks = Marks { gather, ..self.marks() };
         let shared = &*self.0.shared;
         let pushed = self.0.outbox.push(frame, bound, marks, &shared.queued, Instant::now);
         let mut pushed = pushed.map_err(|refused| match refused {
@@ -428,7 +432,7 @@ impl<P: Protocol> Connection for Conn<P> {
         let pushed = pushed?;
         if let Some(publisher) = from.filter(|publisher| pushed.behind && *publisher != self) {
             add(&self.0.shared.metrics.holds);
-            let held = self.0.outbox.hold(publisher.hold_reading(), self.0.shared.limits.high_water());
+            let held = self.0.outbox.hold(publisher.hold_reading(), self.marks(), Instant::now());
             // Its task must look at the clock; one that came too late is dropped here, and no lock is held.
             wake(held.ok().flatten());
         }

@@ -250,18 +250,17 @@ where
 
     /// Does what is due: lets publishers go that wait for a peer which takes nothing. `Some` ends the connection.
     fn overdue(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Option<End> {
-        let limits = &conn.shared().limits;
         loop {
             let gives_up = if self.ended.is_some() { None } else { self.reader.gives_up_at(conn) };
             let ends = self.ends_at(conn);
             let looks = if conn.is_idle() { self.quiet_at(conn) } else { None };
-            let stalls = conn.outbox().stalls_at(limits.stall);
+            let stalls = conn.outbox().stalls_at(conn.marks());
             let next = [gives_up, ends, looks, stalls].into_iter().flatten().min()?;
             if !self.sleep_until(cx, next) {
                 return None;
             }
             let now = Instant::now();
-            drop(conn.outbox().stalled(limits.stall, now));
+            drop(conn.outbox().stalled(conn.marks(), now));
             if gives_up.is_some_and(|at| at <= now) {
                 add(&conn.shared().metrics.frame_timeouts);
                 return Some(End::fault("a started frame was not finished in time"));

@@ -14,8 +14,8 @@ pub struct Limits {
     pub max_frame_bytes: usize,
     /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least twice `max_frame_bytes`, so that what finds
     /// it at most half full always fits. Above half of it
-    /// the connection itself is not read, and publishers to it are held back while it makes progress; past it a message
-    /// or notice for it closes it.
+    /// the connection itself is not read, and publishers to it are held back while it makes progress (above 1 MiB for
+    /// 5 ms at a time); past it a message or notice for it closes it.
     pub queue_bytes: usize,
     /// Requests of one connection that wait for their answers. Default 1,024. Past it a v1 peer is not read, and a
     /// session peer is answered OVERLOADED.

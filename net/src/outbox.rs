@@ -33,6 +33,8 @@ struct State<H> {
     /// When the peer last took a byte, or had nothing to take.
     progress: Instant,
     held: Vec<H>,
+    /// Since when the first of them is.
+    held_at: Instant,
     /// There while the connection's task sleeps.
     waker: Option<Waker>,
     /// The socket takes no more, so a push has no reason to wake the task.
@@ -168,6 +170,7 @@ impl<H> Outbox<H> {
             booked: 0,
             progress: now,
             held: Vec::new(),
+            held_at: now,
             waker: None,
             full: false,
             closed: false,
@@ -202,16 +205,19 @@ impl<H> Outbox<H> {
         state.bytes += len;
         self.glance.store(state.bytes, Relaxed);
         let booked = state.book(total);
-        let behind = state.bytes > marks.high && now().duration_since(state.progress) < marks.stall;
+        let behind = state.bytes > marks.early() && now().duration_since(state.progress) < marks.patience(state.bytes);
         let woken = if state.full || state.bytes <= marks.gather { None } else { state.waker.take() };
         Ok(Pushed { waker: woken, at, booked, behind })
     }
 
     /// Keeps what holds a publisher back until this peer has caught up or stalls. Given back at once if it has already.
-    pub(crate) fn hold(&self, hold: H, high: usize) -> Result<Option<Waker>, H> {
+    pub(crate) fn hold(&self, hold: H, marks: Marks, now: Instant) -> Result<Option<Waker>, H> {
         let mut state = self.lock();
-        if state.closed || state.bytes <= high {
+        if state.closed || state.bytes <= marks.early() {
             return Err(hold);
+        }
+        if state.held.is_empty() {
+            state.held_at = now;
         }
         state.held.push(hold);
         Ok(state.waker.take())
@@ -254,9 +260,9 @@ impl<H> Outbox<H> {
     }
 
     /// The socket took so many bytes, of which so many were counted.
-    pub(crate) fn wrote(&self, bytes: usize, counted: usize, low: usize, now: Instant) -> Freed<H> {
+    pub(crate) fn wrote(&self, bytes: usize, counted: usize, marks: Marks, now: Instant) -> Freed<H> {
         let mut state = self.lock();
-        let above = state.bytes > low;
+        let above = state.bytes > marks.high;
         state.bytes = state.bytes.saturating_sub(bytes);
         self.glance.store(state.bytes, Relaxed);
         state.counted = state.counted.saturating_sub(counted);
@@ -266,20 +272,23 @@ impl<H> Outbox<H> {
         if state.bytes == 0 && state.tail.capacity() > KEEP_BYTES {
             state.tail = BytesMut::new();
         }
-        let room = (above && state.bytes <= low) || state.bytes == 0;
-        Freed { held: if state.bytes <= low { std::mem::take(&mut state.held) } else { Vec::new() }, booked, room }
+        let caught_up = above && state.bytes <= marks.high;
+        let moment_is_over = state.bytes <= marks.high && now >= state.lets_go_at(marks);
+        let lets_go = caught_up || moment_is_over || state.bytes <= marks.early();
+        let held = if lets_go { std::mem::take(&mut state.held) } else { Vec::new() };
+        Freed { held, booked, room: caught_up || state.bytes == 0 }
     }
 
     /// When the publishers that wait for this peer are to be let go, if it takes nothing until then.
-    pub(crate) fn stalls_at(&self, stall: Duration) -> Option<Instant> {
+    pub(crate) fn stalls_at(&self, marks: Marks) -> Option<Instant> {
         let state = self.lock();
-        (!state.held.is_empty()).then(|| state.progress + stall)
+        (!state.held.is_empty()).then(|| state.lets_go_at(marks))
     }
 
-    /// The publishers that wait for this peer, if it has taken nothing for `stall`.
-    pub(crate) fn stalled(&self, stall: Duration, now: Instant) -> Vec<H> {
+    /// The publishers that wait for this peer, if their time is up.
+    pub(crate) fn stalled(&self, marks: Marks, now: Instant) -> Vec<H> {
         let mut state = self.lock();
-        if now.duration_since(state.progress) >= stall { std::mem::take(&mut state.held) } else { Vec::new() }
+        if now >= state.lets_go_at(marks) { std::mem::take(&mut state.held) } else { Vec::new() }
     }
 
     /// Bytes that wait, and since when the peer has taken none.
@@ -321,7 +330,7 @@ impl<H> Outbox<H> {
     }
 }
 
-/// The marks that a push looks at.
+/// The marks that pushing, holding and writing look at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marks {
     pub(crate) high: usize,
@@ -330,7 +339,29 @@ pub(crate) struct Marks {
     pub(crate) gather: usize,
 }
 
+impl Marks {
+    /// Above it publishers are held for a moment at a time, so that what waits for a peer that takes it stays in the
+    /// processor's cache.
+    fn early(self) -> usize {
+        self.high.min(EARLY_BYTES)
+    }
+
+    /// How long a peer may take nothing until nobody waits for it.
+    const fn patience(self, bytes: usize) -> Duration {
+        if bytes > self.high { self.stall } else { MOMENT }
+    }
+}
+
+const EARLY_BYTES: usize = 1 << 20;
+/// So long publishers are held at a time for a peer that is at most half full; short, so that it may be far behind
+/// before others feel it.
+const MOMENT: Duration = Duration::from_millis(5);
+
 impl<H> State<H> {
+    fn lets_go_at(&self, marks: Marks) -> Instant {
+        if self.bytes > marks.high { self.progress + marks.stall } else { self.held_at + MOMENT }
+    }
+
     /// Enters in the total what is not yet in it, if it is worth it; whether it was. Under the lock: the connection's
     /// task may write what was queued at once, and takes out only what is in.
     fn book(&mut self, total: &AtomicUsize) -> bool {
@@ -435,7 +466,7 @@ mod tests {
         let (outbox, now) = outbox();
         assert!(push(&outbox, own(200), 100, now).is_ok());
         assert_eq!(push(&outbox, own(1), 100, now).unwrap_err(), Refused::Full);
-        outbox.wrote(150, 150, 50, now);
+        outbox.wrote(150, 150, MARKS, now);
         assert!(push(&outbox, own(50), 100, now).is_ok());
         assert_eq!(push(&outbox, own(1), 100, now).unwrap_err(), Refused::Full);
         outbox.close();
@@ -447,12 +478,12 @@ mod tests {
         let (outbox, start) = outbox();
         assert!(!push(&outbox, own(50), 1000, start).unwrap().behind);
         assert!(push(&outbox, own(1), 1000, start).unwrap().behind);
-        assert!(outbox.hold("publisher", 50).is_ok());
-        assert_eq!(outbox.stalls_at(MARKS.stall), Some(start + MARKS.stall));
+        assert!(outbox.hold("publisher", MARKS, start).is_ok());
+        assert_eq!(outbox.stalls_at(MARKS), Some(start + MARKS.stall));
         let later = start + Duration::from_millis(400);
-        assert!(outbox.wrote(0, 0, 50, later).held.is_empty());
-        assert!(outbox.stalled(MARKS.stall, start + MARKS.stall).is_empty(), "it took bytes at 400 ms");
-        assert_eq!(outbox.stalled(MARKS.stall, later + MARKS.stall), ["publisher"]);
+        assert!(outbox.wrote(0, 0, MARKS, later).held.is_empty());
+        assert!(outbox.stalled(MARKS, start + MARKS.stall).is_empty(), "it took bytes at 400 ms");
+        assert_eq!(outbox.stalled(MARKS, later + MARKS.stall), ["publisher"]);
         assert!(!push(&outbox, own(1), 1000, later + MARKS.stall).unwrap().behind);
     }
 
@@ -460,11 +491,11 @@ mod tests {
     fn catching_up_frees_publishers_and_the_total() {
         let (outbox, now) = outbox();
         push(&outbox, own(80), 1000, now).unwrap();
-        outbox.hold("publisher", 50).unwrap();
-        let freed = outbox.wrote(30, 30, 50, now);
+        outbox.hold("publisher", MARKS, now).unwrap();
+        let freed = outbox.wrote(30, 30, MARKS, now);
         assert_eq!((freed.held, freed.room), (vec!["publisher"], true));
         outbox.close();
-        assert_eq!(outbox.hold("late", 50).unwrap_err(), "late");
+        assert_eq!(outbox.hold("late", MARKS, now).unwrap_err(), "late");
     }
 
     #[test]
@@ -516,6 +547,25 @@ mod tests {
     }
 
     #[test]
+    fn long_before_it_is_full_it_holds_publishers_for_a_moment_at_a_time() {
+        let (outbox, start) = outbox();
+        let marks = Marks { high: 4 * EARLY_BYTES, ..MARKS };
+        let push = |bytes, now| outbox.push(own(bytes), usize::MAX, marks, &AtomicUsize::new(0), || now).unwrap();
+        assert!(!push(EARLY_BYTES, start).behind);
+        assert!(outbox.hold("early", marks, start).is_err());
+        assert!(push(1, start).behind);
+        outbox.hold("one", marks, start).unwrap();
+        outbox.hold("other", marks, start + MOMENT / 2).unwrap();
+        assert_eq!(outbox.stalls_at(marks), Some(start + MOMENT));
+        assert!(outbox.wrote(0, 0, marks, start + MOMENT / 2).held.is_empty());
+        assert_eq!(outbox.wrote(0, 0, marks, start + MOMENT).held, ["one", "other"]);
+        let later = start + 10 * MOMENT;
+        assert!(!push(1, later).behind, "one that takes nothing is not waited for");
+        outbox.hold("again", marks, later).unwrap();
+        assert_eq!(outbox.wrote(2, 2, marks, later).held, ["again"]);
+    }
+
+    #[test]
     fn the_total_learns_of_all_but_a_little() {
         let (outbox, now) = outbox();
         let total = AtomicUsize::new(0);
@@ -525,7 +575,7 @@ mod tests {
         assert!(booked(1));
         assert_eq!(total.load(Relaxed), UNBOOKED_BYTES + 1);
         assert!(!booked(5));
-        let freed = [6, UNBOOKED_BYTES].map(|bytes| outbox.wrote(bytes, bytes, 50, now).booked);
+        let freed = [6, UNBOOKED_BYTES].map(|bytes| outbox.wrote(bytes, bytes, MARKS, now).booked);
         assert_eq!(freed, [1, UNBOOKED_BYTES], "what was not entered is not taken out");
         assert_eq!(outbox.glance(), 0);
         booked(5000);

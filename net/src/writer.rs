@@ -67,7 +67,7 @@ impl Writer {
         }
         let shared = conn.shared();
         shared.metrics.bytes_out.fetch_add(bytes as u64, Relaxed);
-        let freed = conn.outbox().wrote(bytes, counted, shared.limits.high_water(), Instant::now());
+        let freed = conn.outbox().wrote(bytes, counted, conn.marks(), Instant::now());
         conn.release(freed);
     }
 }

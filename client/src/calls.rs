@@ -359,6 +359,7 @@ impl Waiter {
             // It may have given up meanwhile; then there is nobody to tell.
             (Self::Task { answer, kept }, Outcome::Answered(message)) => {
                 let _ = answer.send(Told::Answer(if kept { message.detach() } else { message }));
+                conn.woke();
             }
             (Self::Task { answer, .. }, Outcome::Late) => {
                 let _ = answer.send(Told::Late);

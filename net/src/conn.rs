@@ -38,6 +38,8 @@ struct State<P: Protocol> {
     /// How many calls wait for their answers.
     expecting: AtomicUsize,
     in_flight: AtomicUsize,
+    /// Tasks that its answers woke, ever; it may wrap.
+    woken: AtomicUsize,
     /// Set once it is about to end. Boxed like what follows, since most connections are idle and many.
     draining: OnceLock<Box<Drain>>,
     /// Set once it has ended.
@@ -99,6 +101,7 @@ impl<P: Protocol> Conn<P> {
             holds: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            woken: AtomicUsize::new(0),
             draining: OnceLock::new(),
             end: OnceLock::new(),
             partial_since: Mutex::new(None),
@@ -177,6 +180,16 @@ impl<P: Protocol> Conn<P> {
         if calls == 1 && self.0.holds.load(SeqCst) > 0 {
             self.wake();
         }
+    }
+
+    /// An answer has woken a task. After some of them the connection lets tasks run before it hands on the rest of what one
+    /// read brought.
+    pub fn woke(&self) {
+        self.0.woken.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn woken(&self) -> usize {
+        self.0.woken.load(Relaxed)
     }
 
     /// Whether it pays to wait for others to push before what is queued is written: not where a single call waits.

@@ -69,9 +69,10 @@ pub(crate) enum ReadFailure {
 
 /// One read asks for at most this many bytes.
 const READ_BYTES: usize = 64 << 10;
-/// After so many calls or answers of one read what was queued meanwhile is written, and on a client's connection those run
-/// who got their answers: the peer works on the first part of a batch while we work on the next.
-const CHUNK_CALLS: u32 = 16;
+/// After so many calls of one read, if more than as many bytes are left of it, what was queued meanwhile is written: the
+/// peer works on the first part of a batch while we work on the next. On a client's connection those who were woken by so
+/// many answers run first, so that their next calls leave with it.
+const CHUNK_CALLS: usize = 8;
 /// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same read.
 const SHORT_BYTES: usize = 4 << 10;
 
@@ -208,13 +209,18 @@ impl Reader {
         let (mut frames, mut failure) = (0, None);
         loop {
             let mut calls = 0;
+            let (whole, woken) = (self.pending.len(), conn.woken());
+            let is_chunk = |calls: usize, left: usize| {
+                let calls = if shared.serves { calls } else { conn.woken().wrapping_sub(woken) };
+                calls >= CHUNK_CALLS && left > whole - left
+            };
             let pending = &mut self.pending;
             let mut messages = iter::from_fn(|| {
-                while calls < CHUNK_CALLS && conn.may_read() {
+                while !is_chunk(calls, pending.len()) && conn.may_read() {
                     match shared.protocol.decode(pending) {
                         Ok(Some(message)) => {
                             frames += 1;
-                            calls += u32::from(is_of_a_call(message.kind()));
+                            calls += usize::from(message.kind() == MessageType::RpcRequest);
                             if conn.draining().is_none() || !message.kind().is_request() {
                                 return Some(message);
                             }
@@ -232,7 +238,7 @@ impl Reader {
             })
             .fuse();
             handle_contained(conn, handler, &mut messages);
-            if calls < CHUNK_CALLS || failure.is_some() || !self.is_whole(conn) {
+            if failure.is_some() || !is_chunk(calls, self.pending.len()) || !self.is_whole(conn) {
                 break;
             }
             // What these frames were answered with leaves while the rest is handled.
@@ -343,10 +349,6 @@ impl Reader {
 /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.
 fn waits_for_header<P: Protocol>(conn: &Conn<P>, pending: &[u8]) -> bool {
     conn.session().is_some() && conn.shared().protocol.peek(pending).is_none()
-}
-
-const fn is_of_a_call(kind: MessageType) -> bool {
-    matches!(kind, MessageType::RpcRequest | MessageType::RpcResponse)
 }
 
 /// A handler that panics ends its connection, and nothing else.

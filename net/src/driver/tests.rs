@@ -7,6 +7,8 @@ use super::*;
 use crate::shared_state::SharedState;
 use crate::{Ends, Limits};
 
+mod chunks;
+
 /// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go.
 #[derive(Default)]
 struct Echo {

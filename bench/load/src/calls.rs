@@ -137,6 +137,40 @@ macro_rules! closed_loop {
     }};
 }
 
+/// Loads clients for the meter's window, each with `opt.outstanding` chains of calls, and prints the result. `$add` and
+/// `$echo` are functions of a `&mut` client that make one call each and check its answer: of two numbers, or of a text.
+/// `$spawn` starts a chain, so that a peer whose futures are not `Send` can be driven too.
+#[macro_export]
+macro_rules! chains {
+    ($opt:expr, $clients:expr, $spawn:path, $add:expr, $echo:expr) => {{
+        let opt: &$crate::Opt = $opt;
+        let meter = $crate::Meter::start(opt);
+        let size = $crate::echo_size(&opt.method);
+        let mut chains = Vec::new();
+        for client in $clients {
+            for num2 in (0_i64..).take(opt.outstanding) {
+                let (mut client, meter) = (client.clone(), meter.clone());
+                chains.push($spawn(async move {
+                    if size == 0 {
+                        let mut num1 = 0_i64;
+                        $crate::closed_loop!(&meter, {
+                            num1 += 1;
+                            $add(&mut client, num1, num2).await
+                        })
+                    } else {
+                        let text = $crate::payload(size);
+                        $crate::closed_loop!(&meter, $echo(&mut client, &text).await)
+                    }
+                }));
+            }
+        }
+        for chain in chains {
+            chain.await?;
+        }
+        meter.finish(opt)
+    }};
+}
+
 /// An error unless the answer is right.
 pub fn check(right: bool) -> Result<()> {
     ensure!(right, "wrong answer");

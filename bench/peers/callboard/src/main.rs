@@ -14,6 +14,14 @@
 //!        --job sub|pub   topics; with --method watch: notices; see `pubsub.rs` and `watch.rs`
 //!        --job idle      connections that only hold a session; --with-sub: and a subscription
 //!        --job hold | provide | watchers | listeners | publish   the crowds of `capacity`; see `crowd/`
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::indexing_slicing,
+    clippy::semicolon_if_nothing_returned,
+    reason = "counts of tasks and bytes of addresses are small, and a driver may end where it is wrong"
+)]
 mod crowd;
 mod idle;
 mod mode;

@@ -1,15 +1,16 @@
 //! Cap'n Proto RPC. Its Rust runtime is !Send, so both sides are single threaded
-//! (a LocalSet) whatever --rt says. --transport tcp | unix
+//! (a `LocalSet`) whatever --rt says. --transport tcp | unix
 use anyhow::Result;
 use capnp_rpc::{RpcSystem, rpc_twoparty_capnp::Side, twoparty};
 use futures::AsyncReadExt;
-use load::{Meter, Opt, closed_loop};
+use load::Opt;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
-pub mod calc_capnp {
+#[allow(warnings, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
+mod calc_capnp {
     include!(concat!(env!("OUT_DIR"), "/calc_capnp.rs"));
 }
 use calc_capnp::calc;
@@ -41,7 +42,7 @@ fn serve<S: AsyncRead + AsyncWrite + 'static>(s: S, svc: calc::Client) {
         futures::io::BufReader::new(rd),
         futures::io::BufWriter::new(wr),
         Side::Server,
-        Default::default(),
+        capnp::message::ReaderOptions::default(),
     );
     tokio::task::spawn_local(RpcSystem::new(Box::new(net), Some(svc.client)));
 }
@@ -72,7 +73,7 @@ fn attach<S: AsyncRead + AsyncWrite + 'static>(s: S) -> calc::Client {
         futures::io::BufReader::new(rd),
         futures::io::BufWriter::new(wr),
         Side::Client,
-        Default::default(),
+        capnp::message::ReaderOptions::default(),
     );
     let mut sys = RpcSystem::new(Box::new(net), None);
     let c = sys.bootstrap(Side::Server);
@@ -80,15 +81,15 @@ fn attach<S: AsyncRead + AsyncWrite + 'static>(s: S) -> calc::Client {
     c
 }
 
-async fn add(c: &calc::Client, a: i64, b: i64) -> Result<()> {
+async fn add(c: &mut calc::Client, num1: i64, num2: i64) -> Result<()> {
     let mut r = c.add_request();
-    r.get().set_num1(a);
-    r.get().set_num2(b);
+    r.get().set_num1(num1);
+    r.get().set_num2(num2);
     let v = r.send().promise.await?;
-    load::check(v.get()?.get_sum() == a + b)
+    load::check(v.get()?.get_sum() == num1 + num2)
 }
 
-async fn echo(c: &calc::Client, text: &str) -> Result<()> {
+async fn echo(c: &mut calc::Client, text: &str) -> Result<()> {
     let mut r = c.echo_request();
     r.get().set_text(text);
     let v = r.send().promise.await?;
@@ -101,38 +102,15 @@ async fn client(opt: Opt) -> Result<()> {
     }
     let mut clients = Vec::new();
     for _ in 0..opt.conns {
-        let c = if opt.transport == "unix" {
+        let mut c = if opt.transport == "unix" {
             attach(UnixStream::connect(&opt.addr).await?)
         } else {
             let s = TcpStream::connect(&opt.addr).await?;
             s.set_nodelay(true)?;
             attach(s)
         };
-        add(&c, 1, 2).await?;
+        add(&mut c, 1, 2).await?;
         clients.push(c);
     }
-    let m = Meter::start(&opt);
-    let size = load::echo_size(&opt.method);
-    let mut tasks = Vec::new();
-    for c in clients {
-        for k in 0..opt.outstanding as i64 {
-            let (c, m) = (c.clone(), m.clone());
-            tasks.push(tokio::task::spawn_local(async move {
-                if size == 0 {
-                    let mut i = 0;
-                    closed_loop!(&m, {
-                        i += 1;
-                        add(&c, i, k).await
-                    })
-                } else {
-                    let text = load::payload(size);
-                    closed_loop!(&m, echo(&c, &text).await)
-                }
-            }));
-        }
-    }
-    for t in tasks {
-        t.await?;
-    }
-    m.finish(&opt)
+    load::chains!(&opt, clients, tokio::task::spawn_local, add, echo)
 }

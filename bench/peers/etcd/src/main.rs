@@ -1,12 +1,10 @@
 //! etcd as a registry. client --job registry --method
 //!   register   lease grant (30 s) and put under it: one operation
-//!   put        put of one's own entry under one's own lease (an update)
-//!   heartbeat  lease keep-alive and its answer, a stream per client task
-//!   get        linearizable get (default)    get-local  serializable get
-//!   watch      --subs watchers, each on its own connection; one put at a time,
-//!              --rate puts/s; latency from before the put to each event
+//!   get        linearizable get
+//! --job sub | pub: `--subs` watchers, each on its own connection; one put at a time, `--rate` puts a second; latency
+//! from before the put to each event
 use anyhow::{Result, bail};
-use etcd_client::{Client, GetOptions, PutOptions, WatchOptions};
+use etcd_client::{Client, PutOptions, WatchOptions};
 use load::{Meter, Opt, Publisher, SubShared, closed_loop};
 
 fn main() {
@@ -37,7 +35,7 @@ async fn client(opt: Opt) -> Result<()> {
     let mut clients = Vec::new();
     let mut first = connect(&opt).await?;
     let shared = first.lease_grant(120, None).await?.id();
-    for i in 0..100i64 {
+    for i in 0..KEPT {
         let o = PutOptions::new().with_lease(shared);
         first.put(format!("/services/calc/{i}"), entry(i, 0), Some(o)).await?;
     }
@@ -46,72 +44,34 @@ async fn client(opt: Opt) -> Result<()> {
         c.get("/services/calc/1", None).await?;
         clients.push(c);
     }
-    let mut tasks = Vec::new();
-    let mut ready = Vec::new();
-    for (n, c) in clients.into_iter().enumerate() {
-        for k in 0..opt.outstanding as i64 {
-            let mut c = c.clone();
-            let k = k + (n as i64) * 1000;
-            let lease = c.lease_grant(120, None).await?.id();
-            ready.push((c, k, lease));
-        }
-    }
-    let m = Meter::start(&opt);
-    for (mut c, k, lease) in ready {
-        let m = m.clone();
-        let method = opt.method.clone();
-        tasks.push(tokio::spawn(async move {
-            let mut i = 0i64;
-            match method.as_str() {
-                "register" => closed_loop!(&m, {
-                    i += 1;
-                    register(&mut c, i, k).await
-                }),
-                "put" => closed_loop!(&m, {
-                    i += 1;
-                    let o = PutOptions::new().with_lease(lease);
-                    match c.put(format!("/services/calc/{k}"), entry(i, k), Some(o)).await {
-                        Ok(_) => Ok(()),
-                        Err(e) => Err(e.into()),
-                    }
-                }),
-                "heartbeat" => {
-                    let (mut keep, mut answers) = match c.lease_keep_alive(lease).await {
-                        Ok(x) => x,
-                        Err(e) => return m.error(e),
-                    };
-                    closed_loop!(&m, {
-                        match keep.keep_alive().await {
-                            Ok(()) => match answers.message().await {
-                                Ok(Some(r)) => load::check(r.ttl() > 0),
-                                Ok(None) => Err(anyhow::anyhow!("stream ended")),
-                                Err(e) => Err(e.into()),
-                            },
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                }
-                _ => closed_loop!(&m, {
-                    i += 1;
-                    let o = (method == "get-local").then(|| GetOptions::new().with_serializable());
-                    match c.get(format!("/services/calc/{}", (i + k) % 100), o).await {
-                        Ok(r) => load::check(r.kvs().len() == 1 && r.kvs()[0].value().len() == 128),
-                        Err(e) => Err(e.into()),
-                    }
-                }),
-            }
+    let meter = Meter::start(&opt);
+    let mut chains = Vec::new();
+    let callers = clients.iter().flat_map(|client| std::iter::repeat_n(client, opt.outstanding));
+    for (chain, client) in (0_i64..).zip(callers) {
+        let (mut client, meter, register) = (client.clone(), meter.clone(), opt.method == "register");
+        chains.push(tokio::spawn(async move {
+            let mut i = 0;
+            closed_loop!(&meter, {
+                i += 1;
+                if register { enter(&mut client, i, chain).await } else { look_up(&mut client, i + chain).await }
+            });
         }));
     }
-    for t in tasks {
-        t.await?;
+    for chain in chains {
+        chain.await?;
     }
-    m.finish(&opt)
+    meter.finish(&opt)
 }
 
-async fn register(c: &mut Client, i: i64, k: i64) -> Result<()> {
-    let l = c.lease_grant(30, None).await?.id();
-    let o = PutOptions::new().with_lease(l);
-    c.put(format!("/services/calc/{k}-{}", i % 100), entry(i, k), Some(o)).await?;
+async fn look_up(client: &mut Client, i: i64) -> Result<()> {
+    let found = client.get(format!("/services/calc/{}", i % KEPT), None).await?;
+    load::check(matches!(found.kvs(), [entry] if entry.value().len() == 128))
+}
+
+async fn enter(client: &mut Client, i: i64, chain: i64) -> Result<()> {
+    let lease = client.lease_grant(30, None).await?.id();
+    let options = PutOptions::new().with_lease(lease);
+    client.put(format!("/services/calc/{chain}-{}", i % KEPT), entry(i, chain), Some(options)).await?;
     Ok(())
 }
 
@@ -142,6 +102,9 @@ async fn watchers(opt: Opt) -> Result<()> {
     }
     sh.finish(&opt).await
 }
+
+/// Entries that there are to look up, and that each registering chain keeps.
+const KEPT: i64 = 100;
 
 struct EtcdPub(Client);
 

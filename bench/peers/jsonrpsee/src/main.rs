@@ -1,5 +1,6 @@
 //! JSON-RPC 2.0 with jsonrpsee. --transport ws | http
 //! HTTP/1.1 cannot multiplex: N outstanding requests become N pooled connections.
+#![expect(missing_docs, reason = "what the macro generates is public")]
 use anyhow::Result;
 use jsonrpsee::core::client::ClientT;
 use jsonrpsee::core::{RpcResult, async_trait};
@@ -7,7 +8,7 @@ use jsonrpsee::http_client::HttpClientBuilder;
 use jsonrpsee::proc_macros::rpc;
 use jsonrpsee::server::{ServerBuilder, ServerConfig};
 use jsonrpsee::ws_client::WsClientBuilder;
-use load::{Meter, Opt, closed_loop};
+use load::Opt;
 use std::sync::Arc;
 
 #[rpc(server, client)]
@@ -71,39 +72,17 @@ async fn client(opt: Opt) -> Result<()> {
 }
 
 async fn load<C: ClientT + Send + Sync + 'static>(clients: Vec<Arc<C>>, opt: Opt) -> Result<()> {
-    for c in &clients {
-        load::check(c.add(1, 2).await? == 3)?;
+    for client in &clients {
+        load::check(client.add(1, 2).await? == 3)?;
     }
-    let m = Meter::start(&opt);
-    let size = load::echo_size(&opt.method);
-    let mut tasks = Vec::new();
-    for c in clients {
-        for k in 0..opt.outstanding as i64 {
-            let (c, m) = (c.clone(), m.clone());
-            tasks.push(tokio::spawn(async move {
-                if size == 0 {
-                    let mut i = 0;
-                    closed_loop!(&m, {
-                        i += 1;
-                        match c.add(i, k).await {
-                            Ok(r) => load::check(r == i + k),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                } else {
-                    let text = load::payload(size);
-                    closed_loop!(&m, {
-                        match c.echo(text.clone()).await {
-                            Ok(r) => load::check(r.len() == size),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                }
-            }));
-        }
-    }
-    for t in tasks {
-        t.await?;
-    }
-    m.finish(&opt)
+    load::chains!(&opt, clients, tokio::spawn, add, echo)
+}
+
+async fn add<C: ClientT + Send + Sync>(client: &mut Arc<C>, num1: i64, num2: i64) -> Result<()> {
+    load::check(client.add(num1, num2).await? == num1 + num2)
+}
+
+async fn echo<C: ClientT + Send + Sync>(client: &mut Arc<C>, text: &str) -> Result<()> {
+    let back = client.echo(text.to_owned()).await?;
+    load::check(back.len() == text.len())
 }

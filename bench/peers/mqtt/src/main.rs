@@ -1,4 +1,4 @@
-//! mosquitto QoS 0 with rumqttc. client --job sub | pub | idle
+//! mosquitto with rumqttc, `QoS` 0. client --job sub | pub | idle
 use anyhow::{Result, bail};
 use load::{Opt, Publisher, SubShared};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS};
@@ -12,7 +12,7 @@ fn open(opt: &Opt, id: String) -> Result<(AsyncClient, EventLoop)> {
     let Some((host, port)) = opt.addr.rsplit_once(':') else { bail!("address") };
     let id_is_publisher = id == "publisher";
     let mut o = MqttOptions::new(id, host, port.parse()?);
-    o.set_keep_alive(Duration::from_secs(60));
+    o.set_keep_alive(Duration::from_mins(1));
     let (c, mut e) = AsyncClient::new(o, 256);
     let mut n = NetworkOptions::new();
     n.set_tcp_nodelay(true);

@@ -1,17 +1,12 @@
 //! NATS through nats-server with async-nats.
-//! server: the responder process of request-reply (one connection), payloads as
-//!         bytes; `add` is a JSON array parsed with serde_json.
+//! server: the responder process of request-reply (one connection), payloads as bytes; `add` is a JSON array.
 //! client: rpc | sub | pub | idle
-//! --mode deep: subscriptions queue up to 8 million messages in the client; the
-//! default of async-nats (65,536) drops what its reader task outruns.
-//! --mode raw: publisher and subscribers speak the protocol over bare sockets, to
-//! tell the broker's limit from async-nats's.
+//! --mode deep: subscriptions queue up to 8 million messages in the client; the default of async-nats (65,536) drops
+//! what its reader task outruns.
 use anyhow::Result;
 use bytes::Bytes;
 use futures::StreamExt;
-use load::{Meter, Opt, Publisher, SubShared, closed_loop};
-
-mod raw;
+use load::{Opt, Publisher, SubShared};
 
 fn main() {
     load::main_with(server, client);
@@ -51,8 +46,6 @@ async fn server(opt: Opt) -> Result<()> {
 
 async fn client(opt: Opt) -> Result<()> {
     match opt.job.as_str() {
-        "sub" if opt.mode == "raw" => return raw::sub(opt).await,
-        "pub" if opt.mode == "raw" => return raw::publ(opt).await,
         "sub" => return sub(opt).await,
         "pub" => {
             let c = connect(&opt).await?;
@@ -75,42 +68,18 @@ async fn client(opt: Opt) -> Result<()> {
         load::check(&r.payload[..] == b"3")?;
         clients.push(c);
     }
-    let m = Meter::start(&opt);
-    let size = load::echo_size(&opt.method);
-    let mut tasks = Vec::new();
-    for c in clients {
-        for k in 0..opt.outstanding as i64 {
-            let (c, m) = (c.clone(), m.clone());
-            tasks.push(tokio::spawn(async move {
-                if size == 0 {
-                    let mut i = 0i64;
-                    closed_loop!(&m, {
-                        i += 1;
-                        let body = serde_json::to_vec(&(i, k)).unwrap();
-                        match c.request("calc.add", body.into()).await {
-                            Ok(r) => match serde_json::from_slice::<i64>(&r.payload) {
-                                Ok(v) => load::check(v == i + k),
-                                Err(e) => Err(e.into()),
-                            },
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                } else {
-                    let text = load::payload(size);
-                    closed_loop!(&m, {
-                        match c.request("calc.echo", Bytes::from(text.clone())).await {
-                            Ok(r) => load::check(r.payload.len() == size),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                }
-            }));
-        }
-    }
-    for t in tasks {
-        t.await?;
-    }
-    m.finish(&opt)
+    load::chains!(&opt, clients, tokio::spawn, add, echo)
+}
+
+async fn add(client: &mut async_nats::Client, num1: i64, num2: i64) -> Result<()> {
+    let request = serde_json::to_vec(&(num1, num2))?;
+    let reply = client.request("calc.add", request.into()).await?;
+    load::check(serde_json::from_slice::<i64>(&reply.payload)? == num1 + num2)
+}
+
+async fn echo(client: &mut async_nats::Client, text: &str) -> Result<()> {
+    let reply = client.request("calc.echo", text.to_owned().into()).await?;
+    load::check(reply.payload.len() == text.len())
 }
 
 async fn sub(opt: Opt) -> Result<()> {

@@ -1,15 +1,11 @@
 //! redis-server PUBLISH/SUBSCRIBE with the redis crate.
 //! client --job sub | pub | idle; pub --mode await (one PUBLISH in flight, the
 //! reply is awaited) or pipe (64 PUBLISH per pipeline). Paced runs await each.
-//! --mode raw: both sides speak the protocol over bare sockets (up to 256 PUBLISH
-//! in flight), to tell the broker's limit from the redis crate's.
 use anyhow::{Result, bail};
 use futures::StreamExt;
 use load::{Opt, Publisher, SubShared};
 use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
-
-mod raw;
 
 fn main() {
     load::main_with(|_| async { bail!("start redis-server itself") }, client);
@@ -27,8 +23,6 @@ fn open(opt: &Opt) -> Result<redis::Client> {
 
 async fn client(opt: Opt) -> Result<()> {
     match opt.job.as_str() {
-        "sub" if opt.mode == "raw" => raw::sub(opt).await,
-        "pub" if opt.mode == "raw" => raw::publ(opt).await,
         "sub" => sub(opt).await,
         "pub" => {
             let c = open(&opt)?.get_multiplexed_async_connection().await?;

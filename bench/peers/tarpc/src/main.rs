@@ -1,7 +1,7 @@
 //! tarpc over its serde transports: --transport tcp-json | tcp-bincode | unix-json | unix-bincode
 use anyhow::Result;
 use futures::prelude::*;
-use load::{Meter, Opt, closed_loop};
+use load::Opt;
 use tarpc::server::{BaseChannel, Channel};
 use tarpc::tokio_serde::formats::{Bincode, Json};
 use tarpc::{client, context, serde_transport};
@@ -40,7 +40,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(s: S, json: bool) {
     }
 }
 
-async fn spawn(f: impl std::future::Future<Output = ()> + Send + 'static) {
+async fn spawn(f: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(f);
 }
 
@@ -90,36 +90,14 @@ async fn client(opt: Opt) -> Result<()> {
         c.add(context::current(), 1, 2).await?;
         clients.push(c);
     }
-    let m = Meter::start(&opt);
-    let size = load::echo_size(&opt.method);
-    let mut tasks = Vec::new();
-    for c in clients {
-        for k in 0..opt.outstanding as i64 {
-            let (c, m) = (c.clone(), m.clone());
-            tasks.push(tokio::spawn(async move {
-                if size == 0 {
-                    let mut i = 0;
-                    closed_loop!(&m, {
-                        i += 1;
-                        match c.add(context::current(), i, k).await {
-                            Ok(r) => load::check(r == i + k),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                } else {
-                    let text = load::payload(size);
-                    closed_loop!(&m, {
-                        match c.echo(context::current(), text.clone()).await {
-                            Ok(r) => load::check(r.len() == size),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                }
-            }));
-        }
-    }
-    for t in tasks {
-        t.await?;
-    }
-    m.finish(&opt)
+    load::chains!(&opt, clients, tokio::spawn, add, echo)
+}
+
+async fn add(client: &mut CalcClient, num1: i64, num2: i64) -> Result<()> {
+    load::check(client.add(context::current(), num1, num2).await? == num1 + num2)
+}
+
+async fn echo(client: &mut CalcClient, text: &str) -> Result<()> {
+    let back = client.echo(context::current(), text.to_owned()).await?;
+    load::check(back.len() == text.len())
 }

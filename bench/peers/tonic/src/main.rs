@@ -1,10 +1,11 @@
 //! gRPC with tonic, default settings. --transport tcp | unix
 use anyhow::Result;
-use load::{Meter, Opt, closed_loop};
+use load::Opt;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
-pub mod pb {
+#[allow(warnings, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
+mod pb {
     tonic::include_proto!("calc");
 }
 use pb::calc_client::CalcClient;
@@ -76,36 +77,15 @@ async fn client(opt: Opt) -> Result<()> {
         c.add(pb::AddRequest { num1: 1, num2: 2 }).await?;
         clients.push(c);
     }
-    let m = Meter::start(&opt);
-    let size = load::echo_size(&opt.method);
-    let mut tasks = Vec::new();
-    for c in clients {
-        for k in 0..opt.outstanding as i64 {
-            let (mut c, m) = (c.clone(), m.clone());
-            tasks.push(tokio::spawn(async move {
-                if size == 0 {
-                    let mut i = 0;
-                    closed_loop!(&m, {
-                        i += 1;
-                        match c.add(pb::AddRequest { num1: i, num2: k }).await {
-                            Ok(r) => load::check(r.into_inner().sum == i + k),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                } else {
-                    let text = load::payload(size);
-                    closed_loop!(&m, {
-                        match c.echo(pb::EchoRequest { text: text.clone() }).await {
-                            Ok(r) => load::check(r.into_inner().text.len() == size),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                }
-            }));
-        }
-    }
-    for t in tasks {
-        t.await?;
-    }
-    m.finish(&opt)
+    load::chains!(&opt, clients, tokio::spawn, add, echo)
+}
+
+async fn add(client: &mut CalcClient<Channel>, num1: i64, num2: i64) -> Result<()> {
+    let reply = client.add(pb::AddRequest { num1, num2 }).await?.into_inner();
+    load::check(reply.sum == num1 + num2)
+}
+
+async fn echo(client: &mut CalcClient<Channel>, text: &str) -> Result<()> {
+    let reply = client.echo(pb::EchoRequest { text: text.to_owned() }).await?.into_inner();
+    load::check(reply.text.len() == text.len())
 }

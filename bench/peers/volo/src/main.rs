@@ -1,17 +1,17 @@
-//! Thrift with volo (TTHeader + framed + binary, its default codec).
+//! Thrift with volo (`TTHeader` + framed + binary, its default codec).
 //! --transport tcp | unix          one request per connection at a time: volo's
 //!                                 pool opens one connection per outstanding call
 //! --transport tcp-mux | unix-mux  its multiplexed transport on one connection
 use anyhow::Result;
 use faststr::FastStr;
-use load::{Meter, Opt, closed_loop};
+use load::Opt;
 use volo::net::Address;
 
+#[allow(unsafe_code, warnings, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
 mod generated {
-    #![allow(warnings)]
     include!(concat!(env!("OUT_DIR"), "/volo_gen.rs"));
 }
-use generated::volo_gen::calc::{Calc, CalcClientBuilder, CalcServer};
+use generated::volo_gen::calc::{Calc, CalcClient, CalcClientBuilder, CalcServer};
 
 struct Svc;
 
@@ -61,37 +61,15 @@ async fn client(opt: Opt) -> Result<()> {
         load::check(c.add(1, 2).await? == 3)?;
         clients.push(c);
     }
-    let m = Meter::start(&opt);
-    let size = load::echo_size(&opt.method);
-    let mut tasks = Vec::new();
-    for c in clients {
-        for k in 0..opt.outstanding as i64 {
-            let (c, m) = (c.clone(), m.clone());
-            tasks.push(tokio::spawn(async move {
-                if size == 0 {
-                    let mut i = 0;
-                    closed_loop!(&m, {
-                        i += 1;
-                        match c.add(i, k).await {
-                            Ok(r) => load::check(r == i + k),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                } else {
-                    // FastStr clones are reference counts; copy, as the others do
-                    let text = load::payload(size);
-                    closed_loop!(&m, {
-                        match c.echo(FastStr::from_string(text.clone())).await {
-                            Ok(r) => load::check(r.len() == size),
-                            Err(e) => Err(e.into()),
-                        }
-                    })
-                }
-            }));
-        }
-    }
-    for t in tasks {
-        t.await?;
-    }
-    m.finish(&opt)
+    load::chains!(&opt, clients, tokio::spawn, add, echo)
+}
+
+async fn add(client: &mut CalcClient, num1: i64, num2: i64) -> Result<()> {
+    load::check(client.add(num1, num2).await? == num1 + num2)
+}
+
+async fn echo(client: &mut CalcClient, text: &str) -> Result<()> {
+    // Its strings are counted references; it is copied, as the others copy it.
+    let back = client.echo(FastStr::from_string(text.to_owned())).await?;
+    load::check(back.len() == text.len())
 }

@@ -18,7 +18,7 @@ pub struct Cli {
 pub enum Command {
     /// Measure ourselves, the raw limit, tarpc with JSON and NATS, in under three minutes
     Quick(RunArgs),
-    /// Measure everything, in about forty minutes, and write the report
+    /// Measure everything, in about three quarters of an hour, and write the report
     Full(RunArgs),
     /// Find out what one center holds: connections, subscribers, methods, and providers that all go
     Capacity(crate::capacity::Args),

@@ -134,7 +134,8 @@ impl fmt::Display for Cell {
     }
 }
 
-fn bytes(count: u32) -> String {
+/// A size as people read it.
+pub fn bytes(count: u32) -> String {
     if count.is_multiple_of(1024) { format!("{} KiB", count / 1024) } else { format!("{count} B") }
 }
 

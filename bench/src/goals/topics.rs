@@ -1,13 +1,15 @@
 //! Topics: what is delivered, what is lost, what it costs, and how long it takes at a fixed rate.
 use super::view::{Better, OURS, View, ratio};
 use super::{Bar, Gap, Goal};
+use crate::cell::bytes;
+use crate::plan::PACED;
 
 pub fn goals(view: View<'_>) -> Vec<Goal> {
     let mut goals = Vec::new();
     for subscribers in [1, 10, 100] {
-        for (size, name) in [(64, "64 B"), (1024, "1 KiB")] {
+        for size in [64, 1024] {
             let cell = format!("topics/{subscribers}/{size}/full");
-            let work = format!("topic, 1 to {subscribers}, {name}");
+            let work = format!("topic, 1 to {subscribers}, {}", bytes(size));
             let lost = view.sum(&cell, "lost");
             let cpu = view.by_best(&cell, &BROKERS, "srv_cpu_100k", Better::Less);
             goals.extend([
@@ -19,7 +21,7 @@ pub fn goals(view: View<'_>) -> Vec<Goal> {
     }
     for (subscribers, size, rate) in PACED {
         let cell = format!("topics/{subscribers}/{size}/{rate}");
-        let work = format!("topic, 1 to {subscribers}, {size} B, {rate} a second");
+        let work = format!("topic, 1 to {subscribers}, {}, {rate} a second", bytes(size));
         goals.push(Goal::new(&work, "p99 by nats", Bar::AtMost(1.0), view.by(&cell, "nats", "p99_us")));
         goals.push(Goal::new(work, "messages lost", Bar::AtMost(0.0), view.sum(&cell, "lost")));
     }
@@ -36,7 +38,6 @@ fn by_target(view: View<'_>, cell: &str) -> Result<f64, Gap> {
 
 const TARGET: &str = "delivered by 2 x the better of NATS and Redis, or by 0.8 x raw-hub if less";
 const BROKERS: [&str; 3] = ["nats", "nats-deep", "redis"];
-const PACED: [(u32, u32, u32); 4] = [(1, 64, 10_000), (10, 64, 10_000), (10, 1024, 10_000), (100, 64, 1_000)];
 
 #[cfg(test)]
 mod tests {

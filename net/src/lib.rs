@@ -39,6 +39,7 @@ mod memory;
 mod metrics;
 mod open_files;
 mod outbox;
+mod pieces;
 mod reader;
 mod serve;
 mod shared_state;

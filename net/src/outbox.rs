@@ -1,10 +1,11 @@
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
+
+use crate::pieces::{Count, PLACE_BYTES, Pieces, Segment};
 
 /// What waits to be written to one peer, bounded in bytes. Pushing never blocks and never writes.
 ///
@@ -41,67 +42,6 @@ struct State<H> {
     full: bool,
     closed: bool,
 }
-
-/// A piece of the byte stream.
-#[derive(Debug)]
-pub(crate) struct Segment {
-    pub(crate) bytes: Bytes,
-    count: Count,
-}
-
-/// Pieces in a row. Mostly it is one, which takes no memory elsewhere: most connections are idle, and many.
-#[derive(Debug, Default)]
-pub(crate) struct Pieces {
-    first: Option<Segment>,
-    /// Empty unless there is a first one.
-    others: VecDeque<Segment>,
-}
-
-impl Pieces {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// The piece, if it is the only one.
-    pub(crate) fn only(&self) -> Option<&Segment> {
-        self.first.as_ref().filter(|_| self.others.is_empty())
-    }
-
-    pub(crate) fn first_mut(&mut self) -> Option<&mut Segment> {
-        self.first.as_mut()
-    }
-
-    pub(crate) fn remove_first(&mut self) {
-        self.first = self.others.pop_front();
-        if self.first.is_none() && self.others.capacity() > KEEP_PIECES {
-            self.others = VecDeque::new();
-        }
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
-        self.first.iter().chain(&self.others)
-    }
-
-    fn push_back(&mut self, piece: Segment) {
-        if self.first.is_none() {
-            self.first = Some(piece);
-        } else {
-            self.others.push_back(piece);
-        }
-    }
-}
-
-/// What of a piece counts against the total.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Count {
-    /// Its bytes.
-    Bytes,
-    /// The place that it takes here: its bytes count once for all outboxes, elsewhere.
-    Place,
-}
-
-/// The memory of a link to a shared frame, in bytes.
-const PLACE_BYTES: usize = size_of::<Segment>();
 
 /// How a frame comes into the outbox.
 #[derive(Debug)]
@@ -155,9 +95,6 @@ const JOIN_SHARED_BYTES: usize = 4 * PLACE_BYTES;
 const UNBOOKED_BYTES: usize = 1 << 10;
 /// A joined piece's buffer over this is given back once all is written.
 const KEEP_BYTES: usize = 64 << 10;
-
-/// The memory for more pieces than this is given back once all are written.
-const KEEP_PIECES: usize = 256;
 
 impl<H> Outbox<H> {
     pub(crate) fn new(now: Instant) -> Self {
@@ -402,19 +339,6 @@ impl<H> State<H> {
         if !self.tail.is_empty() {
             let bytes = self.tail.split().freeze();
             self.sealed.push_back(Segment { bytes, count: Count::Bytes });
-        }
-    }
-}
-
-impl Segment {
-    /// Passes over so many of the bytes; how many of them were counted.
-    pub(crate) fn advance(&mut self, bytes: usize) -> usize {
-        let bytes = bytes.min(self.bytes.len());
-        bytes::Buf::advance(&mut self.bytes, bytes);
-        match self.count {
-            Count::Bytes => bytes,
-            Count::Place if self.bytes.is_empty() => PLACE_BYTES,
-            Count::Place => 0,
         }
     }
 }

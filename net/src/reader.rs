@@ -135,9 +135,7 @@ impl Reader {
             return Ok(Read::Some);
         }
         if before > SHORT_BYTES {
-            // Bounded by what came already: a length field alone takes no memory.
-            let missing = conn.shared().protocol.frame_bytes(&self.pending).saturating_sub(before);
-            self.pending.reserve(missing.clamp(1, READ_BYTES.max(before)));
+            self.pending.reserve(Self::missing(conn, &self.pending));
             let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut self.pending);
             return self.came(read, before, conn, handler, &mut || flush(cx, stream));
         }
@@ -156,6 +154,13 @@ impl Reader {
         came
     }
 
+    /// How much more a started frame is given room for. Bounded by what came already: a length field alone takes no
+    /// memory.
+    fn missing<P: Protocol>(conn: &Conn<P>, part: &[u8]) -> usize {
+        let missing = conn.shared().protocol.frame_bytes(part).saturating_sub(part.len());
+        missing.clamp(1, READ_BYTES.max(part.len()))
+    }
+
     /// The same for what lies in the shared buffer, behind a copy of what was pending.
     fn came_shared<P: Protocol, H: Handler<Conn<P>>>(
         &mut self,
@@ -171,7 +176,9 @@ impl Reader {
         let came = self.came(read, before, conn, handler, flush);
         self.in_shared = false;
         std::mem::swap(&mut self.pending, shared);
-        self.pending = BytesMut::from(&shared[..]);
+        let missing = if shared.len() > SHORT_BYTES { Self::missing(conn, shared) } else { 0 };
+        self.pending = BytesMut::with_capacity(shared.len() + missing);
+        self.pending.extend_from_slice(shared);
         came
     }
 

@@ -8,7 +8,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::Conn;
-use crate::outbox::Pieces;
+use crate::pieces::Pieces;
 
 /// Takes all that is queued and writes it, as many pieces at a time as one call takes.
 #[derive(Debug, Default)]

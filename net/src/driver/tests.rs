@@ -80,6 +80,25 @@ async fn frames_split_anywhere_are_answered_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_and_small_frames_in_any_mixture_arrive_whole() {
+    let sizes =
+        [70_000, 70_000, 70_000, 70_000, 20_000, 20_000, 100, 300_000, 70_000, 16_384, 65_536, 5_000, 262_144, 0];
+    let sent: Vec<_> = (0u8..).zip(sizes).map(|(n, size)| frame(&[n], &vec![n; size])).collect();
+    for pipe_bytes in [1_000, 70_013, 100_000, 1 << 20] {
+        let rig = rig(pipe_bytes, Limits::default());
+        let (mut answers, mut requests) = tokio::io::split(rig.peer);
+        let stream = sent.concat();
+        let writing = tokio::spawn(async move { requests.write_all(&stream).await });
+        let mut heard = vec![0; sizes.len() * frame(b"?", br#"{"rcode":0}"#).len()];
+        answers.read_exact(&mut heard).await.unwrap();
+        writing.await.unwrap().unwrap();
+        let seen = rig.echo.seen.lock().unwrap();
+        assert!(seen.iter().map(|message| &message.frame()[..]).eq(sent.iter().map(|frame| &frame[..])));
+        assert_eq!(rig.shared.snapshot().partial_bytes, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_in_a_frame_closes_after_its_time_and_not_before() {
     let mut rig = rig(1024, Limits::default());
     rig.peer.write_all(&frame(b"a", b"{}")[..9]).await.unwrap();

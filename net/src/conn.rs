@@ -192,9 +192,10 @@ impl<P: Protocol> Conn<P> {
         self.0.woken.load(Relaxed)
     }
 
-    /// Whether it pays to wait for others to push before what is queued is written: not where a single call waits.
+    /// Whether it pays to wait for others to push before what is queued is written: not on a client's connection on which
+    /// at most a single call waits.
     pub(crate) fn gathers(&self) -> bool {
-        self.0.expecting.load(Relaxed) != 1
+        self.0.shared.serves || self.0.expecting.load(Relaxed) > 1
     }
 
     /// Queues a request. Returns where in the stream of all bytes it begins; see [`sent_bytes`](Self::sent_bytes).

@@ -55,10 +55,10 @@ struct Pace {
 const MANY_MESSAGES: u32 = 64;
 const SHORT_TIME: Duration = Duration::from_millis(1);
 /// Above so much that waits for company it leaves.
-const GATHER_BYTES: usize = 16 << 10;
+const GATHER_BYTES: usize = 64 << 10;
 
-/// So much is queued before it waits until all has left. The socket holds more than this, so the center does not wait.
-const QUEUE_BYTES: usize = 256 << 10;
+/// So much is queued before it waits until all has left. The socket holds as much, so the center does not wait.
+const QUEUE_BYTES: usize = 1 << 20;
 
 impl Publisher {
     pub(crate) fn new(client: &Client, topic: &str) -> Self {

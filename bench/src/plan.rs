@@ -40,6 +40,15 @@ pub fn once(cell: &Cell) -> bool {
     matches!(cell, Cell::Idle { .. } | Cell::Start | Cell::Build)
 }
 
+/// So many seconds a cell is measured where others are for `secs`: of changes there are 50 a second, and fewer than some
+/// hundred of them say little of a p99.
+pub fn seconds(cell: &Cell, secs: f64) -> f64 {
+    match cell {
+        Cell::Notices { .. } | Cell::Growth { over: Growth::Watchers, .. } => secs.max(LEAST_NOTICES),
+        _ => secs,
+    }
+}
+
 /// One look at the large calls is enough for a quick run.
 pub fn once_in_quick(cell: &Cell) -> bool {
     once(cell) || matches!(cell, Cell::Calls { method, .. } if method != "add")
@@ -81,6 +90,8 @@ fn growth() -> Vec<Cell> {
 pub const PACED: [(u32, u32, u32); 6] =
     [(1, 64, 10_000), (1, 1024, 10_000), (10, 64, 10_000), (10, 1024, 10_000), (100, 64, 1_000), (100, 1024, 1_000)];
 
+const LEAST_NOTICES: f64 = 4.0;
+
 /// Connections by calls in flight on each.
 const SIZES: [(u32, u32); 3] = [(1, 1), (1, 64), (16, 16)];
 
@@ -111,6 +122,13 @@ mod tests {
                 assert!(cells.iter().any(wanted), "{subscribers} {size} {paced}");
             }
         }
+    }
+
+    #[test]
+    fn notices_are_measured_for_longer_than_what_comes_often() {
+        let notices = |secs| seconds(&Cell::Notices { watchers: 100 }, secs);
+        assert!(notices(0.5) > 3.0 && notices(8.0) > 7.0);
+        assert!(seconds(&Cell::Start, 0.5) < 1.0);
     }
 
     #[test]

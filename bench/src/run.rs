@@ -10,7 +10,7 @@ use crate::config::{Config, Peer};
 use crate::drivers::{CENTER, Drivers, Missing, missing};
 use crate::machine::{Machine, commit, versions};
 use crate::measure::measure;
-use crate::plan::Pace;
+use crate::plan::{Pace, seconds};
 use crate::progress::Progress;
 use crate::quiet::{Locks, quietest, wait_until_idle};
 use crate::results::{Document, Session};
@@ -108,9 +108,10 @@ impl Course<'_> {
         let (cell, &RunArgs { attempts, max_strangers, .. }) = (round.cell, self.args);
         let _locks = Locks::take(&self.args.lock)?;
         wait_until_idle();
+        let arena = Arena { secs: seconds(cell, self.arena.secs), ..self.arena };
         for peer in peers {
             self.progress.begin(cell, &peer.name);
-            let mut sample = quietest(attempts, max_strangers, wait_until_idle, || measure(&self.arena, peer, cell));
+            let mut sample = quietest(attempts, max_strangers, wait_until_idle, || measure(&arena, peer, cell));
             sample.run = round.run;
             self.progress.end(cell, &peer.name, &sample);
             let before = self.document.disturbed(cell, &peer.name, self.session, round.run);

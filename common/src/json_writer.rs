@@ -37,7 +37,31 @@ impl<'a> JsonWriter<'a> {
 }
 
 /// Appends a text with its quotes.
+#[inline]
 pub(crate) fn write_text(text: &str, out: &mut BytesMut) {
+    if !write_short(text.as_bytes(), out) {
+        write_long(text, out);
+    }
+}
+
+/// The same for what is mostly a name: put together on the stack, it is appended at once. Not done where it is long or has
+/// escapes.
+#[inline]
+fn write_short(text: &[u8], out: &mut BytesMut) -> bool {
+    let mut quoted = [b'"'; SHORT_BYTES + 2];
+    let Some(quoted) = quoted.get_mut(..text.len() + 2) else { return false };
+    let mut plain = true;
+    for (to, &byte) in quoted.iter_mut().skip(1).zip(text) {
+        *to = byte;
+        plain &= !matches!(byte, 0..0x20 | b'"' | b'\\');
+    }
+    if plain {
+        out.put_slice(quoted);
+    }
+    plain
+}
+
+fn write_long(text: &str, out: &mut BytesMut) {
     // Room for what mostly follows too: growing by little would copy the text.
     out.reserve(text.len() + TAIL_BYTES);
     out.put_u8(b'"');
@@ -59,6 +83,7 @@ pub(crate) fn write_text(text: &str, out: &mut BytesMut) {
     out.put_u8(b'"');
 }
 
+const SHORT_BYTES: usize = 14;
 /// What ends a body behind its last text, and then some.
 const TAIL_BYTES: usize = 64;
 /// Copied at a time. More would be copied in vain where an escape comes.

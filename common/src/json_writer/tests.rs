@@ -72,6 +72,17 @@ fn each_form_is_written_as_serde_json_writes_it() {
 }
 
 #[test]
+fn texts_of_every_length_may_have_an_escape_anywhere() {
+    for len in [0, 1, 7, 8, 13, 14, 15, 16, 63, 64, 65, 255, 256, 257] {
+        for special in ["", "\"", "\\", "\n", "\u{1f}", "\u{7f}", "\u{e9}"] {
+            for at in 0..=len {
+                same_as_theirs(&["a".repeat(at), "b".repeat(len - at)].join(special));
+            }
+        }
+    }
+}
+
+#[test]
 fn keys_of_maps_are_texts_or_refused() {
     same_as_theirs(&BTreeMap::from([(1, "one"), (-2, "two")]));
     same_as_theirs(&BTreeMap::from([('"', Kind::Bare)]));

@@ -19,11 +19,20 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation::new("encode: a call", 10_000, || encode(call())),
     Operation::new("encode: an answer", 10_000, || encode(RpcAnswer { result: &3, v1: false })),
     Operation::new("encode: a topic's message", 10_000, || encode(TopicRequest::publish("news", TEXT))),
+    Operation::new("encode: an answer of 64 KiB of text", 50, || encode(text_answer("curtain up, "))),
+    Operation::new("encode: an answer of 64 KiB of JSON in a text", 50, || {
+        encode(text_answer(r#"{"act":1,"name":"x"}"#))
+    }),
 ];
 
 fn call() -> RpcRequest<'static, crate::Pair> {
     let meta = Some(CallMeta { timeout_ms: Some(5000) });
     RpcRequest { method: Cow::Borrowed("add"), parameters: PAIR, meta }
+}
+
+/// An answer that repeats a part up to 64 KiB.
+fn text_answer(part: &str) -> RpcAnswer<'static, String> {
+    RpcAnswer { result: Box::leak(Box::new(part.repeat(65_536 / part.len()))), v1: false }
 }
 
 fn call_frame() -> Bytes {

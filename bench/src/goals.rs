@@ -207,6 +207,14 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_was_disturbed_meets_no_goal_even_where_some_of_its_calls_failed() {
+        let mut document = document(&[("callboard", 0, 400.0, true), ("tarpc-json", 0, 100.0, false)]);
+        document.rows[1].samples[0].error = Some("2 calls failed".into());
+        let (met, measured) = verdict(&document, "rate by tarpc-json");
+        assert!(!met && matches!(measured, Err(Gap::NotQuiet(..))), "{measured:?}");
+    }
+
+    #[test]
     fn nothing_measured_is_nothing_met() {
         let goals = judge(&Document::default(), &Capacity::default(), false);
         assert_eq!(missed(&goals), goals.len());

@@ -102,11 +102,10 @@ impl Document {
         row.is_some_and(|row| row.samples.iter().any(|sample| sample.run == run))
     }
 
-    /// What strangers took in a run that they disturbed.
-    pub fn disturbed(&self, cell: &Cell, peer: &str, session: usize, run: u32) -> Option<f64> {
+    /// A run that strangers disturbed.
+    pub fn disturbed(&self, cell: &Cell, peer: &str, session: usize, run: u32) -> Option<&Sample> {
         let row = self.rows.iter().find(|row| row.is(cell, peer) && row.session == session)?;
-        let sample = row.samples.iter().find(|sample| sample.run == run)?;
-        (!sample.quiet && sample.error.is_none()).then_some(sample.strangers)
+        row.samples.iter().find(|sample| sample.run == run && !sample.undisturbed())
     }
 
     /// Adds a run, or puts it in place of what it was; what an earlier session measured of it goes.
@@ -164,7 +163,7 @@ impl Row {
     }
 
     pub fn quiet(&self) -> bool {
-        self.samples.iter().all(|sample| sample.quiet || sample.error.is_some())
+        self.samples.iter().all(Sample::undisturbed)
     }
 
     /// What strangers took in the run that they disturbed most.
@@ -190,6 +189,17 @@ impl Sample {
             who: result.get("strangers").and_then(|who| serde_json::from_value(who.clone()).ok()).unwrap_or_default(),
             ..Self::default()
         }
+    }
+
+    /// Whether strangers spoiled no figure of it; what failed altogether has none.
+    fn undisturbed(&self) -> bool {
+        self.quiet || self.figures.is_empty()
+    }
+
+    /// This run in place of one that was disturbed, if it is the quieter one. What failed then is still told.
+    pub fn in_place_of(self, disturbed: &Self) -> Option<Self> {
+        let better = !self.figures.is_empty() && self.strangers < disturbed.strangers;
+        better.then(|| Self { error: self.error.clone().or_else(|| disturbed.error.clone()), ..self })
     }
 
     /// Adds one more who took CPUs, and keeps the most demanding.
@@ -279,14 +289,40 @@ mod tests {
         let (mut document, cell) = (Document::default(), Cell::Start);
         let session = document.begin(session("today"));
         document.add(&cell, "callboard", session, sample(0, 1.0));
-        document.add(&cell, "callboard", session, Sample { quiet: false, strangers: 0.5, ..sample(1, 2.0) });
-        let disturbed = |document: &Document, run| document.disturbed(&cell, "callboard", session, run);
+        let error = Some("2 calls failed".into());
+        document.add(&cell, "callboard", session, Sample { quiet: false, strangers: 0.5, error, ..sample(1, 2.0) });
+        let disturbed = |document: &Document, run| {
+            document.disturbed(&cell, "callboard", session, run).map(|sample| sample.strangers)
+        };
         assert_eq!(
             (disturbed(&document, 0), disturbed(&document, 1), disturbed(&document, 2)),
             (None, Some(0.5), None)
         );
         document.add(&cell, "callboard", session, sample(1, 4.0));
         assert_eq!((disturbed(&document, 1), document.rows[0].median("rps")), (None, Some(2.5)));
+    }
+
+    #[test]
+    fn a_run_that_was_disturbed_gives_way_to_a_quieter_one_but_not_what_failed_in_it() {
+        let loud = Sample { quiet: false, strangers: 0.5, error: Some("2 calls failed".into()), ..sample(0, 1.0) };
+        let replaced = Sample { strangers: 0.25, ..sample(0, 2.0) }.in_place_of(&loud).unwrap();
+        assert_eq!((replaced.strangers, replaced.error.as_deref()), (0.25, Some("2 calls failed")));
+        let failed = Sample { error: Some("no server".into()), ..Sample::default() };
+        for worse in [Sample { strangers: 0.5, ..sample(0, 2.0) }, failed] {
+            assert!(worse.in_place_of(&loud).is_none());
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_disturbed_is_not_quiet_even_where_some_of_it_failed() {
+        let cell = Cell::Start;
+        let failed = |sample| Sample { quiet: false, error: Some("2 calls failed".into()), ..sample };
+        for (sample, quiet) in [(sample(0, 1.0), true), (failed(sample(0, 1.0)), false), (failed(Sample::default()), true)] {
+            let mut document = Document::default();
+            document.add(&cell, "nats", 0, sample);
+            assert_eq!(document.rows[0].quiet(), quiet);
+            assert_eq!(document.disturbed(&cell, "nats", 0, 0).is_some(), !quiet);
+        }
     }
 
     #[test]

@@ -114,8 +114,11 @@ impl Course<'_> {
             let mut sample = quietest(attempts, max_strangers, wait_until_idle, || measure(&arena, peer, cell));
             sample.run = round.run;
             self.progress.end(cell, &peer.name, &sample);
-            let before = self.document.disturbed(cell, &peer.name, self.session, round.run);
-            if before.is_none_or(|strangers| sample.error.is_none() && sample.strangers < strangers) {
+            let kept = match self.document.disturbed(cell, &peer.name, self.session, round.run) {
+                Some(disturbed) => sample.in_place_of(disturbed),
+                None => Some(sample),
+            };
+            if let Some(sample) = kept {
                 self.document.add(cell, &peer.name, self.session, sample);
             }
         }

@@ -34,6 +34,8 @@ pub enum Bar {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Gap {
     NotMeasured(String),
+    /// So many runs of so many: one may be far off, and nothing would tell.
+    TooFew(String, usize, usize),
     /// Strangers took too much, each time it was tried.
     NotQuiet(String, String),
     Failed(String),
@@ -118,6 +120,7 @@ impl Goal {
             Ok(_) if self.met() => "met",
             Ok(_) => "NOT MET",
             Err(Gap::NotMeasured(_)) => "NOT MEASURED",
+            Err(Gap::TooFew(..)) => "TOO FEW RUNS",
             Err(Gap::NotQuiet(..)) => "NOT QUIET",
             Err(Gap::Failed(_)) => "FAILED",
             Err(Gap::Apart(_)) => "NOT TOGETHER",
@@ -147,6 +150,7 @@ impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotMeasured(what) => write!(f, "no {what}"),
+            Self::TooFew(what, runs, wanted) => write!(f, "{what}: {runs} of {wanted} runs"),
             Self::NotQuiet(what, disturbance) => write!(f, "{what}: {disturbance}"),
             Self::Failed(what) => write!(f, "failed: {what}"),
             Self::Apart(what) => write!(f, "not in one session: {what}"),
@@ -158,10 +162,11 @@ impl fmt::Display for Gap {
 mod tests {
     use super::*;
     use crate::cell::{Cell, Transport};
-    use crate::results::{Document, Sample};
+    use crate::results::{Document, Sample, Session};
 
     fn document(rows: &[(&str, usize, f64, bool)]) -> Document {
         let mut document = Document::default();
+        document.sessions = vec![Session { runs: 1, ..Session::default() }; 2];
         let cell = Cell::Calls { method: "add".into(), connections: 16, outstanding: 16, transport: Transport::Tcp };
         for &(peer, session, rps, quiet) in rows {
             let figures = [("rps".to_owned(), rps)].into();
@@ -212,6 +217,42 @@ mod tests {
         document.rows[1].samples[0].error = Some("2 calls failed".into());
         let (met, measured) = verdict(&document, "rate by tarpc-json");
         assert!(!met && matches!(measured, Err(Gap::NotQuiet(..))), "{measured:?}");
+    }
+
+    #[test]
+    fn a_median_is_one_of_three_runs_unless_fewer_were_asked_for() {
+        let mut document = document(&[("callboard", 0, 400.0, true), ("tarpc-json", 0, 100.0, true)]);
+        for (runs, samples, met) in [(3, 2, false), (5, 2, false), (2, 2, true), (3, 3, true), (5, 3, true)] {
+            document.sessions[0].runs = runs;
+            let sample = document.rows[1].samples[0].clone();
+            document.rows[0].samples.resize(3, document.rows[0].samples[0].clone());
+            document.rows[1].samples = (0..samples).map(|run| Sample { run, ..sample.clone() }).collect();
+            let (is_met, measured) = verdict(&document, "rate by tarpc-json");
+            assert_eq!(is_met, met, "{samples} of {runs}: {measured:?}");
+        }
+    }
+
+    #[test]
+    fn losses_that_are_not_known_or_made_up_for_by_surplus_are_not_met() {
+        let cell = Cell::Topics { subscribers: 1, size: 64, rate: 0 };
+        let rows: [([Option<f64>; 3], Result<f64, ()>); 4] = [
+            ([Some(0.0); 3], Ok(0.0)),
+            ([Some(5.0), Some(-5.0), Some(0.0)], Ok(10.0)),
+            ([Some(0.0), None, Some(0.0)], Err(())),
+            ([None; 3], Err(())),
+        ];
+        for (lost, expected) in rows {
+            let mut document = Document::default();
+            document.sessions = vec![Session { runs: 3, ..Session::default() }];
+            for (run, lost) in (0..).zip(lost) {
+                let figures = lost.map(|lost| ("lost".to_owned(), lost)).into_iter().collect();
+                document.add(&cell, "callboard", 0, Sample { run, figures, quiet: true, ..Sample::default() });
+            }
+            let goals = judge(&document, &Capacity::default(), false);
+            let goal = goals.iter().find(|goal| goal.work == "topic, 1 to 1, 64 B" && goal.what.contains("lost")).unwrap();
+            assert_eq!(goal.measured.clone().map_err(drop), expected);
+            assert_eq!(goal.met(), expected == Ok(0.0));
+        }
     }
 
     #[test]

@@ -142,9 +142,22 @@ fn failure(result: &Map<String, Value>) -> Option<String> {
     if result.get("settled").and_then(Value::as_bool) == Some(false) {
         return Some("messages still came when it was given up".into());
     }
+    if let Some(disorder) = disorder(result) {
+        return Some(disorder);
+    }
     let errors = result.get("errors").and_then(Value::as_u64).filter(|&errors| errors > 0)?;
     let first = result.get("first_error").and_then(Value::as_str).unwrap_or_default();
     Some(format!("{errors} calls failed; the first: {first}"))
+}
+
+/// What no peer may do with messages, not even one that drops some.
+fn disorder(result: &Map<String, Value>) -> Option<String> {
+    let reordered = result.get("reordered").and_then(Value::as_u64).unwrap_or(0);
+    if reordered > 0 {
+        return Some(format!("{reordered} messages came late or twice"));
+    }
+    let surplus = -result.get("lost").and_then(Value::as_f64)?;
+    (surplus > 0.0).then(|| format!("{surplus} messages more than were published"))
 }
 
 /// Where a growth over connections or methods is measured: 16 by 16.
@@ -176,6 +189,9 @@ mod tests {
         let rows = [
             (serde_json::json!({"errors": 0}), None),
             (serde_json::json!({"settled": true}), None),
+            (serde_json::json!({"settled": true, "reordered": 0, "lost": 7.0}), None),
+            (serde_json::json!({"settled": true, "reordered": 2, "lost": 7.0}), Some("2 messages came late or twice")),
+            (serde_json::json!({"reordered": 0, "lost": -3.0}), Some("3 messages more than were published")),
             (serde_json::json!({"settled": false}), Some("messages still came when it was given up")),
             (serde_json::json!({"errors": 2, "first_error": "closed"}), Some("2 calls failed; the first: closed")),
         ];

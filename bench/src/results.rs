@@ -20,7 +20,7 @@ pub struct Document {
 }
 
 /// What all results of one command have in common.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Session {
     pub date: String,
     pub command: String,
@@ -142,14 +142,14 @@ impl Row {
         self.peer.starts_with("callboard")
     }
 
-    /// The median over the runs.
-    pub fn median(&self, figure: &str) -> Option<f64> {
-        median(self.samples.iter().filter_map(|sample| sample.figures.get(figure)).copied())
+    /// The figure of each run that has it.
+    pub fn values(&self, figure: &str) -> impl Iterator<Item = f64> {
+        self.samples.iter().filter_map(move |sample| sample.figures.get(figure)).copied()
     }
 
-    /// The sum over the runs.
-    pub fn sum(&self, figure: &str) -> f64 {
-        self.samples.iter().filter_map(|sample| sample.figures.get(figure)).sum()
+    /// The median over the runs.
+    pub fn median(&self, figure: &str) -> Option<f64> {
+        median(self.values(figure))
     }
 
     /// The latency curve of medians.
@@ -235,17 +235,7 @@ mod tests {
     use super::*;
 
     fn session(date: &str) -> Session {
-        Session {
-            date: date.into(),
-            command: "full".into(),
-            commit: "0123456789".into(),
-            runs: 3,
-            warm: 0.5,
-            secs: 1.5,
-            machine: Machine::default(),
-            versions: BTreeMap::new(),
-            missing: Vec::new(),
-        }
+        Session { date: date.into(), command: "full".into(), runs: 3, ..Session::default() }
     }
 
     fn sample(run: u32, rps: f64) -> Sample {

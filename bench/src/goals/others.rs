@@ -29,7 +29,7 @@ fn idle(view: View<'_>, capacity: &Capacity) -> Vec<Goal> {
     let held = capacity.connections.zip(capacity.connections_wanted).map(|(held, wanted)| held / wanted);
     vec![
         Goal::new("10,000 idle connections", "KiB of the center for each", Bar::AtMost(2.0), memory),
-        Goal::new("10,000 idle connections", "connections lost", Bar::AtMost(0.0), view.sum("idle/10000", "lost")),
+        Goal::new("10,000 idle connections", "connections lost", Bar::AtMost(0.0), view.deviation("idle/10000", "lost")),
         Goal::new(
             "idle connections",
             "as many as the limit of files allows less 1,000",

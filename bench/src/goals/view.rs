@@ -1,6 +1,8 @@
 //! A document as the goals look at it.
 use super::Gap;
+use crate::plan;
 use crate::results::{Document, Row};
+use crate::stats::median;
 
 /// The product's name among the peers.
 pub const OURS: &str = "callboard";
@@ -8,7 +10,7 @@ pub const OURS: &str = "callboard";
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pub document: &'a Document,
-    /// Whether the best of several peers may leave out those that were not measured.
+    /// Whether it is a quick run's: the best of several peers may leave out those that were not measured.
     pub partial: bool,
 }
 
@@ -32,13 +34,16 @@ impl View<'_> {
     /// The median of a figure of a peer at a cell.
     pub fn figure(&self, cell: &str, peer: &str, name: &str) -> Result<Figure, Gap> {
         let row = self.sound(cell, peer)?;
-        let value = row.median(name).ok_or_else(|| Gap::NotMeasured(format!("{name} of {peer} at {cell}")))?;
+        let values = values(row, name, self.wanted(row))?;
+        let value = median(values).ok_or_else(|| not_measured(row, name))?;
         Ok(Figure { value, peer: peer.into(), cell: cell.into(), session: row.session })
     }
 
-    /// The sum of a figure of ours over all runs.
-    pub fn sum(&self, cell: &str, name: &str) -> Result<f64, Gap> {
-        Ok(self.sound(cell, OURS)?.sum(name))
+    /// What a figure of ours is away from 0, over all runs together: a run's surplus makes up for no other's loss.
+    pub fn deviation(&self, cell: &str, name: &str) -> Result<f64, Gap> {
+        let row = self.sound(cell, OURS)?;
+        let values = values(row, name, self.wanted(row).max(row.samples.len()))?;
+        Ok(values.into_iter().map(f64::abs).sum())
     }
 
     /// Ours by a peer's, at the same cell.
@@ -79,6 +84,32 @@ impl View<'_> {
         }
         Ok(row)
     }
+
+    /// Runs that a median needs: three, unless the session was told to do fewer, or one is enough for the cell.
+    fn wanted(&self, row: &Row) -> usize {
+        let once = if self.partial { plan::once_in_quick } else { plan::once };
+        let session = self.document.sessions.get(row.session);
+        let runs = session.map_or(MEDIAN_OF, |session| session.runs as usize);
+        if once(&row.cell) { 1 } else { runs.min(MEDIAN_OF) }
+    }
+}
+
+/// A figure of each run, if there are as many as are wanted.
+fn values(row: &Row, name: &str, wanted: usize) -> Result<Vec<f64>, Gap> {
+    let values: Vec<_> = row.values(name).collect();
+    match values.len() {
+        0 => Err(not_measured(row, name)),
+        runs if runs < wanted => Err(Gap::TooFew(of(row, name), runs, wanted)),
+        _ => Ok(values),
+    }
+}
+
+fn not_measured(row: &Row, name: &str) -> Gap {
+    Gap::NotMeasured(of(row, name))
+}
+
+fn of(row: &Row, name: &str) -> String {
+    format!("{name} of {} at {}", row.peer, row.cell)
 }
 
 /// The ratio of two medians of one session.
@@ -88,3 +119,5 @@ pub fn ratio(ours: &Figure, theirs: &Figure) -> Result<f64, Gap> {
     }
     Err(Gap::Apart(format!("{} and {} at {}", ours.peer, theirs.peer, theirs.cell)))
 }
+
+const MEDIAN_OF: usize = 3;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::plan::Pace;
+use crate::quiet::MOST_STRANGERS;
 use crate::select::Selector;
 
 /// Measures Callboard and its peers the same way, side by side, and says how they compare.
@@ -50,7 +51,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub resume: bool,
     /// CPUs that strangers may take before a run is repeated
-    #[arg(long, default_value_t = 0.15)]
+    #[arg(long, default_value_t = MOST_STRANGERS)]
     pub max_strangers: f64,
     /// How often a disturbed run is tried
     #[arg(long, default_value_t = 3)]

@@ -44,13 +44,19 @@ pub enum Gap {
 }
 
 /// What else is known, beside the results of the arena.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Capacity {
+    /// What was measured, and when.
+    pub commit: Option<String>,
+    pub date: Option<String>,
+    /// Those that were held until the end.
     pub connections: Option<f64>,
     /// As many as the limit of open files allows less 1,000, and 100,000 at most.
     pub connections_wanted: Option<f64>,
     /// The p99 of a call beside all connections by that without them.
     pub p99_ratio: Option<f64>,
+    /// CPUs that strangers took while it was measured, at most.
+    pub strangers: Option<f64>,
 }
 
 impl Capacity {
@@ -59,11 +65,16 @@ impl Capacity {
         let text = fs::read_to_string(home.join("results/capacity.json")).unwrap_or_default();
         let found: Value = serde_json::from_str(&text).unwrap_or_default();
         let number = |pointer: &str| found.pointer(pointer).and_then(Value::as_f64);
-        let latency = number("/idle/one/beside/p99_us").zip(number("/idle/one/alone/p99_us"));
+        let text = |pointer: &str| found.pointer(pointer).and_then(Value::as_str).map(Into::into);
+        let both =
+            |name: &str| number(&format!("/idle/one/beside/{name}")).zip(number(&format!("/idle/one/alone/{name}")));
         Self {
-            connections: number("/idle/connections"),
+            commit: text("/idle/about/commit"),
+            date: text("/idle/about/date"),
+            connections: number("/idle/connections").zip(number("/idle/lost")).map(|(all, lost)| all - lost),
             connections_wanted: rlimit::Resource::NOFILE.get_hard().ok().map(wanted),
-            p99_ratio: latency.map(|(beside, alone)| beside / alone),
+            p99_ratio: both("p99_us").map(|(beside, alone)| beside / alone),
+            strangers: both("strangers").map(|(beside, alone)| beside.max(alone)),
         }
     }
 }
@@ -96,6 +107,14 @@ pub fn table(goals: &[Goal]) -> Table {
         table.row([goal.work.clone(), goal.what.clone(), goal.bar.to_string(), measured, goal.verdict().into()]);
     }
     table
+}
+
+/// The commits that goals are judged by: which, what measured it, and when.
+pub fn commits(document: &Document, capacity: &Capacity) -> Vec<String> {
+    let line = |commit: &str, command: &str, date: &str| format!("{commit}, measured by `{command}` at {date}");
+    let sessions = document.used().map(|(_, session)| line(&session.commit, &session.command, &session.date));
+    let of_capacity = capacity.commit.iter().zip(&capacity.date).map(|(commit, date)| line(commit, "capacity", date));
+    sessions.chain(of_capacity).collect()
 }
 
 /// What keeps goals from being judged, each said once.
@@ -165,8 +184,8 @@ mod tests {
     use crate::results::{Document, Sample, Session};
 
     fn document(rows: &[(&str, usize, f64, bool)]) -> Document {
-        let mut document = Document::default();
-        document.sessions = vec![Session { runs: 1, ..Session::default() }; 2];
+        let mut document =
+            Document { sessions: vec![Session { runs: 1, ..Session::default() }; 2], ..Document::default() };
         let cell = Cell::Calls { method: "add".into(), connections: 16, outstanding: 16, transport: Transport::Tcp };
         for &(peer, session, rps, quiet) in rows {
             let figures = [("rps".to_owned(), rps)].into();
@@ -222,11 +241,12 @@ mod tests {
     #[test]
     fn a_median_is_one_of_three_runs_unless_fewer_were_asked_for() {
         let mut document = document(&[("callboard", 0, 400.0, true), ("tarpc-json", 0, 100.0, true)]);
+        let ours = document.rows[0].samples[0].clone();
+        document.rows[0].samples = vec![ours; 3];
+        let theirs = document.rows[1].samples[0].clone();
         for (runs, samples, met) in [(3, 2, false), (5, 2, false), (2, 2, true), (3, 3, true), (5, 3, true)] {
             document.sessions[0].runs = runs;
-            let sample = document.rows[1].samples[0].clone();
-            document.rows[0].samples.resize(3, document.rows[0].samples[0].clone());
-            document.rows[1].samples = (0..samples).map(|run| Sample { run, ..sample.clone() }).collect();
+            document.rows[1].samples = vec![theirs.clone(); samples];
             let (is_met, measured) = verdict(&document, "rate by tarpc-json");
             assert_eq!(is_met, met, "{samples} of {runs}: {measured:?}");
         }
@@ -235,23 +255,43 @@ mod tests {
     #[test]
     fn losses_that_are_not_known_or_made_up_for_by_surplus_are_not_met() {
         let cell = Cell::Topics { subscribers: 1, size: 64, rate: 0 };
-        let rows: [([Option<f64>; 3], Result<f64, ()>); 4] = [
-            ([Some(0.0); 3], Ok(0.0)),
-            ([Some(5.0), Some(-5.0), Some(0.0)], Ok(10.0)),
-            ([Some(0.0), None, Some(0.0)], Err(())),
-            ([None; 3], Err(())),
+        let rows = [
+            ([Some(0.0); 3], Some(0.0)),
+            ([Some(5.0), Some(-5.0), Some(0.0)], Some(10.0)),
+            ([Some(0.0), None, Some(0.0)], None),
+            ([None; 3], None),
         ];
         for (lost, expected) in rows {
             let mut document = Document::default();
-            document.sessions = vec![Session { runs: 3, ..Session::default() }];
+            document.begin(Session { runs: 3, ..Session::default() });
             for (run, lost) in (0..).zip(lost) {
                 let figures = lost.map(|lost| ("lost".to_owned(), lost)).into_iter().collect();
                 document.add(&cell, "callboard", 0, Sample { run, figures, quiet: true, ..Sample::default() });
             }
             let goals = judge(&document, &Capacity::default(), false);
-            let goal = goals.iter().find(|goal| goal.work == "topic, 1 to 1, 64 B" && goal.what.contains("lost")).unwrap();
-            assert_eq!(goal.measured.clone().map_err(drop), expected);
-            assert_eq!(goal.met(), expected == Ok(0.0));
+            let goal =
+                goals.iter().find(|goal| goal.work == "topic, 1 to 1, 64 B" && goal.what.contains("lost")).unwrap();
+            assert_eq!((goal.measured.clone().ok(), goal.met()), (expected, expected == Some(0.0)));
+        }
+    }
+
+    #[test]
+    fn latency_beside_idle_connections_needs_quiet() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("results")).unwrap();
+        for (strangers, verdict) in [("0.15", "met"), ("0.4", "NOT QUIET"), ("null", "NOT MEASURED")] {
+            let speed = |p99: f64, strangers: &str| format!(r#"{{"p99_us": {p99}, "strangers": {strangers}}}"#);
+            let (alone, beside) = (speed(100.0, "0"), speed(120.0, strangers));
+            let one = format!(r#"{{"alone": {alone}, "beside": {beside}}}"#);
+            let about = r#"{"commit": "0123456789", "date": "today"}"#;
+            let idle = format!(r#"{{"about": {about}, "connections": 9, "lost": 2, "one": {one}}}"#);
+            fs::write(home.path().join("results/capacity.json"), format!(r#"{{"idle": {idle}}}"#)).unwrap();
+            let capacity = Capacity::read(home.path());
+            let goals = judge(&Document::default(), &capacity, false);
+            let goal = goals.iter().find(|goal| goal.work == "calls beside them").unwrap();
+            assert_eq!(goal.verdict(), verdict, "{:?}", goal.measured);
+            assert_eq!(capacity.connections, Some(7.0));
+            assert_eq!(commits(&Document::default(), &capacity), ["0123456789, measured by `capacity` at today"]);
         }
     }
 

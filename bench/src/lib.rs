@@ -117,9 +117,13 @@ fn check(home: &Path, quick: bool) -> ExitCode {
             return ExitCode::from(u8::MAX);
         }
     };
-    let goals = goals::judge(&document, &Capacity::read(home), quick);
+    let capacity = Capacity::read(home);
+    let goals = goals::judge(&document, &capacity, quick);
     let missed = goals::missed(&goals);
-    println!("{}", goals::table(&goals));
+    for commit in goals::commits(&document, &capacity) {
+        println!("- commit {commit}");
+    }
+    println!("\n{}", goals::table(&goals));
     for gap in goals::gaps(&goals) {
         println!("- {gap}");
     }

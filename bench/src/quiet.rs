@@ -81,6 +81,8 @@ fn busy_ticks() -> f64 {
     ticks.iter().sum::<f64>() - waiting.sum::<f64>()
 }
 
+/// CPUs that strangers may take before a run is repeated, by default.
+pub const MOST_STRANGERS: f64 = 0.15;
 const LOOK: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// A failure that took longer is not tried again.

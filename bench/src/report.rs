@@ -48,9 +48,7 @@ fn body(document: &Document, goals: &[Goal], plots: &[plots::Plot]) -> String {
 }
 
 fn sessions(document: &Document) -> String {
-    let used = |index: usize| document.rows.iter().any(|row| row.session == index);
-    let sessions = document.sessions.iter().enumerate().filter(|(index, _)| used(*index));
-    let mut text: String = sessions.map(|(_, session)| line(session)).collect();
+    let mut text: String = document.used().map(|(_, session)| line(session)).collect();
     if let Some(last) = document.sessions.last() {
         let versions: Vec<_> = last.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let _ = write!(text, "\nVersions: {}.\n\n", versions.join(", "));

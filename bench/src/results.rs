@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -88,6 +88,20 @@ impl Document {
         self.rows.iter().find(|row| row.peer == peer && row.cell.to_string() == cell)
     }
 
+    /// The sessions that any row is of, with their indices.
+    pub fn used(&self) -> impl Iterator<Item = (usize, &Session)> {
+        let used = |index: usize| self.rows.iter().any(|row| row.session == index);
+        self.sessions.iter().enumerate().filter(move |(index, _)| used(*index))
+    }
+
+    /// The last session, to go on with: of the same commit only, since what it says holds for all of its runs.
+    pub fn resumed(&self, commit: &str) -> Result<Option<usize>> {
+        let Some(last) = self.sessions.last() else { return Ok(None) };
+        let other = &last.commit;
+        ensure!(other == commit, "the last session is of commit {other}, this is {commit}: leave --resume out");
+        Ok(Some(self.sessions.len() - 1))
+    }
+
     /// What failed in the latest session, ours before that of others.
     pub fn failures(&self) -> Vec<(&Row, &str)> {
         let latest = self.rows.iter().filter(|row| row.session + 1 == self.sessions.len());
@@ -121,7 +135,7 @@ impl Document {
 
     /// Begins a session, and drops those whose rows have all been replaced.
     pub fn begin(&mut self, session: Session) -> usize {
-        let used: Vec<_> = (0..self.sessions.len()).filter(|&i| self.rows.iter().any(|row| row.session == i)).collect();
+        let used: Vec<_> = self.used().map(|(index, _)| index).collect();
         for row in &mut self.rows {
             row.session = used.iter().position(|&i| i == row.session).unwrap_or(0);
         }
@@ -275,6 +289,16 @@ mod tests {
     }
 
     #[test]
+    fn a_session_goes_on_with_the_commit_that_it_began_with_only() {
+        let mut document = Document::default();
+        assert_eq!(document.resumed("0123456789").unwrap(), None);
+        document.begin(Session { commit: "0123456789".into(), ..session("today") });
+        assert_eq!(document.resumed("0123456789").unwrap(), Some(0));
+        let error = document.resumed("9876543210").unwrap_err().to_string();
+        assert!(error.contains("0123456789") && error.contains("9876543210"), "{error}");
+    }
+
+    #[test]
     fn a_run_that_was_disturbed_can_be_replaced() {
         let (mut document, cell) = (Document::default(), Cell::Start);
         let session = document.begin(session("today"));
@@ -307,7 +331,9 @@ mod tests {
     fn a_run_that_was_disturbed_is_not_quiet_even_where_some_of_it_failed() {
         let cell = Cell::Start;
         let failed = |sample| Sample { quiet: false, error: Some("2 calls failed".into()), ..sample };
-        for (sample, quiet) in [(sample(0, 1.0), true), (failed(sample(0, 1.0)), false), (failed(Sample::default()), true)] {
+        for (sample, quiet) in
+            [(sample(0, 1.0), true), (failed(sample(0, 1.0)), false), (failed(Sample::default()), true)]
+        {
             let mut document = Document::default();
             document.add(&cell, "nats", 0, sample);
             assert_eq!(document.rows[0].quiet(), quiet);

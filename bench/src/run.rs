@@ -46,14 +46,16 @@ pub fn run(home: &Path, plan: &Plan, args: &RunArgs) -> Result<Document> {
     }
     let rounds = rounds(&config, plan, args, &missing);
     ensure!(!rounds.is_empty(), "nothing is selected");
+    let commit = commit(home);
     // Others who share the machine would measure our compiler.
     let locks = Locks::take(&args.lock)?;
     let drivers = build(home, &rounds)?;
     drop(locks);
     let mut document = Document::read(&plan.results).unwrap_or_default();
-    let session = match document.sessions.len().checked_sub(1) {
-        Some(last) if args.resume => last,
-        _ => document.begin(session(home, plan, &config, missing)?),
+    let resumed = if args.resume { document.resumed(&commit)? } else { None };
+    let session = match resumed {
+        Some(last) => last,
+        None => document.begin(session(home, plan, &config, commit, missing)?),
     };
     let Pace { warm, secs, .. } = plan.pace;
     let arena = Arena { home, config: &config, drivers: &drivers, warm, secs };
@@ -153,13 +155,13 @@ fn build(home: &Path, rounds: &[Round<'_>]) -> Result<Drivers> {
     Drivers::build(home, &peers, rounds.iter().any(|round| *round.cell == Cell::Start))
 }
 
-fn session(home: &Path, plan: &Plan, config: &Config, missing: Vec<Missing>) -> Result<Session> {
+fn session(home: &Path, plan: &Plan, config: &Config, commit: String, missing: Vec<Missing>) -> Result<Session> {
     let Pace { runs, warm, secs } = plan.pace;
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     Ok(Session {
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         command: if arguments.is_empty() { plan.name.into() } else { without_locks(&arguments) },
-        commit: commit(home),
+        commit,
         runs,
         warm,
         secs,

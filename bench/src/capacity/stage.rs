@@ -18,7 +18,7 @@ use super::outcome::About;
 use crate::drivers::{CENTER, Drivers};
 use crate::machine::{self, Machine};
 use crate::process::Process;
-use crate::quiet::wait_until_idle;
+use crate::quiet::{MOST_STRANGERS, wait_until_idle};
 use crate::site::free_port;
 use crate::stats::median;
 
@@ -203,4 +203,3 @@ const TURNS: u32 = 3;
 /// How long each load is measured.
 const SECS: f64 = 1.5;
 const ATTEMPTS: u32 = 3;
-const MOST_STRANGERS: f64 = 0.15;

@@ -1,6 +1,7 @@
 //! The registry, idle connections, growth, and starting up.
 use super::view::{OURS, View, ratio};
 use super::{Bar, Capacity, Gap, Goal};
+use crate::quiet::MOST_STRANGERS;
 
 pub fn goals(view: View<'_>, capacity: &Capacity) -> Vec<Goal> {
     let mut goals = registry(view);
@@ -25,24 +26,37 @@ fn registry(view: View<'_>) -> Vec<Goal> {
 
 fn idle(view: View<'_>, capacity: &Capacity) -> Vec<Goal> {
     let memory = view.figure("idle/10000", OURS, "per_conn_kb").map(|figure| figure.value);
-    let unknown = |what: &str| Gap::NotMeasured(format!("{what}; `capacity` measures it"));
     let held = capacity.connections.zip(capacity.connections_wanted).map(|(held, wanted)| held / wanted);
     vec![
         Goal::new("10,000 idle connections", "KiB of the center for each", Bar::AtMost(2.0), memory),
-        Goal::new("10,000 idle connections", "connections lost", Bar::AtMost(0.0), view.deviation("idle/10000", "lost")),
+        Goal::new(
+            "10,000 idle connections",
+            "connections lost",
+            Bar::AtMost(0.0),
+            view.deviation("idle/10000", "lost"),
+        ),
         Goal::new(
             "idle connections",
             "as many as the limit of files allows less 1,000",
             Bar::AtLeast(1.0),
             held.ok_or_else(|| unknown("capacity")),
         ),
-        Goal::new(
-            "calls beside them",
-            "p99 by that without them",
-            Bar::AtMost(1.5),
-            capacity.p99_ratio.ok_or_else(|| unknown("latency beside them")),
-        ),
+        Goal::new("calls beside them", "p99 by that without them", Bar::AtMost(1.5), latency_beside(capacity)),
     ]
+}
+
+fn latency_beside(capacity: &Capacity) -> Result<f64, Gap> {
+    let (ratio, strangers) =
+        capacity.p99_ratio.zip(capacity.strangers).ok_or_else(|| unknown("latency beside them"))?;
+    if strangers > MOST_STRANGERS {
+        let disturbance = format!("strangers took {strangers:.2} CPUs");
+        return Err(Gap::NotQuiet("calls beside idle connections".into(), disturbance));
+    }
+    Ok(ratio)
+}
+
+fn unknown(what: &str) -> Gap {
+    Gap::NotMeasured(format!("{what}; `capacity` measures it"))
 }
 
 fn growth(view: View<'_>) -> Vec<Goal> {

@@ -109,9 +109,11 @@ impl Sample {
     }
 }
 
-/// What `/proc/PID/stat` says of a process: its name, and CPU seconds of its own and of its children that ended.
+/// What `/proc/PID/stat` says of a process: its name and parent, and CPU seconds of its own and of its children that
+/// ended.
 pub(crate) struct Stat<'a> {
     pub(crate) name: &'a str,
+    pub(crate) parent: u32,
     pub(crate) own: f64,
     pub(crate) reaped: f64,
 }
@@ -121,9 +123,10 @@ impl<'a> Stat<'a> {
         // The name, in parentheses, may itself hold spaces and parentheses.
         let (before, fields) = stat.rsplit_once(')')?;
         let (_, name) = before.split_once('(')?;
+        let parent = fields.split_whitespace().nth(1)?.parse().ok()?;
         let mut ticks = fields.split_whitespace().skip(11).map_while(|field| field.parse::<f64>().ok());
         let mut pair = || Some((ticks.next()? + ticks.next()?) / ticks_per_second());
-        Some(Self { name, own: pair()?, reaped: pair()? })
+        Some(Self { name, parent, own: pair()?, reaped: pair()? })
     }
 }
 
@@ -150,10 +153,10 @@ mod tests {
 
     #[test]
     fn a_process_is_read_whatever_it_is_called() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 25 75 20 0 1 0 9";
-        let Stat { name, own, reaped } = Stat::of(stat).unwrap();
+        let stat = "7 (a) b (c) S 3 7 7 0 -1 4194560 1 2 3 4 150 50 25 75 20 0 1 0 9";
+        let Stat { name, parent, own, reaped } = Stat::of(stat).unwrap();
         let ticks = ticks_per_second();
-        assert_eq!((name, own, reaped), ("a) b (c", 200.0 / ticks, 100.0 / ticks));
+        assert_eq!((name, parent, own, reaped), ("a) b (c", 3, 200.0 / ticks, 100.0 / ticks));
         assert!(Stat::of("").is_none() && Stat::of("7 (a) S 1").is_none());
     }
 

@@ -139,10 +139,14 @@ macro_rules! closed_loop {
 
 /// Loads clients for the meter's window, each with `opt.outstanding` chains of calls, and prints the result. `$add` and
 /// `$echo` are functions of a `&mut` client that make one call each and check its answer: of two numbers, or of a text.
-/// `$spawn` starts a chain, so that a peer whose futures are not `Send` can be driven too.
+/// `$spawn` starts a chain, so that a peer whose futures are not `Send` can be driven too. `$text`, if given, makes of
+/// the text what the peer's calls take, once for each chain: a peer that counts references to it need not copy it.
 #[macro_export]
 macro_rules! chains {
-    ($opt:expr, $clients:expr, $spawn:path, $add:expr, $echo:expr) => {{
+    ($opt:expr, $clients:expr, $spawn:path, $add:expr, $echo:expr) => {
+        $crate::chains!($opt, $clients, $spawn, $add, $echo, std::convert::identity)
+    };
+    ($opt:expr, $clients:expr, $spawn:path, $add:expr, $echo:expr, $text:expr) => {{
         let opt: &$crate::Opt = $opt;
         let meter = $crate::Meter::start(opt);
         let size = $crate::echo_size(&opt.method);
@@ -158,7 +162,7 @@ macro_rules! chains {
                             $add(&mut client, num1, num2).await
                         })
                     } else {
-                        let text = $crate::payload(size);
+                        let text = $text($crate::payload(size));
                         $crate::closed_loop!(&meter, $echo(&mut client, &text).await)
                     }
                 }));

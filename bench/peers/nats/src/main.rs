@@ -68,7 +68,7 @@ async fn client(opt: Opt) -> Result<()> {
         load::check(&r.payload[..] == b"3")?;
         clients.push(c);
     }
-    load::chains!(&opt, clients, tokio::spawn, add, echo)
+    load::chains!(&opt, clients, tokio::spawn, add, echo, Bytes::from)
 }
 
 async fn add(client: &mut async_nats::Client, num1: i64, num2: i64) -> Result<()> {
@@ -77,8 +77,8 @@ async fn add(client: &mut async_nats::Client, num1: i64, num2: i64) -> Result<()
     load::check(serde_json::from_slice::<i64>(&reply.payload)? == num1 + num2)
 }
 
-async fn echo(client: &mut async_nats::Client, text: &str) -> Result<()> {
-    let reply = client.request("calc.echo", text.to_owned().into()).await?;
+async fn echo(client: &mut async_nats::Client, text: &Bytes) -> Result<()> {
+    let reply = client.request("calc.echo", text.clone()).await?;
     load::check(reply.payload.len() == text.len())
 }
 

@@ -61,15 +61,14 @@ async fn client(opt: Opt) -> Result<()> {
         load::check(c.add(1, 2).await? == 3)?;
         clients.push(c);
     }
-    load::chains!(&opt, clients, tokio::spawn, add, echo)
+    load::chains!(&opt, clients, tokio::spawn, add, echo, FastStr::from_string)
 }
 
 async fn add(client: &mut CalcClient, num1: i64, num2: i64) -> Result<()> {
     load::check(client.add(num1, num2).await? == num1 + num2)
 }
 
-async fn echo(client: &mut CalcClient, text: &str) -> Result<()> {
-    // Its strings are counted references; it is copied, as the others copy it.
-    let back = client.echo(FastStr::from_string(text.to_owned())).await?;
+async fn echo(client: &mut CalcClient, text: &FastStr) -> Result<()> {
+    let back = client.echo(text.clone()).await?;
     load::check(back.len() == text.len())
 }

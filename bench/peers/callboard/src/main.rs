@@ -18,6 +18,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     clippy::indexing_slicing,
     clippy::semicolon_if_nothing_returned,
     reason = "counts of tasks and bytes of addresses are small, and a driver may end where it is wrong"

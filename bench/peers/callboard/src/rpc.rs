@@ -7,9 +7,11 @@
 //!   caller      `Caller`: discovery at the center, a pooled connection to the provider
 //!   methods=N   `add` in turn by each of its N names; the server must have them too
 //!   idle=N      beside N connections that only hold a session
+use std::sync::Arc;
+
 use anyhow::Result;
 use callboard::Client;
-use load::{Meter, Opt, closed_loop};
+use load::Opt;
 
 use crate::mode::Mode;
 use crate::server::{Add, Echo, add_name};
@@ -42,38 +44,29 @@ pub async fn connect(opt: &Opt) -> Result<Vec<Client>> {
 }
 
 async fn calls(opt: &Opt, methods: usize) -> Result<()> {
-    let clients = connect(opt).await?;
-    let meter = Meter::start(opt);
-    let size = load::echo_size(&opt.method);
-    let names: Vec<String> = (0..methods.max(1)).map(add_name).collect();
-    let mut tasks = Vec::new();
-    for (chain, client) in (0..).zip(clients.iter().flat_map(|client| vec![client; opt.outstanding])) {
-        let (client, meter, names) = (client.clone(), meter.clone(), names.clone());
-        tasks.push(tokio::spawn(async move {
-            if size == 0 {
-                let mut i = chain;
-                closed_loop!(&meter, {
-                    i += 1;
-                    add(&client, &names[i % names.len()], i as i64, chain as i64).await
-                })
-            } else {
-                let text = load::payload(size);
-                closed_loop!(&meter, echo(&client, &text).await)
-            }
-        }));
-    }
-    for task in tasks {
-        task.await?;
-    }
-    meter.finish(opt)
+    let names: Arc<[String]> = (0..methods.max(1)).map(add_name).collect();
+    let caller =
+        |(index, client): (usize, Client)| Named { client, names: Arc::clone(&names), first: index * opt.outstanding };
+    let clients = connect(opt).await?.into_iter().enumerate().map(caller);
+    load::chains!(opt, clients, tokio::spawn, add, echo)
 }
 
-async fn add(client: &Client, method: &str, num1: i64, num2: i64) -> Result<()> {
-    let sum: i64 = client.call(method, &Add { num1, num2 }).await?;
+/// A client, and the names that its calls go by in turn; each chain begins with another.
+#[derive(Clone)]
+struct Named {
+    client: Client,
+    names: Arc<[String]>,
+    first: usize,
+}
+
+async fn add(caller: &mut Named, num1: i64, num2: i64) -> Result<()> {
+    let at = caller.first + (num1 + num2) as usize;
+    let name = &caller.names[at % caller.names.len()];
+    let sum: i64 = caller.client.call(name, &Add { num1, num2 }).await?;
     load::check(sum == num1 + num2)
 }
 
-async fn echo(client: &Client, text: &str) -> Result<()> {
-    let back: String = client.call("echo", &Echo { text: text.into() }).await?;
+async fn echo(caller: &mut Named, text: &str) -> Result<()> {
+    let back: String = caller.client.call("echo", &Echo { text: text.into() }).await?;
     load::check(back.len() == text.len())
 }

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use callboard::{CallError, Caller, Client, blocking};
-use load::{Meter, Opt, closed_loop};
+use load::{Meter, Opt};
 use tokio::sync::mpsc;
 
 use crate::address;
 use crate::rpc::connect;
-use crate::server::Add;
+use crate::server::{Add, Echo};
 
 /// Chains of calls whose callback makes the next one.
 pub async fn then(opt: &Opt) -> Result<()> {
@@ -98,31 +98,19 @@ fn blocking_calls(client: &blocking::Client, meter: &Meter, num2: i64) {
 pub async fn caller(opt: &Opt) -> Result<()> {
     let mut callers = Vec::new();
     for _ in 0..opt.conns {
-        let caller = Caller::connect(address(opt)).await?;
-        add(&caller, 1, 2).await?;
+        let mut caller = Caller::connect(address(opt)).await?;
+        add(&mut caller, 1, 2).await?;
         callers.push(caller);
     }
-    let meter = Meter::start(opt);
-    let mut tasks = Vec::new();
-    for caller in callers {
-        for num2 in 0..opt.outstanding as i64 {
-            let (caller, meter) = (caller.clone(), meter.clone());
-            tasks.push(tokio::spawn(async move {
-                let mut num1 = 0;
-                closed_loop!(&meter, {
-                    num1 += 1;
-                    add(&caller, num1, num2).await
-                })
-            }));
-        }
-    }
-    for task in tasks {
-        task.await?;
-    }
-    meter.finish(opt)
+    load::chains!(opt, callers, tokio::spawn, add, echo)
 }
 
-async fn add(caller: &Caller, num1: i64, num2: i64) -> Result<()> {
+async fn add(caller: &mut Caller, num1: i64, num2: i64) -> Result<()> {
     let sum: i64 = caller.call("add", &Add { num1, num2 }).await?;
     load::check(sum == num1 + num2)
+}
+
+async fn echo(caller: &mut Caller, text: &str) -> Result<()> {
+    let back: String = caller.call("echo", &Echo { text: text.into() }).await?;
+    load::check(back.len() == text.len())
 }

@@ -20,8 +20,8 @@ use crate::later::later;
 /// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
 ///
 /// Bytes are read into a buffer that all connections of a thread share, so an idle connection has none. Only what is not
-/// yet a whole frame is kept by the connection, in a buffer that grows with the bytes that came, never with the length
-/// that was announced.
+/// yet a whole frame is kept by the connection, in a buffer of at most twice the bytes that came, whatever length was
+/// announced.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     /// Bytes that were read and not handled: part of a frame, or frames that wait until reading goes on.
@@ -135,7 +135,9 @@ impl Reader {
             return Ok(Read::Some);
         }
         if before > SHORT_BYTES {
-            self.pending.reserve(Self::missing(conn, &self.pending));
+            if self.pending.len() == self.pending.capacity() {
+                self.pending.reserve(Self::missing(conn, &self.pending));
+            }
             let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut self.pending);
             return self.came(read, before, conn, handler, &mut || flush(cx, stream));
         }
@@ -154,11 +156,11 @@ impl Reader {
         came
     }
 
-    /// How much more a started frame is given room for. Bounded by what came already: a length field alone takes no
-    /// memory.
+    /// How much more a started frame is given room for: at most as much again as came already, since only that is
+    /// booked.
     fn missing<P: Protocol>(conn: &Conn<P>, part: &[u8]) -> usize {
         let missing = conn.shared().protocol.frame_bytes(part).saturating_sub(part.len());
-        missing.clamp(1, READ_BYTES.max(part.len()))
+        missing.min(part.len()).max(1)
     }
 
     /// The same for what lies in the shared buffer, behind a copy of what was pending.
@@ -370,5 +372,54 @@ fn handle_contained<P: Protocol, H: Handler<Conn<P>>>(
         conn.count(Event::Panicked);
         let kind = kind.map_or_else(String::new, |kind| format!(" of {kind}"));
         conn.close(Cow::Owned(format!("the handler{kind} panicked")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use callboard_common::{Dispatcher, LengthValue, Recorder};
+
+    use super::*;
+    use crate::shared_state::SharedState;
+    use crate::{Ends, Limits};
+
+    fn conn() -> Conn {
+        let limits = Limits::default();
+        let shared = SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true);
+        Conn::new(Arc::new(shared), Ends::default())
+    }
+
+    /// Reads once from a socket that has these bytes.
+    fn read(reader: &mut Reader, conn: &Conn, mut bytes: &[u8]) {
+        let (mut cx, handler) = (Context::from_waker(Waker::noop()), Dispatcher::new());
+        reader.read(&mut cx, &mut bytes, conn, &handler, &mut |_, _| ()).unwrap();
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn part_of_a_frame_takes_at_most_twice_what_came_of_it() {
+        let (conn, frame) = (conn(), Recorder::new(0).message(2, b"1", &vec![b' '; 1 << 20]).frame().clone());
+        for part in [1, SHORT_BYTES, SHORT_BYTES + 1, 10_000, 40_000, READ_BYTES] {
+            let mut reader = Reader::default();
+            read(&mut reader, &conn, &frame[..part]);
+            for byte in frame[part..].iter().take(20_000) {
+                let (came, room) = (reader.pending.len(), reader.pending.capacity());
+                assert_eq!(conn.shared().snapshot().partial_bytes, came as u64);
+                assert!(room <= 2 * came, "{came} of which {part} came first: {room}");
+                read(&mut reader, &conn, &[*byte]);
+            }
+            reader.forget(&conn);
+        }
+    }
+
+    #[test]
+    fn a_large_part_is_put_aside_with_room_for_its_rest() {
+        let (conn, frame) = (conn(), Recorder::new(0).message(2, b"1", &vec![b' '; READ_BYTES]).frame().clone());
+        let mut reader = Reader::default();
+        read(&mut reader, &conn, &frame[..READ_BYTES - 1_000]);
+        assert_eq!(reader.pending.capacity(), frame.len());
     }
 }

@@ -63,7 +63,7 @@ pub(crate) struct Pushed {
     pub(crate) at: u64,
     /// More counts against the total.
     pub(crate) booked: bool,
-    /// The peer is above its high-marks mark, but has taken bytes of late.
+    /// So much waits for the peer that publishers to it are held, and it has taken bytes of late.
     pub(crate) behind: bool,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Freed<H> {
     pub(crate) held: Vec<H>,
     /// What counts against the total no longer.
     pub(crate) booked: usize,
-    /// The outbox has just come down to its low-marks mark, or is empty.
+    /// Who waits may go on: the outbox has just come down to its mark or is empty.
     pub(crate) room: bool,
 }
 
@@ -93,7 +93,8 @@ const JOIN_SHARED_BELOW: usize = 256 << 10;
 const JOIN_SHARED_BYTES: usize = 4 * PLACE_BYTES;
 /// So much of what one outbox holds is not entered in the total.
 const UNBOOKED_BYTES: usize = 1 << 10;
-/// A joined piece's buffer over this is given back once all is written.
+/// A larger buffer is given back once all is written; and small frames are not joined into much larger ones, so that who
+/// often queues more than this grows none anew each time.
 const KEEP_BYTES: usize = 64 << 10;
 
 impl<H> Outbox<H> {
@@ -206,7 +207,8 @@ impl<H> Outbox<H> {
         let booked = state.booked.saturating_sub(state.counted);
         state.booked -= booked;
         state.progress = now;
-        if state.bytes == 0 && state.tail.capacity() > KEEP_BYTES {
+        // Its capacity is only what is left behind the pieces that were split off it; those are gone, so all of it shows.
+        if state.bytes == 0 && state.tail.try_reclaim(KEEP_BYTES + 1) {
             state.tail = BytesMut::new();
         }
         let caught_up = above && state.bytes <= marks.high;
@@ -315,10 +317,10 @@ impl<H> State<H> {
     fn append(&mut self, frame: Frame<'_>, len: usize) -> usize {
         let join = len <= JOIN_BYTES;
         match frame {
-            Frame::Slice(slice) if join => self.tail.extend_from_slice(slice),
-            Frame::Own(bytes) if join => self.tail.extend_from_slice(&bytes),
+            Frame::Slice(slice) if join => self.join(slice),
+            Frame::Own(bytes) if join => self.join(&bytes),
             Frame::Shared(bytes) if len <= JOIN_SHARED_BYTES || (join && self.bytes <= JOIN_SHARED_BELOW) => {
-                self.tail.extend_from_slice(bytes);
+                self.join(bytes);
             }
             Frame::Slice(slice) => self.link(slice.split().freeze(), Count::Bytes),
             Frame::Own(bytes) => self.link(bytes, Count::Bytes),
@@ -328,6 +330,14 @@ impl<H> State<H> {
             }
         }
         len
+    }
+
+    fn join(&mut self, frame: &[u8]) {
+        if self.tail.len() + frame.len() > KEEP_BYTES / 2 && !self.tail.try_reclaim(frame.len()) {
+            self.seal();
+            self.tail = BytesMut::with_capacity(KEEP_BYTES);
+        }
+        self.tail.extend_from_slice(frame);
     }
 
     fn link(&mut self, bytes: Bytes, count: Count) {
@@ -445,6 +455,61 @@ mod tests {
         let expected = [(1000, 1000), (JOIN_BYTES + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
         assert_eq!(written[..3], expected);
         assert_eq!(written[3..], [(1000, PLACE_BYTES), (100, 100)]);
+    }
+
+    /// Writes all that waits.
+    fn write_all(outbox: &Outbox<&'static str>, now: Instant) {
+        let mut writing = Pieces::default();
+        outbox.take(&mut writing);
+        let bytes = outbox.bytes();
+        drop(writing);
+        outbox.wrote(bytes, bytes, MARKS, now);
+    }
+
+    /// What an outbox holds that waits for nothing.
+    fn kept_bytes(outbox: &Outbox<&'static str>) -> usize {
+        let mut state = outbox.lock();
+        let mut least = state.tail.capacity();
+        while state.tail.try_reclaim(least + 1) {
+            least = state.tail.capacity();
+        }
+        least
+    }
+
+    #[test]
+    fn once_all_is_written_little_memory_is_kept_however_much_it_was() {
+        for bytes in [1_000, 30_000, 60_000, 70_000, 100_000, 130_000, 200_000, 250_000, 1_000_000] {
+            for frame_bytes in [100, 1_000, JOIN_BYTES] {
+                let (outbox, now) = outbox();
+                let frame = Bytes::from(vec![b's'; frame_bytes]);
+                for _ in 0..3 {
+                    for _ in 0..bytes / frame_bytes {
+                        push(&outbox, Frame::Shared(&frame), usize::MAX, now).unwrap();
+                    }
+                    write_all(&outbox, now);
+                    let kept = kept_bytes(&outbox);
+                    assert!(kept <= KEEP_BYTES, "{bytes} bytes in frames of {frame_bytes}: {kept}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn up_to_what_is_kept_the_same_memory_serves_again_and_again() {
+        let (outbox, now) = outbox();
+        let place = |frames| {
+            for _ in 0..frames {
+                push(&outbox, own(1_000), usize::MAX, now).unwrap();
+            }
+            let at = outbox.lock().tail.as_ptr();
+            write_all(&outbox, now);
+            at
+        };
+        let first = place(20);
+        for frames in [20, 1, 5, 20, 20] {
+            assert!(kept_bytes(&outbox) >= 20_000);
+            assert_eq!(place(frames), first);
+        }
     }
 
     #[test]

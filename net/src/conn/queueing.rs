@@ -1,0 +1,228 @@
+//! What is queued for the peer: requests, answers, and frames that go to many.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use bytes::{Bytes, BytesMut};
+use callboard_common::{
+    Connection, ConnectionId, Encode, EncodeError, Event, Head, Json, Protocol, SendError, Session, Shared,
+};
+use tokio::time::{Duration, Instant};
+
+use super::{Conn, End, wait, wake};
+use crate::InFlight;
+use crate::guards::Counted;
+use crate::metrics::add;
+use crate::outbox::{Frame, Marks, Pushed, Refused};
+
+/// Of several frames that are shared as one. More would let few subscribers share less work; it is a fraction of what a
+/// core's cache holds.
+const MAX_SHARED_BYTES: usize = 32 << 10;
+
+/// More than most envelopes.
+const LEAST_SCRATCH_BYTES: usize = 256;
+
+thread_local! {
+    /// Where answers are encoded before they are queued: encoding runs the user's code, so it can't be under a lock.
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+impl<P: Protocol> Conn<P> {
+    /// Queues a request. Returns where in the stream of all bytes it begins; see [`sent_bytes`](Self::sent_bytes).
+    ///
+    /// # Errors
+    /// `Full` at the outbox's bound: wait for [`room`](Self::room); `Closed`; `Encode`.
+    pub fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<u64, SendError> {
+        self.queue_encoded(head, body, self.0.shared.limits.queue_bytes, 0)
+    }
+
+    /// The same for one that may wait for company: it leaves with what is queued next, once more than `gather` bytes
+    /// wait, or when it is [told to](Self::leave). While a [`ReadHold`] lives it leaves at once: what was to tell it may
+    /// not be read.
+    ///
+    /// # Errors
+    /// Those of [`request`](Self::request).
+    pub fn request_gathered<B: Encode>(&self, head: Head<'_>, body: &B, gather: usize) -> Result<u64, SendError> {
+        let at = self.queue_encoded(head, body, self.0.shared.limits.queue_bytes, gather)?;
+        // After it is queued: a hold that begins later finds it there before the task sleeps.
+        if self.0.holds.load(SeqCst) > 0 {
+            self.wake();
+        }
+        Ok(at)
+    }
+
+    /// What is queued leaves now.
+    pub fn leave(&self) {
+        self.wake();
+    }
+
+    /// How many bytes the socket has taken since the connection was made. A request that begins there or later never
+    /// left, once the connection has ended.
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.outbox.taken()
+    }
+
+    /// How long nothing has been written by then; zero while something waits to be.
+    pub fn idle_for(&self, now: Instant) -> Duration {
+        if self.0.outbox.glance() > 0 {
+            return Duration::ZERO;
+        }
+        let (_, progress) = self.0.outbox.load();
+        now.saturating_duration_since(progress)
+    }
+
+    /// Waits until no more than half of the outbox's bound is taken.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn room(&self) -> Result<(), SendError> {
+        let high = self.0.shared.limits.high_water();
+        wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() <= high).await;
+        if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
+    }
+
+    /// Waits until the socket has taken all that was queued.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn flushed(&self) -> Result<(), SendError> {
+        self.leave();
+        wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() == 0).await;
+        if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
+    }
+
+    fn queue(&self, frame: Frame<'_>, bound: usize, gather: usize) -> Result<Pushed, SendError> {
+        let marks = Marks { gather, ..self.marks() };
+        let shared = &*self.0.shared;
+        let pushed = self.0.outbox.push(frame, bound, marks, &shared.queued, Instant::now);
+        let mut pushed = pushed.map_err(|refused| match refused {
+            Refused::Full => SendError::Full,
+            Refused::Closed => SendError::Closed,
+        })?;
+        wake(pushed.waker.take());
+        if pushed.booked {
+            shared.check_queued();
+        }
+        Ok(pushed)
+    }
+
+    fn queue_encoded<B: Encode>(
+        &self,
+        head: Head<'_>,
+        body: &B,
+        bound: usize,
+        gather: usize,
+    ) -> Result<u64, SendError> {
+        // Taken out, since a body's own code may come back here.
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
+        scratch.reserve(LEAST_SCRATCH_BYTES);
+        let encoded = self.0.shared.protocol.encode::<Json, _>(head, body, &mut scratch);
+        let queued = match encoded {
+            Ok(()) => self.queue(Frame::Slice(&mut scratch), bound, gather).map(|pushed| pushed.at),
+            Err(e) => Err(e.into()),
+        };
+        // Linked, its memory is the frame's: what would be left of it grows by a copy of all.
+        if scratch.is_empty() {
+            scratch = BytesMut::new();
+        }
+        SCRATCH.set(scratch);
+        queued
+    }
+}
+
+impl<P: Protocol> Connection for Conn<P> {
+    type InFlight = InFlight<P>;
+
+    fn id(&self) -> ConnectionId {
+        self.0.id
+    }
+
+    fn peer(&self) -> String {
+        self.0.endpoints.peer.clone()
+    }
+
+    fn session(&self) -> Option<&Session> {
+        self.0.session.get()
+    }
+
+    fn open_session(&self, session: Session) -> bool {
+        !self.0.settled.swap(true, SeqCst) && self.0.session.set(session).is_ok()
+    }
+
+    fn settle(&self) {
+        if !self.0.settled.load(Relaxed) {
+            self.0.settled.store(true, SeqCst);
+        }
+    }
+
+    fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {
+        let mut out = BytesMut::new();
+        self.0.shared.protocol.encode::<Json, _>(head, body, &mut out)?;
+        Ok(out.freeze())
+    }
+
+    fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
+        self.queue_encoded(Head::new(body.kind(), id), body, usize::MAX, 0).map(drop)
+    }
+
+    fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
+        self.queue(Frame::Own(frame), self.0.shared.limits.queue_bytes, 0).map(drop)
+    }
+
+    async fn send(&self, frame: Bytes) -> Result<(), SendError> {
+        loop {
+            self.room().await?;
+            match self.try_send(frame.clone()) {
+                Err(SendError::Full) => {} // others were quicker: it is more than half full again
+                done => return done,
+            }
+        }
+    }
+
+    fn share(&self, frame: Bytes) -> Shared {
+        Shared::new(Bytes::from_owner(Counted::new(frame, Arc::clone(&self.0.shared))))
+    }
+
+    fn max_shared_bytes(&self) -> usize {
+        // Escaped once more, a message that is written as text at most doubles.
+        MAX_SHARED_BYTES.min(self.0.shared.limits.max_frame_bytes / 2)
+    }
+
+    fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError> {
+        let pushed = self.queue(Frame::Shared(frame.frame()), self.0.shared.limits.queue_bytes, 0);
+        if matches!(pushed, Err(SendError::Full)) {
+            add(&self.0.shared.metrics.slow_readers);
+        }
+        let pushed = pushed?;
+        if let Some(publisher) = from.filter(|publisher| pushed.behind && *publisher != self) {
+            add(&self.0.shared.metrics.holds);
+            let held = self.0.outbox.hold(publisher.hold_reading(), self.marks(), Instant::now());
+            // Its task must look at the clock; one that came too late is dropped here, and no lock is held.
+            wake(held.ok().flatten());
+        }
+        Ok(())
+    }
+
+    fn begin_request(&self) -> Option<InFlight<P>> {
+        let before = self.0.in_flight.fetch_add(1, SeqCst);
+        let entered = InFlight(self.clone());
+        (self.0.session.get().is_none() || before < self.0.shared.limits.in_flight).then_some(entered)
+    }
+
+    fn close(&self, reason: Cow<'static, str>) {
+        self.finish(End::fault(reason));
+    }
+
+    fn count(&self, event: Event) {
+        self.0.shared.metrics.count(event);
+    }
+}

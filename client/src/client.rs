@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,7 +183,8 @@ impl Client {
         self.link.conn.closed().await;
     }
 
-    /// Waits until all that was queued, one-way calls among it, has left for the peer. Not needed before a client is
+    /// Waits until all that was queued by now, one-way calls among it, has left for the peer; what others queue meanwhile
+    /// is not waited for. Not needed before a client is
     /// dropped, but before the program, or the runtime that it connected on, ends.
     ///
     /// # Errors
@@ -307,7 +309,7 @@ impl Client {
         sent.map(drop).map_err(|why| self.request(Subject::Other("ping")).unsendable(why))
     }
 
-    /// Waits until all that was queued has left. Its deadline begins anew with each byte that the peer takes.
+    /// Waits until all that was queued by now has left. Its deadline begins anew with each byte that the peer takes.
     ///
     /// # Errors
     /// `Timeout`: the peer has taken nothing for that long; `Disconnected`.
@@ -317,9 +319,10 @@ impl Client {
     pub async fn flush_in_time(&self, subject: &str) -> Result<(), CallError> {
         let conn = &self.link.conn;
         let request = self.request(Subject::Other(subject));
+        let mut flushed = pin!(conn.flushed());
         loop {
             let taken = conn.sent_bytes();
-            match timeout(self.timeout, conn.flushed()).await {
+            match timeout(self.timeout, &mut flushed).await {
                 Ok(flushed) => return flushed.map_err(|_| request.disconnected(Stage::Unsent)),
                 Err(_) if conn.sent_bytes() == taken => return Err(request.late(Stage::Unsent)),
                 Err(_) => {}

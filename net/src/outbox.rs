@@ -33,6 +33,8 @@ struct State<H> {
     booked: usize,
     /// When the peer last took a byte, or had nothing to take.
     progress: Instant,
+    /// Once the socket has taken so much of the stream, who waits for it is told; `u64::MAX` if nobody does.
+    awaited: u64,
     held: Vec<H>,
     /// Since when the first of them is.
     held_at: Instant,
@@ -80,7 +82,7 @@ pub(crate) struct Freed<H> {
     pub(crate) held: Vec<H>,
     /// What counts against the total no longer.
     pub(crate) booked: usize,
-    /// Who waits may go on: the outbox has just come down to its mark or is empty.
+    /// Who waits may go on: the outbox has just come down to its mark or is empty, or what was awaited has left.
     pub(crate) room: bool,
 }
 
@@ -107,6 +109,7 @@ impl<H> Outbox<H> {
             counted: 0,
             booked: 0,
             progress: now,
+            awaited: u64::MAX,
             held: Vec::new(),
             held_at: now,
             waker: None,
@@ -211,11 +214,15 @@ impl<H> Outbox<H> {
         if state.bytes == 0 && state.tail.try_reclaim(KEEP_BYTES + 1) {
             state.tail = BytesMut::new();
         }
+        let awaited_left = state.taken() >= state.awaited;
+        if awaited_left {
+            state.awaited = u64::MAX;
+        }
         let caught_up = above && state.bytes <= marks.high;
         let moment_is_over = state.bytes <= marks.high && now >= state.lets_go_at(marks);
         let lets_go = caught_up || moment_is_over || state.bytes <= marks.early();
         let held = if lets_go { std::mem::take(&mut state.held) } else { Vec::new() };
-        Freed { held, booked, room: caught_up || state.bytes == 0 }
+        Freed { held, booked, room: caught_up || state.bytes == 0 || awaited_left }
     }
 
     /// When the publishers that wait for this peer are to be let go, if it takes nothing until then.
@@ -247,8 +254,22 @@ impl<H> Outbox<H> {
 
     /// How much of the stream of all bytes the socket has taken. What begins there or later never left.
     pub(crate) fn taken(&self) -> u64 {
-        let state = self.lock();
-        state.ever_queued - state.bytes as u64
+        self.lock().taken()
+    }
+
+    /// The end of the stream of all bytes.
+    pub(crate) fn end(&self) -> u64 {
+        self.lock().ever_queued
+    }
+
+    /// Whether the socket has taken all before `end`. If not, a write that does so tells of room.
+    pub(crate) fn has_left(&self, end: u64) -> bool {
+        let mut state = self.lock();
+        let has_left = state.taken() >= end;
+        if !has_left {
+            state.awaited = state.awaited.min(end);
+        }
+        has_left
     }
 
     /// Drops all that waits; later pushes fail. Gives the waker too.
@@ -297,6 +318,10 @@ const EARLY_BYTES: usize = 1 << 20;
 const MOMENT: Duration = Duration::from_millis(5);
 
 impl<H> State<H> {
+    fn taken(&self) -> u64 {
+        self.ever_queued - self.bytes as u64
+    }
+
     fn lets_go_at(&self, marks: Marks) -> Instant {
         if self.bytes > marks.high { self.progress + marks.stall } else { self.held_at + MOMENT }
     }
@@ -510,6 +535,19 @@ mod tests {
             assert!(kept_bytes(&outbox) >= 20_000);
             assert_eq!(place(frames), first);
         }
+    }
+
+    #[test]
+    fn who_waits_until_a_part_has_left_is_told_though_more_was_queued() {
+        let (outbox, now) = outbox();
+        push(&outbox, own(30), 1000, now).unwrap();
+        let end = outbox.end();
+        assert!(!outbox.has_left(end));
+        push(&outbox, own(30), 1000, now).unwrap();
+        assert!(!outbox.has_left(outbox.end()));
+        let told = [29, 1, 29, 1].map(|bytes| outbox.wrote(bytes, bytes, Marks { high: 100, ..MARKS }, now).room);
+        assert_eq!(told, [false, true, false, true]);
+        assert!(outbox.has_left(end) && outbox.has_left(outbox.end()));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl<P: Protocol> Conn<P> {
         if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
     }
 
-    /// Waits until the socket has taken all that was queued.
+    /// Waits until the socket has taken all that was queued before the first poll, whatever others queue meanwhile.
     ///
     /// # Cancel safety
     /// It only watches.
@@ -94,8 +94,9 @@ impl<P: Protocol> Conn<P> {
     /// # Errors
     /// `Closed`.
     pub async fn flushed(&self) -> Result<(), SendError> {
+        let end = self.0.outbox.end();
         self.leave();
-        wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() == 0).await;
+        wait(&self.0.room, || self.is_closed() || self.0.outbox.has_left(end)).await;
         if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
     }
 

@@ -125,6 +125,27 @@ async fn a_trickle_closes_when_the_whole_frame_is_overdue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn flushing_waits_for_what_was_queued_and_not_for_what_is_queued_meanwhile() {
+    let mut rig = rig(1_000, Limits::default());
+    let queue = || rig.conn.try_send(frame(b"a", &[b' '; 2_000]).into()).unwrap();
+    queue();
+    let first = rig.conn.outbox().end();
+    let conn = rig.conn.clone();
+    let flushing = tokio::spawn(async move { conn.flushed().await });
+    let mut rounds = 0;
+    while !flushing.is_finished() {
+        tokio::task::yield_now().await;
+        queue(); // more than is read
+        rig.peer.read_exact(&mut [0; 500]).await.unwrap();
+        rounds += 1;
+        assert!(rounds < 100);
+    }
+    flushing.await.unwrap().unwrap();
+    assert!(rounds > 1 && rig.conn.sent_bytes() >= first);
+    assert!(rig.conn.outbox().bytes() > 0, "what came later still waits");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_and_one_between_frames_live_on() {
     let mut rig = rig(1024, Limits::default());
     rig.peer.write_all(&frame(b"a", b"{}")).await.unwrap();

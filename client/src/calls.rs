@@ -157,9 +157,9 @@ impl Calls {
         conn.set_expecting(state.requestor.len());
         if state.looks_at.is_none_or(|at| until < at) {
             let before = state.looks_at.replace(until);
-            drop(state);
             self.set_clock(conn, before, until);
         }
+        drop(state);
         Ok(id)
     }
 
@@ -193,11 +193,11 @@ impl Calls {
         let places = overdue.iter().filter(|entry| entry.placed).count();
         let calls_up = state.give_back(places);
         conn.set_expecting(state.requestor.len());
-        drop(state);
-        self.line.add_permits(calls_up);
         if let Some(at) = next.get() {
             self.set_clock(conn, before.filter(|before| *before > now), at);
         }
+        drop(state);
+        self.line.add_permits(calls_up);
         for Entry { waiter, .. } in overdue {
             match waiter {
                 Waiter::InOrder(_) => {
@@ -214,12 +214,11 @@ impl Calls {
         let mut state = self.state();
         state.closed = true;
         let waiting = state.requestor.fail_all();
-        let looks_at = state.looks_at.take();
-        drop(state);
-        self.line.close();
-        if let Some(at) = looks_at {
+        if let Some(at) = state.looks_at.take() {
             self.clock.clear(at, conn);
         }
+        drop(state);
+        self.line.close();
         for entry in waiting {
             entry.waiter.wake(conn, Outcome::Disconnected(Stage::Sent));
         }
@@ -229,6 +228,12 @@ impl Calls {
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.state().requestor.len()
+    }
+
+    /// The same, unless somebody changes it at this moment.
+    #[cfg(test)]
+    pub(crate) fn try_waiting(&self) -> Option<usize> {
+        self.state.try_lock().ok().map(|state| state.requestor.len())
     }
 
     /// For how many there is memory.
@@ -249,6 +254,8 @@ impl Calls {
         Some(waiter)
     }
 
+    /// To be called under the lock: else the end, or an earlier deadline, may take an alarm back before it is set, and
+    /// then it keeps the connection until its time comes.
     fn set_clock(self: &Arc<Self>, conn: &Conn, before: Option<Instant>, at: Instant) {
         if let Some(before) = before {
             self.clock.clear(before, conn);

@@ -29,13 +29,17 @@ impl Clock {
     pub(crate) fn get() -> io::Result<&'static Self> {
         static CLOCK: OnceLock<Clock> = OnceLock::new();
         static STARTED: Mutex<bool> = Mutex::new(false);
-        let clock = CLOCK.get_or_init(|| Self { alarms: Mutex::default(), changed: Condvar::new() });
+        let clock = CLOCK.get_or_init(Self::new);
         let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
         if !*started {
             thread::Builder::new().name("callboard-clock".to_owned()).spawn(|| clock.run())?;
             *started = true;
         }
         Ok(clock)
+    }
+
+    pub(crate) const fn new() -> Self {
+        Self { alarms: Mutex::new(Alarms(BTreeMap::new())), changed: Condvar::new() }
     }
 
     /// Has this connection's calls looked at then.
@@ -49,8 +53,20 @@ impl Clock {
     /// Takes an alarm back.
     pub(crate) fn clear(&self, at: Instant, conn: &Conn) {
         let alarm = self.alarms().clear(at, conn.id());
-        // Without the lock: the last handle to a connection may end it.
+        // Without the lock. It is never the last handle to its connection, which would end it: the caller has one.
         drop(alarm);
+    }
+
+    /// How many alarms are set.
+    #[cfg(test)]
+    pub(crate) fn alarm_count(&self) -> usize {
+        self.alarms().0.len()
+    }
+
+    /// Who sets an alarm waits while what this returns lives.
+    #[cfg(test)]
+    pub(crate) fn stop(&self) -> MutexGuard<'_, impl Sized> {
+        self.alarms()
     }
 
     fn run(&self) {

@@ -1,8 +1,15 @@
+use std::sync::Arc;
+use std::thread;
+
 use callboard_common::{Executed, MessageType, ResultCode};
+use callboard_net::deadline_after;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::calls::{Calls, Place, Waiter};
+use crate::clock::Clock;
 use crate::{CallError, CallErrorKind};
 
 #[tokio::test]
@@ -112,7 +119,7 @@ async fn an_end_that_came_while_nothing_was_called_is_seen_before_the_next_call(
         let (client, line) = peer.v1().await;
         drop(line);
         // This thread is busy, so nobody looks at the socket.
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
         let error = client.call::<Value>("n", &()).await.unwrap_err();
         assert!(matches!(error.kind(), CallErrorKind::Disconnected), "{error}");
         assert_eq!(error.executed(), Executed::No, "{error}");
@@ -340,4 +347,28 @@ async fn many_tasks_share_one_connection() {
         task.await.unwrap();
     }
     assert_eq!(client.link().calls.waiting(), 0);
+}
+
+#[tokio::test]
+async fn no_end_comes_between_a_call_and_its_alarm() {
+    static CLOCK: Clock = Clock::new();
+    let peer = Peer::new().await;
+    let (client, _line) = peer.v1().await;
+    let (conn, century) = (&client.link().conn, deadline_after(Duration::MAX));
+    let calls = Arc::new(Calls::new(8, &CLOCK, Handle::current()));
+    thread::scope(|scope| {
+        let stopped = CLOCK.stop();
+        scope.spawn(|| calls.enter(conn, Waiter::Nobody, century, Place::Free).is_ok());
+        let mut busy = 0;
+        while busy < 10_000 {
+            let entered = calls.try_waiting();
+            assert_ne!(entered, Some(1), "here the end would look for its alarm");
+            busy = if entered.is_none() { busy + 1 } else { 0 };
+            thread::yield_now();
+        }
+        drop(stopped);
+    });
+    assert_eq!((calls.waiting(), CLOCK.alarm_count()), (1, 1));
+    calls.closed(conn);
+    assert_eq!((calls.waiting(), CLOCK.alarm_count()), (0, 0), "else it keeps the connection for a century");
 }

@@ -102,7 +102,7 @@ impl Inbox for Hub {
         let mut arrivals: Option<Arrivals> = None;
         let mut spelling = Spelling::default();
         for message in messages {
-            if let Some(open) = arrivals.as_mut().filter(|open| open.has_room())
+            if let Some(open) = arrivals.as_mut().filter(|open| open.has_room_for(message.body()))
                 && let Some(value) = spelling.read(message.body())
             {
                 open.add(value.raw.bytes(), value.is_plain);
@@ -142,7 +142,7 @@ impl Inbox for Hub {
 /// Messages of one topic, copied out of the buffer that they came in.
 struct Arrivals {
     topic: String,
-    /// The first where it is large: it stays where it is, and alone.
+    /// The first where it is large.
     large: Option<Bytes>,
     values: Vec<u8>,
     parts: Vec<Part>,
@@ -160,14 +160,14 @@ impl Arrivals {
         arrivals
     }
 
-    /// Whether another one may come with them.
-    fn has_room(&self) -> bool {
-        self.large.is_none() && self.values.len() < COPY_BELOW_BYTES
+    /// Whether the message in this body may come with them: a large one stays where it is, and alone.
+    fn has_room_for(&self, body: &[u8]) -> bool {
+        self.large.is_none() && self.values.len() + body.len() <= COPY_BELOW_BYTES
     }
 
     fn add(&mut self, value: &[u8], is_plain: bool) {
         if self.parts.len() == 1 {
-            self.values.reserve_exact(COPY_BELOW_BYTES);
+            self.values.reserve_exact(COPY_BELOW_BYTES.saturating_sub(self.values.len()));
         }
         self.values.extend_from_slice(value);
         self.parts.push(Part { end: self.values.len(), is_plain });
@@ -195,4 +195,43 @@ fn cancel_again(conn: &Conn, topic: &str) -> Result<(), SendError> {
     let head =
         Head { flags: if one_way { FLAG_ONE_WAY } else { 0 }, ..Head::new(MessageType::TopicRequest, b"cancel") };
     conn.request(head, &<TopicRequest<'_>>::new(topic, TopicOp::Cancel)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use callboard_common::Recorder;
+
+    use super::*;
+
+    fn message(bytes: usize) -> Message {
+        let body = format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{}}}"#, "1".repeat(bytes));
+        Recorder::new(0).message(2, b"1", body.as_bytes())
+    }
+
+    #[test]
+    fn a_bundle_stays_small_whatever_comes_behind_a_small_message() {
+        let arrivals_of = |first: usize, others: usize| {
+            let (first, other) = (message(first), message(others));
+            let mut arrivals = Arrivals::new(&first, &TopicRequest::decode::<Json>(first.body()).unwrap());
+            for _ in 0..10_000 {
+                if arrivals.has_room_for(other.body()) {
+                    arrivals.add(&vec![b'1'; others], false);
+                }
+            }
+            arrivals
+        };
+        for (first, others, alone) in [
+            (10, 10, false),
+            (10, 20_000, false),
+            (20_000, 20_000, true),
+            (10, COPY_BELOW_BYTES, true),
+            (10, 16 << 20, true),
+            (COPY_BELOW_BYTES - 1, 10, true),
+        ] {
+            let arrivals = arrivals_of(first, others);
+            assert_eq!(arrivals.parts.len() == 1, alone, "{first} {others}");
+            assert!(arrivals.values.capacity() <= COPY_BELOW_BYTES, "{first} {others}");
+        }
+        assert!(arrivals_of(COPY_BELOW_BYTES, 10).parts.is_empty(), "a large one is alone");
+    }
 }

@@ -99,6 +99,15 @@ impl Values {
         }
     }
 
+    /// A copy of one message, alone.
+    pub(crate) fn alone(&self, value: Range<usize>, is_plain: bool) -> Self {
+        let text = match self.text(value.clone()) {
+            Some(text) => Text::Checked(text.to_owned()),
+            None => Text::Bytes(Bytes::copy_from_slice(self.bytes(value.clone()))),
+        };
+        Self { topic: Arc::clone(&self.topic), text, parts: vec![Part { end: value.len(), is_plain }] }
+    }
+
     /// Where the messages before this one end.
     fn end(&self, index: usize) -> usize {
         index.checked_sub(1).and_then(|before| self.parts.get(before)).map_or(0, |part| part.end)

@@ -11,6 +11,9 @@ use crate::bundle::Values;
 use crate::publication::compact_text;
 
 /// A message of a topic, as it came. Clones share its bytes.
+///
+/// It shares them with others that came with it, too: while one of them is kept, however short, about 32 KiB may be, or
+/// the buffer that a large one arrived in. To keep one for long, [`detach`](Self::detach) it.
 #[derive(Clone)]
 pub struct News {
     values: Arc<Values>,
@@ -59,6 +62,25 @@ impl News {
         self.values.bytes(self.start..self.end)
     }
 
+    /// The same message in bytes of its own, so that it no longer holds those that came with it.
+    ///
+    /// ```no_run
+    /// # async fn run(client: &callboard_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use callboard_pubsub::Subscription;
+    /// let mut prices = Subscription::open(client, "prices").await?;
+    /// let mut last = None;
+    /// while let Some(news) = prices.next().await {
+    ///     last = Some(news?.detach()); // until the next one comes, which may be long
+    /// }
+    /// # drop(last);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        let values = self.values.alone(self.start..self.end, self.is_plain);
+        Self::new(Arc::new(values), 0..self.end - self.start, self.is_plain)
+    }
+
     fn json_in_string<T: DeserializeOwned>(&self) -> Option<T> {
         let value = Some(Raw::new(self.raw())).filter(|value| Json::shape(*value) == Shape::String)?;
         serde_json::from_str(&Json::text(value)?).ok()
@@ -87,7 +109,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::bundle::bundle_of;
+    use bytes::Bytes;
+
+    use crate::bundle::{Bundle, bundle_of};
 
     fn news(value: &'static str) -> News {
         bundle_of(&[value]).next().unwrap()
@@ -105,6 +129,22 @@ mod tests {
             assert_eq!(news(value).text(), text);
             assert_eq!(news(value).raw(), value.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_detached_message_is_the_same_and_holds_no_other() {
+        let values = ["1", r#""two""#, r#""\u0033""#, r#"{"a":4}"#];
+        let bundle: Vec<_> = bundle_of(&values).collect();
+        let detached: Vec<_> = bundle.iter().map(News::detach).collect();
+        for ((news, detached), value) in bundle.iter().zip(&detached).zip(values) {
+            assert_eq!((detached, detached.text()), (news, news.text()));
+            assert_eq!(detached.raw(), value.as_bytes());
+        }
+        let held = bundle.first().map(|news| Arc::downgrade(&news.values)).unwrap();
+        drop(bundle);
+        assert_eq!(held.strong_count(), 0);
+        let large = Bundle::single("t".into(), Bytes::from(vec![b'1'; 100]).slice(10..20)).next().unwrap();
+        assert_eq!(large.detach(), large);
     }
 
     #[test]

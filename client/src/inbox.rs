@@ -17,7 +17,8 @@ pub trait Inbox: Any + Send + Sync {
     /// only after [`Message::detach`].
     fn message(&self, conn: &Conn, message: Message);
 
-    /// Takes what one read brought, all of it and in order. By default one after the other.
+    /// Takes what one read brought, all of it and in order. By default one after the other. Where it panics, those that it
+    /// has taken are its own loss; it is called again with the others.
     fn messages(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
         messages.for_each(|message| self.message(conn, message));
     }
@@ -63,7 +64,8 @@ impl InboxSlot {
         self.messages(conn, &mut iter::once(message));
     }
 
-    /// Hands over all of them. One over which the inbox panics is lost, those behind it are not.
+    /// Hands over all of them. Where the inbox panics, what it has taken and not yet passed on is lost (with topics up to
+    /// 32 KiB of messages), and what is behind that is not.
     pub(crate) fn messages(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
         let Some(inbox) = self.inbox() else { return messages.for_each(|_| conn.count(Event::Ignored)) };
         while let Some(first) = messages.next() {

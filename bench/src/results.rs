@@ -70,6 +70,11 @@ impl Document {
         serde_json::from_str(&text).with_context(|| path.display().to_string())
     }
 
+    /// What earlier commands measured, nothing if there was none: what can't be read is not to be written over.
+    pub fn kept(path: &Path) -> Result<Self> {
+        if path.exists() { Self::read(path) } else { Ok(Self::default()) }
+    }
+
     /// Writes the document with a row a line, so that a repository shows what changed.
     pub fn write(&self, path: &Path) -> Result<()> {
         let lines = |items: Vec<String>| items.join(",\n");
@@ -267,6 +272,15 @@ mod tests {
         let read = Document::read(&path).unwrap();
         assert_eq!(read.row("topics/10/64/full", "callboard").unwrap().median("rps"), Some(1.5));
         assert!(read.has(&cell, "callboard", session, 0) && !read.has(&cell, "callboard", session, 1));
+    }
+
+    #[test]
+    fn results_that_cannot_be_read_are_not_taken_for_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("full.json");
+        assert!(Document::kept(&path).unwrap().rows.is_empty());
+        fs::write(&path, "{").unwrap();
+        assert!(Document::kept(&path).is_err());
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub fn run(home: &Path, plan: &Plan, args: &RunArgs) -> Result<Document> {
     let locks = Locks::take(&args.lock)?;
     let drivers = build(home, &rounds)?;
     drop(locks);
-    let mut document = Document::read(&plan.results).unwrap_or_default();
+    let mut document = Document::kept(&plan.results)?;
     let resumed = if args.resume { document.resumed(&commit)? } else { None };
     let session = match resumed {
         Some(last) => last,

@@ -18,7 +18,9 @@ use crate::{Ends, ReadHold};
 
 /// A peer over a socket: a handle to its outbox and its state. Its own task reads and writes the socket.
 ///
-/// Clones are the same connection. It is closed by [`Connection::close`](callboard_common::Connection::close), by its peer, or when its server stops.
+/// Clones are the same connection. It is closed by [`Connection::close`], by its peer, or when its server stops.
+///
+/// [`Connection::close`]: callboard_common::Connection::close
 pub struct Conn<P: Protocol = LengthValue>(Arc<State<P>>);
 
 struct State<P: Protocol> {
@@ -116,8 +118,10 @@ impl<P: Protocol> Conn<P> {
         self.0.end.get().map(|end| end.reason.to_string())
     }
 
-    /// Ends the connection in the ordinary course of things; what is queued is dropped. [`Connection::close`](callboard_common::Connection::close) is for a
+    /// Ends the connection in the ordinary course of things; what is queued is dropped. [`Connection::close`] is for a
     /// peer at fault, and logs a warning.
+    ///
+    /// [`Connection::close`]: callboard_common::Connection::close
     pub fn end(&self, reason: impl Into<Cow<'static, str>>) {
         self.finish(End::ordinary(reason));
     }

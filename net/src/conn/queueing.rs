@@ -39,8 +39,8 @@ impl<P: Protocol> Conn<P> {
     }
 
     /// The same for one that may wait for company: it leaves with what is queued next, once more than `gather` bytes
-    /// wait, or when it is [told to](Self::leave). While a [`ReadHold`] lives it leaves at once: what was to tell it may
-    /// not be read.
+    /// wait, or when it is [told to](Self::leave). While a [`ReadHold`](crate::ReadHold) lives it leaves at once: what
+    /// was to tell it may not be read.
     ///
     /// # Errors
     /// Those of [`request`](Self::request).

@@ -124,7 +124,8 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     }
 
     /// Queues a frame that goes to many. If this peer then is over half of its bound and has taken bytes of late,
-    /// `from` is not read until it has caught up; a peer that takes nothing is never waited for.
+    /// `from` is not read until it has caught up (a connection may let it rest for moments long before); a peer that
+    /// takes nothing is never waited for.
     ///
     /// # Errors
     /// `Full` at the outbox's bound, `Closed`.

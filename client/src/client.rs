@@ -13,7 +13,7 @@ use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
-use crate::request::{Request, Stage, Subject};
+use crate::request::{Request, Stage, Subject, take_turns};
 use crate::{Call, CallError, ClientBuilder, Inbox, Ping};
 
 /// A handle to one connection, over which any number of calls may be under way at once. Clones share the connection; it
@@ -287,6 +287,7 @@ impl Client {
         body: &B,
         gather: usize,
     ) -> Result<(), CallError> {
+        take_turns().await;
         // No look at the clock where nothing has to be waited for.
         if self.link.knows_one_way() && self.link.queue_one_way(body, gather).is_ok() {
             return Ok(());

@@ -57,6 +57,9 @@ pub(crate) enum Stage {
 impl Request<'_> {
     /// Queues the request, after a wait for a place and for room where need be.
     pub(crate) async fn send<B: Encode>(self, body: &B, kept: bool) -> Result<Ticket, CallError> {
+        if kept {
+            take_turns().await;
+        }
         self.look_first().await;
         let (ticket, waiter) = Waiter::task(kept);
         let entered = self.enter_in_turn(waiter).await?;
@@ -66,6 +69,7 @@ impl Request<'_> {
 
     /// Queues a request whose answer nobody wants.
     pub(crate) async fn send_one_way<B: Encode>(self, body: &B) -> Result<(), CallError> {
+        take_turns().await;
         if self.link.knows_one_way() {
             return self.queue_in_time(|link| link.queue_one_way(body, 0)).await.map(drop);
         }
@@ -224,6 +228,12 @@ impl Request<'_> {
             _ => self.disconnected(Stage::Unsent),
         }
     }
+}
+
+/// Lets other tasks run now and then: who sends in a loop and waits for no answer has no other place to. On a runtime of
+/// one thread the connection's task, which writes what was sent, would get no turn.
+pub(crate) async fn take_turns() {
+    tokio::task::coop::consume_budget().await;
 }
 
 /// Longer than calls that follow each other are apart.

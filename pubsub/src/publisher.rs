@@ -75,10 +75,6 @@ impl Publisher {
 
     /// Publishes any value that serde can write as JSON.
     ///
-    /// While there is room it does not wait, and so lets no other task run. A loop that has nothing else to wait for
-    /// needs a second thread in its runtime, or a [`yield_now`](tokio::task::yield_now) now and then: the connection's
-    /// task writes what was published.
-    ///
     /// # Errors
     /// `Encode`; `Disconnected` if the connection is known to have ended; `Timeout` if there is no room and the center
     /// takes nothing for as long as the client allows a call. None of these messages was sent.

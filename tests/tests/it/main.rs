@@ -8,6 +8,7 @@ mod foreign;
 mod golden;
 mod hostile;
 mod house;
+mod one_thread;
 mod protocol_page;
 mod registry;
 mod rpc;

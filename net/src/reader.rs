@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use callboard_common::{Connection, Event, Handler, Message, MessageType, Protocol, ProtocolError, refuse_draining};
 use tokio::io::AsyncRead;
 use tokio::time::{Duration, Instant};
@@ -76,6 +76,9 @@ const CHUNK_CALLS: usize = 8;
 /// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same read.
 const SHORT_BYTES: usize = 4 << 10;
 
+/// A buffer up to this may also take what comes behind the frame that it was made for: as much as a read brings.
+const LARGE_BYTES: usize = 2 * READ_BYTES;
+
 /// A buffer with less room than this is used again from its start, or put aside.
 const LEAST_ROOM: usize = READ_BYTES / 4;
 
@@ -138,7 +141,8 @@ impl Reader {
             if self.pending.len() == self.pending.capacity() {
                 self.pending.reserve(Self::missing(conn, &self.pending));
             }
-            let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut self.pending);
+            let most = self.most(conn);
+            let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut self.pending).limit(most));
             return self.came(read, before, conn, handler, &mut || flush(cx, stream));
         }
         // Taken out, since a handler may come back here.
@@ -161,6 +165,16 @@ impl Reader {
     fn missing<P: Protocol>(conn: &Conn<P>, part: &[u8]) -> usize {
         let missing = conn.shared().protocol.frame_bytes(part).saturating_sub(part.len());
         missing.min(part.len()).max(1)
+    }
+
+    /// How much the next read may bring. Behind a large frame nothing else comes into its buffer: a message that is kept
+    /// would hold all of it, and count as its own few bytes.
+    fn most<P: Protocol>(&self, conn: &Conn<P>) -> usize {
+        if self.pending.capacity() <= LARGE_BYTES {
+            return usize::MAX;
+        }
+        // Never nothing: a read without room looks like the end of the stream.
+        conn.shared().protocol.frame_bytes(&self.pending).saturating_sub(self.pending.len()).max(1)
     }
 
     /// The same for what lies in the shared buffer, behind a copy of what was pending.
@@ -377,7 +391,7 @@ fn handle_contained<P: Protocol, H: Handler<Conn<P>>>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
     use std::task::Waker;
 
     use callboard_common::{Dispatcher, LengthValue, Recorder};
@@ -421,5 +435,33 @@ mod tests {
         let mut reader = Reader::default();
         read(&mut reader, &conn, &frame[..READ_BYTES - 1_000]);
         assert_eq!(reader.pending.capacity(), frame.len());
+    }
+
+    /// Keeps what it is handed.
+    #[derive(Default)]
+    struct Keep(Mutex<Vec<Message>>);
+
+    impl Handler<Conn> for Keep {
+        fn handle(&self, _conn: &Conn, message: Message) {
+            self.0.lock().unwrap().push(message);
+        }
+
+        fn closed(&self, _conn: &Conn) {}
+    }
+
+    #[test]
+    fn what_comes_behind_a_large_frame_does_not_lie_in_its_buffer() {
+        let (conn, handler, mut reader) = (conn(), Keep::default(), Reader::default());
+        let frame = |bytes: usize| Recorder::new(0).message(2, b"1", &vec![b' '; bytes]).frame().clone();
+        let all = [frame(8 << 20), frame(33_000)].concat();
+        let (mut left, mut cx) = (&all[..], Context::from_waker(Waker::noop()));
+        while handler.0.lock().unwrap().len() < 2 {
+            assert!(!left.is_empty());
+            reader.read(&mut cx, &mut left, &conn, &handler, &mut |_, _| ()).unwrap();
+        }
+        let kept = handler.0.lock().unwrap();
+        let [large, small] = &kept[..] else { panic!("{} messages", kept.len()) };
+        assert_eq!([large, small].map(|message| message.body().len()), [8 << 20, 33_000]);
+        assert_ne!(large.frame().as_ptr_range().end, small.frame().as_ptr(), "33 KB would hold 8 MiB");
     }
 }

@@ -23,6 +23,8 @@ const MAX_SHARED_BYTES: usize = 32 << 10;
 
 /// More than most envelopes.
 const LEAST_SCRATCH_BYTES: usize = 256;
+/// What small frames, which are copied out of it, make it grow to.
+const KEEP_SCRATCH_BYTES: usize = 8 << 10;
 
 thread_local! {
     /// Where answers are encoded before they are queued: encoding runs the user's code, so it can't be under a lock.
@@ -131,8 +133,9 @@ impl<P: Protocol> Conn<P> {
             Ok(()) => self.queue(Frame::Slice(&mut scratch), bound, gather).map(|pushed| pushed.at),
             Err(e) => Err(e.into()),
         };
-        // Linked, its memory is the frame's: what would be left of it grows by a copy of all.
-        if scratch.is_empty() {
+        // Linked, its memory is the frame's: what would be left of it grows by a copy of all. And a large one that was
+        // refused would go along with the next frame that is linked, which counts as its own few bytes.
+        if scratch.is_empty() || scratch.capacity() > KEEP_SCRATCH_BYTES {
             scratch = BytesMut::new();
         }
         SCRATCH.set(scratch);
@@ -227,3 +230,6 @@ impl<P: Protocol> Connection for Conn<P> {
         self.0.shared.metrics.count(event);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ struct State<H> {
     tail: BytesMut,
     /// Queued or being written, not yet taken by the socket.
     bytes: usize,
+    /// The part of `bytes` that the connection's task has taken, and may be writing at this moment.
+    writing: usize,
     /// All that was ever queued; so much less `bytes` has the socket taken.
     ever_queued: u64,
     /// The part of `bytes` that counts against the total; frames shared by many count elsewhere.
@@ -105,6 +107,7 @@ impl<H> Outbox<H> {
             sealed: Pieces::default(),
             tail: BytesMut::new(),
             bytes: 0,
+            writing: 0,
             ever_queued: 0,
             counted: 0,
             booked: 0,
@@ -197,6 +200,7 @@ impl<H> Outbox<H> {
     pub(crate) fn take(&self, writing: &mut Pieces) {
         let mut state = self.lock();
         state.seal();
+        state.writing = state.bytes;
         std::mem::swap(writing, &mut state.sealed);
     }
 
@@ -205,6 +209,7 @@ impl<H> Outbox<H> {
         let mut state = self.lock();
         let above = state.bytes > marks.high;
         state.bytes = state.bytes.saturating_sub(bytes);
+        state.writing = state.writing.saturating_sub(bytes);
         self.glance.store(state.bytes, Relaxed);
         state.counted = state.counted.saturating_sub(counted);
         let booked = state.booked.saturating_sub(state.counted);
@@ -272,13 +277,16 @@ impl<H> Outbox<H> {
         has_left
     }
 
-    /// Drops all that waits; later pushes fail. Gives the waker too.
+    /// Drops all that waits, but for what is being written; later pushes fail. Gives the waker too.
     pub(crate) fn close(&self) -> (Freed<H>, Option<Waker>) {
         let mut state = self.lock();
         state.closed = true;
         state.sealed = Pieces::default();
         state.tail = BytesMut::new();
-        state.ever_queued -= std::mem::take(&mut state.bytes) as u64;
+        // Of what is being written only the task can say whether it leaves, in `wrote`.
+        let dropped = state.bytes - state.writing;
+        state.bytes = state.writing;
+        state.ever_queued -= dropped as u64;
         self.glance.store(0, Relaxed);
         state.counted = 0;
         let booked = std::mem::take(&mut state.booked);

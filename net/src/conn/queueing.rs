@@ -61,7 +61,7 @@ impl<P: Protocol> Conn<P> {
     }
 
     /// How many bytes the socket has taken since the connection was made. A request that begins there or later never
-    /// left, once the connection has ended.
+    /// left, once the handler was told of the connection's end: until then a last write may be under way.
     pub fn sent_bytes(&self) -> u64 {
         self.0.outbox.taken()
     }
@@ -94,12 +94,14 @@ impl<P: Protocol> Conn<P> {
     /// It only watches.
     ///
     /// # Errors
-    /// `Closed`.
+    /// `Closed`, unless all had left before the end.
     pub async fn flushed(&self) -> Result<(), SendError> {
         let end = self.0.outbox.end();
         self.leave();
+        // What an end has dropped is not part of the stream: then all of it seems to have left.
+        let was_closed = self.is_closed();
         wait(&self.0.room, || self.is_closed() || self.0.outbox.has_left(end)).await;
-        if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
+        if !was_closed && self.0.outbox.has_left(end) { Ok(()) } else { Err(SendError::Closed) }
     }
 
     fn queue(&self, frame: Frame<'_>, bound: usize, gather: usize) -> Result<Pushed, SendError> {

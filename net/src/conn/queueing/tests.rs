@@ -1,6 +1,11 @@
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use callboard_common::{Codec, LengthValue, MessageType};
 
 use super::*;
+use crate::pieces::Pieces;
 use crate::shared_state::SharedState;
 use crate::{Ends, Limits};
 
@@ -24,6 +29,16 @@ fn conn() -> Conn {
     Conn::new(Arc::new(shared), Ends::default())
 }
 
+/// Takes what is queued, as the connection's task does before it writes.
+fn take(conn: &Conn) -> usize {
+    conn.outbox().take(&mut Pieces::default());
+    conn.outbox().bytes()
+}
+
+fn wrote(conn: &Conn, bytes: usize) {
+    conn.release(conn.outbox().wrote(bytes, bytes, conn.marks(), Instant::now()));
+}
+
 #[test]
 fn a_large_answer_that_is_refused_leaves_no_memory_behind() {
     let (conn, gone) = (conn(), conn());
@@ -33,4 +48,40 @@ fn a_large_answer_that_is_refused_leaves_no_memory_behind() {
     conn.answer(b"2", &Blank(4_000)).unwrap();
     let kept = SCRATCH.with_borrow(BytesMut::capacity);
     assert!((4_000..=KEEP_SCRATCH_BYTES).contains(&kept), "small answers use it again: {kept}");
+}
+
+#[test]
+fn a_flush_ends_well_if_all_left_before_the_connection_ended() {
+    for (queued, left, all_left) in [(1, 1, true), (2, 1, false), (2, 2, true)] {
+        let conn = conn();
+        let mut cx = Context::from_waker(Waker::noop());
+        (0..queued).for_each(|_| conn.answer(b"1", &Blank(10)).unwrap());
+        let frame_bytes = conn.outbox().bytes() / queued;
+        let mut flushed = pin!(conn.flushed());
+        assert!(flushed.as_mut().poll(&mut cx).is_pending());
+        take(&conn);
+        wrote(&conn, left * frame_bytes);
+        conn.answer(b"later", &Blank(10)).unwrap();
+        conn.end("the peer has closed it");
+        let Poll::Ready(flushed) = flushed.as_mut().poll(&mut cx) else { panic!("it waits for ever") };
+        assert_eq!(flushed.is_ok(), all_left, "{left} of {queued}");
+        let mut again = pin!(conn.flushed());
+        assert!(
+            matches!(again.as_mut().poll(&mut cx), Poll::Ready(Err(SendError::Closed))),
+            "nobody can tell any more"
+        );
+    }
+}
+
+#[test]
+fn what_is_being_written_as_the_connection_ends_may_still_leave() {
+    let conn = conn();
+    conn.answer(b"1", &Blank(10)).unwrap();
+    let taken = take(&conn);
+    let later = conn.request(Head::new(MessageType::RpcRequest, b"2"), &Blank(10)).unwrap();
+    conn.end("this program has closed it");
+    assert_eq!(conn.sent_bytes(), 0);
+    wrote(&conn, taken);
+    assert_eq!(conn.sent_bytes(), taken as u64);
+    assert!(later >= conn.sent_bytes(), "what was not being written never leaves");
 }

@@ -64,6 +64,9 @@ struct LastAnswer {
 
 /// Rounds of reading before other connections of the loop get their turn.
 const ROUNDS: usize = 8;
+/// After so many frames they get it too: as many as the rounds bring of frames of 128 bytes. A peer that sends far smaller
+/// ones would hold up the others for ten times as long.
+const FRAMES: u64 = 4_096;
 const LAST_ANSWER_TIME: Duration = Duration::from_secs(1);
 /// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine or
 /// in one network.
@@ -93,6 +96,7 @@ where
     /// Goes on as far as it can; `Some` ends the connection.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let conn = self.registration.conn.clone();
+        let mut frames = 0;
         for _ in 0..ROUNDS {
             if conn.is_closed() {
                 return Poll::Ready(End::ordinary("closed"));
@@ -112,11 +116,18 @@ where
                 return Poll::Ready(end);
             }
             if self.reader.take_yields() {
+                if let Some(end) = self.out_of_time(&conn) {
+                    return Poll::Ready(end);
+                }
                 self.gathering = true;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             if more {
+                frames += self.reader.brought();
+                if frames >= FRAMES {
+                    break;
+                }
                 continue;
             }
             if !self.park(cx, &conn, written) {
@@ -124,6 +135,10 @@ where
             }
             // Only now: who holds a publisher for this peer from here on, or drains it, wakes the task.
             return self.overdue(cx, &conn).map_or(Poll::Pending, Poll::Ready);
+        }
+        // A peer that always has something to say never parks: what is due comes due all the same.
+        if let Some(end) = self.overdue(cx, &conn) {
+            return Poll::Ready(end);
         }
         // Others of this loop first.
         cx.waker().wake_by_ref();
@@ -265,13 +280,16 @@ where
                 add(&conn.shared().metrics.frame_timeouts);
                 return Some(End::fault("a started frame was not finished in time"));
             }
-            if ends.is_some_and(|at| at <= now) {
-                return Some(End::ordinary("time is up for what was still to be written or answered"));
-            }
-            if let Some(end) = self.finished(conn) {
+            if let Some(end) = self.out_of_time(conn).or_else(|| self.finished(conn)) {
                 return Some(end);
             }
         }
+    }
+
+    /// Whether it ends now, whatever is still due.
+    fn out_of_time(&self, conn: &Conn<P>) -> Option<End> {
+        let is_over = self.ends_at(conn)? <= Instant::now();
+        is_over.then(|| End::ordinary("time is up for what was still to be written or answered"))
     }
 
     /// When it ends, whatever is still due.

@@ -311,7 +311,12 @@ impl Reader {
         Some(silence.min(later(started.first_byte, shared.limits.frame_time(frame_bytes))))
     }
 
-    /// Whether the last read brought more than one frame.
+    /// How many frames the last read brought.
+    pub(crate) fn brought(&self) -> u64 {
+        self.brought
+    }
+
+    /// Whether they were more than one.
     pub(crate) fn brought_many(&self) -> bool {
         self.brought > 1
     }

@@ -8,6 +8,7 @@ use crate::shared_state::SharedState;
 use crate::{Ends, Limits};
 
 mod chunks;
+mod flood;
 mod race;
 
 /// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go.

@@ -103,7 +103,7 @@ fn run_all(home: &Path, args: &Args, outcome: &mut Outcome, results: &Path) -> R
 impl Scenario {
     fn run(self, args: &Args, stage: &Stage<'_>, outcome: &mut Outcome) -> Result<()> {
         match self {
-            Self::Idle => outcome.idle = Some(idle::run(stage, args.connections()?)?),
+            Self::Idle => outcome.idle = Some(idle::run(stage, args.connections, most_connections()?)?),
             Self::Topic => outcome.topic = Some(topic::run(stage, args.subscribers)?),
             Self::Methods => outcome.methods = Some(methods::run(stage, args.methods)?),
             Self::Departure => outcome.departure = Some(departure::run(stage, args.providers, args.watchers)?),
@@ -112,13 +112,11 @@ impl Scenario {
     }
 }
 
-impl Args {
-    fn connections(&self) -> Result<u32> {
-        let (_, files) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;
-        ensure!(files > 2 * RESERVE, "the limit of open files is {files}; raise it (ulimit -n)");
-        let most = u32::try_from(files - RESERVE).unwrap_or(u32::MAX).min(MOST);
-        Ok(self.connections.unwrap_or(most))
-    }
+/// As many as the limit of open files allows, less what a center needs beside them.
+fn most_connections() -> Result<u32> {
+    let (_, files) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;
+    ensure!(files > 2 * RESERVE, "the limit of open files is {files}; raise it (ulimit -n)");
+    Ok(u32::try_from(files - RESERVE).unwrap_or(u32::MAX).min(MOST))
 }
 
 fn bar(scenarios: usize) -> ProgressBar {

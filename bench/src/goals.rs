@@ -34,6 +34,8 @@ pub enum Bar {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Gap {
     NotMeasured(String),
+    /// Measured as 0, as of something that does not work.
+    Nothing(String),
     /// So many runs of so many: one may be far off, and nothing would tell.
     TooFew(String, usize, usize),
     /// Strangers took too much, each time it was tried.
@@ -51,7 +53,7 @@ pub struct Capacity {
     pub date: Option<String>,
     /// Those that were held until the end.
     pub connections: Option<f64>,
-    /// As many as the limit of open files allows less 1,000, and 100,000 at most.
+    /// As many as the limit of open files allowed where they were held, less 1,000, and 100,000 at most.
     pub connections_wanted: Option<f64>,
     /// The p99 of a call beside all connections by that without them.
     pub p99_ratio: Option<f64>,
@@ -72,16 +74,11 @@ impl Capacity {
             commit: text("/idle/about/commit"),
             date: text("/idle/about/date"),
             connections: number("/idle/connections").zip(number("/idle/lost")).map(|(all, lost)| all - lost),
-            connections_wanted: rlimit::Resource::NOFILE.get_hard().ok().map(wanted),
-            p99_ratio: both("p99_us").map(|(beside, alone)| beside / alone),
+            connections_wanted: number("/idle/wanted"),
+            p99_ratio: both("p99_us").filter(|&(beside, alone)| beside.min(alone) > 0.0).map(|(b, a)| b / a),
             strangers: both("strangers").map(|(beside, alone)| beside.max(alone)),
         }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "it is 100,000 at most")]
-fn wanted(files: u64) -> f64 {
-    files.saturating_sub(1_000).min(100_000) as f64
 }
 
 /// Every goal; with `partial`, those only that the document has figures for.
@@ -138,7 +135,7 @@ impl Goal {
         match &self.measured {
             Ok(_) if self.met() => "met",
             Ok(_) => "NOT MET",
-            Err(Gap::NotMeasured(_)) => "NOT MEASURED",
+            Err(Gap::NotMeasured(_) | Gap::Nothing(_)) => "NOT MEASURED",
             Err(Gap::TooFew(..)) => "TOO FEW RUNS",
             Err(Gap::NotQuiet(..)) => "NOT QUIET",
             Err(Gap::Failed(_)) => "FAILED",
@@ -169,6 +166,7 @@ impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotMeasured(what) => write!(f, "no {what}"),
+            Self::Nothing(what) => write!(f, "a ratio needs figures above 0; {what}"),
             Self::TooFew(what, runs, wanted) => write!(f, "{what}: {runs} of {wanted} runs"),
             Self::NotQuiet(what, disturbance) => write!(f, "{what}: {disturbance}"),
             Self::Failed(what) => write!(f, "failed: {what}"),
@@ -179,6 +177,8 @@ impl fmt::Display for Gap {
 
 #[cfg(test)]
 mod tests {
+    use super::calls::JSON;
+    use super::view::Better;
     use super::*;
     use crate::cell::{Cell, Transport};
     use crate::results::{Document, Sample, Session};
@@ -239,6 +239,60 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_failed_or_did_nothing_is_beaten_by_nobody() {
+        let rows = [
+            (0.0, None, "NOT MEASURED"),
+            (0.0, None, "NOT MEASURED"),
+            (0.0, Some("5000 calls failed"), "FAILED"),
+            (1.0, Some("5000 calls failed"), "FAILED"),
+        ];
+        for ((rps, error, expected), partial) in rows.into_iter().zip([false, true, false, true]) {
+            let mut document = document(&[("callboard", 0, 400.0, true), ("tarpc-json", 0, rps, true)]);
+            document.rows[1].samples[0].error = error.map(Into::into);
+            let goals = judge(&document, &Capacity::default(), partial);
+            let is_wanted = |goal: &&Goal| goal.work.contains("16 x 16") && goal.what == "rate by tarpc-json";
+            let goal = goals.iter().find(is_wanted).unwrap();
+            assert_eq!((goal.verdict(), goal.met()), (expected, false), "{rps} {error:?}: {:?}", goal.measured);
+        }
+    }
+
+    #[test]
+    fn a_quick_run_leaves_out_of_the_best_who_was_not_measured_but_not_who_has_no_figure() {
+        let cell = Cell::Calls { method: "echo1k".into(), connections: 16, outstanding: 16, transport: Transport::Tcp };
+        for (figure, verdict) in [("rps", "met"), ("p50_us", "NOT MEASURED")] {
+            let mut document = Document::default();
+            document.begin(Session { runs: 1, ..Session::default() });
+            for (peer, name, value) in
+                [("callboard", "rps", 400.0), ("tarpc-json", "rps", 100.0), ("jsonrpsee-ws", figure, 50.0)]
+            {
+                let figures = [(name.to_owned(), value)].into();
+                document.add(&cell, peer, 0, Sample { figures, quiet: true, ..Sample::default() });
+            }
+            let view = View { document: &document, partial: true };
+            let measured = view.by_best(&cell.to_string(), &JSON, "rps", Better::More);
+            let goal = Goal::new("echo", "rate", Bar::AtLeast(3.0), measured);
+            assert_eq!(goal.verdict(), verdict, "{:?}", goal.measured);
+        }
+    }
+
+    #[test]
+    fn a_broker_is_measured_by_the_messages_that_it_delivers_and_by_no_call_that_fails() {
+        let topic = Cell::Topics { subscribers: 1, size: 64, rate: 0 };
+        let call = Cell::Calls { method: "add".into(), connections: 16, outstanding: 16, transport: Transport::Tcp };
+        for (cell, peer, fails) in [(&topic, "nats", false), (&topic, "raw-hub", true), (&call, "nats", true)] {
+            let mut document = Document::default();
+            document.begin(Session { runs: 1, ..Session::default() });
+            for (peer, error) in [("callboard", None), (peer, Some("messages still came when it was given up"))] {
+                let figures = [("rate".to_owned(), 1.0)].into();
+                let sample = Sample { figures, quiet: true, error: error.map(Into::into), ..Sample::default() };
+                document.add(cell, peer, 0, sample);
+            }
+            let measured = View { document: &document, partial: false }.by(&cell.to_string(), peer, "rate");
+            assert_eq!(matches!(measured, Err(Gap::Failed(_))), fails, "{peer} at {cell}: {measured:?}");
+        }
+    }
+
+    #[test]
     fn a_median_is_one_of_three_runs_unless_fewer_were_asked_for() {
         let mut document = document(&[("callboard", 0, 400.0, true), ("tarpc-json", 0, 100.0, true)]);
         let ours = document.rows[0].samples[0].clone();
@@ -284,14 +338,30 @@ mod tests {
             let (alone, beside) = (speed(100.0, "0"), speed(120.0, strangers));
             let one = format!(r#"{{"alone": {alone}, "beside": {beside}}}"#);
             let about = r#"{"commit": "0123456789", "date": "today"}"#;
-            let idle = format!(r#"{{"about": {about}, "connections": 9, "lost": 2, "one": {one}}}"#);
+            let idle = format!(r#"{{"about": {about}, "connections": 9, "wanted": 7, "lost": 2, "one": {one}}}"#);
             fs::write(home.path().join("results/capacity.json"), format!(r#"{{"idle": {idle}}}"#)).unwrap();
             let capacity = Capacity::read(home.path());
             let goals = judge(&Document::default(), &capacity, false);
             let goal = goals.iter().find(|goal| goal.work == "calls beside them").unwrap();
             assert_eq!(goal.verdict(), verdict, "{:?}", goal.measured);
-            assert_eq!(capacity.connections, Some(7.0));
+            assert_eq!((capacity.connections, capacity.connections_wanted), (Some(7.0), Some(7.0)));
             assert_eq!(commits(&Document::default(), &capacity), ["0123456789, measured by `capacity` at today"]);
+        }
+    }
+
+    #[test]
+    fn connections_are_held_against_what_was_wanted_where_they_were_held() {
+        let rows = [
+            (Some(9.0), "NOT MET"),
+            (Some(8.0), "met"),
+            (Some(0.0), "NOT MEASURED"),
+            (None, "NOT MEASURED"), // as in files from before it was written down
+        ];
+        for (connections_wanted, verdict) in rows {
+            let capacity = Capacity { connections: Some(8.0), connections_wanted, ..Capacity::default() };
+            let goals = judge(&Document::default(), &capacity, false);
+            let goal = goals.iter().find(|goal| goal.what.contains("limit of files")).unwrap();
+            assert_eq!(goal.verdict(), verdict, "{connections_wanted:?}: {:?}", goal.measured);
         }
     }
 

@@ -10,6 +10,9 @@ use super::stage::{Center, Load, Speed, Stage, compare};
 pub struct Idle {
     pub about: About,
     pub connections: u32,
+    /// As many as the limit of open files allowed, less what a center needs beside them; a file of before has none.
+    #[serde(default)]
+    pub wanted: Option<u32>,
     /// Processes that hold them, each from an address of its own.
     pub processes: usize,
     pub connect_secs: f64,
@@ -34,7 +37,9 @@ struct Asked {
     secs: f64,
 }
 
-pub fn run(stage: &Stage<'_>, connections: u32) -> Result<Idle> {
+/// With `connections`, or as many as are `wanted`.
+pub fn run(stage: &Stage<'_>, connections: Option<u32>, wanted: u32) -> Result<Idle> {
+    let connections = connections.unwrap_or(wanted);
     let (empty, full) = (stage.center()?, stage.center()?);
     let mut memory = vec![(0, full.memory()?)];
     let mut crowds = connect(&full, connections, &mut memory)?;
@@ -48,6 +53,7 @@ pub fn run(stage: &Stage<'_>, connections: u32) -> Result<Idle> {
     Ok(Idle {
         about: stage.about(),
         connections,
+        wanted: Some(wanted),
         processes: crowds.len(),
         connect_secs: crowds.iter().map(|crowd| crowd.secs).sum(),
         memory,

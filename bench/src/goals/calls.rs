@@ -70,7 +70,7 @@ fn title(figure: &str) -> &str {
 const RATES: [(&str, f64); 5] =
     [("tarpc-json", 3.0), ("tarpc-bincode", 2.0), ("tonic", 8.0), ("nats", 5.0), ("raw-json", 0.8)];
 const JSONRPSEE: [&str; 2] = ["jsonrpsee-ws", "jsonrpsee-http"];
-const JSON: [&str; 3] = ["tarpc-json", "jsonrpsee-ws", "jsonrpsee-http"];
+pub(super) const JSON: [&str; 3] = ["tarpc-json", "jsonrpsee-ws", "jsonrpsee-http"];
 /// Everything that calls by a framework or through a broker.
 const FRAMEWORKS: [&str; 9] = [
     "tarpc-json",

@@ -26,7 +26,8 @@ fn registry(view: View<'_>) -> Vec<Goal> {
 
 fn idle(view: View<'_>, capacity: &Capacity) -> Vec<Goal> {
     let memory = view.figure("idle/10000", OURS, "per_conn_kb").map(|figure| figure.value);
-    let held = capacity.connections.zip(capacity.connections_wanted).map(|(held, wanted)| held / wanted);
+    let wanted = capacity.connections_wanted.filter(|&wanted| wanted > 0.0);
+    let held = capacity.connections.zip(wanted).map(|(held, wanted)| held / wanted);
     vec![
         Goal::new("10,000 idle connections", "KiB of the center for each", Bar::AtMost(2.0), memory),
         Goal::new(

@@ -1,5 +1,5 @@
 //! Topics: what is delivered, what is lost, what it costs, and how long it takes at a fixed rate.
-use super::view::{Better, OURS, View, ratio};
+use super::view::{BROKERS, Better, OURS, View, ratio};
 use super::{Bar, Gap, Goal};
 use crate::cell::bytes;
 use crate::plan::PACED;
@@ -37,7 +37,6 @@ fn by_target(view: View<'_>, cell: &str) -> Result<f64, Gap> {
 }
 
 const TARGET: &str = "delivered by 2 x the better of NATS and Redis, or by 0.8 x raw-hub if less";
-const BROKERS: [&str; 3] = ["nats", "nats-deep", "redis"];
 
 #[cfg(test)]
 mod tests {

@@ -50,7 +50,7 @@ pub struct RunArgs {
     /// Go on with the last session where it was interrupted
     #[arg(long)]
     pub resume: bool,
-    /// CPUs that strangers may take before a run is repeated
+    /// CPUs that strangers may take before a run is repeated; beside more than by default no goal is met
     #[arg(long, default_value_t = MOST_STRANGERS)]
     pub max_strangers: f64,
     /// How often a disturbed run is tried

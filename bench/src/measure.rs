@@ -59,7 +59,7 @@ fn calls(site: &Site<'_>, load: &Calls<'_>, beside: Option<&Process>) -> Result<
         ("--sub-pids", join(beside)),
     ])?;
     let result = client.json(site.patience())?;
-    Ok(Sample { error: failure(&result), ..Sample::of(&result) })
+    loaded(&result)
 }
 
 struct Topic {
@@ -86,7 +86,7 @@ fn topic(arena: &Arena<'_>, site: &Site<'_>, load: &Topic) -> Result<Sample> {
     let mut result = publisher.json(site.patience())?;
     result.extend(subscribers.json(site.patience())?);
     account(&mut result, load.subscribers, arena.secs)?;
-    Ok(Sample { error: failure(&result), ..Sample::of(&result) })
+    loaded(&result)
 }
 
 /// What was delivered, from the first measured publish to the last delivery; what was lost; and the server's CPU.
@@ -138,6 +138,12 @@ fn growth(arena: &Arena<'_>, site: &Site<'_>, over: Growth, count: u32) -> Resul
     }
 }
 
+/// A result of a driver that watched what else ran: without a word of it nobody knows whether it was quiet.
+fn loaded(result: &Map<String, Value>) -> Result<Sample> {
+    result.get("foreign_cpu").and_then(Value::as_f64).context("the driver does not say what strangers took")?;
+    Ok(Sample { error: failure(result), ..Sample::of(result) })
+}
+
 fn failure(result: &Map<String, Value>) -> Option<String> {
     if result.get("settled").and_then(Value::as_bool) == Some(false) {
         return Some("messages still came when it was given up".into());
@@ -181,6 +187,18 @@ mod tests {
         let expected = [("delivered_s", 4_500.0), ("lost", 1_000.0), ("lost_pct", 10.0), ("srv_cpu_100k", 20.0)];
         for (name, value) in expected {
             assert!((sample.figures[name] - value).abs() < 1e-6, "{name}: {}", sample.figures[name]);
+        }
+    }
+
+    #[test]
+    fn a_result_that_does_not_say_what_strangers_took_is_none() {
+        for (result, strangers) in [
+            (serde_json::json!({"rps": 5, "foreign_cpu": 0.25}), Some(0.25)),
+            (serde_json::json!({"rps": 5, "foreign_cpu": null}), None),
+            (serde_json::json!({"rps": 5}), None),
+        ] {
+            let sample = loaded(result.as_object().unwrap());
+            assert_eq!(sample.ok().map(|sample| sample.strangers), strangers, "{result}");
         }
     }
 

@@ -1,12 +1,21 @@
 //! Which cells are measured, and in which order.
+use std::fmt;
+
 use crate::cell::{Cell, Growth, Transport};
 
 /// How long and how often.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
     pub runs: u32,
     pub warm: f64,
     pub secs: f64,
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { runs, warm, secs } = self;
+        write!(f, "--runs {runs} --warm {warm} --secs {secs}")
+    }
 }
 
 pub const QUICK: Pace = Pace { runs: 3, warm: 0.2, secs: 0.7 };

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 use crate::cell::Cell;
 use crate::drivers::Missing;
 use crate::machine::Machine;
+use crate::plan::Pace;
+use crate::quiet::MOST_STRANGERS;
 use crate::stats::median;
 
 /// All results of one plan; a part that was measured again replaces what it was, and has a session of its own.
@@ -99,11 +101,13 @@ impl Document {
         self.sessions.iter().enumerate().filter(move |(index, _)| used(*index))
     }
 
-    /// The last session, to go on with: of the same commit only, since what it says holds for all of its runs.
-    pub fn resumed(&self, commit: &str) -> Result<Option<usize>> {
+    /// The last session, to go on with: of the same commit and pace only, since what it says holds for all of its runs.
+    pub fn resumed(&self, commit: &str, pace: Pace) -> Result<Option<usize>> {
         let Some(last) = self.sessions.last() else { return Ok(None) };
         let other = &last.commit;
         ensure!(other == commit, "the last session is of commit {other}, this is {commit}: leave --resume out");
+        let other = Pace { runs: last.runs, warm: last.warm, secs: last.secs };
+        ensure!(other == pace, "the last session has {other}, this has {pace}: say the same, or leave --resume out");
         Ok(Some(self.sessions.len() - 1))
     }
 
@@ -158,7 +162,7 @@ impl Row {
 
     /// Whether it is Callboard, called in whichever way.
     pub fn ours(&self) -> bool {
-        self.peer.starts_with("callboard")
+        is_ours(&self.peer)
     }
 
     /// The figure of each run that has it.
@@ -210,15 +214,36 @@ impl Sample {
         }
     }
 
-    /// Whether strangers spoiled no figure of it; what failed altogether has none.
+    /// Whether strangers spoiled no figure of it; what failed altogether has none. Whoever permits them more while
+    /// measuring gets figures, but none to judge by.
     fn undisturbed(&self) -> bool {
-        self.quiet || self.figures.is_empty()
+        (self.quiet && self.strangers <= MOST_STRANGERS) || self.figures.is_empty()
     }
 
-    /// This run in place of one that was disturbed, if it is the quieter one. What failed then is still told.
-    pub fn in_place_of(self, disturbed: &Self) -> Option<Self> {
-        let better = !self.figures.is_empty() && self.strangers < disturbed.strangers;
-        better.then(|| Self { error: self.error.clone().or_else(|| disturbed.error.clone()), ..self })
+    /// This run or the one that was disturbed, whichever is quieter. What failed then is still told; of ours, whatever
+    /// failed or was lost in either.
+    pub fn or_disturbed(mut self, disturbed: &Self, ours: bool) -> Self {
+        if self.figures.is_empty() || self.strangers >= disturbed.strangers {
+            let failed = std::mem::replace(&mut self, disturbed.clone());
+            if ours {
+                self.tell_of(&failed);
+            }
+        } else if ours {
+            self.tell_of(disturbed);
+        } else {
+            self.error = self.error.take().or_else(|| disturbed.error.clone());
+        }
+        self
+    }
+
+    /// Takes over what went wrong in another attempt at the same run: it happened, whichever attempt's figures are kept.
+    pub fn tell_of(&mut self, other: &Self) {
+        self.error = self.error.take().or_else(|| other.error.clone());
+        let lost = |sample: &Self| sample.figures.get("lost").map_or(0.0, |lost| lost.abs());
+        if lost(other) > lost(self) {
+            let losses = ["lost", "lost_pct"].into_iter().filter_map(|name| other.figures.get_key_value(name));
+            self.figures.extend(losses.map(|(name, value)| (name.clone(), *value)));
+        }
     }
 
     /// Adds one more who took CPUs, and keeps the most demanding.
@@ -238,6 +263,11 @@ impl Sample {
         let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
         format!("strangers took {:.2} CPUs{who}", self.strangers)
     }
+}
+
+/// Whether a peer is Callboard, called in whichever way.
+pub fn is_ours(peer: &str) -> bool {
+    peer.starts_with("callboard")
 }
 
 /// Six significant digits: more would only make the document longer.
@@ -303,13 +333,18 @@ mod tests {
     }
 
     #[test]
-    fn a_session_goes_on_with_the_commit_that_it_began_with_only() {
+    fn a_session_goes_on_with_the_commit_and_the_pace_that_it_began_with_only() {
         let mut document = Document::default();
-        assert_eq!(document.resumed("0123456789").unwrap(), None);
-        document.begin(Session { commit: "0123456789".into(), ..session("today") });
-        assert_eq!(document.resumed("0123456789").unwrap(), Some(0));
-        let error = document.resumed("9876543210").unwrap_err().to_string();
+        let pace = Pace { runs: 3, warm: 0.3, secs: 1.5 };
+        assert_eq!(document.resumed("0123456789", pace).unwrap(), None);
+        document.begin(Session { commit: "0123456789".into(), warm: 0.3, secs: 1.5, ..session("today") });
+        assert_eq!(document.resumed("0123456789", pace).unwrap(), Some(0));
+        let error = document.resumed("9876543210", pace).unwrap_err().to_string();
         assert!(error.contains("0123456789") && error.contains("9876543210"), "{error}");
+        for other in [Pace { runs: 5, ..pace }, Pace { warm: 0.2, ..pace }, Pace { secs: 0.6, ..pace }] {
+            let error = document.resumed("0123456789", other).unwrap_err().to_string();
+            assert!(error.contains(&pace.to_string()) && error.contains(&other.to_string()), "{error}");
+        }
     }
 
     #[test]
@@ -333,11 +368,39 @@ mod tests {
     #[test]
     fn a_run_that_was_disturbed_gives_way_to_a_quieter_one_but_not_what_failed_in_it() {
         let loud = Sample { quiet: false, strangers: 0.5, error: Some("2 calls failed".into()), ..sample(0, 1.0) };
-        let replaced = Sample { strangers: 0.25, ..sample(0, 2.0) }.in_place_of(&loud).unwrap();
-        assert_eq!((replaced.strangers, replaced.error.as_deref()), (0.25, Some("2 calls failed")));
-        let failed = Sample { error: Some("no server".into()), ..Sample::default() };
-        for worse in [Sample { strangers: 0.5, ..sample(0, 2.0) }, failed] {
-            assert!(worse.in_place_of(&loud).is_none());
+        for ours in [false, true] {
+            let replaced = Sample { strangers: 0.25, ..sample(0, 2.0) }.or_disturbed(&loud, ours);
+            assert_eq!((replaced.strangers, replaced.error.as_deref()), (0.25, Some("2 calls failed")));
+            let failed = Sample { error: Some("no server".into()), ..Sample::default() };
+            for worse in [Sample { strangers: 0.5, ..sample(0, 2.0) }, failed] {
+                let kept = worse.or_disturbed(&loud, ours);
+                assert_eq!((kept.figures["rps"], kept.error.as_deref()), (1.0, Some("2 calls failed")));
+            }
+        }
+    }
+
+    #[test]
+    fn of_ours_all_that_was_lost_or_failed_in_any_attempt_is_told() {
+        let losing = |strangers: f64, lost: f64| {
+            let figures = BTreeMap::from([("lost".into(), lost), ("lost_pct".into(), lost / 10.0)]);
+            Sample { figures, strangers, ..Sample::default() }
+        };
+        let rows = [(losing(0.5, 7.0), losing(0.1, 0.0)), (losing(0.5, 0.0), losing(0.6, -7.0))];
+        for (disturbed, again) in rows {
+            let lost = |ours| again.clone().or_disturbed(&disturbed, ours).figures["lost"].abs();
+            assert_eq!((lost(false), lost(true)), (0.0, 7.0));
+        }
+        let failed = Sample { error: Some("the center has crashed".into()), ..Sample::default() };
+        let kept = failed.or_disturbed(&losing(0.5, 0.0), true);
+        assert_eq!((kept.error.as_deref(), kept.strangers), (Some("the center has crashed"), 0.5));
+    }
+
+    #[test]
+    fn a_run_beside_more_strangers_than_goals_permit_is_not_quiet_whatever_was_permitted_it() {
+        for (strangers, quiet) in [(MOST_STRANGERS, true), (MOST_STRANGERS + 0.01, false)] {
+            let mut document = Document::default();
+            document.add(&Cell::Start, "callboard", 0, Sample { strangers, ..sample(0, 1.0) });
+            assert_eq!(document.rows[0].quiet(), quiet);
         }
     }
 

@@ -12,8 +12,8 @@ use crate::machine::{Machine, commit, versions};
 use crate::measure::measure;
 use crate::plan::{Pace, seconds};
 use crate::progress::Progress;
-use crate::quiet::{Locks, quietest, wait_until_idle};
-use crate::results::{Document, Session};
+use crate::quiet::{Locks, Patience, quietest, wait_until_idle};
+use crate::results::{Document, Session, is_ours};
 use crate::select::selected;
 use crate::site::Arena;
 
@@ -52,7 +52,7 @@ pub fn run(home: &Path, plan: &Plan, args: &RunArgs) -> Result<Document> {
     let drivers = build(home, &rounds)?;
     drop(locks);
     let mut document = Document::kept(&plan.results)?;
-    let resumed = if args.resume { document.resumed(&commit)? } else { None };
+    let resumed = if args.resume { document.resumed(&commit, plan.pace)? } else { None };
     let session = match resumed {
         Some(last) => last,
         None => document.begin(session(home, plan, &config, commit, missing)?),
@@ -107,22 +107,21 @@ impl Course<'_> {
         if peers.is_empty() {
             return Ok(());
         }
-        let (cell, &RunArgs { attempts, max_strangers, .. }) = (round.cell, self.args);
+        let (cell, &RunArgs { attempts, max_strangers: most_strangers, .. }) = (round.cell, self.args);
         let _locks = Locks::take(&self.args.lock)?;
         wait_until_idle();
         let arena = Arena { secs: seconds(cell, self.arena.secs), ..self.arena };
         for peer in peers {
             self.progress.begin(cell, &peer.name);
-            let mut sample = quietest(attempts, max_strangers, wait_until_idle, || measure(&arena, peer, cell));
+            let ours = is_ours(&peer.name);
+            let patience = Patience { attempts, most_strangers, ours };
+            let mut sample = quietest(patience, wait_until_idle, || measure(&arena, peer, cell));
             sample.run = round.run;
             self.progress.end(cell, &peer.name, &sample);
-            let kept = match self.document.disturbed(cell, &peer.name, self.session, round.run) {
-                Some(disturbed) => sample.in_place_of(disturbed),
-                None => Some(sample),
-            };
-            if let Some(sample) = kept {
-                self.document.add(cell, &peer.name, self.session, sample);
+            if let Some(disturbed) = self.document.disturbed(cell, &peer.name, self.session, round.run) {
+                sample = sample.or_disturbed(disturbed, ours);
             }
+            self.document.add(cell, &peer.name, self.session, sample);
         }
         self.document.write(&self.plan.results)
     }

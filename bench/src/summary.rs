@@ -214,7 +214,7 @@ mod tests {
             [(1_000, "callboard", 1.5, true), (10_000, "callboard", 1.25, true), (1_000, "nats", 22.0, false)]
         {
             let figures = [("per_conn_kb".to_owned(), kib)].into();
-            let sample = Sample { figures, quiet, strangers: 0.5, ..Sample::default() };
+            let sample = Sample { figures, quiet, strangers: if quiet { 0.05 } else { 0.5 }, ..Sample::default() };
             document.add(&Cell::Idle { connections }, peer, 0, sample);
         }
         let text = markdown(&document, 3);

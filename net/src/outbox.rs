@@ -97,8 +97,8 @@ const JOIN_SHARED_BELOW: usize = 256 << 10;
 const JOIN_SHARED_BYTES: usize = 4 * PLACE_BYTES;
 /// So much of what one outbox holds is not entered in the total.
 const UNBOOKED_BYTES: usize = 1 << 10;
-/// A larger buffer is given back once all is written; and small frames are not joined into much larger ones, so that who
-/// often queues more than this grows none anew each time.
+/// A larger buffer is given back once all is written; and small frames are not joined into much larger ones, so that
+/// who often queues more than this grows none anew each time.
 const KEEP_BYTES: usize = 64 << 10;
 
 impl<H> Outbox<H> {
@@ -167,7 +167,8 @@ impl<H> Outbox<H> {
         Ok(state.waker.take())
     }
 
-    /// The connection's task is awake: pushes need not wake it. Whether a push, or whoever else took the waker, woke it.
+    /// The connection's task is awake: pushes need not wake it. Whether a push, or whoever else took the waker, woke
+    /// it.
     pub(crate) fn unpark(&self) -> bool {
         let mut state = self.lock();
         state.full = false;
@@ -215,7 +216,8 @@ impl<H> Outbox<H> {
         let booked = state.booked.saturating_sub(state.counted);
         state.booked -= booked;
         state.progress = now;
-        // Its capacity is only what is left behind the pieces that were split off it; those are gone, so all of it shows.
+        // Its capacity is only what is left behind the pieces that were split off it; those are gone, so all of it
+        // shows.
         if state.bytes == 0 && state.tail.try_reclaim(KEEP_BYTES + 1) {
             state.tail = BytesMut::new();
         }
@@ -246,6 +248,12 @@ impl<H> Outbox<H> {
     pub(crate) fn load(&self) -> (usize, Instant) {
         let state = self.lock();
         (state.bytes, state.progress)
+    }
+
+    /// Since when the peer has taken none of what waits, if anything does.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.bytes > 0 && !state.closed).then_some(state.progress)
     }
 
     pub(crate) fn bytes(&self) -> usize {

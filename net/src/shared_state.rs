@@ -59,11 +59,9 @@ impl<P: Protocol> SharedState<P> {
         if self.queued.load(Relaxed) > self.limits.total_queue_bytes {
             self.evict(
                 "all outboxes together are over their bound, and this peer has taken nothing for longest",
-                |conn| {
-                    let (bytes, progress) = conn.outbox().load();
-                    // One that is on its way out still holds bytes: it goes before another does.
-                    (bytes > 0 || conn.is_closed()).then_some(progress)
-                },
+                // One that is being closed goes before another does; once it is, it holds nothing, however long its task
+                // lives on.
+                |conn| conn.outbox().waits_since(),
             );
         }
     }
@@ -72,7 +70,8 @@ impl<P: Protocol> SharedState<P> {
         self.queued.fetch_sub(bytes, Relaxed);
     }
 
-    /// A connection's unfinished frame holds `now` bytes after `before`. Past the total the stalest frame's connection goes.
+    /// A connection's unfinished frame holds `now` bytes after `before`. Past the total the stalest frame's connection
+    /// goes.
     pub(crate) fn partial(&self, before: usize, now: usize) {
         if now <= before {
             self.partial.fetch_sub(before - now, Relaxed);

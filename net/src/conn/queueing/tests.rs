@@ -85,3 +85,21 @@ fn what_is_being_written_as_the_connection_ends_may_still_leave() {
     assert_eq!(conn.sent_bytes(), taken as u64);
     assert!(later >= conn.sent_bytes(), "what was not being written never leaves");
 }
+
+#[test]
+fn past_the_total_the_slowest_goes_though_a_slower_one_is_closed_and_not_yet_gone() {
+    let limits = Limits { max_frame_bytes: 1 << 20, total_queue_bytes: 1 << 20, ..Limits::default() };
+    let shared = Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true));
+    let [closed, slow, other] = [(); 3].map(|()| {
+        let conn: Conn = Conn::new(Arc::clone(&shared), Ends::default());
+        shared.connections.insert(conn.id(), conn.clone());
+        conn.answer(b"1", &Blank(600_000)).unwrap();
+        if shared.connections.len() == 1 {
+            take(&conn); // it is being written
+            conn.end("its task has not ended yet");
+        }
+        conn
+    });
+    assert_eq!([closed, slow, other].map(|conn| conn.is_closed()), [true, true, false]);
+    assert_eq!(shared.snapshot().evicted, 1);
+}

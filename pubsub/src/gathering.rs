@@ -50,4 +50,4 @@ impl Gathering {
 }
 
 /// No call has it.
-const PING_ID: &[u8] = b"published";
+pub(crate) const PING_ID: &[u8] = b"published";

@@ -10,7 +10,7 @@ use callboard_common::{
 
 use crate::backlog::End;
 use crate::bundle::{Bundle, Part};
-use crate::gathering::Gathering;
+use crate::gathering::{Gathering, PING_ID};
 use crate::listeners::{ListenerId, Listeners};
 use crate::publication::COPY_BELOW_BYTES;
 use crate::queue::{Freed, Queue};
@@ -112,7 +112,9 @@ impl Inbox for Hub {
                 self.publish(conn, done);
             }
             if message.kind() == MessageType::Pong {
-                self.gathering.answered(conn);
+                if message.id() == PING_ID {
+                    self.gathering.answered(conn);
+                }
                 continue;
             }
             match TopicRequest::decode::<Json>(message.body()) {

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 /// Where to listen or to connect to.
 ///
-/// `tcp://host:port`, or `host:port` for short; the host is a name, an IPv4 address or an IPv6 address in brackets; port
-/// 0 lets the system choose when listening. `unix:///path` (or `file:///path`) is a Unix socket.
+/// `tcp://host:port`, or `host:port` for short; the host is a name, an IPv4 address or an IPv6 address in brackets;
+/// port 0 lets the system choose when listening. `unix:///path` (or `file:///path`) is a Unix socket.
 ///
 /// ```
 /// use callboard_net::Address;

@@ -126,9 +126,10 @@ impl<P: Protocol> Conn<P> {
         self.finish(End::ordinary(reason));
     }
 
-    /// Ends in good order, after `grace` at the latest: what is queued leaves, and what requests in flight still answer.
-    /// A connection that was accepted goes on reading until its peer is quiet, and refuses what comes (UNAVAILABLE, not
-    /// executed): a request may be on its way. One that we made is read no more. A second call changes nothing.
+    /// Ends in good order, after `grace` at the latest: what is queued leaves, and what requests in flight still
+    /// answer. A connection that was accepted goes on reading until its peer is quiet, and refuses what comes
+    /// (UNAVAILABLE, not executed): a request may be on its way. One that we made is read no more. A second call
+    /// changes nothing.
     pub fn drain(&self, grace: Duration) {
         self.0.draining.get_or_init(|| {
             let since = Instant::now();
@@ -156,8 +157,8 @@ impl<P: Protocol> Conn<P> {
         }
     }
 
-    /// An answer has woken a task. After some of them the connection lets tasks run before it hands on the rest of what one
-    /// read brought.
+    /// An answer has woken a task. After some of them the connection lets tasks run before it hands on the rest of what
+    /// one read brought.
     pub fn woke(&self) {
         self.0.woken.fetch_add(1, Relaxed);
     }
@@ -166,8 +167,8 @@ impl<P: Protocol> Conn<P> {
         self.0.woken.load(Relaxed)
     }
 
-    /// Whether it pays to wait for others to push before what is queued is written: not on a client's connection on which
-    /// at most a single call waits.
+    /// Whether it pays to wait for others to push before what is queued is written: not on a client's connection on
+    /// which at most a single call waits.
     pub(crate) fn gathers(&self) -> bool {
         self.0.shared.serves || self.0.expecting.load(Relaxed) > 1
     }

@@ -25,9 +25,9 @@ pub enum ConnectError {
     Limits(#[from] LimitsError),
 }
 
-/// Connects, and hands every message that comes to the handler, in a task on the current runtime: no thread lies between
-/// a caller on that runtime and its connection. The connection lives until it is ended, by either side, also when the
-/// returned handle is dropped.
+/// Connects, and hands every message that comes to the handler, in a task on the current runtime: no thread lies
+/// between a caller on that runtime and its connection. The connection lives until it is ended, by either side, also
+/// when the returned handle is dropped.
 ///
 /// # Errors
 /// [`ConnectError`].

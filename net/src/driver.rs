@@ -64,12 +64,12 @@ struct LastAnswer {
 
 /// Rounds of reading before other connections of the loop get their turn.
 const ROUNDS: usize = 8;
-/// After so many frames they get it too: as many as the rounds bring of frames of 128 bytes. A peer that sends far smaller
-/// ones would hold up the others for ten times as long.
+/// After so many frames they get it too: as many as the rounds bring of frames of 128 bytes. A peer that sends far
+/// smaller ones would hold up the others for ten times as long.
 const FRAMES: u64 = 4_096;
 const LAST_ANSWER_TIME: Duration = Duration::from_secs(1);
-/// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine or
-/// in one network.
+/// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine
+/// or in one network.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 
 impl<S, P, H> Driver<S, P, H>

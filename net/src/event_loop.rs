@@ -30,9 +30,9 @@ pub(crate) fn handled(frames: u64) {
     HANDLED.set(HANDLED.get() + frames);
 }
 
-/// A loop that was woken for a single frame lets others on its core run before it sleeps. A caller that sends one request
-/// at a time then often has the next one ready, with no sleep and no wake-up between. Under load loops go to sleep at once:
-/// they are woken for many frames.
+/// A loop that was woken for a single frame lets others on its core run before it sleeps. A caller that sends one
+/// request at a time then often has the next one ready, with no sleep and no wake-up between. Under load loops go to
+/// sleep at once: they are woken for many frames.
 fn before_sleep() {
     if HANDLED.take() == 1 {
         thread::yield_now();

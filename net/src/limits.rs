@@ -9,13 +9,13 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest frame in bytes, as its length field counts them. Default 16 MiB. A larger one closes its connection, before
-    /// anything is allocated for it.
+    /// The largest frame in bytes, as its length field counts them. Default 16 MiB. A larger one closes its connection,
+    /// before anything is allocated for it.
     pub max_frame_bytes: usize,
-    /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least twice `max_frame_bytes`, so that what finds
-    /// it at most half full always fits. Above half of it
-    /// the connection itself is not read, and publishers to it are held back while it makes progress (above 1 MiB for
-    /// 5 ms at a time); past it a message or notice for it closes it.
+    /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least twice `max_frame_bytes`, so that
+    /// what finds it at most half full always fits. Above half of it the connection itself is not read, and publishers
+    /// to it are held back while it makes progress (above 1 MiB for 5 ms at a time); past it a message or notice for it
+    /// closes it.
     pub queue_bytes: usize,
     /// Requests of one connection that wait for their answers. Default 1,024. Past it a v1 peer is not read, and a
     /// session peer is answered OVERLOADED.
@@ -31,11 +31,11 @@ pub struct Limits {
     pub half_closed: Duration,
     /// How long a reader that takes no byte is still waited for. Default 500 ms.
     pub stall: Duration,
-    /// What may wait in all outboxes of a server, in bytes, at least `max_frame_bytes`; a frame that goes to many counts once. Default 512 MiB. Past
-    /// it the peer that has taken nothing for longest is closed.
+    /// What may wait in all outboxes of a server, in bytes, at least `max_frame_bytes`; a frame that goes to many
+    /// counts once. Default 512 MiB. Past it the peer that has taken nothing for longest is closed.
     pub total_queue_bytes: usize,
-    /// What all unfinished frames of a server may hold, in bytes, at least `max_frame_bytes`. Default 256 MiB. Past it the connection whose frame
-    /// has had no byte for longest is closed.
+    /// What all unfinished frames of a server may hold, in bytes, at least `max_frame_bytes`. Default 256 MiB. Past it
+    /// the connection whose frame has had no byte for longest is closed.
     pub total_partial_bytes: usize,
 }
 

@@ -19,9 +19,9 @@ use crate::later::later;
 
 /// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
 ///
-/// Bytes are read into a buffer that all connections of a thread share, so an idle connection has none. Only what is not
-/// yet a whole frame is kept by the connection, in a buffer of at most twice the bytes that came, whatever length was
-/// announced.
+/// Bytes are read into a buffer that all connections of a thread share, so an idle connection has none. Only what is
+/// not yet a whole frame is kept by the connection, in a buffer of at most twice the bytes that came, whatever length
+/// was announced.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     /// Bytes that were read and not handled: part of a frame, or frames that wait until reading goes on.
@@ -69,11 +69,12 @@ pub(crate) enum ReadFailure {
 
 /// One read asks for at most this many bytes.
 const READ_BYTES: usize = 64 << 10;
-/// After so many calls of one read, if more than as many bytes are left of it, what was queued meanwhile is written: the
-/// peer works on the first part of a batch while we work on the next. On a client's connection those who were woken by so
-/// many answers run first, so that their next calls leave with it.
+/// After so many calls of one read, if more than as many bytes are left of it, what was queued meanwhile is written:
+/// the peer works on the first part of a batch while we work on the next. On a client's connection those who were woken
+/// by so many answers run first, so that their next calls leave with it.
 const CHUNK_CALLS: usize = 8;
-/// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same read.
+/// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same
+/// read.
 const SHORT_BYTES: usize = 4 << 10;
 
 /// A buffer up to this may also take what comes behind the frame that it was made for: as much as a read brings.
@@ -86,8 +87,8 @@ thread_local! {
     static SHARED: RefCell<Buffers> = RefCell::default();
 }
 
-/// The buffers that all connections of a thread are read into. Messages that wait elsewhere hold the buffer that they lie
-/// in for a moment longer: meanwhile another one serves, so that a buffer is seldom made anew.
+/// The buffers that all connections of a thread are read into. Messages that wait elsewhere hold the buffer that they
+/// lie in for a moment longer: meanwhile another one serves, so that a buffer is seldom made anew.
 #[derive(Debug, Default)]
 struct Buffers {
     kept: [BytesMut; 2],
@@ -167,8 +168,8 @@ impl Reader {
         missing.min(part.len()).max(1)
     }
 
-    /// How much the next read may bring. Behind a large frame nothing else comes into its buffer: a message that is kept
-    /// would hold all of it, and count as its own few bytes.
+    /// How much the next read may bring. Behind a large frame nothing else comes into its buffer: a message that is
+    /// kept would hold all of it, and count as its own few bytes.
     fn most<P: Protocol>(&self, conn: &Conn<P>) -> usize {
         if self.pending.capacity() <= LARGE_BYTES {
             return usize::MAX;

@@ -152,9 +152,9 @@ impl<P: Protocol> Serving<P> {
         self.shared.snapshot()
     }
 
-    /// Accepts no more, lets requests in flight finish and queued bytes leave, refuses what still comes (UNAVAILABLE, not
-    /// executed) until each peer is quiet, all for up to `grace`, then closes what is left and stops. It takes little
-    /// longer than `grace`, whatever the peers do.
+    /// Accepts no more, lets requests in flight finish and queued bytes leave, refuses what still comes (UNAVAILABLE,
+    /// not executed) until each peer is quiet, all for up to `grace`, then closes what is left and stops. It takes
+    /// little longer than `grace`, whatever the peers do.
     ///
     /// # Cancel safety
     /// Dropping it stops the server at once.

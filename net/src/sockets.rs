@@ -135,8 +135,8 @@ impl Transport for Sockets {
         match accepted {
             AcceptedSocket::Tcp(stream) => {
                 stream.set_nodelay(true)?;
-                // What waits, waits in the outbox, where it is bounded; and a reader's progress shows as it reads, not in
-                // leaps of the kernel's whole buffer. Systems without the option do without.
+                // What waits, waits in the outbox, where it is bounded; and a reader's progress shows as it reads, not
+                // in leaps of the kernel's whole buffer. Systems without the option do without.
                 let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
                 TcpStream::from_std(stream).map(SocketStream::Tcp)
             }

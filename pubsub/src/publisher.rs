@@ -12,10 +12,10 @@ use crate::topics::Publish;
 
 /// Publishes to one topic at full speed: it waits for no answers, but while much waits to be sent.
 ///
-/// What is published leaves in the order of the calls, and at once, or, where much is published, as soon as the center has
-/// handled what came before. A center that is held up by slow subscribers reads no
-/// more from this connection, and then [`publish`](Self::publish) waits; subscribers that make progress lose nothing.
-/// What the center refuses, for example since there is no such topic, is lost unheard:
+/// What is published leaves in the order of the calls, and at once, or, where much is published, as soon as the center
+/// has handled what came before. A center that is held up by slow subscribers reads no more from this connection, and
+/// then [`publish`](Self::publish) waits; subscribers that make progress lose nothing. What the center refuses, for
+/// example since there is no such topic, is lost unheard:
 /// [`Topics::publish`](crate::Topics::publish) tells.
 ///
 /// ```no_run

@@ -12,11 +12,10 @@ use crate::{TopicError, TopicLimits, TopicManager};
 
 /// The center's side of topics: answers REQ_TOPIC, and pushes what is published to the subscribers.
 ///
-/// Messages, and the answers to what changes the table, are queued under one lock, so every peer sees them in the order of
-/// the table: a subscriber's first message comes after the answer to its subscribe, and none comes after the answer to its
-/// cancel. A publisher's answer follows outside of the lock, once its message is queued for everyone. Queueing never
-/// blocks. A subscriber whose outbox is full is
-/// closed, and nobody else notices.
+/// Messages, and the answers to what changes the table, are queued under one lock, so every peer sees them in the order
+/// of the table: a subscriber's first message comes after the answer to its subscribe, and none comes after the answer
+/// to its cancel. A publisher's answer follows outside of the lock, once its message is queued for everyone. Queueing
+/// never blocks. A subscriber whose outbox is full is closed, and nobody else notices.
 ///
 /// ```
 /// use callboard_common::{Handler, Recorder};

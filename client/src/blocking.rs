@@ -1,11 +1,18 @@
 //! The same client for programs without a runtime: each call blocks its thread until it is done.
 //!
 //! Connections are driven by one thread in the background, which all clients of the process share and which is started
-//! with the first of them. On a thread that belongs to a tokio runtime every blocking call fails with
-//! [`CallErrorKind::BlockingInAsync`], since it would hold up all other tasks there, or wait for itself.
+//! with the first of them. While calls follow each other within a millisecond, the threads that call drive in its
+//! place, as long as they wait for their answers: no answer then has to be handed from thread to thread. When they
+//! stop, up to two milliseconds pass until the thread in the background is back, in which no connection is read; a
+//! [`Client::start`], a [`Client::call_then`], a [`Client::notify`] or a [`block_on`] calls it at once. A thread that
+//! is alone and whose answers come within some tens of microseconds looks for them that long before it sleeps.
+//! Parameters are written and results read while the thread drives nothing, so they may take their time.
 //!
-//! Threads that a runtime keeps for blocking work, as those of tokio's `spawn_blocking`, look like all its others. There,
-//! say that this one may block, with [`allow`]:
+//! On a thread that belongs to a tokio runtime every blocking call fails with [`CallErrorKind::BlockingInAsync`], since
+//! it would hold up all other tasks there, or wait for itself. So does one in a callback, whichever thread runs that.
+//!
+//! Threads that a runtime keeps for blocking work, as those of tokio's `spawn_blocking`, look like all its others.
+//! There, say that this one may block, with [`allow`]:
 //!
 //! ```
 //! use callboard_client::blocking;
@@ -21,8 +28,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use callboard_common::Session;
@@ -30,8 +35,9 @@ pub use callboard_net::allow_blocking as allow;
 use callboard_net::{Address, may_block};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::runtime::{Builder, Handle};
 
+use crate::background::{Background, background};
+use crate::call::read_result;
 use crate::request::Subject;
 use crate::{CallError, CallErrorKind, ClientBuilder};
 
@@ -82,7 +88,14 @@ impl Client {
     /// # Errors
     /// As [`Client::call`](crate::Client::call), and where a runtime's thread calls it.
     pub fn call<R: DeserializeOwned>(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<R, CallError> {
-        self.wait_for(method, self.client.call(method, params))?
+        let background = self.background(method)?;
+        // What is written and read is the caller's: it runs while this thread keeps nobody from driving.
+        let (request, ticket) = background.poll_first(self.client.queue_call(method, params))?;
+        let answer = background.drive_for(async {
+            self.client.leave();
+            request.answer(ticket).await
+        });
+        read_result(request, &answer?)
     }
 
     /// Sends a call and gives a handle to its result, to be waited for later; blocks only until the request is queued.
@@ -98,8 +111,9 @@ impl Client {
         Ok(Call(call))
     }
 
-    /// Sends a call; `then` gets its result, once, on the thread in the background. It must not block: that thread
-    /// drives all connections. A panic in it is caught and harms nobody else. Blocks only until the request is queued.
+    /// Sends a call; `then` gets its result, once, on the thread in the background, or on one that waits for a call of
+    /// its own. It must not block, nor take a lock that a thread holds while it calls: all connections wait for it. A
+    /// panic in it is caught and harms nobody else. Blocks only until the request is queued.
     ///
     /// # Errors
     /// As [`start`](Self::start); then `then` is not called.
@@ -172,8 +186,12 @@ impl Client {
     }
 
     fn wait_for<F: Future>(&self, method: &str, future: F) -> Result<F::Output, CallError> {
-        let subject = Subject::Method(method);
-        run(future).map_err(|why| why.into_error(self.address().to_string(), subject.to_string()))
+        Ok(self.background(method)?.block_on(future))
+    }
+
+    fn background(&self, method: &str) -> Result<&'static Background, CallError> {
+        let error = |why: NoWait| why.into_error(self.address().to_string(), Subject::Method(method).to_string());
+        may_wait().map_err(error)
     }
 }
 
@@ -182,9 +200,10 @@ impl<R: DeserializeOwned> Call<R> {
     ///
     /// # Errors
     /// As [`Client::call`].
-    pub fn wait(self) -> Result<R, CallError> {
-        let (peer, subject) = (self.0.peer(), Subject::Method(self.0.method()).to_string());
-        run(self.0).map_err(|why| why.into_error(peer, subject))?
+    pub fn wait(mut self) -> Result<R, CallError> {
+        let error = |why: NoWait| why.into_error(self.0.peer(), Subject::Method(self.0.method()).to_string());
+        let told = may_wait().map_err(error)?.drive_for(self.0.told());
+        self.0.read(told)
     }
 
     /// What is called.
@@ -225,23 +244,10 @@ impl NoWait {
 }
 
 fn run<F: Future>(future: F) -> Result<F::Output, NoWait> {
-    if !may_block() {
-        return Err(NoWait::InAsync);
-    }
-    let runtime = background().map_err(NoWait::NoThread)?;
-    Ok(runtime.block_on(future))
+    Ok(may_wait()?.block_on(future))
 }
 
-/// The runtime of all blocking clients. It lives as long as the process.
-fn background() -> io::Result<Handle> {
-    static BACKGROUND: Mutex<Option<Handle>> = Mutex::new(None);
-    let mut background = BACKGROUND.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(handle) = &*background {
-        return Ok(handle.clone());
-    }
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    let drive = move || runtime.block_on(std::future::pending::<()>());
-    thread::Builder::new().name("callboard-blocking".to_owned()).spawn(drive)?;
-    Ok(background.insert(handle).clone())
+/// The runtime of all blocking clients, where this thread may wait for it.
+fn may_wait() -> Result<&'static Background, NoWait> {
+    if may_block() { background().map_err(NoWait::NoThread) } else { Err(NoWait::InAsync) }
 }

@@ -12,6 +12,7 @@ use callboard_common::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::calls::Told;
 use crate::deadline::Deadline;
 use crate::request::{Request, Subject, Ticket};
 use crate::{CallError, CallErrorKind};
@@ -46,6 +47,19 @@ impl<R: DeserializeOwned> Call<R> {
         &self.method
     }
 
+    /// Waits for the answer, which is to be [read](Self::read).
+    pub(crate) async fn told(&mut self) -> Option<Told> {
+        (&mut self.ticket.answer).await.ok()
+    }
+
+    pub(crate) fn read(&mut self, told: Option<Told>) -> Result<R, CallError> {
+        let outcome = self.ticket.outcome(told);
+        let subject = Subject::Method(&self.method);
+        let request = Request { link: &self.ticket.entered.link, subject, deadline: self.deadline };
+        let message = request.outcome(outcome, self.ticket.kind)?;
+        read_result(request, &message)
+    }
+
     pub(crate) fn peer(&self) -> String {
         self.ticket.entered.link.address.to_string()
     }
@@ -56,13 +70,7 @@ impl<R: DeserializeOwned> Future for Call<R> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        Pin::new(&mut this.ticket.answer).poll(cx).map(|told| {
-            let outcome = this.ticket.outcome(told.ok());
-            let subject = Subject::Method(&this.method);
-            let request = Request { link: &this.ticket.entered.link, subject, deadline: this.deadline };
-            let message = request.outcome(outcome, this.ticket.kind)?;
-            read_result(request, &message)
-        })
+        Pin::new(&mut this.ticket.answer).poll(cx).map(|told| this.read(told.ok()))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
-use crate::request::{Request, Stage, Subject, take_turns};
+use crate::request::{Request, Stage, Subject, Ticket, take_turns};
 use crate::{Call, CallError, ClientBuilder, Inbox, Ping};
 
 /// A handle to one connection, over which any number of calls may be under way at once. Clones share the connection; it
@@ -212,6 +212,17 @@ impl Client {
             let result = call.await;
             guarded(&conn, "a call's callback", || then(result));
         });
+    }
+
+    /// Queues a call that leaves as soon as its connection is told to [leave](Self::leave).
+    pub(crate) async fn queue_call<'a>(
+        &'a self,
+        method: &'a str,
+        params: &(impl Serialize + ?Sized),
+    ) -> Result<(Request<'a>, Ticket), CallError> {
+        let request = self.request(Subject::Method(method));
+        let ticket = request.queue(&self.call_body(method, params, request.deadline), false, usize::MAX).await?;
+        Ok((request, ticket))
     }
 
     #[cfg(test)]

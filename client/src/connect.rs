@@ -93,7 +93,7 @@ impl Attempt<'_> {
         }));
         let until = deadline_after(self.settings.session_timeout);
         let id = link.calls.enter(&link.conn, waiter, until, Place::None).map_err(|_| NoSession::Closed)?;
-        link.queue(id, &self.session_request()).map_err(|_| NoSession::Closed)?;
+        link.queue(id, &self.session_request(), 0).map_err(|_| NoSession::Closed)?;
         let in_flight = answered.await.map_err(|_| NoSession::Closed)??;
         link.calls.restrict(in_flight);
         Ok(())

@@ -11,6 +11,7 @@
 
 #![deny(missing_docs)]
 
+mod background;
 pub mod blocking;
 mod builder;
 mod call;

@@ -36,12 +36,13 @@ impl Link {
         self.conn.session().is_some_and(|session| session.features.has(Feature::OneWay))
     }
 
-    /// Queues a request under an id that was entered; returns where in the stream of all bytes it begins.
-    pub(crate) fn queue<B: Encode>(&self, id: RequestId, body: &B) -> Result<u64, SendError> {
-        self.queue_head(Head::new(body.kind(), &id.to_wire()), body, 0)
+    /// Queues a request under an id that was entered, and returns where in the stream of all bytes it begins; up to
+    /// `gather` bytes may wait for company.
+    pub(crate) fn queue<B: Encode>(&self, id: RequestId, body: &B, gather: usize) -> Result<u64, SendError> {
+        self.queue_head(Head::new(body.kind(), &id.to_wire()), body, gather)
     }
 
-    /// Queues a request that the peer is not to answer; up to `gather` bytes may wait for company.
+    /// Queues a request that the peer is not to answer.
     pub(crate) fn queue_one_way<B: Encode>(&self, body: &B, gather: usize) -> Result<u64, SendError> {
         let id = RequestId::unanswered(self.unanswered.fetch_add(1, Relaxed));
         self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id }, body, gather)

@@ -60,10 +60,15 @@ impl Request<'_> {
         if kept {
             take_turns().await;
         }
+        self.queue(body, kept, 0).await
+    }
+
+    /// The same; up to `gather` bytes do not leave before they are told to.
+    pub(crate) async fn queue<B: Encode>(self, body: &B, kept: bool, gather: usize) -> Result<Ticket, CallError> {
         self.look_first().await;
         let (ticket, waiter) = Waiter::task(kept);
         let entered = self.enter_in_turn(waiter).await?;
-        let at = self.queue_in_time(|link| link.queue(entered.id, body)).await?;
+        let at = self.queue_in_time(|link| link.queue(entered.id, body, gather)).await?;
         Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
     }
 
@@ -74,7 +79,7 @@ impl Request<'_> {
             return self.queue_in_time(|link| link.queue_one_way(body, 0)).await.map(drop);
         }
         let entered = self.enter_in_turn(Waiter::Nobody).await?;
-        self.queue_in_time(|link| link.queue(entered.id, body)).await?;
+        self.queue_in_time(|link| link.queue(entered.id, body, 0)).await?;
         entered.leave();
         Ok(())
     }
@@ -98,7 +103,7 @@ impl Request<'_> {
             done(request, request.outcome(outcome, kind));
         }));
         let entered = self.enter_now(waiter)?;
-        let queued = self.link.queue(entered.id, body);
+        let queued = self.link.queue(entered.id, body, 0);
         let id = entered.leave();
         // If the connection has just ended, `done` has heard of it and it must not be told twice.
         if let Err(e) = queued

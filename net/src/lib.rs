@@ -53,7 +53,7 @@ pub use connect::{ConnectError, connect, connect_with};
 pub use guards::{InFlight, ReadHold};
 pub use later::{deadline_after, later};
 pub use limits::{Limits, LimitsError};
-pub use may_block::{allow_blocking, may_block};
+pub use may_block::{allow_blocking, may_block, refuse_blocking};
 pub use memory::{Memory, MemoryListener};
 pub use metrics::MetricsSnapshot;
 pub use open_files::raise_open_files;

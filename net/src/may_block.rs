@@ -7,6 +7,15 @@ thread_local! {
 /// Runs work that may block, on a thread that was made for it though it belongs to a runtime (as those of tokio's
 /// `spawn_blocking` do). Blocking clients, which refuse to hold up a runtime, work in there.
 pub fn allow_blocking<T>(work: impl FnOnce() -> T) -> T {
+    with(true, work)
+}
+
+/// Runs work in which a thread drives a runtime, so that nothing in it may block though the thread itself might.
+pub fn refuse_blocking<T>(work: impl FnOnce() -> T) -> T {
+    with(false, work)
+}
+
+fn with<T>(may_block: bool, work: impl FnOnce() -> T) -> T {
     /// Sets it back also where the work panics.
     struct Restore(bool);
     impl Drop for Restore {
@@ -14,7 +23,7 @@ pub fn allow_blocking<T>(work: impl FnOnce() -> T) -> T {
             MAY_BLOCK.set(self.0);
         }
     }
-    let _restore = Restore(MAY_BLOCK.replace(true));
+    let _restore = Restore(MAY_BLOCK.replace(may_block));
     work()
 }
 
@@ -31,6 +40,7 @@ mod tests {
     async fn a_runtime_s_thread_may_block_only_where_it_is_said() {
         assert!(!may_block());
         assert!(allow_blocking(may_block));
+        assert!(!allow_blocking(|| refuse_blocking(may_block)));
         assert!(!may_block());
         assert!(std::thread::spawn(may_block).join().unwrap());
     }

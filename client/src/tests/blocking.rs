@@ -1,11 +1,15 @@
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use callboard_common::Executed;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::*;
-use crate::{CallErrorKind, blocking};
+use crate::{CallErrorKind, Conn, Inbox, blocking};
+
+/// So many calls that the threads that make them drive the connections themselves.
+const MANY: i64 = 100;
 
 /// An echoing peer in a thread of its own; gives its address.
 fn echo_peer() -> String {
@@ -119,4 +123,135 @@ fn on_a_thread_for_blocking_work_the_advice_names_the_way_that_works() {
     let (error, allowed) = runtime.block_on(work).unwrap();
     assert!(error.advice().contains("callboard::blocking::allow"), "{error}");
     assert_eq!(allowed.unwrap(), 1);
+}
+
+#[test]
+fn threads_with_a_client_each_call_at_once() {
+    let address = echo_peer();
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let client = v1().connect_blocking(&address).unwrap();
+            thread::spawn(move || (0..MANY).all(|n| client.call::<i64>("echo", &n).unwrap() == n))
+        })
+        .collect();
+    assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+}
+
+/// Tells that something has come.
+struct Told(mpsc::Sender<()>);
+
+impl Inbox for Told {
+    fn message(&self, _conn: &Conn, _message: Message) {
+        let _ = self.0.send(()); // the test may be over
+    }
+
+    fn closed(&self) {}
+}
+
+#[test]
+fn a_peer_is_heard_and_answered_while_no_thread_calls() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let peer = runtime.block_on(Peer::new());
+    let address = peer.address();
+    let (told, pushed) = mpsc::channel();
+    let (dropped, called) = mpsc::channel();
+    let calling = thread::spawn(move || {
+        let builder = blocking::Client::builder().timeout(GENEROUS).session(SessionMode::Require);
+        let client = builder.session_timeout(GENEROUS).connect_blocking(address).unwrap();
+        client.async_client().topic_inbox(|| Told(told));
+        assert!((0..MANY).all(|n| client.call::<i64>("echo", &n).unwrap() == n));
+        dropped.send(client).unwrap();
+    });
+    runtime.block_on(async {
+        let mut line = peer.accept().await;
+        line.open_session(json!({"in_flight": 100})).await;
+        for _ in 0..MANY {
+            let call = line.call().await;
+            line.answer(&call, &json!({"rcode": 0, "result": params(&call)}).to_string()).await;
+        }
+        line.send(MessageType::Ping, b"p", "").await;
+        assert_eq!(line.next().await.unwrap().kind(), MessageType::Ping.answer());
+        line.send(MessageType::TopicRequest, b"1", r#"{"topic_key":"t","optype":4,"topic_msg":"x"}"#).await;
+        pushed.recv_timeout(GENEROUS).unwrap();
+        drop(called.recv_timeout(GENEROUS).unwrap());
+        assert!(line.next().await.is_none(), "the last clone that goes closes the connection");
+    });
+    calling.join().unwrap();
+}
+
+#[test]
+fn callbacks_run_after_many_calls_though_nobody_waits() {
+    let client = client();
+    for n in 0..5 {
+        assert!((0..MANY).all(|n| client.call::<i64>("echo", &n).unwrap() == n));
+        let (told, heard) = mpsc::channel();
+        client.call_then::<i64>("echo", &n, move |result| told.send(result.unwrap()).unwrap()).unwrap();
+        assert_eq!(heard.recv_timeout(GENEROUS).unwrap(), n);
+    }
+}
+
+#[test]
+fn a_callback_may_not_block_whichever_thread_runs_it() {
+    let client = client();
+    blocking::allow(|| {
+        for _ in 0..20 {
+            let (told, heard) = mpsc::channel();
+            let inner = client.clone();
+            let then = move |_| told.send(inner.call::<i64>("echo", &2).unwrap_err()).unwrap();
+            assert!((0..MANY).all(|n| client.call::<i64>("echo", &n).unwrap() == n));
+            client.call_then::<i64>("echo", &1, then).unwrap();
+            assert_eq!(client.call::<i64>("echo", &3).unwrap(), 3);
+            let error = heard.recv_timeout(GENEROUS).unwrap();
+            assert!(matches!(error.kind(), CallErrorKind::BlockingInAsync), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_future_that_blocks_gets_an_error_even_where_its_thread_may_block() {
+    let client = client();
+    let nested = blocking::allow(|| blocking::block_on(async { client.call::<i64>("echo", &1) })).unwrap();
+    assert!(matches!(nested.unwrap_err().kind(), CallErrorKind::BlockingInAsync));
+    assert_eq!(client.call::<i64>("echo", &1).unwrap(), 1);
+}
+
+/// A number behind a lock; tells when it is about to be taken.
+struct Locked<'a>(&'a Mutex<i64>, mpsc::Sender<()>);
+
+impl Serialize for Locked<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.1.send(()).unwrap();
+        self.0.lock().unwrap().serialize(serializer)
+    }
+}
+
+#[test]
+fn parameters_that_wait_for_a_lock_hold_up_nobody_who_calls_with_it() {
+    let client = client();
+    let number = Mutex::new(7);
+    thread::scope(|scope| {
+        let (told, locking) = mpsc::channel();
+        let guard = number.lock().unwrap();
+        let other = scope.spawn(|| client.call::<i64>("echo", &Locked(&number, told)).unwrap());
+        locking.recv_timeout(GENEROUS).unwrap();
+        assert!((0..MANY).all(|n| client.call::<i64>("echo", &n).unwrap() == n));
+        drop(guard);
+        assert_eq!(other.join().unwrap(), 7);
+    });
+}
+
+#[test]
+fn panics_in_the_callers_own_code_harm_no_later_call() {
+    struct Panics;
+    impl Serialize for Panics {
+        fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            panic!("parameters' own fault");
+        }
+    }
+    let client = client();
+    assert!((0..MANY).all(|n| client.call::<i64>("echo", &n).unwrap() == n));
+    let call = || client.call::<i64>("echo", &Panics).map(drop);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err());
+    client.call_then::<i64>("echo", &1, |_| panic!("a callback's own fault")).unwrap();
+    assert!((0..MANY).all(|n| client.call::<i64>("echo", &n).unwrap() == n));
 }

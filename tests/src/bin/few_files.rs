@@ -19,9 +19,13 @@ async fn main() -> anyhow::Result<()> {
         std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| tell.blocking_send(line))
     });
     while asked.recv().await.is_some() {
-        while center.metrics().accept_failures == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let failed = async {
+            while center.metrics().accept_failures == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let failed = tokio::time::timeout(Duration::from_secs(20), failed).await;
+        failed.context("accepting has not failed in 20 s: there are files to spare")?;
         println!("{}", center.metrics().accept_failures);
     }
     Ok(())

@@ -1,5 +1,9 @@
 //! Stopping, whatever the peers do.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Mutex;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use callboard_net::Address;
@@ -33,10 +37,14 @@ async fn it_stops_within_two_seconds_whatever_its_peers_do() {
 
 #[tokio::test]
 async fn answers_in_flight_still_leave() {
+    let (tell, mut called) = tokio::sync::mpsc::channel(1);
+    let (finish, finished) = std::sync::mpsc::channel();
+    let finished = Mutex::new(finished);
     let center = callboard_center::Center::builder()
         .listen("tcp://127.0.0.1:0")
-        .router(router().method_blocking("slow", |_: serde_json::Value| {
-            std::thread::sleep(Duration::from_millis(200)); // the work that takes its time
+        .router(router().method_blocking("slow", move |_: serde_json::Value| {
+            tell.blocking_send(()).unwrap();
+            finished.lock().unwrap().recv().unwrap();
             Ok("done")
         }))
         .start()
@@ -44,8 +52,15 @@ async fn answers_in_flight_still_leave() {
         .unwrap();
     let mut peer = RawPeer::connect(address(&center)).await;
     peer.send(0, b"slow", r#"{"method":"slow"}"#).await;
-    peer.expect_quiet().await; // so it has been read
-    center.shutdown().await;
+    called.recv().await.unwrap();
+    let mut shutdown = pin!(center.shutdown());
+    poll_fn(|cx| {
+        assert!(shutdown.as_mut().poll(cx).is_pending(), "an answer is due");
+        Poll::Ready(())
+    })
+    .await;
+    finish.send(()).unwrap();
+    shutdown.await;
     assert_eq!(peer.receive().await.json()["result"], "done");
     peer.expect_end().await;
 }

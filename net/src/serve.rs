@@ -234,13 +234,16 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
         if shared.stopping.load(SeqCst) {
             registration.conn.drain(Duration::ZERO); // it came while the others were told
         }
-        let transport = self.transport.clone();
-        self.deal().spawn(async move {
-            match transport.adopt(accepted) {
-                Ok(stream) => Driver::new(stream, registration).await,
-                Err(e) => registration.conn.end(format!("it could not be taken in: {e}")),
-            }
-        });
+        let handle = self.deal();
+        // Here and not in the task, which is as large as all that it ever holds, for as long as the connection lives.
+        let stream = {
+            let _entered = handle.enter();
+            self.transport.adopt(accepted)
+        };
+        match stream {
+            Ok(stream) => drop(handle.spawn(Driver::new(stream, registration))),
+            Err(e) => registration.conn.end(format!("it could not be taken in: {e}")),
+        }
     }
 }
 

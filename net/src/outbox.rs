@@ -100,6 +100,8 @@ const UNBOOKED_BYTES: usize = 1 << 10;
 /// A larger buffer is given back once all is written; and small frames are not joined into much larger ones, so that
 /// who often queues more than this grows none anew each time.
 const KEEP_BYTES: usize = 64 << 10;
+/// A connection over which no more than this was queued so far keeps no buffer: most say little but their first words.
+const YOUNG_BYTES: u64 = 1 << 10;
 
 impl<H> Outbox<H> {
     pub(crate) fn new(now: Instant) -> Self {
@@ -218,7 +220,8 @@ impl<H> Outbox<H> {
         state.progress = now;
         // Its capacity is only what is left behind the pieces that were split off it; those are gone, so all of it
         // shows.
-        if state.bytes == 0 && state.tail.try_reclaim(KEEP_BYTES + 1) {
+        let is_young = state.ever_queued <= YOUNG_BYTES;
+        if state.bytes == 0 && (is_young || state.tail.try_reclaim(KEEP_BYTES + 1)) {
             state.tail = BytesMut::new();
         }
         let awaited_left = state.taken() >= state.awaited;
@@ -606,6 +609,21 @@ mod tests {
         assert!(!push(1, later).behind, "one that takes nothing is not waited for");
         outbox.hold("again", marks, later).unwrap();
         assert_eq!(outbox.wrote(2, 2, marks, later).held, ["again"]);
+    }
+
+    #[test]
+    fn a_connection_that_has_said_little_keeps_no_buffer() {
+        let (outbox, now) = outbox();
+        let total = AtomicUsize::new(0);
+        let mut say = |bytes: usize| {
+            let frame = Bytes::from(vec![0; bytes]);
+            outbox.push(Frame::Own(frame), 1 << 20, MARKS, &total, || now).unwrap();
+            write_all(&outbox, now);
+            outbox.lock().tail.try_reclaim(1)
+        };
+        assert!(!say(200) && !say(200), "nothing is kept");
+        say(1 << 10);
+        assert!(say(200), "it is used again and again");
     }
 
     #[test]

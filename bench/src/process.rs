@@ -22,12 +22,18 @@ pub struct Process {
 impl Process {
     /// Starts a command whose output is read line by line; what it says on stderr is kept in `dir`.
     pub fn start(command: &[OsString], dir: &Path) -> Result<Self> {
+        Self::start_with(command, &[], dir)
+    }
+
+    /// The same with more variables in its environment.
+    pub fn start_with(command: &[OsString], variables: &[(&str, &str)], dir: &Path) -> Result<Self> {
         let (program, arguments) = command.split_first().context("an empty command")?;
         let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
         let role = arguments.first().map(|role| role.to_string_lossy()).unwrap_or_default();
         let errors = dir.join(format!("{name}.{role}"));
         let mut child = Command::new(program)
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?)

@@ -108,20 +108,25 @@ pub use callboard_net as net;
 pub use callboard_pubsub as pubsub;
 pub use callboard_registry as registry;
 pub use callboard_server as server;
+#[cfg(feature = "sim")]
+pub use callboard_sim as sim;
 
 pub use callboard_center::{Center, CenterBuilder, CenterError, Config, ConfigError, Setting};
-pub use callboard_client::{Call, CallError, CallErrorKind, Client, ClientBuilder, Inbox, SessionMode, blocking};
+pub use callboard_client::{
+    Call, CallError, CallErrorKind, Client, ClientBuilder, ClientState, ClientStates, Inbox, Reconnect, SessionMode,
+    blocking,
+};
 pub use callboard_common::{
     BodyError, Encode, ErrorInfo, Executed, Feature, Features, Host, HostError, Limits as SessionLimits, Message,
     MessageType, ResultCode, Session, Shape,
 };
 pub use callboard_net::{Address, AddressError, Conn, Limits, LimitsError, ListenError, MetricsSnapshot};
 pub use callboard_pubsub::{
-    News, Publisher, Subscription, SubscriptionBuilder, SubscriptionError, SubscriptionGuard, TopicLimits, Topics,
-    TypedSubscription, subscribe_with,
+    Event, Missed, News, Publisher, SlowPolicy, Subscription, SubscriptionBuilder, SubscriptionError,
+    SubscriptionGuard, TopicLimits, Topics, TypedSubscription, subscribe_with,
 };
 pub use callboard_registry::{
-    Balancer, CacheLimits, Caller, CallerBuilder, Discovery, Notice, Notices, Place, PlaceError, Provider,
-    ProviderError, RegistryLimits, RoundRobin, TableSize,
+    AvailabilityPolicy, Balancer, CacheLimits, Caller, CallerBuilder, Discovery, Notice, Notices, Place, PlaceError,
+    Provider, ProviderError, RegistryLimits, RegistryMetrics, RoundRobin, TableSize,
 };
 pub use callboard_server::{Context, Method, MethodError, Parameter, Router, Server, ServerBuilder, StartError, Type};

@@ -13,10 +13,10 @@ fn gives_later<A, F: Future<Output = R>, R>(_: impl Fn(A) -> F) {}
 #[test]
 fn what_clients_and_callers_take_and_give_is_at_the_root() {
     gives::<(), ClientBuilder>(|()| Client::builder().session(SessionMode::Try).limits(Limits::default()));
-    gives::<&Client, Option<&Session>>(|client| client.session());
+    gives::<&Client, Option<Session>>(Client::session);
     gives::<&Session, (Features, SessionLimits)>(|session| (session.features, session.limits));
     gives::<Features, bool>(|features| features.has(Feature::Withdraw));
-    gives::<&Client, &Address>(|client| client.address());
+    gives::<&Client, Address>(Client::address);
     gives::<&str, Result<Address, AddressError>>(str::parse);
     gives::<&Limits, Result<(), LimitsError>>(Limits::check);
     gives::<&CallError, (&CallErrorKind, Executed, Option<ResultCode>)>(|e| (e.kind(), e.executed(), e.code()));
@@ -56,6 +56,14 @@ async fn exchange(client: &Client, body: &(impl Encode + Sync)) -> Result<Messag
 fn what_topics_take_and_give_is_at_the_root() {
     gives::<&Client, SubscriptionBuilder<'_>>(|client| Subscription::builder(client, ""));
     gives::<Subscription, TypedSubscription<u8>>(Subscription::typed);
+    gives::<SubscriptionBuilder<'_>, SubscriptionBuilder<'_>>(|builder| builder.policy(SlowPolicy::Latest));
+    gives_later::<Subscription, _, Option<Result<Event, SubscriptionError>>>(
+        |mut s| async move { s.next_event().await },
+    );
+    gives::<Event, Option<Missed>>(|event| match event {
+        Event::Resumed { missed } => Some(missed),
+        _ => None,
+    });
     gives_later::<Subscription, _, Option<Result<News, SubscriptionError>>>(|mut s| async move { s.next().await });
     gives_later::<Client, _, Result<SubscriptionGuard, CallError>>(|client| async move {
         subscribe_with(&client, "", |_: Result<News, SubscriptionError>| ()).await

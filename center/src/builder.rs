@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use callboard_common::Dispatcher;
-use callboard_net::{Address, AddressError, Limits, ListenError, Settings, serve};
+use callboard_common::{Dispatcher, LengthValue};
+use callboard_net::{Address, AddressError, Limits, ListenError, Settings, Sockets, Transport, serve_with};
 use callboard_pubsub::{TopicLimits, TopicService};
-use callboard_registry::{RegistryLimits, RegistryService};
+use callboard_registry::{AvailabilityPolicy, RegistryLimits, RegistryService};
 use callboard_server::{Router, Sessions};
 
 use crate::center::Draining;
+use crate::reach::Connecting;
 use crate::{Center, Config};
 
 /// Settings of a [`Center`]. What is not set keeps its default.
@@ -15,6 +16,8 @@ pub struct CenterBuilder {
     config: Config,
     listen: Vec<Result<Address, AddressError>>,
     router: Router,
+    here: bool,
+    instance: Option<String>,
 }
 
 /// Why a center did not start.
@@ -55,6 +58,21 @@ impl CenterBuilder {
         self
     }
 
+    /// What this run of the center calls itself in sessions, so that peers know when it is another one. Default: a UUID.
+    #[must_use]
+    pub fn instance(mut self, instance: impl Into<String>) -> Self {
+        self.instance = Some(instance.into());
+        self
+    }
+
+    /// Whether all is driven on the runtime that starts the center, with no thread of its own. Default no: it is for
+    /// simulations.
+    #[must_use]
+    pub fn here(mut self, here: bool) -> Self {
+        self.here = here;
+        self
+    }
+
     /// Whether each event loop stays on one core. Default no: it pays on a machine that does nothing else.
     #[must_use]
     pub fn pin(mut self, pin: bool) -> Self {
@@ -73,6 +91,13 @@ impl CenterBuilder {
     #[must_use]
     pub fn registry_limits(mut self, limits: RegistryLimits) -> Self {
         self.config.registry = limits;
+        self
+    }
+
+    /// How the center makes sure that who is online can be called. Default [`AvailabilityPolicy::default`].
+    #[must_use]
+    pub fn availability(mut self, policy: AvailabilityPolicy) -> Self {
+        self.config.availability = policy;
         self
     }
 
@@ -100,24 +125,66 @@ impl CenterBuilder {
     /// # Cancel safety
     /// Dropping the future starts nothing.
     pub async fn start(self) -> Result<Center, CenterError> {
+        self.start_over(Sockets).await
+    }
+
+    /// The same over any [`Transport`].
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    ///
+    /// # Cancel safety
+    /// Dropping the future starts nothing.
+    pub async fn start_over<T: Transport>(self, transport: T) -> Result<Center, CenterError> {
         let given = self.listen.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let Config { listen, loops, pin, limits, registry, topics } = self.config;
+        let Config { listen, loops, pin, limits, registry, availability, topics } = self.config;
         let addresses = if given.is_empty() { listen } else { given };
         match callboard_net::raise_open_files() {
             Ok(files) => tracing::debug!(files, "limit of open files"),
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
-        let registry = Arc::new(RegistryService::new(registry));
-        let topics = Arc::new(TopicService::with_limits(topics));
+        let registry = Arc::new(RegistryService::with_policy(registry, availability));
+        let sessions = Sessions::for_server(NAME, &limits);
+        let sessions = match self.instance {
+            Some(instance) => sessions.with_instance(instance),
+            None => sessions,
+        };
+        let topics = Arc::new(TopicService::with_limits(topics).after_epoch(epoch_of(sessions.instance())));
         let dispatcher = Dispatcher::new()
             .on_rpc(self.router)
             .on_topic(Arc::clone(&topics))
             .on_service(Arc::clone(&registry))
-            .on_session(Sessions::for_server(NAME, &limits));
-        let serving = serve(&addresses, Settings { limits, loops, pin }, Arc::new(dispatcher)).await?;
+            .on_session(sessions);
+        let reach = transport.clone();
+        let protocol = LengthValue::new(limits.max_frame_bytes);
+        let settings = Settings { limits, loops, pin, here: self.here };
+        let mut serving = serve_with(transport, protocol, &addresses, settings, Arc::new(dispatcher)).await?;
+        let kept = Arc::clone(&registry);
+        serving.spawn(async move { kept.keep(Connecting(reach)).await });
         Ok(Center { registry: Draining(registry), serving, topics })
     }
 }
 
 /// What a center calls itself in a session.
 const NAME: &str = "callboard-center";
+
+/// Where the epochs of this run's topics begin: far from those of any other run, and exact in every peer's numbers
+/// (below 2^53). A hash (FNV-1a), so that it follows from the instance alone.
+fn epoch_of(instance: &str) -> u64 {
+    let hash = instance.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    u64::from(hash) << EPOCHS_OF_A_RUN_BITS
+}
+
+const EPOCHS_OF_A_RUN_BITS: u32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_follow_from_the_instance_and_differ_from_one_to_the_next() {
+        assert_eq!(epoch_of("a"), epoch_of("a"));
+        assert!(epoch_of("a").abs_diff(epoch_of("b")) >= 1 << 20);
+        assert!(epoch_of("5c0e") < 1 << 52);
+    }
+}

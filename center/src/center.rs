@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use callboard_net::{Address, Conn, MetricsSnapshot, Serving};
 use callboard_pubsub::TopicService;
-use callboard_registry::{RegistryService, TableSize};
+use callboard_registry::{RegistryMetrics, RegistryService, TableSize};
 
 use crate::{CenterBuilder, CenterError};
 
@@ -66,9 +66,25 @@ impl Center {
         self.registry.0.size()
     }
 
+    /// What the registry has counted so far: hosts reached, providers that were gone and back, such that were held back.
+    pub fn registry_metrics(&self) -> RegistryMetrics {
+        self.registry.0.metrics()
+    }
+
     /// How many topics there are.
     pub fn topic_count(&self) -> usize {
         self.topics.topic_count()
+    }
+
+    /// What all topics keep of their messages for subscribers that come back, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.topics.kept_bytes()
+    }
+
+    /// How often a topic has given up what it kept, since all of them kept more than
+    /// [`TopicLimits::total_ring_bytes`](callboard_pubsub::TopicLimits::total_ring_bytes).
+    pub fn given_up(&self) -> u64 {
+        self.topics.given_up()
     }
 
     /// Stops within two seconds, whatever the peers do: accepts no more, gives requests in flight and queued bytes

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use callboard_net::{Address, Limits};
 use callboard_pubsub::TopicLimits;
-use callboard_registry::RegistryLimits;
+use callboard_registry::{AvailabilityPolicy, RegistryLimits};
 use toml::de::DeTable;
 
 use crate::setting::{self, Setting};
@@ -38,6 +38,8 @@ pub struct Config {
     pub limits: Limits,
     /// The bounds of the registry.
     pub registry: RegistryLimits,
+    /// How the center makes sure that who is online can be called.
+    pub availability: AvailabilityPolicy,
     /// The bounds of topics.
     pub topics: TopicLimits,
 }
@@ -157,6 +159,7 @@ impl Default for Config {
             pin: false,
             limits: Limits::default(),
             registry: RegistryLimits::default(),
+            availability: AvailabilityPolicy::default(),
             topics: TopicLimits::default(),
         }
     }
@@ -190,10 +193,10 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_place_of_its_own() {
-        let numbers = Config::settings().filter(|setting| !["listen", "pin"].contains(&setting.key()));
+        let numbers = Config::settings().filter(|setting| !["listen", "pin", "probe"].contains(&setting.key()));
         let file: Vec<_> = numbers.zip(2001..).map(|(s, number)| format!("{} = {number}", s.key())).collect();
         let shown = format!("{:?}", Config::from_toml(&file.join("\n")).unwrap());
-        for number in 2001..2001 + Config::settings().count() - 2 {
+        for number in 2001..2001 + Config::settings().count() - 3 {
             let millis = format!("{:?}", Duration::from_millis(number as u64));
             assert!(shown.contains(&number.to_string()) || shown.contains(&millis), "{number} in {shown}");
         }

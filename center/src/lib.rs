@@ -11,6 +11,7 @@
 mod builder;
 mod center;
 mod config;
+mod reach;
 mod setting;
 
 pub use builder::{CenterBuilder, CenterError};

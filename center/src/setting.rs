@@ -230,6 +230,26 @@ pub(crate) const ALL: &[Setting] = &[
         "A connection whose peer sends no more is kept for so long for the answers that are due",
     ),
     millis(
+        "heartbeat_ms",
+        |config| &mut config.limits.heartbeats.caller.interval,
+        "A session peer that says nothing for so long is asked for a sign of life",
+    ),
+    millis(
+        "dead_ms",
+        |config| &mut config.limits.heartbeats.caller.dead,
+        "A session peer that says nothing for so long is taken for dead, and its connection closed",
+    ),
+    millis(
+        "provider_heartbeat_ms",
+        |config| &mut config.limits.heartbeats.provider.interval,
+        "The same as heartbeat_ms for a peer that has registered methods",
+    ),
+    millis(
+        "provider_dead_ms",
+        |config| &mut config.limits.heartbeats.provider.dead,
+        "The same as dead_ms for a peer that has registered methods",
+    ),
+    millis(
         "stall_ms",
         |config| &mut config.limits.stall,
         "A subscriber that takes no byte for so long no longer holds its publishers back",
@@ -264,6 +284,34 @@ pub(crate) const ALL: &[Setting] = &[
         |config| &mut config.registry.max_name_bytes,
         "The longest name of a method that may be registered or discovered",
     ),
+    Setting {
+        key: "probe",
+        about: "Whether a provider is announced only after its host was connected to once",
+        field: Field::Switch(|config| &mut config.availability.probe),
+    },
+    millis(
+        "probe_timeout_ms",
+        |config| &mut config.availability.probe_timeout,
+        "How long one attempt to connect to a provider's host may take",
+    ),
+    number(
+        "max_probes",
+        1,
+        |config| &mut config.availability.max_probes,
+        "Such attempts under way at once; others wait",
+    ),
+    millis(
+        "provider_grace_ms",
+        |config| &mut config.availability.provider_grace,
+        "A provider whose connection broke stays online for so long, if its host still accepts",
+    ),
+    number(
+        "flap_changes",
+        1,
+        |config| &mut config.availability.flap_changes,
+        "Comings and goings of a method at a host in flap_window_ms; past it, coming is told later",
+    ),
+    millis("flap_window_ms", |config| &mut config.availability.flap_window, "The time over which flap_changes counts"),
     number("max_topics", 1, |config| &mut config.topics.topics, "Topics in all"),
     number(
         "subscribed_per_connection",
@@ -272,4 +320,17 @@ pub(crate) const ALL: &[Setting] = &[
         "Topics that one connection may subscribe to",
     ),
     number("max_topic_bytes", 1, |config| &mut config.topics.max_name_bytes, "The longest name of a topic"),
+    number(
+        "ring_messages",
+        0,
+        |config| &mut config.topics.ring_messages,
+        "How many of its last messages a topic keeps for subscribers that come back",
+    ),
+    number("ring_bytes", 0, |config| &mut config.topics.ring_bytes, "The same in bytes; past it the oldest go"),
+    number(
+        "total_ring_bytes",
+        0,
+        |config| &mut config.topics.total_ring_bytes,
+        "What all topics together keep; past it the one to which nothing was published for longest gives up all of it",
+    ),
 ];

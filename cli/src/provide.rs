@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use callboard_client::ClientState;
 use callboard_net::Address;
 use callboard_registry::Provider;
 use callboard_server::{Server, ServerBuilder};
@@ -65,11 +66,20 @@ impl Provide {
     }
 }
 
-/// Says so when the center is gone, and goes on for ever.
+/// Says so when the center is gone and when it is back, and goes on for ever.
 async fn miss_center(provider: &Provider) {
-    provider.closed().await;
-    let center = provider.center().address();
-    tracing::warn!("the center at {center} is gone; callers that know this provider are still served");
+    let mut states = provider.center().states();
+    while let Some(state) = states.next().await {
+        let center = provider.center().address();
+        match state {
+            ClientState::Lost { reason } => tracing::warn!(
+                "the center at {center} is gone ({reason}); callers that know this provider are still served, and it will \
+                 register again"
+            ),
+            ClientState::Resumed => tracing::info!("the center at {center} is back"),
+            _ => {}
+        }
+    }
     std::future::pending::<()>().await;
 }
 

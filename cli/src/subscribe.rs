@@ -2,7 +2,7 @@ use std::num::NonZeroU64;
 use std::pin::pin;
 
 use anyhow::Context;
-use callboard_pubsub::{Subscription, Topics};
+use callboard_pubsub::{Event, Missed, Subscription, Topics};
 use clap::Args;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -53,21 +53,42 @@ impl Subscribe {
     }
 }
 
-/// Passes messages on until there have been so many, or nobody takes or reads them any more.
+/// Passes messages on until there have been so many, or nobody takes or reads them any more. What is missing is told.
 async fn forward(mut news: Subscription, lines: Sender<String>, count: u64) -> anyhow::Result<()> {
     let mut closed = pin!(output::closed());
-    for _ in 0..count {
-        let message = tokio::select! {
-            message = news.next() => message.transpose()?,
+    let mut left = count;
+    while left > 0 {
+        let event = tokio::select! {
+            event = news.next_event() => event.transpose()?,
             () = lines.closed() => None,
             () = &mut closed => None,
         };
-        let Some(message) = message else { break };
-        if lines.send(message.text().into_owned()).await.is_err() {
-            break;
+        match event {
+            Some(Event::Message(message)) => {
+                if lines.send(message.text().into_owned()).await.is_err() {
+                    break;
+                }
+                left -= 1;
+            }
+            Some(gap) => tell_gap(&gap),
+            None => break,
         }
     }
     Ok(())
+}
+
+fn tell_gap(event: &Event) {
+    match event {
+        Event::Lagged { from, to } => output::tell(&format!("messages {from} to {to} are missing")),
+        Event::Disconnected => output::tell("the connection was lost; it is made again"),
+        Event::Resumed { missed: Missed::Exactly(count) } => {
+            output::tell(&format!("subscribed again; {count} messages are missing"));
+        }
+        Event::Resumed { missed: Missed::Unknown } => {
+            output::tell("subscribed again; nobody knows how many messages are missing");
+        }
+        _ => {}
+    }
 }
 
 /// Prints what comes, all that has come at once.

@@ -38,6 +38,7 @@ use serde::de::DeserializeOwned;
 
 use crate::background::{Background, background};
 use crate::call::read_result;
+use crate::client::queue_call;
 use crate::request::Subject;
 use crate::{CallError, CallErrorKind, ClientBuilder};
 
@@ -89,13 +90,22 @@ impl Client {
     /// As [`Client::call`](crate::Client::call), and where a runtime's thread calls it.
     pub fn call<R: DeserializeOwned>(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<R, CallError> {
         let background = self.background(method)?;
-        // What is written and read is the caller's: it runs while this thread keeps nobody from driving.
-        let (request, ticket) = background.poll_first(self.client.queue_call(method, params))?;
-        let answer = background.drive_for(async {
-            self.client.leave();
-            request.answer(ticket).await
-        });
-        read_result(request, &answer?)
+        let mut way = self.client.way(Subject::Method(method));
+        loop {
+            // What is written and read is the caller's: it runs while this thread keeps nobody from driving.
+            let queued = background.poll_first(queue_call(&mut way, method, params));
+            let request = way.request();
+            let answer = queued.and_then(|ticket| {
+                background.drive_for(async {
+                    request.link.conn.leave();
+                    request.answer(ticket).await
+                })
+            });
+            match answer {
+                Err(error) if way.goes_on_after(&error) => {}
+                answer => return read_result(request, &answer?),
+            }
+        }
     }
 
     /// Sends a call and gives a handle to its result, to be waited for later; blocks only until the request is queued.
@@ -147,8 +157,8 @@ impl Client {
         self.client.timeout()
     }
 
-    /// What was connected to.
-    pub fn address(&self) -> &Address {
+    /// What is connected to at the moment, or was last.
+    pub fn address(&self) -> Address {
         self.client.address()
     }
 
@@ -157,12 +167,12 @@ impl Client {
         self.client.local_addr()
     }
 
-    /// The session; `None` where the peer speaks v1.
-    pub fn session(&self) -> Option<&Session> {
+    /// The session of the moment; `None` where the peer speaks v1.
+    pub fn session(&self) -> Option<Session> {
         self.client.session()
     }
 
-    /// Whether the connection has ended.
+    /// Whether it has ended for good: it was closed, or is not made again.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
     }

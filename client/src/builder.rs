@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use callboard_net::Limits;
+use callboard_net::{Connector, Limits};
 
-use crate::{CallError, Client, blocking, connect};
+use crate::{CallError, Client, Reconnect, blocking, connect};
 
 /// Whether to open a session, which lets both sides do more than v1 has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,12 @@ pub struct ClientBuilder {
     pub(crate) in_flight: usize,
     pub(crate) limits: Limits,
     pub(crate) name: String,
+    pub(crate) instance: Option<String>,
+    pub(crate) reconnect: Reconnect,
+    pub(crate) seed: Option<u64>,
+    pub(crate) connector: Connector,
+    pub(crate) deadlines_by_runtime: bool,
+    pub(crate) remembers_v1: bool,
 }
 
 impl ClientBuilder {
@@ -81,16 +87,58 @@ impl ClientBuilder {
         Self { name: name.into(), ..self }
     }
 
-    /// Connects to `tcp://host:port`, `host:port` or `unix:///path`. The connection is driven by a task on the current
-    /// runtime.
+    /// What this run of the program calls itself in a session, so that a center knows it again when it comes back. Default:
+    /// a UUID, the same for all clients of the process.
+    #[must_use]
+    pub fn instance(self, instance: impl Into<String>) -> Self {
+        Self { instance: Some(instance.into()), ..self }
+    }
+
+    /// How a connection that is lost is made again. Default: for ever, after pauses of up to 50 ms at first and up to 5 s
+    /// later.
+    #[must_use]
+    pub fn reconnect(self, reconnect: Reconnect) -> Self {
+        Self { reconnect, ..self }
+    }
+
+    /// Draws the pauses before reconnects from this seed, so that a simulated run can be repeated.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed: Some(seed), ..self }
+    }
+
+    /// How peers are reached. Default: over sockets.
+    #[must_use]
+    pub fn connector(self, connector: Connector) -> Self {
+        Self { connector, ..self }
+    }
+
+    /// Whether deadlines are kept by the timers of the runtime, which follow its time where that is paused, in place of a
+    /// thread that all clients of the process share. Default no: the thread costs less and holds whatever the runtime does.
+    #[must_use]
+    pub fn deadlines_by_runtime(self, by_runtime: bool) -> Self {
+        Self { deadlines_by_runtime: by_runtime, ..self }
+    }
+
+    /// Whether the clients of the process tell each other which addresses opened no session. Default yes: it saves asking
+    /// there again. Simulated houses that run side by side share addresses, but not what is there.
+    #[must_use]
+    pub fn remember_v1(self, remember: bool) -> Self {
+        Self { remembers_v1: remember, ..self }
+    }
+
+    /// Connects to `tcp://host:port`, `host:port` or `unix:///path`; to the first that answers where several are given,
+    /// separated by commas. The connection is driven by a task on the current runtime.
+    ///
+    /// Only this first time it fails where nobody answers; later the client goes on trying.
     ///
     /// # Errors
-    /// The address is none, the peer can't be reached in time, or it opens no session where one is required.
+    /// An address is none, the peer can't be reached in time, or it opens no session where one is required.
     ///
     /// # Cancel safety
     /// A connection that is not wanted any more is closed.
     pub async fn connect(self, address: impl AsRef<str>) -> Result<Client, CallError> {
-        connect::connect(&self, address.as_ref()).await
+        connect::connect(self, address.as_ref()).await
     }
 
     /// The same for programs without a runtime: the connection is driven by a thread in the background.
@@ -111,6 +159,12 @@ impl Default for ClientBuilder {
             in_flight: 65_536,
             limits: Limits::default(),
             name: "callboard".to_owned(),
+            instance: None,
+            reconnect: Reconnect::default(),
+            seed: None,
+            connector: Connector::default(),
+            deadlines_by_runtime: false,
+            remembers_v1: true,
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::clock::Clock;
+use crate::clock::Alarmist;
 use crate::guard::guarded;
 use crate::request::Stage;
 use crate::{RequestId, Requestor};
@@ -19,7 +19,7 @@ pub(crate) struct Calls {
     state: Mutex<State>,
     /// Who waits for a place, in the order of their coming; a permit calls the next one up.
     line: Semaphore,
-    clock: &'static Clock,
+    clock: Alarmist,
     /// Where callbacks run whose time is up.
     runtime: Handle,
 }
@@ -74,6 +74,13 @@ pub(crate) enum Outcome {
     Late,
 }
 
+impl Outcome {
+    /// Whether nothing of the request has left.
+    pub(crate) const fn is_unsent(&self) -> bool {
+        matches!(self, Self::Disconnected(Stage::Unsent))
+    }
+}
+
 /// How a call comes by a place.
 #[derive(Debug)]
 pub(crate) enum Place<'a> {
@@ -98,7 +105,7 @@ pub(crate) enum Rejected {
 
 impl Calls {
     /// For up to `limit` calls that wait at once, 1 at least.
-    pub(crate) fn new(limit: usize, clock: &'static Clock, runtime: Handle) -> Self {
+    pub(crate) fn new(limit: usize, clock: Alarmist, runtime: Handle) -> Self {
         let limit = limit.clamp(1, Requestor::<Entry>::MAX_LIMIT - 1);
         let state = State {
             requestor: Requestor::new(limit + 1),
@@ -260,7 +267,7 @@ impl Calls {
         if let Some(before) = before {
             self.clock.clear(before, conn);
         }
-        self.clock.set(at, Arc::downgrade(self), conn.clone());
+        self.clock.set(at, Arc::downgrade(self), conn.clone(), &self.runtime);
     }
 
     fn stand_in_line(&self) -> Standing<'_> {

@@ -1,9 +1,11 @@
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use callboard_common::{BodyError, Connection, Encode, ErrorInfo, Head, Message, MessageType, ResultCode, Session};
+use callboard_common::{
+    BodyError, Connection, Encode, ErrorInfo, Feature, Head, Message, MessageType, ResultCode, Session,
+};
 use callboard_net::Address;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,17 +15,21 @@ use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
-use crate::request::{Request, Stage, Subject, Ticket, take_turns};
-use crate::{Call, CallError, ClientBuilder, Inbox, Ping};
+use crate::request::{Request, Stage, Subject, Ticket};
+use crate::shared::{Shared, Way};
+use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates, Inbox, Line, Ping, Resume};
 
-/// A handle to one connection, over which any number of calls may be under way at once. Clones share the connection; it
+/// A handle to a connection that is kept up, over which any number of calls may be under way at once. Clones share the connection; it
 /// is closed when the last of them, and of their calls, is dropped.
 ///
 /// One deadline covers all that a call has to wait for: a place among those that wait for answers, room in the outbox,
-/// and the answer. It is 5 s unless it is set ([`ClientBuilder::timeout`], [`with_timeout`](Self::with_timeout)). A
-/// connection that ends fails every waiting call at once. It is not made anew: connect again.
+/// and the answer. It is 5 s unless it is set ([`ClientBuilder::timeout`], [`with_timeout`](Self::with_timeout)).
 ///
-/// Its calls may be awaited on any tokio runtime, but the connection lives on the one on which it was made.
+/// A connection that ends fails every waiting call at once, unless nothing of it had left. It is made again, to the next of
+/// the addresses where several were given, and meanwhile what is to be sent waits, each call for as long as it may take;
+/// see [`ClientBuilder::reconnect`] and [`states`](Self::states).
+///
+/// Its calls may be awaited on any tokio runtime, but its connections live on the one on which the first was made.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -49,7 +55,7 @@ use crate::{Call, CallError, ClientBuilder, Inbox, Ping};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    link: Arc<Link>,
+    shared: Arc<Shared>,
     timeout: Duration,
 }
 
@@ -70,8 +76,8 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) fn new(link: Arc<Link>, timeout: Duration) -> Self {
-        Self { link, timeout }
+    pub(crate) fn new(shared: Arc<Shared>, timeout: Duration) -> Self {
+        Self { shared, timeout }
     }
 
     /// Calls a method and waits for its result.
@@ -87,10 +93,22 @@ impl Client {
         method: &str,
         params: &(impl Serialize + ?Sized),
     ) -> Result<R, CallError> {
-        let request = self.request(Subject::Method(method));
-        let ticket = request.send(&self.call_body(method, params, request.deadline), false).await?;
-        let answer = request.answer(ticket).await?;
-        read_result(request, &answer)
+        let (subject, deadline) = (Subject::Method(method), Deadline::after(self.timeout));
+        if let Some(mut ticket) = self.call_now(method, params, deadline) {
+            let told = (&mut ticket.answer).await;
+            let outcome = ticket.outcome(told.ok());
+            if !outcome.is_unsent() || !self.shared.goes_on() {
+                let request = Request { link: &ticket.entered.link, subject, deadline };
+                return read_result(request, &request.outcome(outcome, ticket.kind)?);
+            }
+        }
+        let mut way = Way::new(&self.shared, subject, deadline);
+        loop {
+            match call_once(way.next().await?, method, params).await {
+                Err(error) if way.goes_on_after(&error) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Sends a call and gives a handle to its result, to be awaited later. When this returns, the request is queued;
@@ -106,9 +124,16 @@ impl Client {
         method: &str,
         params: &(impl Serialize + ?Sized),
     ) -> Result<Call<R>, CallError> {
-        let request = self.request(Subject::Method(method));
-        let ticket = request.send(&self.call_body(method, params, request.deadline), true).await?;
-        Ok(Call::new(ticket, method, request.deadline))
+        let mut way = self.way(Subject::Method(method));
+        loop {
+            let request = way.next().await?;
+            let deadline = request.deadline;
+            match request.send(&call_body(request, method, params), true).await {
+                Ok(ticket) => return Ok(Call::new(ticket, method, deadline)),
+                Err(error) if way.goes_on_after(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Sends a call; `then` gets its result, once. It runs on the connection's task, so it must not block: the answers
@@ -125,8 +150,9 @@ impl Client {
         params: &(impl Serialize + ?Sized),
         then: impl FnOnce(Result<R, CallError>) + Send + 'static,
     ) -> Result<(), CallError> {
-        let request = self.request(Subject::Method(method));
-        let body = self.call_body(method, params, request.deadline);
+        let link = self.link();
+        let request = self.request(&link, Subject::Method(method));
+        let body = call_body(request, method, params);
         request.send_in_order(&body, |request, answer| then(answer.and_then(|answer| read_result(request, &answer))))
     }
 
@@ -139,15 +165,21 @@ impl Client {
     /// # Cancel safety
     /// The request is queued whole or not at all.
     pub async fn notify(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<(), CallError> {
-        let request = self.request(Subject::Method(method));
-        request.send_one_way(&CallBody { method, params, deadline: None }).await
+        let body = CallBody { method, params, deadline: None };
+        let mut way = self.way(Subject::Method(method));
+        loop {
+            match way.next().await?.send_one_way(&body).await {
+                Err(error) if way.goes_on_after(&error) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The same connection with another deadline for each call. A shorter one fails earlier; a longer one keeps a place
     /// for longer.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { link: Arc::clone(&self.link), timeout }
+        Self { shared: Arc::clone(&self.shared), timeout }
     }
 
     /// How long each call may take.
@@ -155,32 +187,108 @@ impl Client {
         self.timeout
     }
 
-    /// What was connected to.
-    pub fn address(&self) -> &Address {
-        &self.link.address
+    /// What is connected to at the moment, or was last.
+    pub fn address(&self) -> Address {
+        self.link().address.clone()
     }
 
-    /// Our end of the connection, where it is a TCP one.
+    /// Our end of the connection of the moment, where it is a TCP one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.link.conn.local_addr()
+        self.link().conn.local_addr()
     }
 
-    /// The session; `None` where the peer speaks v1.
-    pub fn session(&self) -> Option<&Session> {
-        self.link.conn.session()
+    /// The session of the moment; `None` where the peer speaks v1.
+    pub fn session(&self) -> Option<Session> {
+        self.link().conn.session().cloned()
     }
 
-    /// Whether the connection has ended.
+    /// Whether the peer of the moment opened a session.
+    pub fn has_session(&self) -> bool {
+        self.shared.look().conn.session().is_some()
+    }
+
+    /// Whether both sides can do this, on the connection of the moment.
+    pub fn knows(&self, feature: Feature) -> bool {
+        self.shared.look().conn.session().is_some_and(|session| session.features.has(feature))
+    }
+
+    /// Whether there is a connection at the moment that takes requests.
+    pub fn is_online(&self) -> bool {
+        let link = self.shared.look();
+        !link.conn.is_closed() && !link.is_leaving()
+    }
+
+    /// Waits until there is a connection.
+    ///
+    /// # Errors
+    /// `Disconnected`: it has ended for good.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn online(&self) -> Result<(), CallError> {
+        let mut changes = self.shared.watch();
+        loop {
+            let link = self.link();
+            if self.is_online() {
+                return Ok(());
+            }
+            if self.is_closed() || changes.changed().await.is_err() {
+                return Err(self.request(&link, Subject::Other("connection")).disconnected(Stage::Unsent));
+            }
+        }
+    }
+
+    /// Ends the connection of the moment; what is queued is dropped. Unless the client is told otherwise, it makes another
+    /// one.
+    pub fn hang_up(&self, reason: &'static str) {
+        self.link().conn.end(reason);
+    }
+
+    /// Whether it has ended for good: it was closed, or is not made again.
     pub fn is_closed(&self) -> bool {
-        self.link.conn.is_closed()
+        self.shared.is_closed()
     }
 
-    /// Waits until the connection has ended.
+    /// Waits until it has ended for good.
     ///
     /// # Cancel safety
     /// It only watches.
     pub async fn closed(&self) {
-        self.link.conn.closed().await;
+        self.shared.closed().await;
+    }
+
+    /// Why it has ended for good; `None` while it lives.
+    pub fn close_reason(&self) -> Option<String> {
+        self.shared.close_reason()
+    }
+
+    /// What becomes of the connection.
+    pub fn state(&self) -> ClientState {
+        let state = self.shared.teller.state();
+        match self.shared.close_reason() {
+            Some(reason) if !matches!(state, ClientState::Closed { .. }) => ClientState::Closed { reason },
+            _ => state,
+        }
+    }
+
+    /// The state as it is now, then each change of it.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), callboard_client::CallError> {
+    /// use callboard_client::{Client, ClientState};
+    /// let client = Client::connect("127.0.0.1:7070").await?;
+    /// let mut states = client.states();
+    /// while let Some(state) = states.next().await {
+    ///     match state {
+    ///         ClientState::Lost { reason } => eprintln!("lost: {reason}"),
+    ///         ClientState::Resumed => eprintln!("back again"),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn states(&self) -> ClientStates {
+        self.shared.teller.states()
     }
 
     /// Waits until all that was queued by now, one-way calls among it, has left for the peer; what others queue meanwhile
@@ -193,13 +301,14 @@ impl Client {
     /// # Cancel safety
     /// It only watches.
     pub async fn flush(&self) -> Result<(), CallError> {
-        let request = self.request(Subject::Other("flush"));
-        self.link.conn.flushed().await.map_err(|_| request.disconnected(Stage::Unsent))
+        let link = self.link();
+        let request = self.request(&link, Subject::Other("flush"));
+        link.conn.flushed().await.map_err(|_| request.disconnected(Stage::Unsent))
     }
 
-    /// Ends the connection, for all clones. Waiting calls fail at once; what is queued is dropped.
+    /// Ends the connection for good, for all clones. Waiting calls fail at once; what is queued is dropped.
     pub fn close(&self) {
-        self.link.conn.end("this program has closed it");
+        self.shared.close("this program has closed it");
     }
 
     pub(crate) fn spawn_then<R: DeserializeOwned + 'static>(
@@ -207,36 +316,60 @@ impl Client {
         call: Call<R>,
         then: impl FnOnce(Result<R, CallError>) + Send + 'static,
     ) {
-        let conn = self.link.conn.clone();
-        self.link.runtime.spawn(async move {
+        let link = self.link();
+        let conn = link.conn.clone();
+        link.runtime.spawn(async move {
             let result = call.await;
             guarded(&conn, "a call's callback", || then(result));
         });
     }
 
-    /// Queues a call that leaves as soon as its connection is told to [leave](Self::leave).
-    pub(crate) async fn queue_call<'a>(
-        &'a self,
-        method: &'a str,
-        params: &(impl Serialize + ?Sized),
-    ) -> Result<(Request<'a>, Ticket), CallError> {
-        let request = self.request(Subject::Method(method));
-        let ticket = request.queue(&self.call_body(method, params, request.deadline), false, usize::MAX).await?;
-        Ok((request, ticket))
+    /// Most calls have nothing to wait for: they are queued with no more than a look at the connection of the moment.
+    fn call_now(&self, method: &str, params: &(impl Serialize + ?Sized), deadline: Deadline) -> Option<Ticket> {
+        let link = self.shared.look();
+        if self.shared.goes_on() && link.is_leaving() {
+            return None;
+        }
+        let request = Request { link: &link, subject: Subject::Method(method), deadline };
+        request.queue_now(&call_body(request, method, params))
     }
 
-    #[cfg(test)]
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub(crate) fn link(&self) -> Arc<Link> {
+        self.shared.link()
     }
 
-    fn request<'a>(&'a self, subject: Subject<'a>) -> Request<'a> {
-        Request { link: &self.link, subject, deadline: Deadline::after(self.timeout) }
+    fn request<'a>(&self, link: &'a Arc<Link>, subject: Subject<'a>) -> Request<'a> {
+        Request { link, subject, deadline: Deadline::after(self.timeout) }
     }
 
-    fn call_body<'a, P: ?Sized>(&self, method: &'a str, params: &'a P, deadline: Deadline) -> CallBody<'a, P> {
-        CallBody { method, params, deadline: self.session().map(|_| deadline) }
+    pub(crate) fn way<'a>(&'a self, subject: Subject<'a>) -> Way<'a> {
+        Way::new(&self.shared, subject, Deadline::after(self.timeout))
     }
+}
+
+/// Queues a call that leaves as soon as its connection is told to.
+pub(crate) async fn queue_call(
+    way: &mut Way<'_>,
+    method: &str,
+    params: &(impl Serialize + ?Sized),
+) -> Result<Ticket, CallError> {
+    let request = way.next().await?;
+    request.queue(&call_body(request, method, params), false, usize::MAX).await
+}
+
+async fn call_once<R: DeserializeOwned>(
+    request: Request<'_>,
+    method: &str,
+    params: &(impl Serialize + ?Sized),
+) -> Result<R, CallError> {
+    let ticket = request.send(&call_body(request, method, params), false).await?;
+    let answer = request.answer(ticket).await?;
+    read_result(request, &answer)
+}
+
+fn call_body<'a, P: ?Sized>(request: Request<'_>, method: &'a str, params: &'a P) -> CallBody<'a, P> {
+    let deadline = request.link.conn.session().map(|_| request.deadline);
+    CallBody { method, params, deadline }
 }
 
 /// For the layers above: requests of any kind, and what a peer sends unasked. `subject` is what errors name, for example
@@ -250,9 +383,13 @@ impl Client {
     /// # Cancel safety
     /// As [`call`](Self::call).
     pub async fn exchange<B: Encode + Sync>(&self, subject: &str, body: &B) -> Result<Message, CallError> {
-        let request = self.request(Subject::Other(subject));
-        let ticket = request.send(body, false).await?;
-        request.answer(ticket).await
+        let mut way = self.way(Subject::Other(subject));
+        loop {
+            match exchange_once(way.next().await?, body).await {
+                Err(error) if way.goes_on_after(&error) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Sends a request of any kind, at once or not at all; `done` gets its answer, once, in order with all else that
@@ -269,7 +406,12 @@ impl Client {
         body: &B,
         done: impl FnOnce(Result<Message, CallError>) + Send + 'static,
     ) -> Result<(), CallError> {
-        self.request(Subject::Other(subject)).send_in_order(body, |_, answer| done(answer))
+        let link = self.link();
+        let request = self.request(&link, Subject::Other(subject));
+        if self.shared.goes_on() && link.is_leaving() {
+            return Err(request.disconnected(Stage::Unsent));
+        }
+        request.send_in_order(body, |_, answer| done(answer))
     }
 
     /// Sends a request whose answer nobody wants: with the flag that says so to a session peer, as an ordinary request
@@ -281,34 +423,23 @@ impl Client {
     /// # Cancel safety
     /// The request is queued whole or not at all.
     pub async fn send_one_way<B: Encode + Sync>(&self, subject: &str, body: &B) -> Result<(), CallError> {
-        self.request(Subject::Other(subject)).send_one_way(body).await
+        let mut way = self.way(Subject::Other(subject));
+        loop {
+            match way.next().await?.send_one_way(body).await {
+                Err(error) if way.goes_on_after(&error) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// The same for one that need not leave at once: up to `gather` bytes wait for company, until something else is
-    /// sent or they are told to [leave](Self::leave).
-    ///
-    /// # Errors
-    /// Those of [`send_one_way`](Self::send_one_way).
-    ///
-    /// # Cancel safety
-    /// That of [`send_one_way`](Self::send_one_way).
-    pub async fn send_gathered<B: Encode + Sync>(
-        &self,
-        subject: &str,
-        body: &B,
-        gather: usize,
-    ) -> Result<(), CallError> {
-        take_turns().await;
-        // No look at the clock where nothing has to be waited for.
-        if self.link.knows_one_way() && self.link.queue_one_way(body, gather).is_ok() {
-            return Ok(());
-        }
-        self.send_one_way(subject, body).await
+    /// The connection of the moment, for one who sends much over it. It does not follow when the connection is made again.
+    pub fn line(&self) -> Line {
+        Line { link: self.link(), timeout: self.timeout }
     }
 
     /// What is queued leaves now.
     pub fn leave(&self) {
-        self.link.conn.leave();
+        self.shared.look().conn.leave();
     }
 
     /// Asks for a sign of life under an id that no call has: what answers it is handed to the inbox for topics, in order
@@ -317,8 +448,9 @@ impl Client {
     /// # Errors
     /// A full outbox, or the connection has ended.
     pub fn ping(&self, id: &[u8]) -> Result<(), CallError> {
-        let sent = self.link.conn.request(Head::new(MessageType::Ping, id), &Ping);
-        sent.map(drop).map_err(|why| self.request(Subject::Other("ping")).unsendable(why))
+        let link = self.link();
+        let sent = link.conn.request(Head::new(MessageType::Ping, id), &Ping);
+        sent.map(drop).map_err(|why| self.request(&link, Subject::Other("ping")).unsendable(why))
     }
 
     /// Waits until all that was queued by now has left. Its deadline begins anew with each byte that the peer takes.
@@ -329,8 +461,9 @@ impl Client {
     /// # Cancel safety
     /// It only watches.
     pub async fn flush_in_time(&self, subject: &str) -> Result<(), CallError> {
-        let conn = &self.link.conn;
-        let request = self.request(Subject::Other(subject));
+        let link = self.link();
+        let conn = &link.conn;
+        let request = self.request(&link, Subject::Other(subject));
         let mut flushed = pin!(conn.flushed());
         loop {
             let taken = conn.sent_bytes();
@@ -344,12 +477,27 @@ impl Client {
 
     /// The error that an answer with a code other than OK stands for.
     pub fn refused(&self, subject: &str, code: ResultCode, error: Option<ErrorInfo>) -> CallError {
-        self.request(Subject::Other(subject)).remote(code, error)
+        self.request(&self.link(), Subject::Other(subject)).remote(code, error)
     }
 
     /// The error that an answer stands for whose body can't be read.
     pub fn unreadable(&self, subject: &str, why: BodyError) -> CallError {
-        self.request(Subject::Other(subject)).unreadable(why)
+        self.request(&self.link(), Subject::Other(subject)).unreadable(why)
+    }
+
+    /// This program has registered methods over the connection of the moment: from now on the heartbeats of providers count.
+    pub fn set_provider(&self) {
+        self.shared.look().conn.set_provider();
+    }
+
+    /// How many connections there have been: it grows by one with each that is made again, and at the end.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation()
+    }
+
+    /// From the next connection on, `what` is done on it before requests go on, as long as somebody keeps it.
+    pub fn on_resume(&self, what: Weak<dyn Resume>) {
+        self.shared.on_resume(what);
     }
 
     /// The inbox for what comes as REQ_TOPIC. The first caller makes it, later ones get the same. Without one such
@@ -359,7 +507,7 @@ impl Client {
     /// If the connection has a topic inbox of another type.
     #[track_caller]
     pub fn topic_inbox<I: Inbox>(&self, make: impl FnOnce() -> I) -> Arc<I> {
-        match self.link.inboxes.topic.open(make) {
+        match self.shared.inboxes().topic.open(make) {
             Some(inbox) => inbox,
             None => panic!("the connection has a topic inbox of another type"),
         }
@@ -372,9 +520,14 @@ impl Client {
     /// If the connection has a service inbox of another type.
     #[track_caller]
     pub fn service_inbox<I: Inbox>(&self, make: impl FnOnce() -> I) -> Arc<I> {
-        match self.link.inboxes.service.open(make) {
+        match self.shared.inboxes().service.open(make) {
             Some(inbox) => inbox,
             None => panic!("the connection has a service inbox of another type"),
         }
     }
+}
+
+async fn exchange_once<B: Encode + Sync>(request: Request<'_>, body: &B) -> Result<Message, CallError> {
+    let ticket = request.send(body, false).await?;
+    request.answer(ticket).await
 }

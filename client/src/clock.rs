@@ -5,7 +5,8 @@ use std::{io, thread};
 
 use callboard_common::{Connection, ConnectionId};
 use callboard_net::Conn;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
 
 use crate::calls::Calls;
 
@@ -90,6 +91,42 @@ impl Clock {
 
     fn alarms(&self) -> MutexGuard<'_, Alarms<Alarm>> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who looks at a connection's calls when their time is up.
+#[derive(Clone, Copy)]
+pub(crate) enum Alarmist {
+    /// The thread of the process.
+    Clock(&'static Clock),
+    /// The timers of the connection's runtime, which follow its time where that is paused.
+    Runtime,
+}
+
+impl Alarmist {
+    pub(crate) fn get(by_runtime: bool) -> io::Result<Self> {
+        if by_runtime { Ok(Self::Runtime) } else { Clock::get().map(Self::Clock) }
+    }
+
+    pub(crate) fn set(self, at: Instant, calls: Weak<Calls>, conn: Conn, runtime: &Handle) {
+        match self {
+            Self::Clock(clock) => clock.set(at, calls, conn),
+            Self::Runtime => {
+                runtime.spawn(async move {
+                    sleep_until(at).await;
+                    if let Some(calls) = calls.upgrade() {
+                        calls.end_overdue(&conn, Instant::now());
+                    }
+                });
+            }
+        }
+    }
+
+    /// Takes an alarm back; one of a runtime rings all the same and finds nothing.
+    pub(crate) fn clear(self, at: Instant, conn: &Conn) {
+        if let Self::Clock(clock) = self {
+            clock.clear(at, conn);
+        }
     }
 }
 

@@ -1,8 +1,10 @@
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use callboard_common::{
-    BodyError, Connection, Decode, Executed, Features, Json, Message, MessageType, ResultCode, Session, SessionAnswer,
-    SessionRequest,
+    BodyError, Connection, Decode, Executed, Feature, Features, Json, Message, MessageType, ResultCode, Session,
+    SessionAnswer, SessionRequest,
 };
 use callboard_net::{Address, Conn, deadline_after};
 use tokio::runtime::Handle;
@@ -10,73 +12,155 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::calls::{Calls, Outcome, Place, Waiter};
-use crate::clock::Clock;
+use crate::clock::Alarmist;
 use crate::deadline::Deadline;
 use crate::dispatch::{Dispatch, Inboxes};
 use crate::link::Link;
+use crate::shared::Shared;
+use crate::supervisor::{Supervisor, Watched};
 use crate::v1_peers::V1Peers;
 use crate::{CallError, CallErrorKind, Client, ClientBuilder, SessionMode};
 
-/// Connects, opens a session as the settings say, all within one deadline.
-pub(crate) async fn connect(settings: &ClientBuilder, address: &str) -> Result<Client, CallError> {
-    let runtime = Handle::try_current().map_err(|_| {
-        CallError::new(CallErrorKind::Connect, address, SUBJECT, "there is no tokio runtime here")
-            .with_advice("use the blocking client, or connect from within a runtime")
-    })?;
-    let address: Address = address.parse().map_err(|why| {
-        CallError::new(CallErrorKind::Connect, address, SUBJECT, "the address can't be read")
-            .with_advice("write tcp://host:port, host:port or unix:///path")
-            .with_source(why)
-    })?;
-    let attempt = Attempt { settings, address: &address, runtime };
-    let deadline = Deadline::after(settings.timeout);
-    let link = timeout_at(deadline.at(), Box::pin(attempt.open())).await.unwrap_or_else(|_| Err(attempt.late()))?;
-    Ok(Client::new(Arc::new(link), settings.timeout))
+/// Connects, opens a session as the settings say, and keeps the connection up.
+pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<Client, CallError> {
+    let mut dialer = Dialer::new(settings, addresses)?;
+    let link = Arc::new(Box::pin(dialer.dial()).await?);
+    let (watched, runtime, timeout) = (Watched::new(&link), link.runtime.clone(), dialer.settings.timeout);
+    let reconnects = dialer.settings.reconnect.attempts != Some(0);
+    let shared = Arc::new(Shared::new(link, Arc::clone(&dialer.inboxes), reconnects));
+    if reconnects {
+        runtime.spawn(Supervisor::new(&shared, dialer).run(watched));
+    } else {
+        let shared = Arc::downgrade(&shared);
+        runtime.spawn(async move {
+            let reason = watched.ended().await;
+            if let Some(shared) = shared.upgrade() {
+                shared.close(&reason);
+            }
+        });
+    }
+    Ok(Client::new(shared, timeout))
+}
+
+/// Makes a client's connections: to the first of its addresses that answers, beginning with the one after the last.
+pub(crate) struct Dialer {
+    pub(crate) settings: ClientBuilder,
+    addresses: Vec<Address>,
+    runtime: Handle,
+    inboxes: Arc<Inboxes>,
+    /// Where in the list to begin.
+    next: usize,
+    /// Those that have opened a session, by their places in the list.
+    with_session: BTreeSet<usize>,
+}
+
+impl Dialer {
+    fn new(settings: ClientBuilder, addresses: &str) -> Result<Self, CallError> {
+        let runtime = Handle::try_current().map_err(|_| {
+            CallError::new(CallErrorKind::Connect, addresses, SUBJECT, "there is no tokio runtime here")
+                .with_advice("use the blocking client, or connect from within a runtime")
+        })?;
+        let unread = |address: &str, why| {
+            CallError::new(CallErrorKind::Connect, address, SUBJECT, "the address can't be read")
+                .with_advice("write tcp://host:port, host:port or unix:///path; several with commas between them")
+                .with_source(why)
+        };
+        let addresses = addresses.split(',').map(str::trim);
+        let addresses = addresses.map(|address| address.parse().map_err(|why| unread(address, why)));
+        let addresses = addresses.collect::<Result<_, _>>()?;
+        let inboxes = Arc::new(Inboxes::default());
+        if settings.reconnect.attempts == Some(0) {
+            inboxes.end_with_connection();
+        }
+        Ok(Self { settings, addresses, runtime, inboxes, next: 0, with_session: BTreeSet::new() })
+    }
+
+    /// Tries each address once; the error is that of the last.
+    pub(crate) async fn dial(&mut self) -> Result<Link, CallError> {
+        let each = self.settings.timeout / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut failure = None;
+        for _ in 0..self.addresses.len() {
+            let place = self.next % self.addresses.len();
+            let Some(address) = self.addresses.get(place) else { break };
+            self.next += 1;
+            let attempt = Attempt {
+                settings: &self.settings,
+                address,
+                runtime: &self.runtime,
+                inboxes: &self.inboxes,
+                had_session: self.with_session.contains(&place),
+                time: each,
+            };
+            let deadline = Deadline::after(each);
+            match timeout_at(deadline.at(), Box::pin(attempt.open())).await.unwrap_or_else(|_| Err(attempt.late())) {
+                Ok(link) => {
+                    if link.conn.session().is_some() {
+                        self.with_session.insert(place);
+                    }
+                    return Ok(link);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        // An address list that was read has one at least.
+        Err(failure.unwrap_or_else(|| CallError::new(CallErrorKind::Connect, "nobody", SUBJECT, "there is no address")))
+    }
 }
 
 struct Attempt<'a> {
     settings: &'a ClientBuilder,
     address: &'a Address,
-    runtime: Handle,
+    runtime: &'a Handle,
+    inboxes: &'a Arc<Inboxes>,
+    /// What it is given.
+    time: Duration,
+    /// The address has opened a session to this client before.
+    had_session: bool,
 }
 
 impl Attempt<'_> {
     async fn open(&self) -> Result<Link, CallError> {
         let asks = match self.settings.mode {
             SessionMode::Off => false,
+            SessionMode::Try if !self.settings.remembers_v1 => true,
             SessionMode::Try => !v1_peers().contains(self.address, Instant::now()),
             SessionMode::Require => true,
         };
         let link = self.dial().await?;
         if !asks {
+            link.dispatch.pass(&link.conn);
             return Ok(link);
         }
         match self.open_session(&link).await {
             Ok(()) => {
                 v1_peers().forget(self.address);
+                link.dispatch.pass(&link.conn);
                 Ok(link)
             }
             Err(why) if self.settings.mode == SessionMode::Require => Err(self.no_session(why)),
+            // One that had a session before has not become a v1 peer by being slow.
+            Err(why @ (NoSession::Silence | NoSession::Closed)) if self.had_session => Err(self.no_session(why)),
             Err(why) => {
                 tracing::debug!(address = %self.address, %why, "no session; connecting again without one");
                 drop(link);
                 let link = self.dial().await?;
-                v1_peers().remember(self.address, Instant::now());
+                if self.settings.remembers_v1 {
+                    v1_peers().remember(self.address, Instant::now());
+                }
+                link.dispatch.pass(&link.conn);
                 Ok(link)
             }
         }
     }
 
     async fn dial(&self) -> Result<Link, CallError> {
-        let clock =
-            Clock::get().map_err(|why| self.error("the thread of the clock can't be started").with_source(why))?;
+        let clock = Alarmist::get(self.settings.deadlines_by_runtime);
+        let clock = clock.map_err(|why| self.error("the thread of the clock can't be started").with_source(why))?;
         let calls = Arc::new(Calls::new(self.settings.in_flight, clock, self.runtime.clone()));
-        let inboxes = Arc::new(Inboxes::default());
-        let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(&inboxes)));
-        let conn = callboard_net::connect(self.address, &self.settings.limits, dispatch)
-            .await
-            .map_err(|why| self.error("it could not be made").with_source(why))?;
-        Ok(Link::new(self.address.clone(), conn, calls, inboxes, self.runtime.clone()))
+        let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(self.inboxes)));
+        let connecting = self.settings.connector.connect(self.address, &self.settings.limits, Arc::clone(&dispatch));
+        let conn = connecting.await.map_err(|why| self.error("it could not be made").with_source(why))?;
+        Ok(Link::new(self.address.clone(), conn, calls, dispatch, self.runtime.clone()))
     }
 
     /// Asks for a session, alone on the connection, and waits for the answer.
@@ -103,7 +187,7 @@ impl Attempt<'_> {
         SessionRequest {
             version: VERSION,
             name: self.settings.name.as_str().into(),
-            instance: instance().into(),
+            instance: self.settings.instance.as_deref().unwrap_or_else(|| instance()).into(),
             features: Features::ALL.names().map(Into::into).collect(),
         }
     }
@@ -119,7 +203,7 @@ impl Attempt<'_> {
     }
 
     fn late(&self) -> CallError {
-        let what = format!("it was not made within {:?}", self.settings.timeout);
+        let what = format!("it was not made within {:?}", self.time);
         CallError::new(CallErrorKind::Timeout, self.address.to_string(), SUBJECT, what)
             .with_executed(Executed::No)
             .with_advice("check the address and that the peer runs, or allow it more time")
@@ -147,11 +231,13 @@ fn open(conn: &Conn, answer: &Message) -> Result<usize, NoSession> {
     if granted.code != ResultCode::Ok {
         return Err(NoSession::Refused(granted.code));
     }
+    let features = Features::from_names(granted.features.iter().map(AsRef::as_ref)) & Features::ALL;
     let session = Session {
         name: String::new(),
         instance: granted.instance.into_owned(),
-        features: Features::from_names(granted.features.iter().map(AsRef::as_ref)) & Features::ALL,
+        features,
         limits: granted.limits,
+        heartbeats: granted.heartbeats.filter(|_| features.has(Feature::Heartbeat)).map(Arc::new),
     };
     let ours = answer.kind() == MessageType::SessionResponse && granted.version >= VERSION;
     if ours && conn.open_session(session) {

@@ -1,11 +1,13 @@
 use std::iter;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use callboard_common::{
-    Codec, Decode, Dispatcher, ErrorInfo, Handler, Json, Message, MessageType, ResultCode, RpcRequest, ServiceOp,
-    ServiceRequest, Unhandled, refuse, refuse_body,
+    Codec, Connection, Decode, Dispatcher, ErrorInfo, Event, GoAway, Handler, Json, Message, MessageType, ResultCode,
+    RpcRequest, ServiceOp, ServiceRequest, Unhandled, refuse, refuse_body,
 };
 use callboard_net::Conn;
+use tokio::sync::Notify;
 
 use crate::RequestId;
 use crate::calls::Calls;
@@ -16,13 +18,76 @@ pub(crate) struct Dispatch {
     calls: Arc<Calls>,
     inboxes: Arc<Inboxes>,
     dispatcher: Dispatcher<Rpc, Topic, Service, Unhandled, Answers>,
+    trial: Mutex<Trial>,
+    /// Another connection has taken its place: what still comes unasked is nobody's business.
+    retired: AtomicBool,
+    leaving: Arc<Leaving>,
 }
 
-/// Where what comes unasked goes.
+/// Whether the peer has said that it is about to leave.
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    reason: OnceLock<String>,
+    told: Notify,
+}
+
+impl Leaving {
+    /// Why it leaves; `None` while it has not said so.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.reason.get().map(String::as_str)
+    }
+
+    /// Waits until it says so.
+    pub(crate) async fn told(&self) {
+        let told = self.told.notified();
+        if self.reason.get().is_none() {
+            told.await;
+        }
+    }
+
+    fn tell(&self, message: &Message) {
+        let reason = GoAway::decode::<Json>(message.body()).map(|told| told.reason.into_owned());
+        let _ = self.reason.set(reason.unwrap_or_default()); // the first counts
+        self.told.notify_waiters();
+    }
+}
+
+/// Whether a connection came into use. The end of one that only asked for a session in vain is nobody's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    Going,
+    Passed,
+    Ended,
+}
+
+/// Where what comes unasked goes: the same over all connections of a client.
 #[derive(Default)]
 pub(crate) struct Inboxes {
     pub(crate) topic: InboxSlot,
     pub(crate) service: InboxSlot,
+    /// No connection comes after the one of the moment.
+    last: AtomicBool,
+}
+
+impl Inboxes {
+    /// The next end of a connection is that of the client.
+    pub(crate) fn end_with_connection(&self) {
+        self.last.store(true, SeqCst);
+    }
+
+    /// No more comes.
+    pub(crate) fn closed(&self, conn: &Conn) {
+        self.topic.closed(conn);
+        self.service.closed(conn);
+    }
+
+    fn connection_ended(&self, conn: &Conn) {
+        if self.last.load(SeqCst) {
+            return self.closed(conn);
+        }
+        self.topic.lost(conn);
+        self.service.lost(conn);
+    }
 }
 
 impl Dispatch {
@@ -32,11 +97,47 @@ impl Dispatch {
             .on_topic(Topic(Arc::clone(&inboxes)))
             .on_service(Service(Arc::clone(&inboxes)))
             .on_response(Answers(Arc::clone(&calls)));
-        Self { calls, inboxes, dispatcher }
+        Self {
+            calls,
+            inboxes,
+            dispatcher,
+            trial: Mutex::new(Trial::Going),
+            retired: AtomicBool::new(false),
+            leaving: Arc::default(),
+        }
+    }
+
+    /// The connection comes into use: from now on its end counts, and one that has come already counts now.
+    pub(crate) fn pass(&self, conn: &Conn) {
+        if self.turn(Trial::Passed) == Trial::Ended {
+            self.inboxes.connection_ended(conn);
+        }
+    }
+
+    /// Another connection is about to take its place.
+    pub(crate) fn retire(&self, conn: &Conn) {
+        self.retired.store(true, SeqCst);
+        if self.turn(Trial::Ended) == Trial::Passed {
+            self.inboxes.connection_ended(conn);
+        }
+    }
+
+    pub(crate) fn leaving(&self) -> &Arc<Leaving> {
+        &self.leaving
+    }
+
+    fn turn(&self, next: Trial) -> Trial {
+        std::mem::replace(&mut self.trial.lock().unwrap_or_else(PoisonError::into_inner), next)
     }
 
     /// Completes a call; a sign of life that no call asked for is a matter of topics.
     fn pass_by(&self, conn: &Conn, message: Message) {
+        if message.kind() == MessageType::GoAway {
+            if conn.session().is_some() {
+                return self.leaving.tell(&message);
+            }
+            return conn.count(Event::Ignored);
+        }
         if message.kind() == MessageType::Pong && RequestId::from_wire(message.id()).is_none() {
             self.inboxes.topic.message(conn, message);
         } else {
@@ -49,12 +150,17 @@ impl Handler<Conn> for Dispatch {
     fn handle(&self, conn: &Conn, message: Message) {
         if passes_dispatcher_by(&message) {
             self.pass_by(conn, message);
+        } else if self.retired.load(Relaxed) && is_unasked(&message) {
+            conn.count(Event::Ignored);
         } else {
             self.dispatcher.handle(conn, message);
         }
     }
 
     fn handle_all(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
+        if self.retired.load(Relaxed) {
+            return messages.for_each(|message| self.handle(conn, message));
+        }
         loop {
             // What stands before it has been handed over once it is completed.
             let mut past = None;
@@ -78,14 +184,20 @@ impl Handler<Conn> for Dispatch {
     /// Calls fail first, so that an inbox hears of the end last.
     fn closed(&self, conn: &Conn) {
         self.calls.closed(conn);
-        self.inboxes.topic.closed(conn);
-        self.inboxes.service.closed(conn);
+        if self.turn(Trial::Ended) == Trial::Passed {
+            self.inboxes.connection_ended(conn);
+        }
     }
 }
 
-/// What opens a session must not settle the connection, and the dispatcher has no slot for what answers a heartbeat.
+/// What opens a session must not settle the connection, and the dispatcher has no slot for what only tells.
 fn passes_dispatcher_by(message: &Message) -> bool {
-    matches!(message.kind(), MessageType::SessionResponse | MessageType::Pong)
+    matches!(message.kind(), MessageType::SessionResponse | MessageType::Pong | MessageType::GoAway)
+}
+
+/// What only the layers above take.
+fn is_unasked(message: &Message) -> bool {
+    matches!(message.kind(), MessageType::TopicRequest | MessageType::ServiceRequest)
 }
 
 /// Answers complete calls.

@@ -6,6 +6,7 @@ use callboard_common::{Connection, Event, Message};
 use callboard_net::Conn;
 
 use crate::guard::guarded;
+use crate::{Line, Resuming};
 
 /// Takes what a peer sends unasked: messages of topics, or notices about providers.
 ///
@@ -23,8 +24,23 @@ pub trait Inbox: Any + Send + Sync {
         messages.for_each(|message| self.message(conn, message));
     }
 
-    /// Runs once, when the connection has ended: after its last message, and after the calls that still waited have
-    /// failed. An inbox that is made later than that hears it at once, from the thread that makes it.
+    /// Runs when a connection has ended that is about to be made again: after its last message, and after the calls that
+    /// still waited have failed. By default nothing.
+    fn lost(&self) {}
+
+    /// Asks again for what was asked for over the connection that was lost, as [`Resume`](crate::Resume) does. By default
+    /// nothing.
+    ///
+    /// # Errors
+    /// The connection is of no use.
+    fn resume(self: Arc<Self>, line: &Line) -> Resuming<'_> {
+        let _ = line;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Runs once, when no more comes: the connection has ended and is not made again. It comes after the last message, and
+    /// after the calls that still waited have failed. An inbox that is made later than that hears it at once, from the thread
+    /// that makes it.
     fn closed(&self);
 }
 
@@ -73,19 +89,25 @@ impl InboxSlot {
         }
     }
 
-    /// The connection has ended.
+    /// The connection has ended, and another one comes.
+    pub(crate) fn lost(&self, conn: &Conn) {
+        if let Some(inbox) = self.inbox() {
+            guarded(conn, "an inbox", || inbox.lost());
+        }
+    }
+
+    /// No more comes; only the first time counts.
     pub(crate) fn closed(&self, conn: &Conn) {
         let inbox = {
             let mut state = self.state();
-            state.closed = true;
-            state.inbox.clone()
+            if std::mem::replace(&mut state.closed, true) { None } else { state.inbox.clone() }
         };
         if let Some(inbox) = inbox {
             guarded(conn, "an inbox", || inbox.closed());
         }
     }
 
-    fn inbox(&self) -> Option<Arc<dyn Inbox>> {
+    pub(crate) fn inbox(&self) -> Option<Arc<dyn Inbox>> {
         self.state().inbox.clone()
     }
 

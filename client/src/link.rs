@@ -12,14 +12,15 @@ use tokio::runtime::Handle;
 
 use crate::RequestId;
 use crate::calls::{Calls, Waiter};
-use crate::dispatch::Inboxes;
+use crate::dispatch::Dispatch;
 
-/// One connection, as its clients and their calls share it; the last of them that goes closes it.
+/// One connection, as its clients and their calls share it; the last of them that goes closes it. A client that connects
+/// again has another one.
 pub(crate) struct Link {
     pub(crate) address: Address,
     pub(crate) conn: Conn,
     pub(crate) calls: Arc<Calls>,
-    pub(crate) inboxes: Arc<Inboxes>,
+    pub(crate) dispatch: Arc<Dispatch>,
     /// Where the connection's task runs.
     pub(crate) runtime: Handle,
     /// Numbers the requests that are not answered.
@@ -27,8 +28,19 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(address: Address, conn: Conn, calls: Arc<Calls>, inboxes: Arc<Inboxes>, runtime: Handle) -> Self {
-        Self { address, conn, calls, inboxes, runtime, unanswered: AtomicU64::new(0) }
+    pub(crate) fn new(
+        address: Address,
+        conn: Conn,
+        calls: Arc<Calls>,
+        dispatch: Arc<Dispatch>,
+        runtime: Handle,
+    ) -> Self {
+        Self { address, conn, calls, dispatch, runtime, unanswered: AtomicU64::new(0) }
+    }
+
+    /// Whether new requests had better go over another connection.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.dispatch.leaving().reason().is_some()
     }
 
     /// Whether the peer leaves requests unanswered that ask for it.
@@ -46,6 +58,11 @@ impl Link {
     pub(crate) fn queue_one_way<B: Encode>(&self, body: &B, gather: usize) -> Result<u64, SendError> {
         let id = RequestId::unanswered(self.unanswered.fetch_add(1, Relaxed));
         self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id }, body, gather)
+    }
+
+    /// The same where nothing has to be waited for; whether it was queued.
+    pub(crate) fn queue_one_way_now<B: Encode>(&self, body: &B, gather: usize) -> bool {
+        self.knows_one_way() && self.queue_one_way(body, gather).is_ok()
     }
 
     /// Nobody waits any longer; the waiter comes back if nothing else was quicker.

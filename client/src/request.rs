@@ -72,6 +72,17 @@ impl Request<'_> {
         Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
     }
 
+    /// Queues it at once; `None` where something has to be waited for, or nothing can be sent.
+    pub(crate) fn queue_now<B: Encode>(self, body: &B) -> Option<Ticket> {
+        if self.link.conn.idle_for(self.deadline.began()) > PAUSE {
+            return None;
+        }
+        let (answer, waiter) = Waiter::task(false);
+        let entered = self.enter(waiter, Place::Free).ok()?;
+        let at = self.link.queue(entered.id, body, 0).ok()?;
+        Some(Ticket { entered, answer, kind: body.kind().answer(), at })
+    }
+
     /// Queues a request whose answer nobody wants.
     pub(crate) async fn send_one_way<B: Encode>(self, body: &B) -> Result<(), CallError> {
         take_turns().await;
@@ -196,6 +207,16 @@ impl Request<'_> {
         }
     }
 
+    /// Another connection was waited for in vain.
+    pub(crate) fn lost(self) -> CallError {
+        let reason = self.link.conn.close_reason().unwrap_or_else(|| "it has ended".to_owned());
+        let given = whole_ms(self.deadline.given());
+        let what = format!("the connection was lost ({reason}), and could not be made again within {given:?}");
+        self.error(CallErrorKind::Disconnected, what)
+            .with_executed(Executed::No)
+            .with_advice("check that the peer runs and can be reached; the client goes on trying")
+    }
+
     pub(crate) fn disconnected(self, stage: Stage) -> CallError {
         let reason = self.link.conn.close_reason().unwrap_or_else(|| "it has ended".to_owned());
         let error = self.error(CallErrorKind::Disconnected, format!("the connection is closed: {reason}"));
@@ -237,7 +258,7 @@ impl Request<'_> {
 
 /// Lets other tasks run now and then: who sends in a loop and waits for no answer has no other place to. On a runtime of
 /// one thread the connection's task, which writes what was sent, would get no turn.
-pub(crate) async fn take_turns() {
+async fn take_turns() {
     tokio::task::coop::consume_budget().await;
 }
 

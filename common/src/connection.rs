@@ -86,6 +86,9 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// A message other than REQ_SESSION has come: from now on no session can be opened.
     fn settle(&self);
 
+    /// The peer has registered methods: from now on the session's heartbeats of providers count. By default nothing.
+    fn set_provider(&self) {}
+
     /// Encodes a frame as this connection's protocol has it.
     ///
     /// # Errors
@@ -130,6 +133,14 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// # Errors
     /// `Full` at the outbox's bound, `Closed`.
     fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError>;
+
+    /// How many bytes wait to be written to the peer.
+    fn queued_bytes(&self) -> usize;
+
+    /// Runs `then`, once, as soon as no more than `bytes` of what waits now is left: on the connection's own task, with no
+    /// lock held. It is dropped where the connection ends first. `false`: it is so already, or the connection has ended,
+    /// and `then` is not run.
+    fn once_written_down_to(&self, bytes: usize, then: Box<dyn FnOnce() + Send>) -> bool;
 
     /// Enters a request whose answer comes later. `None` means that a session peer is over its limit and is to be told
     /// so; a v1 peer is not read instead, so it never sees `None`.

@@ -118,6 +118,8 @@ where
                 // The peer may have gone meanwhile; then there is nobody to tell.
                 let _ = conn.answer(message.id(), &Pong);
             }
+            // That it came is what it says.
+            MessageType::Pong if conn.session().is_some() => {}
             _ => Unhandled.handle(conn, message),
         }
     }

@@ -18,31 +18,36 @@ mod code;
 mod codec;
 mod connection;
 mod dispatcher;
+mod heartbeat;
 mod host;
 mod json;
 mod json_writer;
 mod kind;
 mod length_value;
 mod message;
+mod ping;
 mod protocol;
 mod recorder;
 mod scan;
 mod session;
 
 pub use body::{
-    Body, BodyError, CallMeta, Decode, Encode, ErrorInfo, Executed, Limits, Refusal, RpcAnswer, RpcError, RpcRequest,
-    RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, SessionRequest, TopicAnswer, TopicOp,
+    Body, BodyError, CallMeta, Decode, Encode, ErrorInfo, Executed, GoAway, HostList, Limits, ListedHost, Missed,
+    Refusal, RpcAnswer, RpcError, RpcRequest, RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer,
+    SessionRequest, SlowPolicy, Subscribed, TopicAnswer, TopicOp, TopicOperation, TopicOptions, TopicPosition,
     TopicRequest,
 };
 pub use code::ResultCode;
 pub use codec::{Codec, EncodeError, Integer, Raw, ReadError, Shape};
 pub use connection::{Connection, ConnectionId, Event, Handler, SendError, Shared};
 pub use dispatcher::{Dispatcher, Unhandled, refuse, refuse_body, refuse_draining};
+pub use heartbeat::{Heartbeat, Heartbeats};
 pub use host::{Host, HostError};
 pub use json::Json;
 pub use kind::MessageType;
 pub use length_value::{DEFAULT_MAX_FRAME_BYTES, LengthValue};
 pub use message::{FLAG_ONE_WAY, HEADER_BYTES, Head, MAX_ID_BYTES, Message};
+pub use ping::Ping;
 pub use protocol::{BodyFilter, Plain, Protocol, ProtocolError};
 pub use recorder::{RecordedRequest, Recorder, Sent};
 pub use session::{Feature, Features, Session};

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,10 +21,10 @@ use crate::{
 /// assert_eq!(conn.take()[0].text(), r#"{"rcode":0}"#);
 /// # Ok::<(), callboard_common::SendError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Recorder(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     id: u64,
     session: OnceLock<Session>,
@@ -31,6 +32,9 @@ struct State {
     full: AtomicBool,
     in_flight: Arc<AtomicUsize>,
     log: Mutex<Log>,
+    /// It says that so many bytes wait.
+    queued: AtomicUsize,
+    waiting: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +120,19 @@ impl Recorder {
         self.0.full.store(true, SeqCst);
     }
 
+    /// From now on so many bytes wait to be written. Where none do, who waits for that is run.
+    pub fn set_queued_bytes(&self, bytes: usize) {
+        self.0.queued.store(bytes, SeqCst);
+        let due = if bytes == 0 { std::mem::take(&mut *self.waiting()) } else { Vec::new() };
+        for then in due {
+            then();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Box<dyn FnOnce() + Send>>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,6 +197,18 @@ impl Connection for Recorder {
         self.try_send(frame.frame().clone())
     }
 
+    fn queued_bytes(&self) -> usize {
+        self.0.queued.load(SeqCst)
+    }
+
+    fn once_written_down_to(&self, bytes: usize, then: Box<dyn FnOnce() + Send>) -> bool {
+        let waits = self.queued_bytes() > bytes && self.close_reason().is_none();
+        if waits {
+            self.waiting().push(then);
+        }
+        waits
+    }
+
     fn begin_request(&self) -> Option<RecordedRequest> {
         self.0.in_flight.fetch_add(1, SeqCst);
         Some(RecordedRequest(Arc::clone(&self.0.in_flight)))
@@ -191,6 +220,12 @@ impl Connection for Recorder {
 
     fn count(&self, event: Event) {
         self.log().events.push(event);
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("id", &self.0.id).field("log", &self.log()).finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,6 @@
-use crate::Limits;
+use std::sync::Arc;
+
+use crate::{Heartbeats, Limits};
 
 /// What a peer that opened a session (kinds 16 and 17) said of itself. A peer without one speaks v1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub struct Session {
     pub features: Features,
     /// What the answering side permits on this connection.
     pub limits: Limits,
+    /// When which side takes the other for dead; `None` where the feature was not agreed on.
+    pub heartbeats: Option<Arc<Heartbeats>>,
 }
 
 /// A set of [`Feature`]s.
@@ -22,9 +26,9 @@ pub struct Session {
 /// assert_eq!(both.names().collect::<Vec<_>>(), ["one_way"]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features(u8);
+pub struct Features(u16);
 
-/// What a side can do beyond v1. Flags must have been named by both sides; a center takes the rest from any session peer.
+/// What a side can do beyond v1. Flags, and numbers of messages, must have been named by both sides; a center takes the rest from any session peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
     /// `one_way`: requests with flag bit 24, which are not answered.
@@ -35,24 +39,37 @@ pub enum Feature {
     Withdraw,
     /// `topic_removed`: a subscriber is told when its topic is removed (REQ_TOPIC with optype 1).
     TopicRemoved,
+    /// `heartbeat`: the answering side sends a PING where it hears nothing, and each takes the other for dead after a time
+    /// that the session's answer names.
+    Heartbeat,
+    /// `goaway`: who is about to leave says so (kind 21).
+    GoAway,
+    /// `revisions`: `revision` and `instance` in the answers to discoveries and in notices.
+    Revisions,
+    /// `seq`: pushed messages carry a number for each topic, and a subscribe may say where to go on.
+    Seq,
 }
 
 impl Feature {
-    const NAMES: [(Self, &'static str); 4] = [
+    const NAMES: [(Self, &'static str); 8] = [
         (Self::OneWay, "one_way"),
         (Self::Ping, "ping"),
         (Self::Withdraw, "withdraw"),
         (Self::TopicRemoved, "topic_removed"),
+        (Self::Heartbeat, "heartbeat"),
+        (Self::GoAway, "goaway"),
+        (Self::Revisions, "revisions"),
+        (Self::Seq, "seq"),
     ];
 
-    const fn bit(self) -> u8 {
+    const fn bit(self) -> u16 {
         1 << self as u8
     }
 }
 
 impl Features {
     /// All that this version knows.
-    pub const ALL: Self = Self(0b1111);
+    pub const ALL: Self = Self(0b1111_1111);
 
     /// The features that bear these names; unknown names are passed over.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {

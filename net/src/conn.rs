@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
-use callboard_common::{ConnectionId, LengthValue, Protocol, Session};
+use callboard_common::{ConnectionId, Feature, GoAway, Head, Heartbeat, LengthValue, MessageType, Protocol, Session};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ struct State<P: Protocol> {
     outbox: Outbox<ReadHold<P>>,
     session: OnceLock<Session>,
     settled: AtomicBool,
+    /// The peer, or this side, has registered methods.
+    provider: AtomicBool,
     /// Reasons not to read: see [`Conn::hold_reading`].
     holds: AtomicUsize,
     /// How many calls wait for their answers.
@@ -72,6 +74,9 @@ pub(crate) struct Drain {
     pub(crate) until: Instant,
 }
 
+/// Why GOAWAY is sent.
+const LEAVES: &str = "it stops";
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl<P: Protocol> Conn<P> {
@@ -83,6 +88,7 @@ impl<P: Protocol> Conn<P> {
             outbox: Outbox::new(Instant::now()),
             session: OnceLock::new(),
             settled: AtomicBool::new(false),
+            provider: AtomicBool::new(false),
             holds: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -130,11 +136,18 @@ impl<P: Protocol> Conn<P> {
     /// answer. A connection that was accepted goes on reading until its peer is quiet, and refuses what comes
     /// (UNAVAILABLE, not executed): a request may be on its way. One that we made is read no more. A second call
     /// changes nothing.
+    ///
+    /// A session peer of an accepted connection that knows GOAWAY is told first.
     pub fn drain(&self, grace: Duration) {
-        self.0.draining.get_or_init(|| {
-            let since = Instant::now();
-            Box::new(Drain { since, until: later(since, grace) })
-        });
+        let since = Instant::now();
+        if self.0.draining.set(Box::new(Drain { since, until: later(since, grace) })).is_err() {
+            return self.wake();
+        }
+        let knows = self.0.session.get().is_some_and(|session| session.features.has(Feature::GoAway));
+        if knows && self.0.shared.serves {
+            // One that has no room has not read for long; it hears of the end by the end.
+            let _ = self.request(Head::new(MessageType::GoAway, b""), &GoAway { reason: LEAVES.into(), grace });
+        }
         self.wake();
     }
 
@@ -188,6 +201,12 @@ impl<P: Protocol> Conn<P> {
         let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.shared.limits.in_flight;
         let draining = !state.shared.serves && state.draining.get().is_some() || self.is_closed();
         !(held || busy || draining) && state.outbox.glance() <= state.shared.limits.high_water()
+    }
+
+    /// What holds on this connection, if its session knows heartbeats.
+    pub(crate) fn heartbeat(&self) -> Option<Heartbeat> {
+        let heartbeats = self.0.session.get()?.heartbeats.as_ref()?;
+        Some(if self.0.provider.load(Relaxed) { heartbeats.provider } else { heartbeats.caller })
     }
 
     pub(crate) fn draining(&self) -> Option<Drain> {
@@ -252,6 +271,12 @@ impl<P: Protocol> Conn<P> {
         }
         // Publishers that waited for this peer are read again.
         drop(freed.held);
+        for (_, then) in freed.due {
+            // After the end it is only dropped: whoever closes a connection may hold a lock that it takes.
+            if !self.is_closed() {
+                (then.0)();
+            }
+        }
     }
 
     pub(crate) fn marks(&self) -> Marks {

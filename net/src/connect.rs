@@ -2,10 +2,11 @@ use std::io;
 use std::sync::Arc;
 
 use callboard_common::{Handler, LengthValue, Protocol};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::driver::{Driver, Registration};
 use crate::shared_state::SharedState;
-use crate::{Address, Conn, Limits, LimitsError, Sockets, Transport};
+use crate::{Address, Conn, Ends, Limits, LimitsError, Sockets, Transport};
 
 /// Why a connection was not made; nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,17 @@ where
     limits.check()?;
     let failed = |source| ConnectError::Io { address: address.clone(), source };
     let (stream, ends) = transport.connect(address).await.map_err(failed)?;
+    Ok(start(stream, ends, protocol, limits, handler))
+}
+
+/// Drives a connection that was made, in a task on the current runtime.
+pub(crate) fn start<S, P, H>(stream: S, ends: Ends, protocol: P, limits: &Limits, handler: Arc<H>) -> Conn<P>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Protocol,
+    H: Handler<Conn<P>>,
+{
     let conn = Conn::new(Arc::new(SharedState::new(protocol, limits.clone(), false)), ends);
     tokio::spawn(Driver::new(stream, Registration::new(conn.clone(), handler)));
-    Ok(conn)
+    conn
 }

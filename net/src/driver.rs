@@ -2,10 +2,12 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use callboard_common::{Connection, ErrorInfo, Handler, MessageType, Protocol, ProtocolError, Refusal, ResultCode};
+use callboard_common::{
+    Connection, ErrorInfo, Handler, Head, Heartbeat, MessageType, Ping, Protocol, ProtocolError, Refusal, ResultCode,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -13,6 +15,7 @@ use crate::Conn;
 use crate::conn::End;
 use crate::later::{deadline_after, later};
 use crate::metrics::add;
+use crate::pulse::{Beat, Pulse};
 use crate::reader::{Read, ReadFailure, Reader};
 use crate::writer::Writer;
 
@@ -30,6 +33,10 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     broken: Option<Broken>,
     last_answer: Option<LastAnswer>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// While the peer is listened to, in a session with heartbeats.
+    pulse: Option<(Heartbeat, Pulse)>,
+    /// Whom the timer wakes.
+    timer_wakes: Option<Waker>,
     /// It has let others run since a push woke it.
     gathering: bool,
 }
@@ -89,6 +96,8 @@ where
             broken: None,
             last_answer: None,
             timer: None,
+            pulse: None,
+            timer_wakes: None,
             gathering: false,
         }
     }
@@ -270,7 +279,8 @@ where
             let ends = self.ends_at(conn);
             let looks = if conn.is_idle() { self.quiet_at(conn) } else { None };
             let stalls = conn.outbox().stalls_at(conn.marks());
-            let next = [gives_up, ends, looks, stalls].into_iter().flatten().min()?;
+            let heartbeat = self.looks_at(conn);
+            let next = [gives_up, ends, looks, stalls, heartbeat].into_iter().flatten().min()?;
             if !self.sleep_until(cx, next) {
                 return None;
             }
@@ -280,8 +290,42 @@ where
                 add(&conn.shared().metrics.frame_timeouts);
                 return Some(End::fault("a started frame was not finished in time"));
             }
-            if let Some(end) = self.out_of_time(conn).or_else(|| self.finished(conn)) {
+            if let Some(end) = self.out_of_time(conn).or_else(|| self.finished(conn)).or_else(|| self.look(conn, now)) {
                 return Some(end);
+            }
+        }
+    }
+
+    /// When to look whether the peer is alive. Its silence does not count while it is not listened to.
+    fn looks_at(&mut self, conn: &Conn<P>) -> Option<Instant> {
+        let heartbeat = conn.heartbeat()?;
+        if self.ended.is_some() {
+            self.pulse = None;
+            return None;
+        }
+        // The times of a provider are others: it begins anew when it becomes one.
+        let (times, pulse) = self.pulse.get_or_insert_with(|| (heartbeat, Pulse::new(heartbeat, Instant::now())));
+        let listens = conn.may_read();
+        if *times != heartbeat || pulse.listens() != listens {
+            *times = heartbeat;
+            pulse.set_listens(listens, heartbeat, Instant::now());
+        }
+        Some(pulse.looks_at())
+    }
+
+    fn look(&mut self, conn: &Conn<P>, now: Instant) -> Option<End> {
+        let (heartbeat, pulse) = self.pulse.as_mut().filter(|(_, pulse)| pulse.looks_at() <= now)?;
+        match pulse.look(*heartbeat, conn.shared().serves, self.reader.take_came(), now) {
+            Beat::Nothing => None,
+            Beat::Ask => {
+                // Where there is no room, the peer has more to answer than this.
+                let _ = conn.request(Head::new(MessageType::Ping, b""), &Ping);
+                None
+            }
+            Beat::Dead => {
+                add(&conn.shared().metrics.peers_dead);
+                let reason = format!("nothing was heard from it for {:?}: it is taken for dead", heartbeat.dead);
+                Some(End::fault(reason))
             }
         }
     }
@@ -302,9 +346,15 @@ where
 
     /// Whether that time has come; if not, the task is woken by then.
     fn sleep_until(&mut self, cx: &mut Context<'_>, at: Instant) -> bool {
+        // Most parks change nothing about it: no look at the clock then.
+        let is_set = self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed() && timer.deadline() <= at);
+        if is_set && self.timer_wakes.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            return false;
+        }
         if at <= Instant::now() {
             return true;
         }
+        self.timer_wakes = Some(cx.waker().clone());
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         // One that is set too early only makes us look again; so it is not set anew for each byte that comes.
         if timer.deadline() > at || timer.is_elapsed() {

@@ -18,6 +18,8 @@ pub(crate) struct EventLoop {
 #[derive(Debug)]
 pub(crate) struct EventLoopGroup {
     loops: Vec<EventLoop>,
+    /// In place of loops: the runtime of whoever started the server.
+    here: Option<Handle>,
 }
 
 thread_local! {
@@ -65,12 +67,17 @@ impl EventLoopGroup {
         let cores = if pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
         let mut cores = cores.into_iter().cycle();
         let loops = (0..loops.max(1)).map(|number| EventLoop::start(number, cores.next()));
-        Ok(Self { loops: loops.collect::<io::Result<_>>()? })
+        Ok(Self { loops: loops.collect::<io::Result<_>>()?, here: None })
+    }
+
+    /// No loops: all is driven on the current runtime.
+    pub(crate) fn here() -> Self {
+        Self { loops: Vec::new(), here: Some(Handle::current()) }
     }
 
     /// The loops, in the order in which connections and listeners are dealt out to them.
     pub(crate) fn handles(&self) -> Vec<Handle> {
-        self.loops.iter().map(|each| each.handle.clone()).collect()
+        self.here.iter().chain(self.loops.iter().map(|each| &each.handle)).cloned().collect()
     }
 
     /// Stops all loops, drops their tasks and waits until each has ended.

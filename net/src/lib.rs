@@ -4,7 +4,8 @@
 //!
 //! 1. [`Address`], [`Limits`], [`Settings`]: where, and within which bounds.
 //! 2. [`serve`] and [`Serving`]: event loops (one a thread, each a current-thread tokio runtime), listeners, and the
-//!    dealing out of connections; [`connect`]: a client's connection, on the runtime that called.
+//!    dealing out of connections; [`connect`]: a client's connection, on the runtime that called;
+//!    [`Connector`]: the same over whatever a program is given.
 //! 3. [`Conn`]: a peer as handlers see it; its outbox is bounded in bytes.
 //! 4. `driver`, `reader`, `writer`: the one task of a connection.
 //! 5. [`Transport`] with [`Sockets`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
@@ -29,6 +30,7 @@
 mod address;
 mod conn;
 mod connect;
+mod connector;
 mod driver;
 mod event_loop;
 mod guards;
@@ -40,6 +42,7 @@ mod metrics;
 mod open_files;
 mod outbox;
 mod pieces;
+mod pulse;
 mod reader;
 mod serve;
 mod shared_state;
@@ -50,6 +53,7 @@ mod writer;
 pub use address::{Address, AddressError};
 pub use conn::Conn;
 pub use connect::{ConnectError, connect, connect_with};
+pub use connector::Connector;
 pub use guards::{InFlight, ReadHold};
 pub use later::{deadline_after, later};
 pub use limits::{Limits, LimitsError};

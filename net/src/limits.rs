@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use callboard_common::{Heartbeat, Heartbeats};
+
 /// The bounds of a server or of a client's connection. Each has a policy for when it is reached, which stands with it.
 ///
 /// ```
@@ -29,6 +31,10 @@ pub struct Limits {
     /// How long a connection whose peer sends no more is kept for the answers that are due. Default 60 s. Then it is
     /// closed: such a peer can't be told from one that has gone.
     pub half_closed: Duration,
+    /// When a session peer that says nothing is asked for a sign of life, and when it is taken for dead and its connection
+    /// closed. Default: callers after 15 s and 45 s, providers after 1 s and 3 s. Shorter times notice a silent death sooner,
+    /// and take a peer for dead that was only stopped for as long.
+    pub heartbeats: Heartbeats,
     /// How long a reader that takes no byte is still waited for. Default 500 ms.
     pub stall: Duration,
     /// What may wait in all outboxes of a server, in bytes, at least `max_frame_bytes`; a frame that goes to many
@@ -49,6 +55,7 @@ impl Default for Limits {
             frame_silence: Duration::from_secs(10),
             frame_bytes_per_second: 64 << 10,
             half_closed: Duration::from_mins(1),
+            heartbeats: Heartbeats::default(),
             stall: Duration::from_millis(500),
             total_queue_bytes: 512 << 20,
             total_partial_bytes: 256 << 20,
@@ -67,6 +74,14 @@ pub enum LimitsError {
         queue_bytes: usize,
         /// The frame's bound.
         max_frame_bytes: usize,
+    },
+    /// A peer would be taken for dead before it was asked.
+    #[error("heartbeats: a peer that is asked after {interval:?} can't be taken for dead after {dead:?} already")]
+    DeadBeforeAsked {
+        /// After so long it is asked.
+        interval: Duration,
+        /// After so long it is dead.
+        dead: Duration,
     },
     /// A bound at which nothing would work.
     #[error("{name} must be at least {least}")]
@@ -94,6 +109,11 @@ impl Limits {
         ];
         if let Some((name, _, least)) = least.into_iter().find(|(_, value, least)| value < least) {
             return Err(LimitsError::TooSmall { name, least });
+        }
+        for Heartbeat { interval, dead } in [self.heartbeats.caller, self.heartbeats.provider] {
+            if interval.is_zero() || dead <= interval {
+                return Err(LimitsError::DeadBeforeAsked { interval, dead });
+            }
         }
         if self.queue_bytes / 2 < self.max_frame_bytes {
             let (queue_bytes, max_frame_bytes) = (self.queue_bytes, self.max_frame_bytes);

@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) frame_timeouts: AtomicU64,
     pub(crate) slow_readers: AtomicU64,
     pub(crate) evicted: AtomicU64,
+    pub(crate) peers_dead: AtomicU64,
     pub(crate) holds: AtomicU64,
     pub(crate) ignored: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -49,6 +50,8 @@ pub struct MetricsSnapshot {
     pub slow_readers: u64,
     /// Connections closed since a total was reached and they were the most stalled.
     pub evicted: u64,
+    /// Connections closed since nothing was heard from the peer for the time that its session allows.
+    pub peers_dead: u64,
     /// Times that a publisher was held back for a subscriber that was behind.
     pub holds: u64,
     /// Messages ignored: responses that nobody awaits, unknown odd kinds.
@@ -91,6 +94,7 @@ impl Metrics {
             frame_timeouts: self.frame_timeouts.load(Relaxed),
             slow_readers: self.slow_readers.load(Relaxed),
             evicted: self.evicted.load(Relaxed),
+            peers_dead: self.peers_dead.load(Relaxed),
             holds: self.holds.load(Relaxed),
             ignored: self.ignored.load(Relaxed),
             refused: self.refused.load(Relaxed),

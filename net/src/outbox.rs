@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -37,6 +38,8 @@ struct State<H> {
     progress: Instant,
     /// Once the socket has taken so much of the stream, who waits for it is told; `u64::MAX` if nobody does.
     awaited: u64,
+    /// Who waits until the socket has taken so much of the stream.
+    waiting: Vec<(u64, Then)>,
     held: Vec<H>,
     /// Since when the first of them is.
     held_at: Instant,
@@ -78,10 +81,15 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// What writing set free, to be dropped or woken outside the lock.
+/// What is done once some of what waits has been written.
+pub(crate) struct Then(pub(crate) Box<dyn FnOnce() + Send>);
+
+/// What writing set free, to be dropped, run or woken outside the lock.
 #[derive(Debug)]
 pub(crate) struct Freed<H> {
     pub(crate) held: Vec<H>,
+    /// Due to be run; after the end, to be dropped.
+    pub(crate) due: Vec<(u64, Then)>,
     /// What counts against the total no longer.
     pub(crate) booked: usize,
     /// Who waits may go on: the outbox has just come down to its mark or is empty, or what was awaited has left.
@@ -115,6 +123,7 @@ impl<H> Outbox<H> {
             booked: 0,
             progress: now,
             awaited: u64::MAX,
+            waiting: Vec::new(),
             held: Vec::new(),
             held_at: now,
             waker: None,
@@ -232,7 +241,13 @@ impl<H> Outbox<H> {
         let moment_is_over = state.bytes <= marks.high && now >= state.lets_go_at(marks);
         let lets_go = caught_up || moment_is_over || state.bytes <= marks.early();
         let held = if lets_go { std::mem::take(&mut state.held) } else { Vec::new() };
-        Freed { held, booked, room: caught_up || state.bytes == 0 || awaited_left }
+        let taken = state.taken();
+        let due = if state.waiting.is_empty() {
+            Vec::new()
+        } else {
+            state.waiting.extract_if(.., |(at, _)| *at <= taken).collect()
+        };
+        Freed { held, due, booked, room: caught_up || state.bytes == 0 || awaited_left }
     }
 
     /// When the publishers that wait for this peer are to be let go, if it takes nothing until then.
@@ -288,6 +303,17 @@ impl<H> Outbox<H> {
         has_left
     }
 
+    /// Keeps what is done once no more than `bytes` of what waits now is left; `false` if it is so already.
+    pub(crate) fn once_down_to(&self, bytes: usize, then: Then) -> bool {
+        let mut state = self.lock();
+        let waits = !state.closed && state.bytes > bytes;
+        if waits {
+            let at = state.ever_queued - bytes as u64;
+            state.waiting.push((at, then));
+        }
+        waits
+    }
+
     /// Drops all that waits, but for what is being written; later pushes fail. Gives the waker too.
     pub(crate) fn close(&self) -> (Freed<H>, Option<Waker>) {
         let mut state = self.lock();
@@ -301,7 +327,8 @@ impl<H> Outbox<H> {
         self.glance.store(0, Relaxed);
         state.counted = 0;
         let booked = std::mem::take(&mut state.booked);
-        (Freed { held: std::mem::take(&mut state.held), booked, room: true }, state.waker.take())
+        let (held, due) = (std::mem::take(&mut state.held), std::mem::take(&mut state.waiting));
+        (Freed { held, due, booked, room: true }, state.waker.take())
     }
 
     fn lock(&self) -> MutexGuard<'_, State<H>> {
@@ -394,6 +421,12 @@ impl<H> State<H> {
             let bytes = self.tail.split().freeze();
             self.sealed.push_back(Segment { bytes, count: Count::Bytes });
         }
+    }
+}
+
+impl fmt::Debug for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Then")
     }
 }
 
@@ -615,7 +648,7 @@ mod tests {
     fn a_connection_that_has_said_little_keeps_no_buffer() {
         let (outbox, now) = outbox();
         let total = AtomicUsize::new(0);
-        let mut say = |bytes: usize| {
+        let say = |bytes: usize| {
             let frame = Bytes::from(vec![0; bytes]);
             outbox.push(Frame::Own(frame), 1 << 20, MARKS, &total, || now).unwrap();
             write_all(&outbox, now);
@@ -642,5 +675,30 @@ mod tests {
         booked(5000);
         let all = total.load(Relaxed) - freed.iter().sum::<usize>();
         assert_eq!((all, outbox.close().0.booked), (5000, 5000));
+    }
+
+    #[test]
+    fn who_waits_for_part_of_it_is_run_once_that_is_left_and_dropped_at_the_end() {
+        let (outbox, now) = outbox();
+        push(&outbox, own(30), 100, now).unwrap();
+        let ran = std::sync::Arc::new(AtomicUsize::new(0));
+        let then = || {
+            let ran = std::sync::Arc::clone(&ran);
+            Then(Box::new(move || {
+                let _ = ran.fetch_add(1, Relaxed);
+            }))
+        };
+        assert!(!outbox.once_down_to(30, then()));
+        assert!(outbox.once_down_to(10, then()) && outbox.once_down_to(0, then()));
+        push(&outbox, own(30), 100, now).unwrap();
+        let due = |bytes| {
+            let due = outbox.wrote(bytes, bytes, MARKS, now).due;
+            due.into_iter().map(|(_, then)| (then.0)()).count()
+        };
+        assert_eq!([due(19), due(1), due(9), due(1)], [0, 1, 0, 1], "what came later does not count");
+        assert!(outbox.once_down_to(0, then()));
+        assert_eq!(outbox.close().0.due.len(), 1);
+        assert!(!outbox.once_down_to(0, then()));
+        assert_eq!(ran.load(Relaxed), 2);
     }
 }

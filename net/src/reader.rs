@@ -22,6 +22,7 @@ use crate::later::later;
 /// Bytes are read into a buffer that all connections of a thread share, so an idle connection has none. Only what is
 /// not yet a whole frame is kept by the connection, in a buffer of at most twice the bytes that came, whatever length
 /// was announced.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     /// Bytes that were read and not handled: part of a frame, or frames that wait until reading goes on.
@@ -37,6 +38,8 @@ pub(crate) struct Reader {
     yields: bool,
     /// When the peer last sent something, while the connection drains.
     read_at: Option<Instant>,
+    /// Something came since somebody asked.
+    came: bool,
     /// Since when the started frame's time stands still.
     paused_at: Option<Instant>,
 }
@@ -214,6 +217,7 @@ impl Reader {
             Poll::Ready(Ok(0)) => Ok(Read::Ended),
             Poll::Ready(Ok(bytes)) => {
                 conn.shared().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
+                self.came = true;
                 self.read_at = conn.draining().map(|_| Instant::now());
                 self.handle_pending(conn, handler, before, flush)?;
                 Ok(Read::Some)
@@ -349,6 +353,10 @@ impl Reader {
     }
 
     /// When the peer last sent something, if that was while the connection drained.
+    pub(crate) fn take_came(&mut self) -> bool {
+        std::mem::take(&mut self.came)
+    }
+
     pub(crate) fn read_at(&self) -> Option<Instant> {
         self.read_at
     }

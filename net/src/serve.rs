@@ -23,6 +23,9 @@ pub struct Settings {
     pub loops: usize,
     /// Whether each loop stays on one core. Default no: it helps where nothing else runs on the machine.
     pub pin: bool,
+    /// Whether connections are driven on the runtime that starts the server, with no thread of their own. Default no: it is
+    /// for simulations, where all runs on one thread and time is paused.
+    pub here: bool,
 }
 
 /// Why a server did not start.
@@ -55,6 +58,7 @@ pub struct Serving<P: Protocol = LengthValue> {
     addresses: Vec<Address>,
     shared: Arc<SharedState<P>>,
     loops: Option<EventLoopGroup>,
+    /// And other tasks that end with them.
     acceptors: Vec<JoinHandle<()>>,
 }
 
@@ -113,7 +117,8 @@ where
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let loops = if settings.loops == 0 { cores } else { settings.loops };
-    let loops = EventLoopGroup::start(loops, settings.pin).map_err(ListenError::Loops)?;
+    let loops = if settings.here { Ok(EventLoopGroup::here()) } else { EventLoopGroup::start(loops, settings.pin) };
+    let loops = loops.map_err(ListenError::Loops)?;
     let shared = Arc::new(SharedState::new(protocol, settings.limits, true));
     let acceptor = Acceptor {
         transport,
@@ -152,6 +157,12 @@ impl<P: Protocol> Serving<P> {
         self.shared.snapshot()
     }
 
+    /// Runs a task on the first of its loops. It ends with the server: when that stops accepting, at the latest.
+    pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let first = self.loops.iter().flat_map(EventLoopGroup::handles).next();
+        self.acceptors.extend(first.map(|first| first.spawn(task)));
+    }
+
     /// Accepts no more, lets requests in flight finish and queued bytes leave, refuses what still comes (UNAVAILABLE,
     /// not executed) until each peer is quiet, all for up to `grace`, then closes what is left and stops. It takes
     /// little longer than `grace`, whatever the peers do.
@@ -174,8 +185,17 @@ impl<P: Protocol> Serving<P> {
 
     /// No guard of the map is held while `act` runs.
     fn each(&self, act: impl Fn(&Conn<P>)) {
-        let all: Vec<_> = self.shared.connections.iter().map(|entry| entry.value().clone()).collect();
+        let mut all: Vec<_> = self.shared.connections.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_unstable(); // the map's order is another one each time
         all.iter().for_each(act);
+    }
+}
+
+impl<P: Protocol> Drop for Serving<P> {
+    fn drop(&mut self) {
+        self.acceptors.drain(..).for_each(|acceptor| acceptor.abort());
+        // Where there are no loops of its own that stop with it.
+        self.each(|conn| conn.end("the server stops"));
     }
 }
 

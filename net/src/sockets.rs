@@ -5,8 +5,9 @@ use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
@@ -85,6 +86,14 @@ const BACKLOG: i32 = 4096;
 /// What the kernel may hold of one connection before it is sent, in bytes.
 const UNSENT_BYTES: u32 = 128 << 10;
 
+/// A peer that says nothing for so long is probed by the kernel, so often.
+const KEEP_ALIVE_TIME: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_PROBES: u32 = 6;
+/// What was sent and not acknowledged, or not taken by a reader, for so long ends the connection. Linux counts both: shorter,
+/// and a reader that only pauses would be cut off.
+const UNACKNOWLEDGED: Duration = Duration::from_mins(5);
+
 impl Transport for Sockets {
     type Bound = BoundSocket;
     type Listener = SocketListener;
@@ -135,6 +144,7 @@ impl Transport for Sockets {
         match accepted {
             AcceptedSocket::Tcp(stream) => {
                 stream.set_nodelay(true)?;
+                keep_alive(&SockRef::from(&stream));
                 // What waits, waits in the outbox, where it is bounded; and a reader's progress shows as it reads, not
                 // in leaps of the kernel's whole buffer. Systems without the option do without.
                 let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
@@ -150,6 +160,7 @@ impl Transport for Sockets {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
+                keep_alive(&SockRef::from(&stream));
                 let local = stream.local_addr().ok();
                 Ok((SocketStream::Tcp(stream), Ends { peer, local }))
             }
@@ -158,6 +169,14 @@ impl Transport for Sockets {
             }
         }
     }
+}
+
+/// Has the kernel find out about a peer that is gone without a word; one without a session shows no other sign of life.
+/// Systems that lack an option do without.
+fn keep_alive(socket: &SockRef<'_>) {
+    let times = TcpKeepalive::new().with_time(KEEP_ALIVE_TIME).with_interval(KEEP_ALIVE_INTERVAL);
+    let _ = socket.set_tcp_keepalive(&times.with_retries(KEEP_ALIVE_PROBES));
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
 async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::News;
+use crate::backlog::{Load, Portion};
 
 /// Messages of one topic that came together, each of them one checked JSON document; clones share their bytes.
 ///
@@ -21,6 +22,16 @@ pub(crate) struct Values {
     topic: Arc<str>,
     text: Text,
     parts: Vec<Part>,
+    /// The number of the first one; those of the others follow.
+    first: Number,
+}
+
+/// The number of a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Number {
+    pub(crate) seq: u64,
+    /// It is the center's, and not counted here.
+    pub(crate) is_told: bool,
 }
 
 /// One message among others.
@@ -41,20 +52,20 @@ enum Text {
 
 impl Bundle {
     /// Messages that were copied together.
-    pub(crate) fn copied(topic: Arc<str>, values: Vec<u8>, parts: Vec<Part>) -> Self {
+    pub(crate) fn copied(topic: Arc<str>, values: Vec<u8>, parts: Vec<Part>, first: Number) -> Self {
         let text = String::from_utf8(values).map_or_else(|e| Text::Bytes(e.into_bytes().into()), Text::Checked);
-        Self::new(topic, text, parts)
+        Self::new(topic, text, parts, first)
     }
 
     /// One message, which stays where it is.
-    pub(crate) fn single(topic: Arc<str>, value: Bytes) -> Self {
+    pub(crate) fn single(topic: Arc<str>, value: Bytes, number: Number) -> Self {
         let part = Part { end: value.len(), is_plain: false };
-        Self::new(topic, Text::Bytes(value), vec![part])
+        Self::new(topic, Text::Bytes(value), vec![part], number)
     }
 
-    fn new(topic: Arc<str>, text: Text, parts: Vec<Part>) -> Self {
+    fn new(topic: Arc<str>, text: Text, parts: Vec<Part>, first: Number) -> Self {
         let left = 0..parts.len();
-        Self { values: Arc::new(Values { topic, text, parts }), left }
+        Self { values: Arc::new(Values { topic, text, parts, first }), left }
     }
 
     /// How many messages are left.
@@ -77,35 +88,61 @@ impl Bundle {
     }
 }
 
+impl Portion for Bundle {
+    fn load(&self) -> Load {
+        Load { messages: self.len(), bytes: if self.len() > 0 { self.bytes() } else { 0 } }
+    }
+
+    fn take_first(&mut self) -> Option<Self> {
+        (self.len() > 0).then(|| self.split_to(1))
+    }
+
+    fn last(&self) -> u64 {
+        self.values.number(self.left.end.saturating_sub(1)).seq
+    }
+}
+
 impl Values {
     pub(crate) fn topic(&self) -> &str {
         &self.topic
     }
 
+    /// The number of one message.
+    pub(crate) const fn number(&self, index: usize) -> Number {
+        Number { seq: self.first.seq + index as u64, ..self.first }
+    }
+
     /// The bytes of one message.
-    pub(crate) fn bytes(&self, value: Range<usize>) -> &[u8] {
+    pub(crate) fn bytes(&self, index: usize) -> &[u8] {
         let all = match &self.text {
             Text::Checked(text) => text.as_bytes(),
             Text::Bytes(bytes) => bytes,
         };
-        all.get(value).unwrap_or_default()
+        all.get(self.range(index)).unwrap_or_default()
     }
 
-    /// The same as a text, if that is known to be one.
-    pub(crate) fn text(&self, value: Range<usize>) -> Option<&str> {
-        match &self.text {
-            Text::Checked(text) => text.get(value),
-            Text::Bytes(_) => None,
-        }
+    /// The text between the quotes of a message that is known to be a string without escapes.
+    pub(crate) fn plain_text(&self, index: usize) -> Option<&str> {
+        let Text::Checked(text) = &self.text else { return None };
+        let quoted = self.range(index);
+        let is_plain = self.parts.get(index)?.is_plain;
+        if is_plain { text.get(quoted.start + 1..quoted.end.saturating_sub(1)) } else { None }
     }
 
     /// A copy of one message, alone.
-    pub(crate) fn alone(&self, value: Range<usize>, is_plain: bool) -> Self {
-        let text = match self.text(value.clone()) {
-            Some(text) => Text::Checked(text.to_owned()),
-            None => Text::Bytes(Bytes::copy_from_slice(self.bytes(value.clone()))),
+    pub(crate) fn alone(&self, index: usize) -> Self {
+        let value = self.range(index);
+        let text = match &self.text {
+            Text::Checked(text) => Text::Checked(text.get(value.clone()).unwrap_or_default().to_owned()),
+            Text::Bytes(_) => Text::Bytes(Bytes::copy_from_slice(self.bytes(index))),
         };
-        Self { topic: Arc::clone(&self.topic), text, parts: vec![Part { end: value.len(), is_plain }] }
+        let is_plain = self.parts.get(index).is_some_and(|part| part.is_plain);
+        let parts = vec![Part { end: value.len(), is_plain }];
+        Self { topic: Arc::clone(&self.topic), text, parts, first: self.number(index) }
+    }
+
+    fn range(&self, index: usize) -> Range<usize> {
+        self.end(index)..self.end(index + 1)
     }
 
     /// Where the messages before this one end.
@@ -119,9 +156,7 @@ impl Iterator for Bundle {
 
     fn next(&mut self) -> Option<News> {
         let index = self.left.next()?;
-        let part = self.values.parts.get(index)?;
-        let value = self.values.end(index)..part.end;
-        Some(News::new(Arc::clone(&self.values), value, part.is_plain))
+        Some(News::new(Arc::clone(&self.values), index))
     }
 }
 
@@ -134,7 +169,7 @@ pub(crate) fn bundle_of(values: &[&str]) -> Bundle {
     });
     let parts =
         ends.zip(values).map(|(end, value)| Part { end, is_plain: value.starts_with('"') && !value.contains('\\') });
-    Bundle::copied("t".into(), values.concat().into(), parts.collect())
+    Bundle::copied("t".into(), values.concat().into(), parts.collect(), Number { seq: 1, is_told: true })
 }
 
 #[cfg(test)]
@@ -150,7 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_each_message_in_order() {
+    fn it_gives_each_message_in_order_with_its_number() {
+        let mut rest = bundle();
+        rest.split_to(1);
+        assert_eq!(rest.map(|news| news.seq()).collect::<Vec<_>>(), [Some(2), Some(3)]);
         assert_eq!(texts(bundle()), ["1", "two", "3"]);
     }
 

@@ -40,6 +40,12 @@ impl Gathering {
         }
     }
 
+    /// The connection was lost: no answer comes.
+    pub(crate) fn reset(&self) {
+        self.on.store(false, SeqCst);
+        self.more.store(false, SeqCst);
+    }
+
     /// The center has handled what came before the PING. On the connection's task, which then writes what is queued.
     pub(crate) fn answered(&self, conn: &Conn) {
         let more = self.more.swap(false, SeqCst);

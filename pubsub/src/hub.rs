@@ -2,18 +2,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, iter};
 
 use bytes::Bytes;
-use callboard_client::{Client, Conn, Inbox};
+use callboard_client::{Client, Conn, Inbox, Line, Resuming};
 use callboard_common::{
-    Connection, Decode, Event, FLAG_ONE_WAY, Feature, Head, Json, Message, MessageType, Raw, SendError, TopicOp,
-    TopicRequest,
+    Connection, Decode, Event, FLAG_ONE_WAY, Feature, Head, Json, Message, MessageType, Raw, SendError, Subscribed,
+    TopicOp, TopicOptions, TopicRequest,
 };
 
-use crate::backlog::End;
-use crate::bundle::{Bundle, Part};
+use crate::backlog::{End, Mark};
+use crate::bundle::{Bundle, Number, Part};
 use crate::gathering::{Gathering, PING_ID};
-use crate::listeners::{ListenerId, Listeners};
+use crate::listeners::{ListenerId, Listeners, Wants};
 use crate::publication::COPY_BELOW_BYTES;
-use crate::queue::{Freed, Queue};
+use crate::queue::{Freed, Hold, Queue};
 use crate::spelling::Spelling;
 
 /// What a client's connection does with messages of topics: hands each to those who listen, sharing its bytes.
@@ -23,12 +23,19 @@ use crate::spelling::Spelling;
 pub(crate) struct Hub {
     listeners: Mutex<Listeners<Arc<Queue>>>,
     gathering: Gathering,
+    /// Which run of the center was asked last, where it tells.
+    pub(crate) instance: Mutex<Option<String>>,
 }
 
 impl Hub {
     /// The hub of a client's connection.
     pub(crate) fn of(client: &Client) -> Arc<Self> {
-        client.topic_inbox(|| Self { listeners: Mutex::new(Listeners::new()), gathering: Gathering::default() })
+        client.topic_inbox(|| Self::new(client.session().map(|session| session.instance).as_deref()))
+    }
+
+    pub(crate) fn new(instance: Option<&str>) -> Self {
+        let (listeners, gathering) = (Mutex::new(Listeners::new()), Gathering::default());
+        Self { listeners, gathering, instance: Mutex::new(instance.map(str::to_owned)) }
     }
 
     /// Whether what is published over the connection waits for company.
@@ -37,13 +44,18 @@ impl Hub {
     }
 
     /// See [`Listeners::join`].
-    pub(crate) fn join(&self, topic: &str, queue: Arc<Queue>) -> ListenerId {
-        self.lock().join(topic, queue)
+    pub(crate) fn join(&self, topic: &str, queue: Arc<Queue>, wants: Wants) -> ListenerId {
+        self.lock().join(topic, queue, wants)
+    }
+
+    /// See [`Listeners::wants`].
+    pub(crate) fn wants(&self, topic: &str) -> TopicOptions {
+        self.lock().wants(topic)
     }
 
     /// See [`Listeners::confirm`].
-    pub(crate) fn confirm(&self, who: &ListenerId) -> bool {
-        self.lock().confirm(who)
+    pub(crate) fn confirm(&self, who: &ListenerId, answer: Option<Subscribed>) -> Option<u64> {
+        self.lock().confirm(who, answer)
     }
 
     /// Takes one out; after the last one of a topic, tells the center.
@@ -60,19 +72,35 @@ impl Hub {
         }
     }
 
-    fn publish(&self, conn: &Conn, mut arrivals: Arrivals) {
-        let topic = &*std::mem::take(&mut arrivals.topic);
+    fn publish(&self, conn: &Conn, arrivals: Arrivals) {
+        let hold = || -> Hold { Box::new(conn.hold_reading()) };
+        self.hand_on(arrivals, hold, |topic| cancel_again(conn, topic).is_ok());
+    }
+
+    /// Hands messages to those who listen; `hold` keeps more from coming, `cancel` sends a cancel that is owed.
+    pub(crate) fn hand_on(&self, mut arrivals: Arrivals, hold: impl Fn() -> Hold, cancel: impl FnOnce(&str) -> bool) {
+        let topic = std::mem::take(&mut arrivals.topic);
         let mut listeners = self.lock();
-        let Some((name, queues)) = listeners.hearing(topic) else { return };
-        let bundle = arrivals.bundle(name);
-        let freed = queues.map(|queue| queue.push(bundle.clone(), || Box::new(conn.hold_reading())));
-        let freed: Vec<_> = freed.filter(|freed| !freed.is_nothing()).collect();
-        if listeners.owes_cancel(topic) && cancel_again(conn, topic).is_ok() {
-            listeners.settled(topic);
+        let freed: Vec<_> = match listeners.arrived(&topic, arrivals.first_seq, arrivals.len()) {
+            None => return,
+            Some((name, first, queues)) => {
+                let bundle = arrivals.bundle(name, first);
+                let freed = queues.map(|queue| queue.push(bundle.clone(), &hold));
+                freed.filter(|freed| !freed.is_nothing()).collect()
+            }
+        };
+        if listeners.owes_cancel(&topic) && cancel(&topic) {
+            listeners.settled(&topic);
         }
         drop(listeners);
-        for freed in freed {
-            freed.let_go();
+        freed.into_iter().for_each(Freed::let_go);
+    }
+
+    /// All up to this number has come, or does not come.
+    pub(crate) fn reached(&self, topic: &str, seq: u64) {
+        let queues = self.lock().reached(topic, seq);
+        for queue in queues {
+            queue.mark(Mark::Reached(seq)).let_go();
         }
     }
 
@@ -82,7 +110,7 @@ impl Hub {
         ended.chain(in_doubt.iter().map(|queue| queue.clear())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Listeners<Arc<Queue>>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Listeners<Arc<Queue>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,12 +153,22 @@ impl Inbox for Hub {
                 Ok(request) if request.op == TopicOp::Remove => {
                     self.remove(&request.topic).into_iter().for_each(Freed::let_go);
                 }
+                Ok(TopicRequest { op: TopicOp::Subscribe, seq: Some(seq), topic, .. }) => self.reached(&topic, seq),
                 _ => conn.count(Event::Ignored),
             }
         }
         if let Some(done) = arrivals {
             self.publish(conn, done);
         }
+    }
+
+    fn lost(&self) {
+        self.connection_lost();
+        self.gathering.reset();
+    }
+
+    fn resume(self: Arc<Self>, line: &Line) -> Resuming<'_> {
+        Box::pin(async move { self.subscribe_again(line).await })
     }
 
     fn closed(&self) {
@@ -142,8 +180,10 @@ impl Inbox for Hub {
 }
 
 /// Messages of one topic, copied out of the buffer that they came in.
-struct Arrivals {
+pub(crate) struct Arrivals {
     topic: String,
+    /// The number of the first.
+    first_seq: Option<u64>,
     /// The first where it is large.
     large: Option<Bytes>,
     values: Vec<u8>,
@@ -151,11 +191,12 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    fn new(message: &Message, request: &TopicRequest<'_>) -> Self {
+    pub(crate) fn new(message: &Message, request: &TopicRequest<'_>) -> Self {
         let value = request.message.map(Raw::bytes).unwrap_or_default();
         let large = (value.len() >= COPY_BELOW_BYTES).then(|| message.frame().slice_ref(value));
         let is_large = large.is_some();
-        let mut arrivals = Self { topic: request.topic.to_string(), large, values: Vec::new(), parts: Vec::new() };
+        let (topic, first_seq) = (request.topic.to_string(), request.seq);
+        let mut arrivals = Self { topic, first_seq, large, values: Vec::new(), parts: Vec::new() };
         if !is_large {
             arrivals.add(value, Json::is_plain_string(value));
         }
@@ -175,14 +216,19 @@ impl Arrivals {
         self.parts.push(Part { end: self.values.len(), is_plain });
     }
 
-    fn bundle(mut self, topic: &Arc<str>) -> Bundle {
+    fn len(&self) -> u64 {
+        self.parts.len().max(1) as u64
+    }
+
+    fn bundle(mut self, topic: Arc<str>, first: u64) -> Bundle {
+        let first = Number { seq: first, is_told: self.first_seq.is_some() };
         if let Some(value) = self.large {
-            return Bundle::single(Arc::clone(topic), value);
+            return Bundle::single(topic, value, first);
         }
         // What waits takes what it counts as.
         self.values.shrink_to_fit();
         self.parts.shrink_to_fit();
-        Bundle::copied(Arc::clone(topic), self.values, self.parts)
+        Bundle::copied(topic, self.values, self.parts, first)
     }
 }
 

@@ -1,6 +1,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use callboard_common::{SlowPolicy, Subscribed, TopicOptions};
+
+use crate::progress::{Progress, Resumed};
+
 /// Who on one client's connection listens to what, and which cancels are under way. Pure state, generic over what takes
 /// the messages.
 ///
@@ -27,12 +31,34 @@ struct Topic<Q> {
     cancels_under_way: usize,
     /// The last one left, and the cancel could not be sent.
     owes_cancel: bool,
+    progress: Progress,
 }
 
 #[derive(Debug)]
 struct Listener<Q> {
     queue: Q,
     subscribe: Subscribe,
+    /// The number that came next when it joined, where the center gives none.
+    next: u64,
+    wants: Wants,
+}
+
+/// What one who listens asks of the center.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wants {
+    pub(crate) policy: SlowPolicy,
+    pub(crate) max_bytes: usize,
+}
+
+impl Wants {
+    /// As an addition to a subscribe; none where it is what any center does.
+    fn options(self) -> TopicOptions {
+        if self.policy == SlowPolicy::Hold {
+            return TopicOptions::default();
+        }
+        let max_bytes = Some(self.max_bytes as u64);
+        TopicOptions { policy: Some(self.policy), max_bytes, ..TopicOptions::default() }
+    }
 }
 
 /// Where a listener's subscribe stands.
@@ -42,6 +68,17 @@ enum Subscribe {
     /// The topic was removed meanwhile, before the center had handled it or after.
     InDoubt,
     Accepted,
+    /// It was, on a connection that is lost.
+    Away,
+}
+
+/// A topic to subscribe to again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Again {
+    pub(crate) topic: Arc<str>,
+    pub(crate) subscribe: TopicOptions,
+    /// Where the center was started anew and has lost the topic.
+    pub(crate) create: TopicOptions,
 }
 
 impl<Q: Clone> Listeners<Q> {
@@ -51,22 +88,38 @@ impl<Q: Clone> Listeners<Q> {
 
     /// Adds one whose subscribe is about to be sent: a message may come before its answer does. From now on nobody
     /// cancels the topic, so the subscribe may take its time.
-    pub(crate) fn join(&mut self, topic: &str, queue: Q) -> ListenerId {
+    pub(crate) fn join(&mut self, topic: &str, queue: Q, wants: Wants) -> ListenerId {
         let topic = self.topics.get_key_value(topic).map_or_else(|| Arc::from(topic), |(name, _)| Arc::clone(name));
         self.last_id += 1;
         let entry = self.topics.entry(Arc::clone(&topic)).or_default();
-        entry.listeners.insert(self.last_id, Listener { queue, subscribe: Subscribe::UnderWay });
+        if entry.listeners.is_empty() {
+            entry.progress = Progress::default();
+        }
+        let next = entry.progress.next_unnumbered();
+        entry.listeners.insert(self.last_id, Listener { queue, subscribe: Subscribe::UnderWay, next, wants });
         entry.owes_cancel = false;
         ListenerId { topic, id: self.last_id }
     }
 
-    /// Its subscribe was accepted; `false` if nobody can tell whether that still counts: then it is to be sent again.
-    pub(crate) fn confirm(&mut self, who: &ListenerId) -> bool {
-        let listener = self.topics.get_mut(&who.topic).and_then(|entry| entry.listeners.get_mut(&who.id));
-        let Some(listener) = listener else { return true };
-        let in_doubt = listener.subscribe == Subscribe::InDoubt;
-        listener.subscribe = if in_doubt { Subscribe::UnderWay } else { Subscribe::Accepted };
-        !in_doubt
+    /// What all who listen to a topic ask of the center together: a connection has one subscription, and nobody is to miss
+    /// what only another one could do without.
+    pub(crate) fn wants(&self, topic: &str) -> TopicOptions {
+        self.topics.get(topic).map(Topic::wants).unwrap_or_default()
+    }
+
+    /// Its subscribe was accepted. Gives the number of its first message; `None` if nobody can tell whether the answer
+    /// still counts: then it is to be sent again.
+    pub(crate) fn confirm(&mut self, who: &ListenerId, answer: Option<Subscribed>) -> Option<u64> {
+        let entry = self.topics.get_mut(&who.topic);
+        let listener = entry.and_then(|entry| Some((entry.listeners.get_mut(&who.id)?, &mut entry.progress)));
+        let Some((listener, progress)) = listener else { return Some(1) };
+        if listener.subscribe == Subscribe::InDoubt {
+            listener.subscribe = Subscribe::UnderWay;
+            return None;
+        }
+        listener.subscribe = Subscribe::Accepted;
+        progress.subscribed(answer);
+        Some(answer.map_or(listener.next, Subscribed::next))
     }
 
     /// Takes one out; `true` if it was the last of its topic and a cancel is to be sent, which then is under way.
@@ -106,11 +159,78 @@ impl<Q: Clone> Listeners<Q> {
         }
     }
 
-    /// Who is to get a message of this topic, and the topic's name.
-    pub(crate) fn hearing(&self, topic: &str) -> Option<(&Arc<str>, impl Iterator<Item = &Q>)> {
-        let (name, entry) = self.topics.get_key_value(topic)?;
-        let queues = entry.listeners.values().map(|listener| &listener.queue);
-        (entry.cancels_under_way == 0).then_some((name, queues))
+    /// So many messages of a topic came, perhaps with numbers. Gives the number of the first, who is to get them, and the
+    /// topic's name.
+    pub(crate) fn arrived(
+        &mut self,
+        topic: &str,
+        first_seq: Option<u64>,
+        messages: u64,
+    ) -> Option<(Arc<str>, u64, impl Iterator<Item = &Q>)> {
+        let name = Arc::clone(self.topics.get_key_value(topic)?.0);
+        let entry = self.topics.get_mut(topic).filter(|entry| entry.cancels_under_way == 0)?;
+        let first = entry.progress.arrived(first_seq, messages);
+        let hearing = entry.listeners.values().filter(|listener| listener.subscribe != Subscribe::Away);
+        Some((name, first, hearing.map(|listener| &listener.queue)))
+    }
+
+    /// All messages up to this number have come, or do not come. Gives who is to know.
+    pub(crate) fn reached(&mut self, topic: &str, seq: u64) -> Vec<Q> {
+        let entry = self.topics.get_mut(topic).filter(|entry| entry.cancels_under_way == 0);
+        let Some(entry) = entry else { return Vec::new() };
+        entry.progress.heard(seq);
+        entry.listeners.values().map(|listener| listener.queue.clone()).collect()
+    }
+
+    /// The connection was lost, and another one takes its place. Gives those who were subscribed, in the order in which
+    /// they joined.
+    pub(crate) fn lost(&mut self) -> Vec<Q> {
+        let mut away = Vec::new();
+        for entry in self.topics.values_mut() {
+            (entry.cancels_under_way, entry.owes_cancel) = (0, false);
+            for (id, listener) in &mut entry.listeners {
+                if listener.subscribe == Subscribe::Accepted {
+                    listener.subscribe = Subscribe::Away;
+                    away.push((*id, listener.queue.clone()));
+                } else if listener.subscribe == Subscribe::UnderWay {
+                    // Its answer may have come over the connection that is lost, and not be looked at yet.
+                    listener.subscribe = Subscribe::InDoubt;
+                }
+            }
+        }
+        self.topics.retain(|_, entry| !entry.listeners.is_empty());
+        away.sort_unstable_by_key(|(id, _)| *id);
+        away.into_iter().map(|(_, queue)| queue).collect()
+    }
+
+    /// What to ask for on the new connection, in the order of the names.
+    pub(crate) fn again(&self) -> Vec<Again> {
+        let is_away = |entry: &Topic<Q>| entry.listeners.values().any(|one| one.subscribe == Subscribe::Away);
+        let away = self.topics.iter().filter(|(_, entry)| is_away(entry));
+        let mut again: Vec<_> = away.map(|(topic, entry)| entry.again(topic)).collect();
+        again.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
+        again
+    }
+
+    /// That was accepted. Gives how it goes on, and for whom.
+    pub(crate) fn resumed(&mut self, topic: &str, answer: Option<Subscribed>) -> Option<(Resumed, Vec<Q>)> {
+        let entry = self.topics.get_mut(topic)?;
+        let resumed = entry.progress.resumed(answer);
+        let mut back = Vec::new();
+        for listener in entry.listeners.values_mut().filter(|listener| listener.subscribe == Subscribe::Away) {
+            listener.subscribe = Subscribe::Accepted;
+            back.push(listener.queue.clone());
+        }
+        Some((resumed, back))
+    }
+
+    /// That was refused. Takes out those whose subscriptions this ends, and gives them.
+    pub(crate) fn not_resumed(&mut self, topic: &str) -> Vec<Q> {
+        let Some(entry) = self.topics.get_mut(topic) else { return Vec::new() };
+        let away = entry.listeners.extract_if(.., |_, listener| listener.subscribe == Subscribe::Away);
+        let ended = away.map(|(_, listener)| listener.queue).collect();
+        self.tidy(topic);
+        ended
     }
 
     /// The topic was removed. Takes out those whose subscriptions this ended, and gives them.
@@ -124,6 +244,7 @@ impl<Q: Clone> Listeners<Q> {
         entry.listeners.values_mut().for_each(|listener| listener.subscribe = Subscribe::InDoubt);
         let in_doubt = entry.listeners.values().map(|listener| listener.queue.clone()).collect();
         entry.owes_cancel = false;
+        entry.progress = Progress::default();
         self.tidy(topic);
         (ended, in_doubt)
     }
@@ -144,9 +265,23 @@ impl<Q: Clone> Listeners<Q> {
     }
 }
 
+impl<Q> Topic<Q> {
+    fn again(&self, topic: &Arc<str>) -> Again {
+        let subscribe = TopicOptions { after: self.progress.ask().after, ..self.wants() };
+        Again { topic: Arc::clone(topic), subscribe, create: self.progress.create() }
+    }
+
+    fn wants(&self) -> TopicOptions {
+        let all = || self.listeners.values().map(|listener| listener.wants);
+        let policy = all().map(|wants| wants.policy).max().unwrap_or_default();
+        let max_bytes = all().map(|wants| wants.max_bytes).max().unwrap_or_default();
+        Wants { policy, max_bytes }.options()
+    }
+}
+
 impl<Q> Default for Topic<Q> {
     fn default() -> Self {
-        Self { listeners: BTreeMap::new(), cancels_under_way: 0, owes_cancel: false }
+        Self { listeners: BTreeMap::new(), cancels_under_way: 0, owes_cancel: false, progress: Progress::default() }
     }
 }
 
@@ -154,13 +289,13 @@ impl<Q> Default for Topic<Q> {
 mod tests {
     use super::*;
 
-    fn hearing(listeners: &Listeners<char>, topic: &str) -> Vec<char> {
-        listeners.hearing(topic).map(|(_, queues)| queues.copied().collect()).unwrap_or_default()
+    fn hearing(listeners: &mut Listeners<char>, topic: &str) -> Vec<char> {
+        listeners.arrived(topic, None, 1).map(|(_, _, queues)| queues.copied().collect()).unwrap_or_default()
     }
 
     fn joined(listeners: &mut Listeners<char>, queue: char) -> ListenerId {
-        let who = listeners.join("t", queue);
-        assert!(listeners.confirm(&who));
+        let who = listeners.join("t", queue, Wants::default());
+        assert!(listeners.confirm(&who, None).is_some());
         who
     }
 
@@ -168,8 +303,8 @@ mod tests {
     fn all_of_one_topic_hear_it_and_only_the_last_to_leave_cancels() {
         let mut listeners = Listeners::new();
         let (a, b) = (joined(&mut listeners, 'a'), joined(&mut listeners, 'b'));
-        assert_eq!(hearing(&listeners, "t"), ['a', 'b']);
-        assert_eq!(hearing(&listeners, "u"), []);
+        assert_eq!(hearing(&mut listeners, "t"), ['a', 'b']);
+        assert_eq!(hearing(&mut listeners, "u"), []);
         assert!(!listeners.leave(&a));
         assert!(!listeners.leave(&a), "twice is once");
         assert!(listeners.leave(&b));
@@ -180,8 +315,8 @@ mod tests {
     #[test]
     fn one_who_joins_hears_what_comes_before_the_answer() {
         let mut listeners = Listeners::new();
-        listeners.join("t", 'a');
-        assert_eq!(hearing(&listeners, "t"), ['a']);
+        listeners.join("t", 'a', Wants::default());
+        assert_eq!(hearing(&mut listeners, "t"), ['a']);
     }
 
     #[test]
@@ -189,14 +324,14 @@ mod tests {
         let mut listeners = Listeners::new();
         let a = joined(&mut listeners, 'a');
         assert!(listeners.leave(&a));
-        let b = listeners.join("t", 'b');
-        assert_eq!(hearing(&listeners, "t"), []);
+        let b = listeners.join("t", 'b', Wants::default());
+        assert_eq!(hearing(&mut listeners, "t"), []);
         assert!(listeners.leave(&b), "a second cancel, with the first still under way");
         let c = joined(&mut listeners, 'c');
         listeners.cancelled("t");
-        assert_eq!(hearing(&listeners, "t"), []);
+        assert_eq!(hearing(&mut listeners, "t"), []);
         listeners.cancelled("t");
-        assert_eq!(hearing(&listeners, "t"), ['c']);
+        assert_eq!(hearing(&mut listeners, "t"), ['c']);
         assert!(listeners.leave(&c));
         listeners.cancelled("t");
         assert!(listeners.topics.is_empty());
@@ -211,7 +346,7 @@ mod tests {
         assert!(listeners.owes_cancel("t"));
         let b = joined(&mut listeners, 'b');
         assert!(!listeners.owes_cancel("t"));
-        assert_eq!(hearing(&listeners, "t"), ['b']);
+        assert_eq!(hearing(&mut listeners, "t"), ['b']);
         assert!(listeners.leave(&b));
         listeners.not_cancelled("t");
         listeners.settled("t");
@@ -222,12 +357,12 @@ mod tests {
     fn a_removed_topic_ends_those_who_are_subscribed_and_leaves_the_others_in_doubt() {
         let mut listeners = Listeners::new();
         let a = joined(&mut listeners, 'a');
-        let b = listeners.join("t", 'b');
+        let b = listeners.join("t", 'b', Wants::default());
         assert_eq!(listeners.end_topic("t"), (vec!['a'], vec!['b']));
         assert!(!listeners.leave(&a), "nothing to cancel");
-        assert!(!listeners.confirm(&b), "the answer may be from before the removal");
-        assert!(listeners.confirm(&b));
-        assert_eq!(hearing(&listeners, "t"), ['b']);
+        assert!(listeners.confirm(&b, None).is_none(), "the answer may be from before the removal");
+        assert!(listeners.confirm(&b, None).is_some());
+        assert_eq!(hearing(&mut listeners, "t"), ['b']);
         assert_eq!(listeners.end_topic("t"), (vec!['b'], vec![]));
         assert!(listeners.topics.is_empty());
     }
@@ -236,9 +371,75 @@ mod tests {
     fn the_end_of_the_connection_ends_all_in_the_order_in_which_they_joined() {
         let mut listeners = Listeners::new();
         for (topic, queue) in [("t", 'a'), ("u", 'b'), ("t", 'c'), ("v", 'd')] {
-            listeners.join(topic, queue);
+            listeners.join(topic, queue, Wants::default());
         }
         assert_eq!(listeners.end_all(), ['a', 'b', 'c', 'd']);
+        assert!(listeners.topics.is_empty());
+    }
+
+    fn at(epoch: u64, seq: u64) -> Subscribed {
+        callboard_common::TopicPosition { epoch, seq }.into()
+    }
+
+    #[test]
+    fn the_first_number_is_that_after_the_answer_and_without_numbers_that_at_the_joining() {
+        let mut listeners = Listeners::new();
+        let a = listeners.join("t", 'a', Wants::default());
+        assert_eq!(listeners.confirm(&a, Some(at(1, 41))), Some(42));
+        let b = listeners.join("u", 'b', Wants::default());
+        assert_eq!(listeners.arrived("u", None, 3).map(|(_, first, _)| first), Some(1));
+        assert_eq!(listeners.confirm(&b, None), Some(1));
+        let c = listeners.join("u", 'c', Wants::default());
+        assert_eq!(listeners.arrived("u", None, 2).map(|(_, first, _)| first), Some(4));
+        assert_eq!(listeners.confirm(&c, None), Some(4), "what came before the answer may be for it");
+    }
+
+    #[test]
+    fn after_a_loss_those_who_were_subscribed_ask_for_what_follows_and_hear_once_they_are_answered() {
+        let mut listeners = Listeners::new();
+        for (topic, queue) in [("u", 'a'), ("t", 'b'), ("u", 'c')] {
+            let who = listeners.join(topic, queue, Wants::default());
+            listeners.confirm(&who, Some(at(7, 10)));
+        }
+        let left = joined(&mut listeners, 'd');
+        let waits = listeners.join("w", 'e', Wants::default());
+        listeners.arrived("u", Some(11), 3);
+        assert!(!listeners.leave(&left));
+        assert_eq!(listeners.lost(), ['a', 'b', 'c']);
+        let again: Vec<_> = listeners.again().into_iter().map(|again| (again.topic, again.subscribe.after)).collect();
+        let after = |seq| Some(callboard_common::TopicPosition { epoch: 7, seq });
+        assert_eq!(again, [("t".into(), after(10)), ("u".into(), after(13))]);
+        assert_eq!(hearing(&mut listeners, "u"), []);
+        assert_eq!(listeners.lost(), [], "told once");
+        let answer = Subscribed { replayed: 2, missed: Some(callboard_common::Missed::Exactly(0)), ..at(7, 15) };
+        let (resumed, back) = listeners.resumed("u", Some(answer)).unwrap();
+        assert_eq!((resumed.before, resumed.next, back), (13, 14, vec!['a', 'c']));
+        assert_eq!(listeners.arrived("u", Some(14), 2).unwrap().2.count(), 2);
+        assert_eq!(listeners.not_resumed("t"), ['b']);
+        assert_eq!(listeners.again(), []);
+        assert!(listeners.leave(&waits));
+    }
+
+    #[test]
+    fn the_center_is_asked_for_what_all_together_can_do_with() {
+        let mut listeners = Listeners::new();
+        let mut wants = |policy, max_bytes| {
+            listeners.join("t", 'a', Wants { policy, max_bytes });
+            let TopicOptions { policy, max_bytes, .. } = listeners.wants("t");
+            (policy, max_bytes)
+        };
+        assert_eq!(wants(SlowPolicy::Latest, 10), (Some(SlowPolicy::Latest), Some(10)));
+        assert_eq!(wants(SlowPolicy::DropOldest, 5), (Some(SlowPolicy::DropOldest), Some(10)));
+        assert_eq!(wants(SlowPolicy::Disconnect, 5), (Some(SlowPolicy::DropOldest), Some(10)));
+        assert_eq!(wants(SlowPolicy::Hold, 5), (None, None), "as any center does");
+    }
+
+    #[test]
+    fn a_loss_takes_all_cancels_along() {
+        let mut listeners = Listeners::new();
+        let a = joined(&mut listeners, 'a');
+        assert!(listeners.leave(&a));
+        assert_eq!(listeners.lost(), []);
         assert!(listeners.topics.is_empty());
     }
 }

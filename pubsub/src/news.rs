@@ -1,6 +1,5 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use callboard_common::{Codec, Json, Raw, Shape};
@@ -17,16 +16,13 @@ use crate::publication::compact_text;
 #[derive(Clone)]
 pub struct News {
     values: Arc<Values>,
-    /// Where among them it stands: one checked JSON document.
-    start: usize,
-    end: usize,
-    /// It is a string without escapes.
-    is_plain: bool,
+    /// Which of them it is.
+    index: usize,
 }
 
 impl News {
-    pub(crate) const fn new(values: Arc<Values>, value: Range<usize>, is_plain: bool) -> Self {
-        Self { values, start: value.start, end: value.end, is_plain }
+    pub(crate) const fn new(values: Arc<Values>, index: usize) -> Self {
+        Self { values, index }
     }
 
     /// The topic that it was published to.
@@ -34,12 +30,21 @@ impl News {
         self.values.topic()
     }
 
+    /// Its number among all that was published to the topic since it was created: 1, 2, 3 and so on. `None` where the
+    /// center gives no numbers.
+    pub fn seq(&self) -> Option<u64> {
+        let number = self.values.number(self.index);
+        number.is_told.then_some(number.seq)
+    }
+
+    /// The same, counted here where the center gives none.
+    pub(crate) fn number(&self) -> u64 {
+        self.values.number(self.index).seq
+    }
+
     /// The message for people: a string as it is, any other value as its JSON without white space.
     pub fn text(&self) -> Cow<'_, str> {
-        let between_quotes = self.start + 1..self.end.saturating_sub(1);
-        if self.is_plain
-            && let Some(text) = self.values.text(between_quotes)
-        {
+        if let Some(text) = self.values.plain_text(self.index) {
             return Cow::Borrowed(text);
         }
         let value = Raw::new(self.raw());
@@ -59,7 +64,7 @@ impl News {
 
     /// The message as it stands on the wire: one JSON document in UTF-8, white space included.
     pub fn raw(&self) -> &[u8] {
-        self.values.bytes(self.start..self.end)
+        self.values.bytes(self.index)
     }
 
     /// The same message in bytes of its own, so that it no longer holds those that came with it.
@@ -77,8 +82,7 @@ impl News {
     /// ```
     #[must_use]
     pub fn detach(&self) -> Self {
-        let values = self.values.alone(self.start..self.end, self.is_plain);
-        Self::new(Arc::new(values), 0..self.end - self.start, self.is_plain)
+        Self::new(Arc::new(self.values.alone(self.index)), 0)
     }
 
     fn json_in_string<T: DeserializeOwned>(&self) -> Option<T> {
@@ -111,7 +115,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    use crate::bundle::{Bundle, bundle_of};
+    use crate::bundle::{Bundle, Number, bundle_of};
 
     fn news(value: &'static str) -> News {
         bundle_of(&[value]).next().unwrap()
@@ -137,13 +141,16 @@ mod tests {
         let bundle: Vec<_> = bundle_of(&values).collect();
         let detached: Vec<_> = bundle.iter().map(News::detach).collect();
         for ((news, detached), value) in bundle.iter().zip(&detached).zip(values) {
-            assert_eq!((detached, detached.text()), (news, news.text()));
+            assert_eq!((detached, detached.text(), detached.seq()), (news, news.text(), news.seq()));
             assert_eq!(detached.raw(), value.as_bytes());
         }
         let held = bundle.first().map(|news| Arc::downgrade(&news.values)).unwrap();
         drop(bundle);
         assert_eq!(held.strong_count(), 0);
-        let large = Bundle::single("t".into(), Bytes::from(vec![b'1'; 100]).slice(10..20)).next().unwrap();
+        let large =
+            Bundle::single("t".into(), Bytes::from(vec![b'1'; 100]).slice(10..20), Number { seq: 7, is_told: true })
+                .next()
+                .unwrap();
         assert_eq!(large.detach(), large);
     }
 

@@ -1,13 +1,16 @@
 use bytes::{Bytes, BytesMut};
 use callboard_common::{
-    Codec, Connection, Decode, Encode, EncodeError, Head, Json, Message, MessageType, Raw, Shape, Shared, TopicRequest,
+    Codec, Connection, Decode, Encode, EncodeError, Feature, Head, Json, Message, MessageType, Raw, Shape, Shared,
+    TopicRequest,
 };
 use serde_json::value::RawValue;
 
+use crate::numbered::{Numbered, NumberedBody};
+
 /// Messages of one publisher to one topic, in order, on their way to the subscribers, in the forms that they need.
 ///
-/// What one read brought is put together and queued as one for each subscriber. The form for v1 peers is made only if one
-/// needs it, and not under the lock on the topics: to make it is to read and copy the messages.
+/// What one read brought is put together and queued as one for each subscriber. A form is made only if somebody needs
+/// it, and not under the lock on the topics: to make it is to read and copy the messages.
 #[derive(Debug)]
 pub(crate) struct Publication<'a, C> {
     publisher: &'a C,
@@ -17,23 +20,54 @@ pub(crate) struct Publication<'a, C> {
     /// What their frames take.
     bytes: usize,
     only_strings: bool,
+    /// Numbers may be put in front of the bodies as they are.
+    takes_seq: bool,
     /// The messages as they are.
     value: Option<Shared>,
     /// What is not a string, as its compact JSON text in a string: v1 peers take strings only.
-    text: Option<Text>,
+    text: Option<Made<Shared>>,
+    numbered: Option<Made<Numbered>>,
+    /// The same on its way.
+    counted: Option<Shared>,
 }
 
 /// How a message reaches a subscriber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    Value,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// To a v1 peer: a string, if need be of JSON text.
+    #[default]
     Text,
+    /// As it is.
+    Value,
+    /// With its number.
+    Numbered,
+}
+
+impl Form {
+    /// What this peer takes.
+    pub(crate) fn of<C: Connection>(peer: &C) -> Self {
+        match peer.session() {
+            None => Self::Text,
+            Some(session) if session.features.has(Feature::Seq) => Self::Numbered,
+            Some(_) => Self::Value,
+        }
+    }
+}
+
+/// What the subscribers of a topic need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) text: bool,
+    pub(crate) value: bool,
+    pub(crate) numbered: bool,
+    /// The number of the next message.
+    pub(crate) next: u64,
 }
 
 #[derive(Debug)]
-enum Text {
-    Made(Shared),
-    /// Its escapes take a frame over the bound.
+enum Made<F> {
+    Frames(F),
+    /// What the form adds takes a frame over the bound.
     TooLarge,
 }
 
@@ -49,15 +83,19 @@ impl<'a, C: Connection> Publication<'a, C> {
     /// # Errors
     /// It can't be put into such a frame.
     pub(crate) fn new(publisher: &'a C, first: &Message, request: &TopicRequest<'_>) -> Result<Self, EncodeError> {
-        let value = if request.canonical { None } else { Some(respelled(publisher, first, request)?) };
+        let respelled = || respelled(publisher, first, request, None).map(|frame| publisher.share(frame));
+        let value = if request.canonical { None } else { Some(respelled()?) };
         Ok(Self {
             publisher,
             topic: request.topic.to_string(),
             messages: Vec::new(),
             bytes: 0,
             only_strings: true,
+            takes_seq: request.canonical && request.takes_seq,
             value,
             text: None,
+            numbered: None,
+            counted: None,
         })
     }
 
@@ -68,7 +106,7 @@ impl<'a, C: Connection> Publication<'a, C> {
         self.messages.push(message);
     }
 
-    /// Whether this message, in our spelling, may be queued together with those before it.
+    /// Whether this message, spelled as those before it, may be queued together with them.
     pub(crate) fn has_room_for(&self, message: &Message) -> bool {
         self.value.is_none() && self.bytes + message.frame().len() <= self.publisher.max_shared_bytes()
     }
@@ -81,13 +119,62 @@ impl<'a, C: Connection> Publication<'a, C> {
         &self.topic
     }
 
+    /// How many messages it has.
+    pub(crate) fn len(&self) -> u64 {
+        self.messages.len() as u64
+    }
+
     /// All of its messages, once they are queued.
     pub(crate) fn into_messages(self) -> Vec<Message> {
         self.messages
     }
 
-    /// Puts the messages together as they are.
-    pub(crate) fn make_value(&mut self) {
+    /// Whether all is made that is needed. If so, its numbers are those that come next.
+    pub(crate) fn meets(&mut self, needs: Needs) -> bool {
+        let value = needs.value || (needs.text && self.only_strings);
+        let has_text = !needs.text || self.only_strings || self.text.is_some();
+        let counts = match &mut self.numbered {
+            Some(Made::Frames(numbered)) => !needs.numbered || numbered.renumber(needs.next),
+            Some(Made::TooLarge) => true,
+            None => !needs.numbered,
+        };
+        (!value || self.value.is_some()) && has_text && counts
+    }
+
+    /// Makes what is needed. That a form can't be made is a matter of those who need it.
+    pub(crate) fn make(&mut self, needs: Needs) {
+        if needs.numbered {
+            self.numbered = Some(self.numbered_frames(needs.next).map_or(Made::TooLarge, Made::Frames));
+        }
+        if needs.text && !self.only_strings && self.text.is_none() {
+            let made = self.text_frames().map(|frames| self.publisher.share(frames));
+            self.text = Some(made.map_or(Made::TooLarge, Made::Frames));
+        }
+        if needs.value || (needs.text && self.only_strings) {
+            self.make_value();
+        }
+    }
+
+    /// From now on its numbers stay. Gives the frames that have them, to be kept: what is kept does not count against the
+    /// outboxes.
+    pub(crate) fn count(&mut self) -> Option<Bytes> {
+        let Some(Made::Frames(numbered)) = self.numbered.take() else { return None };
+        let frames = numbered.into_frames().freeze();
+        self.counted = Some(self.publisher.share(frames.clone()));
+        Some(frames)
+    }
+
+    /// The frames for a subscriber, once all is made and counted; `None` if a message has no such form.
+    pub(crate) fn frames(&self, form: Form) -> Option<&Shared> {
+        match (form, &self.text) {
+            (Form::Numbered, _) => self.counted.as_ref(),
+            (Form::Text, Some(Made::Frames(frames))) => Some(frames),
+            (Form::Text, Some(Made::TooLarge)) => None,
+            (Form::Text | Form::Value, _) => self.value.as_ref(),
+        }
+    }
+
+    fn make_value(&mut self) {
         if self.value.is_none() {
             let frames = match &self.messages[..] {
                 [message] if message.flags() == 0 => to_keep(message).frame().clone(),
@@ -97,38 +184,31 @@ impl<'a, C: Connection> Publication<'a, C> {
         }
     }
 
-    /// Whether one of these subscribers needs the form for v1 peers, and it is not yet made.
-    pub(crate) fn lacks_text<'c>(&self, mut subscribers: impl Iterator<Item = &'c C>) -> bool
-    where
-        C: 'c,
-    {
-        self.text.is_none() && !self.only_strings && subscribers.any(|peer| self.form(peer) == Form::Text)
-    }
-
-    /// Makes that form. That it can't be made is a matter of those who need it.
-    pub(crate) fn make_text(&mut self) {
-        let made = self.text_frames().map(|frames| Text::Made(self.publisher.share(frames)));
-        self.text = Some(made.unwrap_or(Text::TooLarge));
-    }
-
-    /// The frames for this subscriber, once all forms are made; `None` if a message has no form for it.
-    pub(crate) fn frames(&self, peer: &C) -> Option<&Shared> {
-        match (self.form(peer), &self.text) {
-            (Form::Value, _) => self.value.as_ref(),
-            (Form::Text, Some(Text::Made(frames))) => Some(frames),
-            (Form::Text, _) => None,
+    fn numbered_frames(&self, first: u64) -> Result<Numbered, EncodeError> {
+        if self.takes_seq && self.bytes <= self.publisher.max_shared_bytes() {
+            return Ok(Numbered::of(&self.messages, self.bytes, first));
         }
-    }
-
-    fn form(&self, peer: &C) -> Form {
-        if self.only_strings || peer.session().is_some() { Form::Value } else { Form::Text }
+        let mut frames = BytesMut::new();
+        for (message, seq) in self.messages.iter().zip(first..) {
+            let frame = if self.takes_seq {
+                encode(self.publisher, message, &NumberedBody { seq, body: message.body() })?
+            } else {
+                respelled(self.publisher, message, &read(message)?, Some(seq))?
+            };
+            // The only one, which may be large, stays where it is.
+            frames = match frame.try_into_mut() {
+                Ok(frame) if frames.is_empty() => frame,
+                Ok(frame) => join(frames, &frame),
+                Err(frame) => join(frames, &frame),
+            };
+        }
+        Ok(Numbered::new(frames, first, self.messages.len()))
     }
 
     fn text_frames(&self) -> Result<Bytes, EncodeError> {
         let mut frames = BytesMut::with_capacity(self.bytes);
         for message in &self.messages {
-            let request = TopicRequest::decode::<Json>(message.body());
-            let request = request.map_err(|e| EncodeError::Value(e.message.into_owned()))?;
+            let request = read(message)?;
             let value = request.message.filter(|value| !is_string(*value));
             let Some(value) = value else {
                 append_unflagged(message, &mut frames);
@@ -150,11 +230,21 @@ fn respelled<C: Connection>(
     publisher: &C,
     message: &Message,
     request: &TopicRequest<'_>,
-) -> Result<Shared, EncodeError> {
+    seq: Option<u64>,
+) -> Result<Bytes, EncodeError> {
     let value = request.message.map(Json::read::<&RawValue>).transpose();
     let value = value.map_err(|e| EncodeError::Value(e.to_string()))?;
-    let body = TopicRequest { message: value, ..TopicRequest::new(&*request.topic, request.op) };
-    Ok(publisher.share(encode(publisher, message, &body)?))
+    let body = TopicRequest { message: value, seq, ..TopicRequest::new(&*request.topic, request.op) };
+    encode(publisher, message, &body)
+}
+
+fn read(message: &Message) -> Result<TopicRequest<'_>, EncodeError> {
+    TopicRequest::decode::<Json>(message.body()).map_err(|e| EncodeError::Value(e.message.into_owned()))
+}
+
+fn join(mut frames: BytesMut, frame: &[u8]) -> BytesMut {
+    frames.extend_from_slice(frame);
+    frames
 }
 
 /// The publisher's id, and none of its flags.

@@ -3,9 +3,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
-use callboard_client::{CallError, Client, Ping};
-use callboard_common::{Codec, Encode, EncodeError, Feature, Json, MessageType, TopicOp, TopicRequest};
+use callboard_client::{CallError, CallErrorKind, Client, Line, Ping};
+use callboard_common::{Codec, Encode, EncodeError, Executed, Feature, Json, MessageType, TopicOp, TopicRequest};
 use serde::Serialize;
+use tokio::task::coop::consume_budget;
 
 use crate::hub::{Hub, subject};
 use crate::topics::Publish;
@@ -36,10 +37,16 @@ pub struct Publisher {
     client: Client,
     topic: String,
     subject: String,
-    /// A publish up to its message; `None` towards a center that takes strings only.
+    /// A publish up to its message.
     before: Option<BytesMut>,
     /// What was queued since all had left.
     queued_bytes: usize,
+    /// The connection over which it publishes.
+    line: Line,
+    /// Something was published over it of which nobody knows what became.
+    unsettled: bool,
+    /// Something of that may have been lost with a connection.
+    lost: bool,
     hub: Arc<Hub>,
     pace: Pace,
 }
@@ -62,10 +69,21 @@ const QUEUE_BYTES: usize = 1 << 20;
 
 impl Publisher {
     pub(crate) fn new(client: &Client, topic: &str) -> Self {
-        let before = client.session().and_then(|_| before_message(topic));
+        let before = before_message(topic);
         let pace = Pace { since: Instant::now(), messages: 0 };
-        let (client, hub) = (client.clone(), Hub::of(client));
-        Self { client, topic: topic.to_owned(), subject: subject(topic), before, queued_bytes: 0, hub, pace }
+        let (client, hub, line) = (client.clone(), Hub::of(client), client.line());
+        Self {
+            client,
+            topic: topic.to_owned(),
+            subject: subject(topic),
+            before,
+            queued_bytes: 0,
+            line,
+            unsettled: false,
+            lost: false,
+            hub,
+            pace,
+        }
     }
 
     /// The topic.
@@ -100,7 +118,8 @@ impl Publisher {
     /// refused. A center that knows no PING is asked to create the topic, which one that exists ignores.
     ///
     /// # Errors
-    /// What any call may fail with.
+    /// What any call may fail with; `Disconnected` if the connection was lost and made again since the last time: some of
+    /// what was published may not have arrived.
     ///
     /// # Cancel safety
     /// It only watches.
@@ -112,11 +131,28 @@ impl Publisher {
             self.client.exchange(&self.subject, &<TopicRequest<'_>>::new(&*self.topic, TopicOp::Create)).await?;
         }
         self.queued_bytes = 0;
-        Ok(())
+        self.follow();
+        self.unsettled = false;
+        if std::mem::take(&mut self.lost) { Err(self.lost()) } else { Ok(()) }
+    }
+
+    /// Goes over to the client's connection of the moment where its own is of no more use.
+    fn follow(&mut self) {
+        if !self.line.is_online() {
+            self.lost |= std::mem::take(&mut self.unsettled);
+            self.line = self.client.line();
+        }
     }
 
     fn knows_ping(&self) -> bool {
-        self.client.session().is_some_and(|session| session.features.has(Feature::Ping))
+        self.line.session().is_some_and(|session| session.features.has(Feature::Ping))
+    }
+
+    fn lost(&self) -> CallError {
+        let what = "the connection was lost since the last settle; what was published around then may not have arrived";
+        CallError::new(CallErrorKind::Disconnected, self.client.address().to_string(), &*self.subject, what)
+            .with_executed(Executed::Unknown)
+            .with_advice("publish again what must arrive, or use Topics::publish, which tells of each message")
     }
 
     async fn send<M: Written>(&mut self, message: M) -> Result<(), CallError> {
@@ -124,18 +160,24 @@ impl Publisher {
             self.client.flush_in_time(&self.subject).await?;
             self.queued_bytes = 0;
         }
-        let body = Body { topic: &self.topic, before: self.before.as_deref(), message, bytes: AtomicUsize::new(0) };
-        let gathering = self.hub.gathering();
-        if gathering.is_on() {
-            self.client.send_gathered(&self.subject, &body, GATHER_BYTES).await?;
-            gathering.queued(&self.client);
-        } else {
+        self.follow();
+        // Lets others run now and then: where nothing is waited for, nothing else does.
+        consume_budget().await;
+        let before = self.before.as_deref().filter(|_| self.line.session().is_some());
+        let body = Body { topic: &self.topic, before, message, bytes: AtomicUsize::new(0) };
+        let gathers = self.hub.gathering().is_on();
+        if !self.line.queue_one_way(&body, if gathers { GATHER_BYTES } else { 0 }) {
             self.client.send_one_way(&self.subject, &body).await?;
-            if self.pace.is_fast() && self.knows_ping() {
-                gathering.begin(&self.client);
-            }
         }
-        self.queued_bytes += body.bytes.into_inner();
+        let bytes = body.bytes.into_inner();
+        self.follow();
+        self.unsettled = true;
+        if gathers {
+            self.hub.gathering().queued(&self.client);
+        } else if self.pace.is_fast() && self.knows_ping() {
+            self.hub.gathering().begin(&self.client);
+        }
+        self.queued_bytes += bytes;
         Ok(())
     }
 }

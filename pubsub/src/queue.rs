@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::backlog::{Backlog, Bounds, End, Load};
+use crate::backlog::{Backlog, Bounds, End, Mark, Next};
 use crate::bundle::Bundle;
 
 /// Between the connection's task and whoever takes the messages of one subscription: the shell around [`Backlog`].
@@ -27,18 +27,19 @@ impl Queue {
     }
 
     /// Takes more messages; gives who is to be woken. `hold` keeps more from coming.
-    pub(crate) fn push(&self, mut bundle: Bundle, hold: impl FnOnce() -> Hold) -> Freed {
+    pub(crate) fn push(&self, bundle: Bundle, hold: impl FnOnce() -> Hold) -> Freed {
         let mut state = self.lock();
-        // Near the hard bound each message counts: those before it are heard.
-        let at_a_time = if state.backlog.fits(bundle.bytes()) { bundle.len() } else { 1 };
-        while bundle.len() > 0 {
-            let part = bundle.split_to(at_a_time);
-            let load = Load { messages: part.len(), bytes: part.bytes() };
-            state.backlog.push(part, load);
-        }
+        state.backlog.push(bundle);
         if state.backlog.is_behind() && state.hold.is_none() {
             state.hold = Some(hold());
         }
+        state.freed()
+    }
+
+    /// Lays something between what has come and what comes.
+    pub(crate) fn mark(&self, mark: Mark) -> Freed {
+        let mut state = self.lock();
+        state.backlog.mark(mark);
         state.freed()
     }
 
@@ -57,7 +58,7 @@ impl Queue {
     }
 
     /// What comes next: the messages in order, then the end, again and again.
-    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Result<Bundle, End>> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Result<Next<Bundle>, End>> {
         let mut state = self.lock();
         let next = state.backlog.pop();
         if next.is_none() {
@@ -129,8 +130,8 @@ mod tests {
         bundle_of(&["1"])
     }
 
-    fn texts(polled: Poll<Result<Bundle, End>>) -> String {
-        let Poll::Ready(Ok(bundle)) = polled else { panic!("{polled:?}") };
+    fn texts(polled: Poll<Result<Next<Bundle>, End>>) -> String {
+        let Poll::Ready(Ok(Next::Messages(bundle))) = polled else { panic!("{polled:?}") };
         bundle.map(|news| news.text().into_owned()).collect()
     }
 
@@ -159,7 +160,7 @@ mod tests {
         for expected in ["1", "2"] {
             assert_eq!(texts(queue.poll(&cx)), expected.repeat(100));
         }
-        assert!(matches!(queue.poll(&cx), Poll::Ready(Err(End::Lagged { .. }))));
+        assert!(matches!(queue.poll(&cx), Poll::Ready(Err(End::TooSlow { .. }))));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 use std::iter;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use callboard_common::{
-    Connection, Decode, EncodeError, ErrorInfo, Handler, Head, Json, Message, MessageType, ResultCode, SendError,
-    Shared, TopicAnswer, TopicOp, TopicRequest, refuse, refuse_body,
+    Connection, Decode, EncodeError, ErrorInfo, Handler, Head, Json, Message, MessageType, Missed, ResultCode,
+    TopicAnswer, TopicOp, TopicOptions, TopicRequest, refuse, refuse_body,
 };
 
-use crate::publication::{Publication, is_string};
+use crate::delivery::{Delivery, close, push};
+use crate::publication::{Form, Needs, Publication, is_string};
 use crate::spelling::Spelling;
+use crate::topic::{Replay, Subscriber};
 use crate::{TopicError, TopicLimits, TopicManager};
 
 /// The center's side of topics: answers REQ_TOPIC, and pushes what is published to the subscribers.
@@ -28,12 +30,13 @@ use crate::{TopicError, TopicLimits, TopicManager};
 /// ```
 #[derive(Debug)]
 pub struct TopicService<C> {
-    state: Mutex<State<C>>,
+    /// Shared with what waits for subscribers that are behind.
+    state: Arc<Mutex<State<C>>>,
 }
 
 #[derive(Debug)]
-struct State<C> {
-    topics: TopicManager<C>,
+pub(crate) struct State<C> {
+    pub(crate) topics: TopicManager<C>,
     /// Ids of what the center itself has to tell.
     last_notice: u64,
 }
@@ -46,7 +49,8 @@ impl<C: Connection> TopicService<C> {
 
     /// No topics yet; these bounds.
     pub fn with_limits(limits: TopicLimits) -> Self {
-        Self { state: Mutex::new(State { topics: TopicManager::with_limits(limits), last_notice: 0 }) }
+        let state = State { topics: TopicManager::with_limits(limits), last_notice: 0 };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// How many topics there are.
@@ -59,41 +63,86 @@ impl<C: Connection> TopicService<C> {
         self.lock().topics.subscriber_count()
     }
 
+    /// What all topics keep for subscribers that come back, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.lock().topics.kept_bytes()
+    }
+
+    /// How often a topic has given up what it kept, since all of them kept too much: see
+    /// [`TopicLimits::total_ring_bytes`].
+    pub fn given_up(&self) -> u64 {
+        self.lock().topics.given_up()
+    }
+
+    /// Topics that are created from now on have epochs above this one: each run of a center should begin elsewhere, so
+    /// that a subscriber that comes back is not told that it has missed nothing of another topic.
+    #[must_use]
+    pub fn after_epoch(self, epoch: u64) -> Self {
+        self.lock().topics.set_last_epoch(epoch);
+        self
+    }
+
     fn change(&self, conn: &C, message: &Message, request: &TopicRequest<'_>) {
+        let options = match Form::of(conn) {
+            Form::Numbered => TopicOptions::decode::<Json>(message.body()),
+            Form::Text | Form::Value => Ok(TopicOptions::default()),
+        };
+        let options = match options {
+            Ok(options) => options,
+            Err(why) => return refuse_body(conn, message, &why),
+        };
         let mut state = self.lock();
-        let changed = state.change(conn, request);
+        let changed = state.change(conn, request, &options);
         // Still under the lock: another loop may have a message for this topic at hand.
-        answer(conn, message, changed);
+        match changed {
+            Ok(Changed::Subscribed(replay)) => {
+                answer(conn, message, Ok(replay.subscribed.into()));
+                let pieces = replay.pieces.into_iter().map(|piece| conn.share(piece.frames));
+                pieces.for_each(|piece| push(conn, &piece, None, &request.topic));
+            }
+            changed => answer(conn, message, changed.map(|_| TopicAnswer::ok())),
+        }
     }
 
     /// Queues messages for every subscriber, then answers them.
     fn publish(&self, mut publication: Publication<'_, C>) {
-        publication.make_value();
-        let mut queued = self.push_to_all(&publication);
-        while let Ok(Queued::No) = queued {
-            // Others go on meanwhile, so who needs what is asked again.
-            publication.make_text();
-            queued = self.push_to_all(&publication);
+        let mut queued = self.push_to_all(&mut publication);
+        while let Ok(Queued::Lacks(needs)) = queued {
+            // Others go on meanwhile, so what is needed is asked again.
+            publication.make(needs);
+            queued = self.push_to_all(&mut publication);
         }
         let (conn, refused) = (publication.publisher().clone(), queued.err());
         for message in publication.into_messages() {
-            answer(&conn, &message, refused.clone().map_or(Ok(()), |why| Err(why.into())));
+            answer(&conn, &message, refused.clone().map_or(Ok(TopicAnswer::ok()), |why| Err(why.into())));
         }
     }
 
     /// Queues the messages for every subscriber, or for none if a form must be made first.
-    fn push_to_all(&self, publication: &Publication<'_, C>) -> Result<Queued, TopicError> {
-        let (state, topic) = (self.lock(), publication.topic());
-        let subscribers = state.topics.subscribers(topic)?;
-        if publication.lacks_text(subscribers.clone()) {
-            return Ok(Queued::No);
+    fn push_to_all(&self, publication: &mut Publication<'_, C>) -> Result<Queued, TopicError> {
+        let mut state = self.lock();
+        let (topic, bounds, kept) = state.topics.publishing(publication.topic())?;
+        let needs = topic.needs();
+        if !publication.meets(needs) {
+            return Ok(Queued::Lacks(needs));
         }
-        for subscriber in subscribers {
-            match publication.frames(subscriber) {
-                Some(frames) => push(subscriber, frames, Some(publication.publisher()), topic),
-                None => close(subscriber, topic, NO_FORM),
+        let numbered = publication.count();
+        let name = Arc::clone(topic.name());
+        let delivery = Delivery {
+            publisher: publication.publisher(),
+            topic: &name,
+            epoch: topic.position().epoch,
+            first: needs.next,
+            state: &self.state,
+        };
+        for (subscriber, how) in topic.subscribers_mut() {
+            match publication.frames(how.form) {
+                Some(frames) => delivery.deliver(subscriber, how, frames),
+                None => close(subscriber, &name, how.form.why_not()),
             }
         }
+        topic.published(publication.len(), numbered.as_ref(), bounds, kept);
+        state.topics.give_up();
         Ok(Queued::Yes)
     }
 
@@ -155,16 +204,46 @@ impl<C: Connection> Default for TopicService<C> {
 }
 
 impl<C: Connection> State<C> {
-    fn change(&mut self, conn: &C, request: &TopicRequest<'_>) -> Result<(), Refused> {
+    fn change(&mut self, conn: &C, request: &TopicRequest<'_>, options: &TopicOptions) -> Result<Changed, Refused> {
         let topic = &*request.topic;
         match request.op {
-            TopicOp::Create => self.topics.create(topic)?,
+            TopicOp::Create => self.create(topic, options)?,
             TopicOp::Remove => self.remove(conn, topic)?,
-            TopicOp::Subscribe => self.topics.subscribe(conn, topic)?,
+            TopicOp::Subscribe => return Ok(self.subscribe(conn, topic, options)?),
             TopicOp::Cancel => self.topics.cancel(conn, topic),
             TopicOp::Publish => {} // changes nothing
         }
+        Ok(Changed::Done)
+    }
+
+    fn create(&mut self, topic: &str, options: &TopicOptions) -> Result<(), TopicError> {
+        self.topics.create(topic)?;
+        if options.retain == Some(true) {
+            self.topics.topic_mut(topic)?.set_retain();
+        }
         Ok(())
+    }
+
+    fn subscribe(&mut self, conn: &C, topic: &str, options: &TopicOptions) -> Result<Changed, TopicError> {
+        let form = Form::of(conn);
+        self.topics.subscribe_as(conn, topic, Subscriber::new(form, options))?;
+        if form != Form::Numbered {
+            return Ok(Changed::Done);
+        }
+        let topic = self.topics.topic_mut(topic)?;
+        let mut replay = topic.replay(options, conn.max_shared_bytes());
+        if topic.subscriber_mut(conn).is_some_and(|subscriber| subscriber.behind.is_some()) {
+            // What it is behind with comes first, or is told to be missing.
+            replay.subscribed.replayed = 0;
+            replay.subscribed.missed = replay.subscribed.missed.map(|_| Missed::Unknown);
+            replay.pieces.clear();
+        }
+        Ok(Changed::Subscribed(replay))
+    }
+
+    pub(crate) fn next_notice(&mut self) -> String {
+        self.last_notice += 1;
+        self.last_notice.to_string()
     }
 
     /// Ends a topic and tells those of its subscribers that have a session, all with the same frame.
@@ -173,8 +252,7 @@ impl<C: Connection> State<C> {
         if told.peek().is_none() {
             return Ok(());
         }
-        self.last_notice += 1;
-        let id = self.last_notice.to_string();
+        let id = self.next_notice();
         let head = Head::new(MessageType::TopicRequest, id.as_bytes());
         let frame = remover.share(remover.encode(head, &<TopicRequest<'_>>::new(topic, TopicOp::Remove))?);
         told.for_each(|subscriber| push(&subscriber, &frame, None, topic));
@@ -182,12 +260,20 @@ impl<C: Connection> State<C> {
     }
 }
 
+/// What an operation did.
+#[derive(Debug)]
+enum Changed {
+    Done,
+    /// One who counts is subscribed.
+    Subscribed(Replay),
+}
+
 /// Whether messages were queued.
 #[derive(Clone, Copy, Debug)]
 enum Queued {
     Yes,
-    /// The form for v1 peers must be made first.
-    No,
+    /// All of this must be made first.
+    Lacks(Needs),
 }
 
 /// Why a request is answered with an error.
@@ -216,30 +302,26 @@ impl Refused {
     }
 }
 
-fn answer<C: Connection>(conn: &C, message: &Message, outcome: Result<(), Refused>) {
+fn answer<C: Connection>(conn: &C, message: &Message, outcome: Result<TopicAnswer, Refused>) {
     match outcome {
-        Ok(()) if message.is_one_way() => {}
-        Ok(()) => {
+        Ok(_) if message.is_one_way() => {}
+        Ok(answer) => {
             // The peer may have gone meanwhile; then there is nobody to tell.
-            let _ = conn.answer(message.id(), &TopicAnswer::ok());
+            let _ = conn.answer(message.id(), &answer);
         }
         Err(why) => refuse(conn, message, why.code(), None, &why.to_error()),
     }
 }
 
-fn push<C: Connection>(subscriber: &C, frame: &Shared, publisher: Option<&C>, topic: &str) {
-    if let Err(SendError::Full) = subscriber.push(frame, publisher) {
-        close(subscriber, topic, "slow subscriber: its outbox is full");
+impl Form {
+    /// Why a message has no such form.
+    const fn why_not(self) -> &'static str {
+        match self {
+            Self::Text => "it takes strings only, and as a string this is over the bound on frames",
+            Self::Value | Self::Numbered => "with its number this is over the bound on frames",
+        }
     }
 }
-
-/// What can't be queued can't be skipped: the subscriber would take a history with a gap for a whole one.
-fn close<C: Connection>(subscriber: &C, topic: &str, why: &str) {
-    let topic: String = topic.chars().take(64).collect();
-    subscriber.close(format!("a message of topic {topic:?} can't be queued for it: {why}").into());
-}
-
-const NO_FORM: &str = "it takes strings only, and as a string this is over the bound on frames";
 
 #[cfg(test)]
 mod tests;

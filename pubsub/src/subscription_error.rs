@@ -1,6 +1,8 @@
+use callboard_common::Missed;
+
 /// What a subscription has to tell beside messages.
 ///
-/// Of all but `Decode` a subscription gives at most one, as its last item.
+/// Of all but `Missed` and `Decode` a subscription gives at most one, as its last item.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscriptionError {
@@ -20,17 +22,29 @@ pub enum SubscriptionError {
         /// The address of the center.
         peer: String,
     },
-    /// Messages came faster than they were taken, and reading from the connection could not pause, since calls waited
-    /// for answers on it. What came after those that were still taken is lost.
+    /// Messages came faster than they were taken, and the policy is not to leave any out. What came after those that were
+    /// still taken is lost.
+    ///
+    /// With the policy `hold` it comes to this only while calls wait for answers on the same connection, which then must
+    /// be read.
     #[error(
         "topic {topic:?} is heard no more: messages came faster than they were taken, and over {max_bytes} bytes of them \
-         would wait; take them faster, use a connection without calls, or raise max_bytes, then subscribe again"
+         would wait; take them faster, use a connection without calls, raise max_bytes or choose another policy, then subscribe again"
     )]
-    Lagged {
+    TooSlow {
         /// The topic.
         topic: String,
         /// The bound; see [`SubscriptionBuilder::max_bytes`](crate::SubscriptionBuilder::max_bytes).
         max_bytes: usize,
+    },
+    /// Messages are missing here: they were left out since they came faster than they were taken, or they were published
+    /// while the connection was lost. The subscription goes on with the next one.
+    #[error("{} of topic {topic:?} are missing here; the subscription goes on", messages(*missed))]
+    Missed {
+        /// The topic.
+        topic: String,
+        /// How many.
+        missed: Missed,
     },
     /// A message does not have the type that was asked for. The subscription goes on.
     #[error("a message of topic {topic:?} does not have the type that was asked for")]
@@ -48,8 +62,16 @@ impl SubscriptionError {
         match self {
             Self::Disconnected { topic, .. }
             | Self::TopicRemoved { topic, .. }
-            | Self::Lagged { topic, .. }
+            | Self::TooSlow { topic, .. }
+            | Self::Missed { topic, .. }
             | Self::Decode { topic, .. } => topic,
         }
+    }
+}
+
+fn messages(missed: Missed) -> String {
+    match missed {
+        Missed::Exactly(count) => format!("{count} messages"),
+        Missed::Unknown => "messages, nobody knows how many,".to_owned(),
     }
 }

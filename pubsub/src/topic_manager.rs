@@ -3,7 +3,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use callboard_common::{ErrorInfo, ResultCode};
-use indexmap::IndexSet;
+
+use crate::kept::Kept;
+use crate::ring::RingBounds;
+use crate::topic::{Subscriber, Topic};
 
 /// Who hears what: topics with their subscribers, and connections with their subscriptions. Pure state, generic over
 /// what names a connection.
@@ -24,15 +27,18 @@ use indexmap::IndexSet;
 #[derive(Clone, Debug)]
 pub struct TopicManager<K> {
     limits: TopicLimits,
-    topics: HashMap<Arc<str>, IndexSet<K>>,
+    topics: HashMap<Arc<str>, Topic<K>>,
+    kept: Kept,
+    /// Each topic has the next one: a name that is removed and created again is another topic.
+    last_epoch: u64,
     /// Connections without a subscription have no entry.
     subscriptions: HashMap<K, HashSet<Arc<str>>>,
 }
 
 /// The bounds of a [`TopicManager`].
 ///
-/// Higher bounds let peers take more of the center's memory: about 200 bytes for each topic and for each subscription,
-/// and the topic's name.
+/// Higher bounds let peers take more of the center's memory: about 300 bytes for each topic and 200 for each
+/// subscription, the topic's name, and the messages that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicLimits {
     /// Topics in total. Default 100,000. Past it a create is refused with OVERLOADED.
@@ -42,11 +48,28 @@ pub struct TopicLimits {
     /// The longest name of a topic, in bytes of UTF-8. Default 4,096. A create with a longer one is refused with
     /// TOO_LARGE.
     pub max_name_bytes: usize,
+    /// How many of its last messages a topic keeps for subscribers that come back. Default 1,024; messages that came
+    /// together go together, so it may be a few more. 0 keeps none.
+    pub ring_messages: usize,
+    /// The same in bytes, bookkeeping included. Default 1 MiB. Past it the oldest go. The last message of a topic that
+    /// retains it stays.
+    pub ring_bytes: usize,
+    /// What all topics together keep, in bytes. Default 128 MiB. Past it the topic to which nothing was published for
+    /// longest gives up all that it keeps, a retained message too, and so on: who comes back to it is told what it has
+    /// missed.
+    pub total_ring_bytes: usize,
 }
 
 impl Default for TopicLimits {
     fn default() -> Self {
-        Self { topics: 100_000, subscribed_per_connection: 10_000, max_name_bytes: 4096 }
+        Self {
+            topics: 100_000,
+            subscribed_per_connection: 10_000,
+            max_name_bytes: 4096,
+            ring_messages: 1024,
+            ring_bytes: 1 << 20,
+            total_ring_bytes: 128 << 20,
+        }
     }
 }
 
@@ -118,7 +141,14 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
 
     /// No topics yet; these bounds.
     pub fn with_limits(limits: TopicLimits) -> Self {
-        Self { limits, topics: HashMap::new(), subscriptions: HashMap::new() }
+        let kept = Kept::new(limits.total_ring_bytes);
+        Self { limits, topics: HashMap::new(), kept, last_epoch: 0, subscriptions: HashMap::new() }
+    }
+
+    /// Topics that are created from now on have epochs above this one. So that no two runs of a center give the same
+    /// epoch, each begins elsewhere.
+    pub const fn set_last_epoch(&mut self, epoch: u64) {
+        self.last_epoch = epoch;
     }
 
     /// Makes a topic; one that exists keeps its subscribers.
@@ -136,13 +166,19 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
         if self.topics.len() >= topics {
             return Err(TopicError::Topics { bound: topics });
         }
-        self.topics.insert(topic.into(), IndexSet::new());
+        self.last_epoch += 1;
+        let name: Arc<str> = topic.into();
+        self.topics.insert(Arc::clone(&name), Topic::new(name, self.last_epoch));
         Ok(())
     }
 
     /// Ends a topic and all its subscriptions; gives those who were subscribed. One that does not exist has none.
     pub fn remove(&mut self, topic: &str) -> impl ExactSizeIterator<Item = K> + use<K> {
-        let subscribers = self.topics.remove(topic).unwrap_or_default();
+        let mut removed = self.topics.remove(topic);
+        if let Some(topic) = &mut removed {
+            topic.forget(&mut self.kept);
+        }
+        let subscribers: Vec<_> = removed.map(Topic::into_subscribers).into_iter().flatten().collect();
         for subscriber in &subscribers {
             self.forget(subscriber, topic);
         }
@@ -154,25 +190,40 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
     /// # Errors
     /// `NotFound`, `Subscribed`.
     pub fn subscribe(&mut self, connection: &K, topic: &str) -> Result<(), TopicError> {
+        self.subscribe_as(connection, topic, Subscriber::default())
+    }
+
+    /// The same for one that says how.
+    pub(crate) fn subscribe_as(
+        &mut self,
+        connection: &K,
+        topic: &str,
+        subscriber: Subscriber,
+    ) -> Result<(), TopicError> {
         let Some((name, _)) = self.topics.get_key_value(topic) else { return Err(TopicError::not_found(topic)) };
         let name = Arc::clone(name);
         let bound = self.limits.subscribed_per_connection;
         let held = self.subscriptions.get(connection);
         if held.is_some_and(|topics| topics.contains(topic)) {
+            if let Some(topic) = self.topics.get_mut(topic) {
+                topic.add(connection.clone(), subscriber);
+            }
             return Ok(());
         }
         if held.map_or(0, HashSet::len) >= bound {
             return Err(TopicError::Subscribed { bound });
         }
         self.subscriptions.entry(connection.clone()).or_default().insert(Arc::clone(&name));
-        self.topics.entry(name).or_default().insert(connection.clone());
+        if let Some(topic) = self.topics.get_mut(&name) {
+            topic.add(connection.clone(), subscriber);
+        }
         Ok(())
     }
 
     /// Ends one subscription; one that is not there stays so.
     pub fn cancel(&mut self, connection: &K, topic: &str) {
-        if let Some(subscribers) = self.topics.get_mut(topic) {
-            subscribers.swap_remove(connection);
+        if let Some(entry) = self.topics.get_mut(topic) {
+            entry.take_out(connection);
             self.forget(connection, topic);
         }
     }
@@ -180,8 +231,8 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
     /// Ends all subscriptions of a connection. The topics stay.
     pub fn close(&mut self, connection: &K) {
         for topic in self.subscriptions.remove(connection).unwrap_or_default() {
-            if let Some(subscribers) = self.topics.get_mut(&topic) {
-                subscribers.swap_remove(connection);
+            if let Some(topic) = self.topics.get_mut(&topic) {
+                topic.take_out(connection);
             }
         }
     }
@@ -191,7 +242,39 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
     /// # Errors
     /// `NotFound`.
     pub fn subscribers(&self, topic: &str) -> Result<impl ExactSizeIterator<Item = &K> + Clone, TopicError> {
-        self.topics.get(topic).map(IndexSet::iter).ok_or_else(|| TopicError::not_found(topic))
+        let topic = self.topics.get(topic).ok_or_else(|| TopicError::not_found(topic))?;
+        Ok(topic.subscribers())
+    }
+
+    pub(crate) fn topic_mut(&mut self, topic: &str) -> Result<&mut Topic<K>, TopicError> {
+        self.topics.get_mut(topic).ok_or_else(|| TopicError::not_found(topic))
+    }
+
+    /// A topic that is published to, with what it needs to [keep](Topic::published) messages; after that
+    /// [`give_up`](Self::give_up) is to be called.
+    pub(crate) fn publishing(&mut self, topic: &str) -> Result<(&mut Topic<K>, RingBounds, &mut Kept), TopicError> {
+        let TopicLimits { ring_messages, ring_bytes, .. } = self.limits;
+        let bounds = RingBounds { messages: ring_messages as u64, bytes: ring_bytes, keep_last: false };
+        let topic = self.topics.get_mut(topic).ok_or_else(|| TopicError::not_found(topic))?;
+        Ok((topic, bounds, &mut self.kept))
+    }
+
+    /// Keeps the bound on what all topics keep.
+    pub(crate) fn give_up(&mut self) {
+        while let Some(oldest) = self.kept.oldest() {
+            let Some(topic) = self.topics.get_mut(&oldest) else { break };
+            topic.give_up(&mut self.kept);
+        }
+    }
+
+    /// What all topics keep for those who come back, in bytes.
+    pub const fn kept_bytes(&self) -> usize {
+        self.kept.bytes()
+    }
+
+    /// How often a topic has given up what it kept, since all of them kept too much.
+    pub const fn given_up(&self) -> u64 {
+        self.kept.given_up()
     }
 
     /// How many topics there are.
@@ -272,8 +355,12 @@ mod tests {
 
     #[test]
     fn each_bound_refuses_what_is_new_and_leaves_what_is_there() {
-        let mut topics =
-            TopicManager::with_limits(TopicLimits { topics: 2, subscribed_per_connection: 1, max_name_bytes: 4 });
+        let mut topics = TopicManager::with_limits(TopicLimits {
+            topics: 2,
+            subscribed_per_connection: 1,
+            max_name_bytes: 4,
+            ..TopicLimits::default()
+        });
         topics.create("news").unwrap();
         assert_eq!(topics.create("music").unwrap_err(), TopicError::Name { name_bytes: 5, bound: 4 });
         topics.create("pop").unwrap();
@@ -314,7 +401,14 @@ mod tests {
         topics: BTreeMap<u8, BTreeSet<u8>>,
     }
 
-    const LIMITS: TopicLimits = TopicLimits { topics: 4, subscribed_per_connection: 3, max_name_bytes: 8 };
+    const LIMITS: TopicLimits = TopicLimits {
+        topics: 4,
+        subscribed_per_connection: 3,
+        max_name_bytes: 8,
+        ring_messages: 4,
+        ring_bytes: 1 << 10,
+        total_ring_bytes: 1 << 12,
+    };
 
     impl Model {
         fn apply(&mut self, step: &Step) -> bool {
@@ -384,7 +478,7 @@ mod tests {
                 topics.close(&connection);
             }
             prop_assert_eq!(topics.subscriber_count(), 0);
-            prop_assert!(topics.topics.values().all(IndexSet::is_empty));
+            prop_assert!(topics.topics.values().all(|topic| topic.subscribers().len() == 0));
         }
 
         #[test]

@@ -1,8 +1,8 @@
 use bytes::BytesMut;
 use callboard_client::{CallError, Client};
 use callboard_common::{
-    Codec, Decode, Encode, EncodeError, Json, Message, MessageType, ResultCode, Shape, TopicAnswer, TopicOp,
-    TopicRequest,
+    Codec, Decode, Encode, EncodeError, Feature, Json, Message, MessageType, ResultCode, Shape, Subscribed,
+    TopicAnswer, TopicOp, TopicOperation, TopicOptions, TopicRequest,
 };
 use serde::Serialize;
 
@@ -44,6 +44,22 @@ impl Topics {
     /// Dropping the future gives up waiting; the topic may be made all the same.
     pub async fn create(&self, topic: &str) -> Result<(), CallError> {
         self.ask(topic, &<TopicRequest<'_>>::new(topic, TopicOp::Create)).await
+    }
+
+    /// Makes a topic that keeps its last message, for as long as it exists, and gives it to each new subscriber at once
+    /// (within the center's bound on what all topics keep). One that exists does so from its next message on. A center
+    /// that gives messages no numbers makes an ordinary topic.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create).
+    ///
+    /// # Cancel safety
+    /// That of [`create`](Self::create).
+    pub async fn create_retaining(&self, topic: &str) -> Result<(), CallError> {
+        // A center that does not count is told nothing beyond v1, and keeps nothing.
+        let retain = self.client.knows(Feature::Seq).then_some(true);
+        let options = TopicOptions { retain, ..TopicOptions::default() };
+        self.ask(topic, &TopicOperation { topic: topic.into(), op: TopicOp::Create, options }).await
     }
 
     /// Ends a topic and all its subscriptions; one that does not exist stays so.
@@ -91,21 +107,21 @@ impl Topics {
     }
 
     fn publication<'a, T: ?Sized>(&self, topic: &'a str, message: &'a T) -> Publish<'a, T> {
-        Publish { topic, message, only_strings: self.client.session().is_none() }
+        Publish { topic, message, only_strings: !self.client.has_session() }
     }
 
     async fn ask<B: Encode + Sync>(&self, topic: &str, body: &B) -> Result<(), CallError> {
         let subject = subject(topic);
         let answer = self.client.exchange(&subject, body).await?;
-        check(&self.client, &subject, &answer)
+        check(&self.client, &subject, &answer).map(drop)
     }
 }
 
 /// What an answer says.
-pub(crate) fn check(client: &Client, subject: &str, answer: &Message) -> Result<(), CallError> {
+pub(crate) fn check(client: &Client, subject: &str, answer: &Message) -> Result<Option<Subscribed>, CallError> {
     match TopicAnswer::decode::<Json>(answer.body()) {
-        Ok(TopicAnswer { code: ResultCode::Ok, .. }) => Ok(()),
-        Ok(TopicAnswer { code, error }) => Err(client.refused(subject, code, error)),
+        Ok(TopicAnswer { code: ResultCode::Ok, subscribed, .. }) => Ok(subscribed),
+        Ok(TopicAnswer { code, error, .. }) => Err(client.refused(subject, code, error)),
         Err(why) => Err(client.unreadable(subject, why)),
     }
 }

@@ -1,16 +1,19 @@
-use std::collections::HashMap;
+mod entry;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use callboard_common::Host;
-use indexmap::IndexMap;
+use callboard_common::{Host, ListedHost};
 
+use self::entry::{Entry, Taken};
 use crate::Notice;
 
 /// What a caller knows of who provides what, kept true by notices: the state of [`Discovery`](crate::Discovery),
 /// without any I/O.
 ///
 /// A method is asked for once; the answer and the notices around it may come in any order that a center sends, and may
-/// repeat what is known: no host is lost and none stands twice.
+/// repeat what is known: no host is lost and none stands twice. Where the center numbers the changes, a change that was
+/// missed is seen: then what is known stays in use until the method was asked for again.
 ///
 /// ```
 /// use callboard_registry::{HostCache, Known, Notice};
@@ -18,20 +21,36 @@ use crate::Notice;
 /// let mut cache = HostCache::default();
 /// assert_eq!(cache.look_up("add"), Known::Ask); // and others who ask meanwhile wait for the same answer
 /// assert_eq!(cache.look_up("add"), Known::Asking);
-/// cache.answer("add", &["127.0.0.1:7071".parse()?]);
-/// let notice = Notice { method: "add".into(), host: "127.0.0.1:7072".parse()?, online: true };
+/// let first: callboard_common::Host = "127.0.0.1:7071".parse()?;
+/// cache.answer("add", &[callboard_common::ListedHost::from(first)], Some(1));
+/// let mut notice = Notice::new("add", "127.0.0.1:7072".parse()?, true);
+/// notice.revision = Some(2);
 /// assert!(cache.notice(&notice).changed);
 /// assert!(!cache.notice(&notice).changed);
 /// assert_eq!(cache.hosts("add").map(<[_]>::len), Some(2));
+///
+/// notice.online = false;
+/// notice.revision = Some(4); // where is the third?
+/// assert!(cache.notice(&notice).missed);
+/// assert!(matches!(cache.look_up("add"), Known::Stale(hosts) if hosts[..] == [first])); // to be asked for again
 /// # Ok::<(), callboard_common::HostError>(())
 /// ```
 #[derive(Debug)]
 pub struct HostCache {
     methods: HashMap<Arc<str>, Entry>,
-    /// In how many lists a host stands.
-    listed: HashMap<Host, usize>,
+    hosts: HashMap<Host, KnownHost>,
+    /// What a center that began anew has not told of yet; it stands in the lists for now.
+    unconfirmed: BTreeSet<(Arc<str>, Host)>,
     limits: CacheLimits,
     passed_over: u64,
+}
+
+/// What is known of a host that stands in some list.
+#[derive(Debug, Default)]
+struct KnownHost {
+    /// In how many lists it stands.
+    lists: usize,
+    instance: Option<Arc<str>>,
 }
 
 /// How much a caller remembers.
@@ -54,6 +73,9 @@ impl Default for CacheLimits {
 pub enum Known {
     /// These provide it, in the order in which they came; perhaps nobody does.
     Hosts(Arc<Vec<Host>>),
+    /// These do as far as is known, but a change was missed: the one who is told this must ask now, as after
+    /// [`Ask`](Self::Ask); others go on with what is known.
+    Stale(Arc<Vec<Host>>),
     /// Its answer is on the way.
     Asking,
     /// Nothing: the one who is told this must ask now, and then [`answer`](HostCache::answer) or
@@ -70,29 +92,25 @@ pub struct Change {
     pub changed: bool,
     /// The host went, and stands in no other list either.
     pub departed: bool,
-}
-
-#[derive(Debug)]
-enum Entry {
-    /// The last that was heard of each host since the method was asked for.
-    Asking(IndexMap<Host, bool>),
-    Hosts(Arc<Vec<Host>>),
+    /// Its revision does not follow the last one: the method is to be asked for again ([`Known::Stale`]).
+    pub missed: bool,
 }
 
 impl HostCache {
     /// An empty cache with these limits.
     pub fn new(limits: CacheLimits) -> Self {
-        Self { methods: HashMap::new(), listed: HashMap::new(), limits, passed_over: 0 }
+        let (methods, hosts, unconfirmed) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { methods, hosts, unconfirmed, limits, passed_over: 0 }
     }
 
-    /// What is known of a method. After [`Known::Ask`] it counts as asked for.
+    /// What is known of a method. After [`Known::Ask`] and [`Known::Stale`] it counts as asked for.
     pub fn look_up(&mut self, method: &str) -> Known {
-        match self.methods.get(method) {
-            Some(Entry::Hosts(hosts)) => Known::Hosts(Arc::clone(hosts)),
-            Some(Entry::Asking(_)) => Known::Asking,
-            None if self.methods.len() >= self.limits.methods => Known::Full,
+        let is_full = self.methods.len() >= self.limits.methods;
+        match self.methods.get_mut(method) {
+            Some(entry) => entry.look_up(),
+            None if is_full => Known::Full,
             None => {
-                self.methods.insert(Arc::from(method), Entry::Asking(IndexMap::new()));
+                self.methods.insert(Arc::from(method), Entry::asked());
                 Known::Ask
             }
         }
@@ -100,15 +118,17 @@ impl HostCache {
 
     /// The hosts of a method, once its answer has come.
     pub fn hosts(&self, method: &str) -> Option<&[Host]> {
-        match self.methods.get(method)? {
-            Entry::Hosts(hosts) => Some(hosts),
-            Entry::Asking(_) => None,
-        }
+        self.methods.get(method)?.hosts().map(|hosts| &hosts[..])
     }
 
     /// Whether any method is provided at `host`, as far as is known.
     pub fn lists(&self, host: Host) -> bool {
-        self.listed.contains_key(&host)
+        self.hosts.contains_key(&host)
+    }
+
+    /// Which run of a provider is at `host`, where it is listed and that was told.
+    pub fn instance(&self, host: Host) -> Option<&Arc<str>> {
+        self.hosts.get(&host)?.instance.as_ref()
     }
 
     /// How often a host was left out, since its method had as many as are remembered.
@@ -116,56 +136,150 @@ impl HostCache {
         self.passed_over
     }
 
-    /// Takes the answer to a look-up; returns what notices that overtook it changed in it.
+    /// Takes the answer to a look-up, with the revision of its list if the center tells one. Returns what is to be told: of
+    /// a first answer what notices that overtook it changed in it, of a later one how it differs from what was known.
     ///
     /// A notice is newer than the list that was asked for, or is in it already. So those that came meanwhile are applied
     /// to the list, and change nothing where the center sends all in order.
-    pub fn answer(&mut self, method: &str, hosts: &[Host]) -> Vec<Notice> {
-        let Some((method, Entry::Asking(_))) = self.methods.get_key_value(method) else { return Vec::new() };
-        let method = Arc::clone(method);
-        let asked = self.methods.insert(Arc::clone(&method), Entry::Hosts(Arc::default()));
-        for host in hosts {
-            self.notice(&Notice { method: Arc::clone(&method), host: *host, online: true });
+    pub fn answer(&mut self, method: &str, hosts: &[ListedHost], revision: Option<u64>) -> Vec<Notice> {
+        let Some((name, _)) = self.methods.get_key_value(method) else { return Vec::new() };
+        let name = Arc::clone(name);
+        let Some(entry) = self.methods.get_mut(method) else { return Vec::new() };
+        let Some(answered) = entry.answer(hosts, revision, self.limits.hosts_per_method) else { return Vec::new() };
+        self.passed_over += answered.passed_over;
+        for (host, online) in answered.entered {
+            self.count(host, online, None);
         }
-        let Some(Entry::Asking(overtook)) = asked else { return Vec::new() };
-        let notices = overtook.into_iter().map(|(host, online)| Notice { method: Arc::clone(&method), host, online });
-        notices.filter(|notice| self.notice(notice).changed).collect()
+        let instances = hosts.iter().map(|listed| (listed.host, listed.instance.as_ref()));
+        for (host, instance) in instances.chain(answered.instances.iter().map(|(host, name)| (*host, Some(name)))) {
+            self.name_instance(host, instance);
+        }
+        answered.told.into_iter().map(|(host, online)| Notice::new(Arc::clone(&name), host, online)).collect()
+    }
+
+    /// The methods whose answers have come, in the order of their names.
+    pub fn known(&self) -> Vec<Arc<str>> {
+        let known = self.methods.iter().filter(|(_, entry)| entry.hosts().is_some());
+        let mut known: Vec<_> = known.map(|(method, _)| Arc::clone(method)).collect();
+        known.sort_unstable();
+        known
+    }
+
+    /// Takes the answer to a method that was asked for again over a new connection; returns what it changed, with whether
+    /// a host departed.
+    ///
+    /// A center that began anew may not have heard yet of all who are there. With `keep`, hosts that it does not name
+    /// stay until a notice, or [`drop_unconfirmed`](Self::drop_unconfirmed), takes them out.
+    pub fn renew(
+        &mut self,
+        method: &str,
+        hosts: &[ListedHost],
+        revision: Option<u64>,
+        keep: bool,
+    ) -> Vec<(Notice, Change)> {
+        let Some((name, entry)) = self.methods.get_key_value(method) else { return Vec::new() };
+        let Some(before) = entry.hosts().map(Arc::clone) else { return Vec::new() };
+        let name = Arc::clone(name);
+        let named: HashSet<Host> = hosts.iter().map(|listed| listed.host).collect();
+        let unnamed = before.iter().copied().filter(|host| !named.contains(host));
+        let mut notices = Vec::new();
+        if keep {
+            self.unconfirmed.extend(unnamed.map(|host| (Arc::clone(&name), host)));
+        } else {
+            notices.extend(unnamed.map(|host| Notice::new(Arc::clone(&name), host, false)));
+        }
+        notices.extend(hosts.iter().map(|listed| Notice {
+            instance: listed.instance.clone(),
+            ..Notice::new(Arc::clone(&name), listed.host, true)
+        }));
+        let changes = self.apply(notices);
+        for listed in hosts {
+            self.name_instance(listed.host, listed.instance.as_ref());
+        }
+        if let Some(entry) = self.methods.get_mut(method) {
+            entry.renewed(revision);
+        }
+        changes
+    }
+
+    /// Whether there are hosts that a center which began anew has not told of yet.
+    pub(crate) fn has_unconfirmed(&self) -> bool {
+        !self.unconfirmed.is_empty()
+    }
+
+    /// Takes out the hosts that the center has not told of since it was asked again; returns what that changed.
+    pub fn drop_unconfirmed(&mut self) -> Vec<(Notice, Change)> {
+        let unconfirmed = std::mem::take(&mut self.unconfirmed).into_iter();
+        let notices = unconfirmed.map(|(method, host)| Notice::new(method, host, false)).collect();
+        self.apply(notices)
+    }
+
+    fn apply(&mut self, notices: Vec<Notice>) -> Vec<(Notice, Change)> {
+        let changes = notices.into_iter().map(|notice| {
+            let change = self.notice(&notice);
+            (notice, change)
+        });
+        changes.filter(|(_, change)| change.changed).collect()
     }
 
     /// The look-up found no answer: the next one asks again.
     pub fn fail(&mut self, method: &str) {
-        if let Some(Entry::Asking(_)) = self.methods.get(method) {
+        if self.methods.get_mut(method).is_some_and(|entry| !entry.fail()) {
             self.methods.remove(method);
         }
     }
 
+    /// What was told no longer holds for certain, for example since the connection to the center ended: each method that is
+    /// known is [`Known::Stale`] at its next look-up. Returns them, in order.
+    pub fn suspect_all(&mut self) -> Vec<Arc<str>> {
+        let known = self.methods.iter_mut().filter(|(_, entry)| entry.hosts().is_some());
+        let mut suspected: Vec<_> = known
+            .map(|(method, entry)| {
+                entry.suspect();
+                Arc::clone(method)
+            })
+            .collect();
+        suspected.sort_unstable();
+        suspected
+    }
+
     /// Takes a notice. One about a method that was not asked for changes nothing.
     pub fn notice(&mut self, notice: &Notice) -> Change {
-        let bound = self.limits.hosts_per_method;
-        let taken = match self.methods.get_mut(&notice.method) {
-            None => Taken::Nothing,
-            Some(Entry::Asking(heard)) => hear(heard, notice, bound),
-            Some(Entry::Hosts(hosts)) => change(hosts, notice, bound),
-        };
-        match taken {
-            Taken::Changed => Change { changed: true, departed: self.count(notice) == 0 },
-            Taken::Nothing => Change::default(),
+        if !self.unconfirmed.is_empty() {
+            self.unconfirmed.remove(&(Arc::clone(&notice.method), notice.host));
+        }
+        let Some(entry) = self.methods.get_mut(&notice.method) else { return Change::default() };
+        let (taken, missed) = entry.notice(notice, self.limits.hosts_per_method);
+        let departed = match taken {
+            Taken::Changed => self.count(notice.host, notice.online, notice.instance.as_ref()) == 0,
+            Taken::Nothing => false,
             Taken::NoRoom => {
                 self.passed_over += 1;
-                Change::default()
+                false
             }
-        }
+        };
+        Change { changed: matches!(taken, Taken::Changed), departed, missed }
     }
 
     /// In how many lists the host stands after this change.
-    fn count(&mut self, change: &Notice) -> usize {
-        let lists = self.listed.entry(change.host).or_default();
-        *lists = if change.online { lists.saturating_add(1) } else { lists.saturating_sub(1) };
-        let lists = *lists;
+    fn count(&mut self, host: Host, online: bool, instance: Option<&Arc<str>>) -> usize {
+        let known = self.hosts.entry(host).or_default();
+        known.lists = if online { known.lists.saturating_add(1) } else { known.lists.saturating_sub(1) };
+        let lists = known.lists;
         if lists == 0 {
-            self.listed.remove(&change.host);
+            self.hosts.remove(&host);
+        } else if online {
+            self.name_instance(host, instance);
         }
         lists
+    }
+
+    fn name_instance(&mut self, host: Host, instance: Option<&Arc<str>>) {
+        if let (Some(known), Some(instance)) = (self.hosts.get_mut(&host), instance)
+            && known.instance.as_ref() != Some(instance)
+        {
+            known.instance = Some(Arc::clone(instance));
+        }
     }
 }
 
@@ -175,148 +289,5 @@ impl Default for HostCache {
     }
 }
 
-/// What became of a notice.
-enum Taken {
-    Changed,
-    Nothing,
-    NoRoom,
-}
-
-fn hear(heard: &mut IndexMap<Host, bool>, notice: &Notice, bound: usize) -> Taken {
-    if heard.len() >= bound && !heard.contains_key(&notice.host) {
-        return Taken::NoRoom;
-    }
-    heard.insert(notice.host, notice.online);
-    Taken::Nothing
-}
-
-fn change(hosts: &mut Arc<Vec<Host>>, notice: &Notice, bound: usize) -> Taken {
-    match (hosts.iter().position(|known| *known == notice.host), notice.online) {
-        (Some(at), false) => {
-            Arc::make_mut(hosts).remove(at);
-            Taken::Changed
-        }
-        (None, true) if hosts.len() >= bound => Taken::NoRoom,
-        (None, true) => {
-            Arc::make_mut(hosts).push(notice.host);
-            Taken::Changed
-        }
-        (Some(_), true) | (None, false) => Taken::Nothing,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(port: u16) -> Host {
-        Host::new([127, 0, 0, 1].into(), port).unwrap()
-    }
-
-    fn notice(port: u16, online: bool) -> Notice {
-        Notice { method: "add".into(), host: host(port), online }
-    }
-
-    fn ports(cache: &HostCache) -> Vec<u16> {
-        cache.hosts("add").unwrap_or_default().iter().map(|host| host.port()).collect()
-    }
-
-    enum Step {
-        Asked,
-        Answer(&'static [u16]),
-        Failed,
-        Online(u16),
-        Offline(u16),
-    }
-
-    fn apply(cache: &mut HostCache, step: &Step) {
-        match step {
-            Step::Asked => assert_eq!(cache.look_up("add"), Known::Ask),
-            Step::Answer(ports) => {
-                cache.answer("add", &ports.iter().map(|port| host(*port)).collect::<Vec<_>>());
-            }
-            Step::Failed => cache.fail("add"),
-            Step::Online(port) => {
-                cache.notice(&notice(*port, true));
-            }
-            Step::Offline(port) => {
-                cache.notice(&notice(*port, false));
-            }
-        }
-    }
-
-    #[test]
-    fn a_reply_that_races_a_notice_neither_loses_nor_doubles_a_host() {
-        use Step::{Answer, Asked, Failed, Offline, Online};
-        let rows: [(&str, &[Step], &[u16]); 13] = [
-            ("answer alone", &[Asked, Answer(&[1, 2])], &[1, 2]),
-            ("a host twice in the answer", &[Asked, Answer(&[1, 2, 1])], &[1, 2]),
-            ("notice after", &[Asked, Answer(&[1]), Online(2)], &[1, 2]),
-            ("notice twice", &[Asked, Answer(&[1]), Online(2), Online(2)], &[1, 2]),
-            ("online overtakes an older list", &[Asked, Online(2), Answer(&[1])], &[1, 2]),
-            ("online that the list has", &[Asked, Online(2), Answer(&[1, 2])], &[1, 2]),
-            ("offline overtakes an older list", &[Asked, Offline(1), Answer(&[1, 2])], &[2]),
-            ("offline that the list has", &[Asked, Offline(1), Answer(&[2])], &[2]),
-            ("came and went before the answer", &[Asked, Online(3), Offline(3), Answer(&[1])], &[1]),
-            ("went and came before the answer", &[Asked, Offline(1), Online(1), Answer(&[1])], &[1]),
-            ("notice about what nobody asked for", &[Online(1)], &[]),
-            ("what a failed look-up heard is forgotten", &[Asked, Online(9), Failed, Asked, Answer(&[1])], &[1]),
-            ("an answer that nobody waits for", &[Asked, Answer(&[1]), Answer(&[2])], &[1]),
-        ];
-        for (name, steps, expected) in rows {
-            let mut cache = HostCache::default();
-            for step in steps {
-                apply(&mut cache, step);
-            }
-            assert_eq!(ports(&cache), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn what_overtook_an_answer_is_told_with_it() {
-        let mut cache = HostCache::default();
-        cache.look_up("add");
-        assert_eq!(cache.notice(&notice(2, true)), Change::default());
-        cache.notice(&notice(1, true));
-        assert_eq!(cache.answer("add", &[host(1)]), [notice(2, true)]);
-    }
-
-    #[test]
-    fn a_host_departs_with_its_last_method() {
-        let mut cache = HostCache::default();
-        for method in ["add", "sub"] {
-            cache.look_up(method);
-            cache.answer(method, &[host(1)]);
-        }
-        assert_eq!(cache.notice(&notice(1, false)), Change { changed: true, departed: false });
-        assert!(cache.lists(host(1)));
-        let last = Notice { method: "sub".into(), ..notice(1, false) };
-        assert_eq!(cache.notice(&last), Change { changed: true, departed: true });
-        assert_eq!(cache.notice(&last), Change::default());
-        assert!(!cache.lists(host(1)) && cache.listed.is_empty());
-    }
-
-    #[test]
-    fn a_list_in_use_does_not_change_under_its_user() {
-        let mut cache = HostCache::default();
-        cache.look_up("add");
-        cache.answer("add", &[host(1)]);
-        let Known::Hosts(before) = cache.look_up("add") else { panic!("known") };
-        cache.notice(&notice(2, true));
-        assert_eq!((before.len(), ports(&cache).len()), (1, 2));
-    }
-
-    #[test]
-    fn the_bounds_hold() {
-        let mut cache = HostCache::new(CacheLimits { methods: 1, hosts_per_method: 2 });
-        assert_eq!(cache.look_up("add"), Known::Ask);
-        assert_eq!(cache.look_up("sub"), Known::Full);
-        (1..9).for_each(|port| assert!(!cache.notice(&notice(port, true)).changed));
-        let Some(Entry::Asking(heard)) = cache.methods.get("add") else { panic!("asking") };
-        assert_eq!(heard.len(), 2);
-        cache.answer("add", &[host(7), host(8), host(9)]);
-        assert_eq!(ports(&cache), [7, 8]);
-        assert!(!cache.notice(&notice(9, true)).changed);
-        assert_eq!(cache.passed_over(), 6 + 2 + 1 + 1, "six early, two that came before, one of the list, one late");
-    }
-}
+mod tests;

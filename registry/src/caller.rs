@@ -3,7 +3,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_client::{Call, CallError, CallErrorKind, Client, SessionMode};
+use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect, SessionMode};
 use callboard_common::Host;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,7 +73,12 @@ impl Caller {
         let client = settings.client.clone().connect(center).await?;
         let connect = Connect {
             runtime: Handle::current(),
-            settings: settings.client.session(SessionMode::Off).timeout(settings.connect_timeout),
+            // The pool makes them anew itself, for as long as the host provides something.
+            settings: settings
+                .client
+                .session(SessionMode::Off)
+                .timeout(settings.connect_timeout)
+                .reconnect(Reconnect::never()),
             pause: settings.reconnect_pause,
         };
         let pool = Arc::new(Pool::new(connect, settings.max_connections));
@@ -83,8 +88,12 @@ impl Caller {
                 pool.forget(host);
             }
         });
-        let discovery =
-            DiscoverySettings { cache: settings.cache, notice_capacity: settings.notice_capacity, departed };
+        let discovery = DiscoverySettings {
+            cache: settings.cache,
+            notice_capacity: settings.notice_capacity,
+            departed,
+            keep_unconfirmed: settings.keep_unconfirmed,
+        };
         let inner = Inner {
             discovery: Discovery::with_settings(&client, discovery),
             balancer: settings.balancer,
@@ -225,7 +234,7 @@ impl Caller {
         self.inner.discovery.notices()
     }
 
-    /// The connection to the center. Its end stops discovery, not calls to providers that are known.
+    /// The connection to the center. While it is lost nobody new is found; providers that are known are called.
     pub fn center(&self) -> &Client {
         self.inner.discovery.client()
     }

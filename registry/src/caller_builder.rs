@@ -1,8 +1,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use callboard_client::{CallError, Client, ClientBuilder, Limits};
+use callboard_client::{CallError, Client, ClientBuilder, Limits, Reconnect};
 
+use crate::discovery::DEFAULT_KEEP_UNCONFIRMED;
 use crate::{Balancer, CacheLimits, Caller, RoundRobin};
 
 /// Settings of a [`Caller`].
@@ -25,6 +26,7 @@ pub struct CallerBuilder {
     pub(crate) notice_capacity: usize,
     pub(crate) max_connections: usize,
     pub(crate) callbacks: usize,
+    pub(crate) keep_unconfirmed: Duration,
 }
 
 impl Default for CallerBuilder {
@@ -39,6 +41,7 @@ impl Default for CallerBuilder {
             notice_capacity: 1024,
             max_connections: 10_000,
             callbacks: 65_536,
+            keep_unconfirmed: DEFAULT_KEEP_UNCONFIRMED,
         }
     }
 }
@@ -75,6 +78,30 @@ impl CallerBuilder {
     #[must_use]
     pub fn balancer(mut self, balancer: impl Balancer) -> Self {
         self.balancer = Box::new(balancer);
+        self
+    }
+
+    /// Settings of all connections, to the center and to providers, in place of those made before. Of its timeout, session and
+    /// reconnect only those towards the center count.
+    #[must_use]
+    pub fn client(mut self, client: ClientBuilder) -> Self {
+        self.client = client.timeout(self.timeout);
+        self
+    }
+
+    /// How a lost connection to the center is made again. Default: for ever; see [`ClientBuilder::reconnect`]. Meanwhile the
+    /// providers that are known are called.
+    #[must_use]
+    pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
+        self.client = self.client.reconnect(reconnect);
+        self
+    }
+
+    /// How long providers stay known that a center which began anew does not name: they have to find it first. Default
+    /// 5 s. A longer one survives slower providers, a shorter one finds out sooner who is gone.
+    #[must_use]
+    pub fn keep_unconfirmed(mut self, time: Duration) -> Self {
+        self.keep_unconfirmed = time;
         self
     }
 

@@ -1,24 +1,26 @@
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Client, Conn, Inbox};
+use callboard_client::{CallError, CallErrorKind, Client, Conn, Inbox, Line, Resuming};
 use callboard_common::{
-    Connection, Decode, Event, Executed, Host, Json, Message, ResultCode, ServiceAnswer, ServiceOp, ServiceRequest,
+    Connection, Decode, Event, Executed, Host, HostList, Json, ListedHost, Message, ResultCode, ServiceAnswer,
+    ServiceOp, ServiceRequest,
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::deadline::deadline_after;
 use crate::errors::{center_gone, discovery_of};
-use crate::{CacheLimits, HostCache, Known, Notice, Notices};
+use crate::{CacheLimits, Change, HostCache, Known, Notice, Notices};
 
 /// Who provides what, as a center tells it: asked for once a method, then kept true by the center's notices.
 ///
-/// Clones share what they know, and so do all that are made over one client. When the connection to the center ends,
-/// what is known stays in use; what is not known then is an error.
+/// Clones share what they know, and so do all that are made over one client. While the connection to the center is lost,
+/// what is known stays in use. When it was made again, the center is asked again for all methods, and what has changed is told
+/// as ordinary notices. A center that began anew has to be found by the providers first: those that it does not name stay
+/// known for a while (5 s, unless it is set otherwise).
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,11 +45,18 @@ pub(crate) struct DiscoverySettings {
     pub(crate) notice_capacity: usize,
     /// Runs on the connection's task when a host provides nothing more.
     pub(crate) departed: Box<dyn Fn(Host) + Send + Sync>,
+    /// How long hosts stay that a center which began anew does not name.
+    pub(crate) keep_unconfirmed: Duration,
 }
 
 impl Default for DiscoverySettings {
     fn default() -> Self {
-        Self { cache: CacheLimits::default(), notice_capacity: 1024, departed: Box::new(|_| {}) }
+        Self {
+            cache: CacheLimits::default(),
+            notice_capacity: 1024,
+            departed: Box::new(|_| {}),
+            keep_unconfirmed: DEFAULT_KEEP_UNCONFIRMED,
+        }
     }
 }
 
@@ -59,19 +68,32 @@ struct State {
     center: String,
     knowledge: Mutex<Knowledge>,
     departed: Box<dyn Fn(Host) + Send + Sync>,
+    keep_unconfirmed: Duration,
 }
 
 struct Knowledge {
     cache: HostCache,
+    /// Which run of a center told all this; `None` before it was asked, and where it knows no sessions.
+    center_run: Option<String>,
+    /// How often all was asked for again.
+    renewals: u64,
     /// The look-ups under way; each ends with its answer, or with the reason why there is none.
     lookups: HashMap<Arc<str>, watch::Sender<Option<Outcome>>>,
     /// Gone with the connection to the center, so that those who listen hear of that.
     notices: Option<broadcast::Sender<Notice>>,
 }
 
+/// What an answer says.
+struct Listing {
+    hosts: Vec<ListedHost>,
+    revision: Option<u64>,
+}
+
 /// What a look-up begins with.
 enum Begun {
     Known(Arc<Vec<Host>>),
+    /// The caller must send the question, and need not wait for the answer.
+    AskAgain(Arc<Vec<Host>>),
     /// Another one's look-up, or the caller's own.
     Asking(watch::Receiver<Option<Outcome>>),
     /// The caller must send the question.
@@ -86,8 +108,8 @@ impl Discovery {
     }
 
     pub(crate) fn with_settings(client: &Client, settings: DiscoverySettings) -> Self {
-        let center = client.address().to_string();
-        Self { client: client.clone(), state: client.service_inbox(|| State::new(center, settings)) }
+        let (center, run) = (client.address().to_string(), client.session().map(|session| session.instance));
+        Self { client: client.clone(), state: client.service_inbox(|| State::new(center, run, settings)) }
     }
 
     /// The connection to the center.
@@ -105,8 +127,25 @@ impl Discovery {
     /// # Cancel safety
     /// Dropping the future leaves the look-up to those who wait for it too, and its answer to those who come later.
     pub async fn hosts(&self, method: &str) -> Result<Arc<Vec<Host>>, CallError> {
+        let deadline = deadline_after(self.client.timeout());
+        loop {
+            match self.look_up(method).await {
+                // A question may be asked again, whether or not it was heard.
+                Err(error) if is_lost(&error) && !self.client.is_closed() => {
+                    timeout_at(deadline, self.client.online()).await.map_err(|_| error)??;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn look_up(&self, method: &str) -> Result<Arc<Vec<Host>>, CallError> {
         let mut answered = match self.state.begin(method) {
             Begun::Known(hosts) => return Ok(hosts),
+            Begun::AskAgain(hosts) => {
+                self.ask(method);
+                return Ok(hosts);
+            }
             Begun::Full => return Err(self.full(method)),
             Begun::Asking(answered) => answered,
             Begun::Ask(answered) => {
@@ -172,7 +211,7 @@ impl Discovery {
     }
 
     fn ask(&self, method: &str) {
-        let body = ServiceRequest { method: Cow::Borrowed(method), op: ServiceOp::Discover, host: None };
+        let body = ServiceRequest::new(method, ServiceOp::Discover);
         let (state, name) = (Arc::clone(&self.state), method.to_owned());
         let done = move |answer: Result<Message, CallError>| state.finish(&name, answer);
         if let Err(error) = self.client.exchange_in_order(&discovery_of(method), &body, done) {
@@ -194,11 +233,12 @@ impl Discovery {
 }
 
 impl State {
-    fn new(center: String, settings: DiscoverySettings) -> Self {
+    fn new(center: String, center_run: Option<String>, settings: DiscoverySettings) -> Self {
         let notices = broadcast::Sender::new(settings.notice_capacity.max(1));
         let cache = HostCache::new(settings.cache);
-        let knowledge = Knowledge { cache, lookups: HashMap::new(), notices: Some(notices) };
-        Self { center, knowledge: Mutex::new(knowledge), departed: settings.departed }
+        let knowledge = Knowledge { cache, center_run, renewals: 0, lookups: HashMap::new(), notices: Some(notices) };
+        let DiscoverySettings { departed, keep_unconfirmed, .. } = settings;
+        Self { center, knowledge: Mutex::new(knowledge), departed, keep_unconfirmed }
     }
 
     fn lock(&self) -> MutexGuard<'_, Knowledge> {
@@ -213,6 +253,7 @@ impl State {
         let Knowledge { cache, lookups, .. } = &mut *self.lock();
         match cache.look_up(method) {
             Known::Hosts(hosts) => Begun::Known(hosts),
+            Known::Stale(hosts) => Begun::AskAgain(hosts),
             Known::Full => Begun::Full,
             Known::Asking => {
                 let lookup = lookups.entry(Arc::from(method)).or_insert_with(|| watch::Sender::new(None));
@@ -228,53 +269,159 @@ impl State {
 
     /// Runs on the connection's task, in order with notices (or on the caller's, where nothing could be sent).
     fn finish(&self, method: &str, answer: Result<Message, CallError>) {
-        let hosts = answer.and_then(|message| self.read(method, &message));
+        let listing = answer.and_then(|message| self.read(method, &message));
         let mut knowledge = self.lock();
-        let outcome = match hosts {
-            Ok(hosts) => Ok(knowledge.take_answer(method, &hosts)),
+        let (outcome, departed) = match listing {
+            Ok(listing) => {
+                let departed = knowledge.take_answer(method, &listing);
+                (Ok(knowledge.cache.hosts(method).map(|hosts| Arc::new(hosts.to_vec())).unwrap_or_default()), departed)
+            }
             Err(error) => {
                 knowledge.cache.fail(method);
-                Err(error)
+                (Err(error), Vec::new())
             }
         };
         if let Some(lookup) = knowledge.lookups.remove(method) {
             lookup.send_replace(Some(outcome));
         }
+        drop(knowledge);
+        for host in departed {
+            (self.departed)(host);
+        }
     }
 
     /// Nobody is an answer too.
-    fn read(&self, method: &str, message: &Message) -> Result<Vec<Host>, CallError> {
+    fn read(&self, method: &str, message: &Message) -> Result<Listing, CallError> {
         let answer = ServiceAnswer::decode::<Json>(message.body()).map_err(|why| {
             let what = format!("the answer can't be read: {why}");
             CallError::new(CallErrorKind::Decode, &self.center, discovery_of(method), what)
         })?;
         match answer.code {
-            ResultCode::Ok => Ok(answer.hosts.unwrap_or_default().into_owned()),
-            ResultCode::NotFoundService => Ok(Vec::new()),
+            ResultCode::Ok | ResultCode::NotFoundService => {
+                let hosts = answer.hosts.iter().flat_map(HostList::iter).collect();
+                Ok(Listing { hosts, revision: answer.revision })
+            }
             code => Err(CallError::remote(&self.center, discovery_of(method), code, answer.error)),
         }
     }
 
     fn apply(&self, notice: &Notice) {
         let change = self.lock().cache.notice(notice);
-        if change.departed {
-            (self.departed)(notice.host);
-        }
         if change.changed {
-            self.lock().tell(notice.clone());
+            self.told(vec![(notice.clone(), change)]);
         }
+    }
+
+    /// Tells those who listen what has changed.
+    fn told(&self, changes: Vec<(Notice, Change)>) {
+        for (notice, change) in changes {
+            if change.departed {
+                (self.departed)(notice.host);
+            }
+            self.lock().tell(notice);
+        }
+    }
+
+    /// Asks again for all that is known, over a new connection; what has changed is told.
+    async fn renew(self: Arc<Self>, line: &Line) -> Result<(), CallError> {
+        let run = line.session().map(|session| session.instance.clone());
+        let (methods, anew, renewal) = {
+            let mut knowledge = self.lock();
+            let anew = knowledge.center_run != run || run.is_none() || knowledge.cache.has_unconfirmed();
+            knowledge.renewals += 1;
+            (knowledge.cache.known(), anew, knowledge.renewals)
+        };
+        let mut ahead = VecDeque::new();
+        for method in methods {
+            loop {
+                if ahead.len() < AHEAD {
+                    match self.ask_again(line, &method, anew) {
+                        Ok(done) => break ahead.push_back(done),
+                        // The center permits fewer at once; an answer makes room.
+                        Err(error) if matches!(error.kind(), CallErrorKind::Overloaded) && !ahead.is_empty() => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                if let Some(oldest) = ahead.pop_front() {
+                    answered(oldest, line).await?;
+                }
+            }
+        }
+        for done in ahead {
+            answered(done, line).await?;
+        }
+        // Only now: where it failed on the way, it is still anew for the next connection.
+        self.lock().center_run = run;
+        if anew {
+            tokio::spawn(drop_unconfirmed(Arc::downgrade(&self), renewal, self.keep_unconfirmed));
+        }
+        Ok(())
+    }
+
+    fn ask_again(
+        self: &Arc<Self>,
+        line: &Line,
+        method: &Arc<str>,
+        keep: bool,
+    ) -> Result<oneshot::Receiver<()>, CallError> {
+        let body = ServiceRequest::new(&**method, ServiceOp::Discover);
+        let (done, heard) = oneshot::channel();
+        let (state, name) = (Arc::clone(self), Arc::clone(method));
+        line.exchange_in_order(&discovery_of(method), &body, move |answer| {
+            match answer.and_then(|message| state.read(&name, &message)) {
+                Ok(listing) => {
+                    let changes = state.lock().cache.renew(&name, &listing.hosts, listing.revision, keep);
+                    state.told(changes);
+                }
+                // What is known stays in use.
+                Err(error) => tracing::warn!(%error, "not discovered again"),
+            }
+            // Perhaps the connection was given up meanwhile.
+            let _ = done.send(());
+        })?;
+        Ok(heard)
     }
 }
 
+/// Waits for a look-up that was asked again.
+async fn answered(done: oneshot::Receiver<()>, line: &Line) -> Result<(), CallError> {
+    let gone = |_| line.refused("discovery", ResultCode::Disconnected, None);
+    done.await.map_err(gone)?;
+    if line.conn().is_closed() { Err(line.refused("discovery", ResultCode::Disconnected, None)) } else { Ok(()) }
+}
+
+/// By then the center has heard of all who are there, unless another one was asked meanwhile.
+async fn drop_unconfirmed(state: Weak<State>, renewal: u64, after: Duration) {
+    tokio::time::sleep(after).await;
+    let Some(state) = state.upgrade() else { return };
+    let changes = {
+        let mut knowledge = state.lock();
+        if knowledge.renewals == renewal { knowledge.cache.drop_unconfirmed() } else { Vec::new() }
+    };
+    state.told(changes);
+}
+
+/// Whether the connection ended before the answer came.
+fn is_lost(error: &CallError) -> bool {
+    let is_leaving = error.code() == Some(ResultCode::Unavailable) && error.executed() == Executed::No;
+    is_leaving || matches!(error.kind(), CallErrorKind::Disconnected)
+}
+
+/// So many questions go ahead of their answers.
+const AHEAD: usize = 64;
+/// Longer than a provider takes at most to find a center that is there again.
+pub(crate) const DEFAULT_KEEP_UNCONFIRMED: Duration = Duration::from_secs(5);
+
 impl Knowledge {
-    fn take_answer(&mut self, method: &str, hosts: &[Host]) -> Arc<Vec<Host>> {
-        for notice in self.cache.answer(method, hosts) {
+    /// Which hosts provide nothing more.
+    fn take_answer(&mut self, method: &str, listing: &Listing) -> Vec<Host> {
+        let notices = self.cache.answer(method, &listing.hosts, listing.revision);
+        let gone = notices.iter().filter(|notice| !notice.online && !self.cache.lists(notice.host));
+        let gone = gone.map(|notice| notice.host).collect();
+        for notice in notices {
             self.tell(notice);
         }
-        match self.cache.look_up(method) {
-            Known::Hosts(hosts) => hosts,
-            Known::Asking | Known::Ask | Known::Full => Arc::default(),
-        }
+        gone
     }
 
     fn tell(&self, notice: Notice) {
@@ -288,11 +435,23 @@ impl Knowledge {
 impl Inbox for State {
     fn message(&self, conn: &Conn, message: Message) {
         match ServiceRequest::decode::<Json>(message.body()) {
-            Ok(ServiceRequest { method, op: op @ (ServiceOp::Online | ServiceOp::Offline), host: Some(host) }) => {
-                self.apply(&Notice { method: method.into(), host, online: op == ServiceOp::Online });
+            Ok(ServiceRequest {
+                method,
+                op: op @ (ServiceOp::Online | ServiceOp::Offline),
+                host: Some(host),
+                instance,
+                revision,
+            }) => {
+                let instance = instance.map(Arc::from);
+                let online = op == ServiceOp::Online;
+                self.apply(&Notice { method: method.into(), host, online, instance, revision });
             }
             _ => conn.count(Event::Ignored),
         }
+    }
+
+    fn resume(self: Arc<Self>, line: &Line) -> Resuming<'_> {
+        Box::pin(self.renew(line))
     }
 
     fn closed(&self) {
@@ -340,12 +499,13 @@ mod tests {
     }
 
     fn answer(conn: &Conn, message: &Message, hosts: &[Host]) {
-        let hosts = Some(Cow::Borrowed(hosts));
+        let hosts: Vec<_> = hosts.iter().copied().map(ListedHost::from).collect();
+        let hosts = Some(hosts.into());
         conn.answer(message.id(), &ServiceAnswer { hosts, ..ServiceAnswer::ok(ServiceOp::Discover) }).unwrap();
     }
 
     fn notify(conn: &Conn, kind: MessageType, port: u16, op: ServiceOp) {
-        let body = ServiceRequest { method: "add".into(), op, host: Some(dead_host(port)) };
+        let body = ServiceRequest::new("add", op).at(dead_host(port));
         conn.try_send(conn.encode(Head::new(kind, b"notice"), &body).unwrap()).unwrap();
     }
 

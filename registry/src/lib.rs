@@ -3,7 +3,8 @@
 //! In reading order:
 //!
 //! 1. [`Table`] (pure): providers and watchers; [`Notice`]: a change; [`RegistryLimits`] and [`Refused`].
-//! 2. [`RegistryService`]: the center's handler around the table.
+//! 2. [`RegistryService`]: the center's handler around the table; `availability` (pure): who of those that register is
+//!    announced, and when who is gone goes offline, as an [`AvailabilityPolicy`] says; [`Reach`]: tries their hosts.
 //! 3. [`Provider`]: announces methods at a [`Place`].
 //! 4. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
 //! 5. [`Balancer`] and [`RoundRobin`]: who is called.
@@ -39,6 +40,8 @@
 
 #![deny(missing_docs)]
 
+mod announcer;
+mod availability;
 mod balancer;
 mod cache;
 mod caller;
@@ -47,16 +50,22 @@ mod deadline;
 mod discovery;
 mod errors;
 mod limits;
+mod metrics;
 mod notice;
 mod notices;
 mod place;
+mod policy;
 mod pool;
 mod provider;
+mod reach;
+#[cfg(test)]
+mod restarts;
 mod route;
 mod service;
 mod table;
 #[cfg(test)]
 mod testing;
+mod ticket;
 
 pub use balancer::{Balancer, RoundRobin};
 pub use cache::{CacheLimits, Change, HostCache, Known};
@@ -64,9 +73,12 @@ pub use caller::Caller;
 pub use caller_builder::CallerBuilder;
 pub use discovery::Discovery;
 pub use limits::{Refused, RegistryLimits};
+pub use metrics::RegistryMetrics;
 pub use notice::Notice;
 pub use notices::Notices;
 pub use place::{Place, PlaceError};
+pub use policy::AvailabilityPolicy;
 pub use provider::{Provider, ProviderError};
+pub use reach::Reach;
 pub use service::RegistryService;
-pub use table::{Effects, Table, TableSize};
+pub use table::{Effects, Listing, Table, TableSize};

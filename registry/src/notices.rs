@@ -55,7 +55,7 @@ mod tests {
     use tokio_stream::StreamExt;
 
     fn notice(port: u16) -> Notice {
-        Notice { method: "add".into(), host: Host::new([127, 0, 0, 1].into(), port).unwrap(), online: true }
+        Notice::new("add", Host::new([127, 0, 0, 1].into(), port).unwrap(), true)
     }
 
     #[tokio::test]

@@ -161,7 +161,7 @@ impl Slot {
     fn state(&self) -> State {
         match &*self.outcome.borrow() {
             None if self.outcome.has_changed().is_ok() => State::Connecting,
-            Some(Ok(client)) if !client.is_closed() => State::Connected,
+            Some(Ok(client)) if client.is_online() => State::Connected,
             Some(Err(failed)) => State::Failed { at: failed.at },
             None | Some(Ok(_)) => State::Ended,
         }

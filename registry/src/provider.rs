@@ -1,25 +1,24 @@
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use callboard_client::{Address, CallError, CallErrorKind, Client};
-use callboard_common::{Decode, Feature, Host, Json, Message, ResultCode, ServiceAnswer, ServiceOp, ServiceRequest};
+use callboard_common::Host;
 use indexmap::IndexSet;
 use tokio::net::lookup_host;
-use tokio::sync::oneshot;
 
+use crate::announcer::{Announcer, NOT_TAKEN_BACK};
 use crate::place::announced;
 use crate::{Place, PlaceError};
 
 /// Tells a center which methods are provided where, for as long as it lives.
 ///
-/// What it announced ends with it: when the provider is dropped, its program ends, or the connection to the center does,
-/// the center tells every watcher that it is offline. It does not connect again by itself; see [`closed`](Self::closed).
+/// What it announced ends with it: when the provider is dropped or its program ends, the center tells every watcher that it
+/// is offline. A connection to the center that is lost is made again by its [`Client`], and what was announced is announced
+/// again; a center that refuses it then is asked again and again.
 ///
 /// The connection may be shared with others, other providers among them ([`Provider::new`]). A provider that is dropped
-/// takes back what it announced itself and leaves the connection to them, as far as it can. It closes the connection,
-/// which takes all back, where the center can't withdraw (it opened no session), permits fewer requests at once than there
+/// takes back what it announced itself and leaves the connection to them, as far as it can. It ends the connection
+/// of the moment, which takes all back, where the center can't withdraw (it opened no session), permits fewer requests at once than there
 /// are entries (a method at a host) to take back, or does not do as it is asked. What two providers announced alike over
 /// one connection is one entry to the center, and the first of them that goes takes it back.
 ///
@@ -39,13 +38,8 @@ use crate::{Place, PlaceError};
 /// ```
 #[derive(Debug)]
 pub struct Provider {
-    center: Client,
-    /// What the center was asked to enter.
-    announced: Mutex<Announced>,
+    announcer: Arc<Announcer>,
 }
-
-/// Methods, and the hosts at which each is provided.
-type Announced = BTreeMap<String, BTreeSet<Host>>;
 
 /// Why something was not announced or withdrawn.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +93,7 @@ impl Provider {
     /// A provider over a connection to a center, which may be shared with others. The connection ends with the last clone
     /// of `center`.
     pub fn new(center: Client) -> Self {
-        Self { center, announced: Mutex::default() }
+        Self { announcer: Announcer::new(center) }
     }
 
     /// Announces that `methods` are provided at `place`; done when the center has entered all of them. Those of a second
@@ -118,9 +112,8 @@ impl Provider {
     ) -> Result<Self, ProviderError> {
         let hosts = self.hosts(place.into()).await?;
         let methods: Vec<String> = methods.into_iter().map(Into::into).collect();
-        let at_hosts = |method| hosts.iter().map(move |host| (method, *host));
-        let entries: Vec<_> = methods.iter().map(String::as_str).flat_map(at_hosts).collect();
-        self.tell_all(ServiceOp::Register, &entries).await?;
+        let hosts: Vec<Host> = hosts.into_iter().collect();
+        self.announcer.register(&methods, &hosts).await?;
         Ok(self)
     }
 
@@ -133,14 +126,10 @@ impl Provider {
     /// # Cancel safety
     /// The method may be withdrawn or not.
     pub async fn withdraw_method(&self, method: &str) -> Result<(), ProviderError> {
-        if !self.can_withdraw() {
+        if !self.announcer.can_withdraw() {
             return Err(ProviderError::NoSession);
         }
-        let hosts = self.announced().get(method).cloned().unwrap_or_default();
-        let entries: Vec<_> = hosts.into_iter().map(|host| (method, host)).collect();
-        self.tell_all(ServiceOp::Withdraw, &entries).await?;
-        self.announced().remove(method);
-        Ok(())
+        Ok(self.announcer.withdraw_method(method).await?)
     }
 
     /// Takes back all that this provider announced; done when the center has told its watchers. The connection goes on if
@@ -152,43 +141,39 @@ impl Provider {
     /// # Cancel safety
     /// Dropping the future drops the provider, with the same effect.
     pub async fn withdraw(self) -> Result<(), ProviderError> {
-        if !self.can_withdraw() {
-            self.center.close();
+        let center = self.center().clone();
+        if !self.announcer.can_withdraw() {
+            self.announcer.end();
+            center.hang_up(NOT_TAKEN_BACK);
             return Ok(());
         }
-        let announced = self.announced().clone();
-        let told = self.tell_all(ServiceOp::Withdraw, &entries_of(&announced)).await;
-        self.announced().clear();
-        match told {
+        match self.announcer.withdraw().await {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.center.close();
+                center.hang_up(NOT_TAKEN_BACK);
                 // The end of the connection takes all back, whoever ended it.
                 if matches!(error.kind(), CallErrorKind::Disconnected) { Ok(()) } else { Err(error.into()) }
             }
         }
     }
 
-    /// Waits until the connection to the center has ended: what was announced no longer is.
+    /// Waits until the connection to the center has ended for good: what was announced no longer is. By default that is
+    /// never, but when the [`Client`] is closed; its [`states`](Client::states) tell what becomes of the connection.
     ///
     /// # Cancel safety
     /// It only watches.
     pub async fn closed(&self) {
-        self.center.closed().await;
+        self.center().closed().await;
     }
 
-    /// Whether the connection to the center has ended.
+    /// Whether the connection to the center has ended for good.
     pub fn is_closed(&self) -> bool {
-        self.center.is_closed()
+        self.center().is_closed()
     }
 
     /// The connection to the center.
-    pub const fn center(&self) -> &Client {
-        &self.center
-    }
-
-    fn can_withdraw(&self) -> bool {
-        self.center.session().is_some_and(|session| session.features.has(Feature::Withdraw))
+    pub fn center(&self) -> &Client {
+        self.announcer.center()
     }
 
     async fn hosts(&self, place: Place) -> Result<IndexSet<Host>, ProviderError> {
@@ -196,7 +181,7 @@ impl Provider {
             Place::Hosts(hosts) => return Ok(hosts.into_iter().collect()),
             Place::Listening(listening) => listening,
         };
-        let local = self.center.local_addr().map(|local| local.ip());
+        let local = self.center().local_addr().map(|local| local.ip());
         let mut hosts = IndexSet::new();
         for address in listening {
             let Some(socket) = resolve(&address).await? else { continue };
@@ -205,100 +190,19 @@ impl Provider {
         }
         if hosts.is_empty() { Err(ProviderError::NoTcpAddress) } else { Ok(hosts) }
     }
-
-    /// Sends one request for each entry, some of them ahead of the answers, and waits for all answers.
-    async fn tell_all(&self, op: ServiceOp, entries: &[(&str, Host)]) -> Result<(), CallError> {
-        let mut waiting = VecDeque::new();
-        for &(method, host) in entries {
-            loop {
-                if waiting.len() < AHEAD {
-                    match self.tell(op, method, host) {
-                        Ok(told) => break waiting.push_back(told),
-                        // The center permits fewer at once; an answer makes room.
-                        Err(error) if is_overloaded(&error) && !waiting.is_empty() => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                if let Some(oldest) = waiting.pop_front() {
-                    self.confirm(oldest).await?;
-                }
-            }
-        }
-        for told in waiting {
-            self.confirm(told).await?;
-        }
-        Ok(())
-    }
-
-    fn tell(&self, op: ServiceOp, method: &str, host: Host) -> Result<Told, CallError> {
-        let (done, answer) = oneshot::channel();
-        let subject = subject(op, method, host);
-        let body = ServiceRequest { method: Cow::Borrowed(method), op, host: Some(host) };
-        // The receiver may have gone with a dropped future.
-        self.center.exchange_in_order(&subject, &body, |outcome| drop(done.send(outcome)))?;
-        if op == ServiceOp::Register {
-            // From now on the center may have it, whatever becomes of the answer.
-            self.announced().entry(method.to_owned()).or_default().insert(host);
-        }
-        Ok(Told { subject, answer })
-    }
-
-    async fn confirm(&self, Told { subject, answer }: Told) -> Result<(), CallError> {
-        // The client says how every request ends, so there is no end but the connection's that it does not tell.
-        let message = answer.await.map_err(|_| self.center.refused(&subject, ResultCode::Disconnected, None))??;
-        let answer = ServiceAnswer::decode::<Json>(message.body());
-        match answer.map_err(|why| self.center.unreadable(&subject, why))? {
-            ServiceAnswer { code: ResultCode::Ok, .. } => Ok(()),
-            ServiceAnswer { code, error, .. } => Err(self.center.refused(&subject, code, error)),
-        }
-    }
-
-    fn announced(&self) -> MutexGuard<'_, Announced> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks the center to take back an entry, and does not wait: what is asked over the connection from now on comes after
-    /// it. Where the center does not do it, the connection is closed.
-    fn take_back(&self, method: &str, host: Host) -> Result<(), CallError> {
-        let body = ServiceRequest { method: Cow::Borrowed(method), op: ServiceOp::Withdraw, host: Some(host) };
-        let center = self.center.clone();
-        self.center.exchange_in_order(&subject(ServiceOp::Withdraw, method, host), &body, move |outcome| {
-            let is_done = |message: &Message| {
-                ServiceAnswer::decode::<Json>(message.body()).is_ok_and(|answer| answer.code == ResultCode::Ok)
-            };
-            if !outcome.is_ok_and(|message| is_done(&message)) {
-                center.close();
-            }
-        })
-    }
 }
 
 impl Drop for Provider {
     fn drop(&mut self) {
-        let announced = std::mem::take(&mut *self.announced());
-        let entries = entries_of(&announced);
-        if entries.is_empty() || self.center.is_closed() {
+        let mut entries = self.announcer.end().into_iter();
+        if entries.len() == 0 || !self.center().is_online() {
             return;
         }
-        let mut entries = entries.into_iter();
-        if !self.can_withdraw() || !entries.all(|(method, host)| self.take_back(method, host).is_ok()) {
-            self.center.close();
+        let announcer = &self.announcer;
+        if !announcer.can_withdraw() || !entries.all(|(method, host)| announcer.take_back(&method, host).is_ok()) {
+            self.center().hang_up(NOT_TAKEN_BACK);
         }
     }
-}
-
-fn entries_of(announced: &Announced) -> Vec<(&str, Host)> {
-    announced.iter().flat_map(|(method, hosts)| hosts.iter().map(move |host| (method.as_str(), *host))).collect()
-}
-
-/// A request whose answer has not been looked at.
-struct Told {
-    subject: String,
-    answer: oneshot::Receiver<Result<Message, CallError>>,
-}
-
-fn is_overloaded(error: &CallError) -> bool {
-    matches!(error.kind(), CallErrorKind::Overloaded)
 }
 
 /// `None` for a Unix socket. Of a name's addresses the first counts, as where a server listens.
@@ -309,20 +213,15 @@ async fn resolve(address: &Address) -> Result<Option<SocketAddr>, ProviderError>
     first.map(Some).ok_or_else(|| unresolved(std::io::ErrorKind::NotFound.into()))
 }
 
-fn subject(op: ServiceOp, method: &str, host: Host) -> String {
-    let what = if op == ServiceOp::Register { "registration" } else { "withdrawal" };
-    format!("{what} of \"{method}\" at {host}")
-}
-
-/// So many requests go ahead of their answers: enough to hide the way there and back.
-const AHEAD: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Waker};
 
     use callboard_server::{Router, Server};
     use tokio::time::timeout;
+
+    use callboard_client::Reconnect;
+    use callboard_common::ResultCode;
 
     use super::*;
     use crate::testing::{Center, LONG, dead_host, host_of, serve_who};
@@ -462,15 +361,16 @@ mod tests {
 
     #[tokio::test]
     async fn where_a_center_can_not_withdraw_a_dropped_provider_closes_even_a_shared_connection() {
+        let once = || Client::builder().reconnect(Reconnect::never());
         let old = Center::start_v1().await;
-        let shared = Client::connect(old.address()).await.unwrap();
+        let shared = once().connect(old.address()).await.unwrap();
         drop(Provider::new(shared.clone()));
         assert!(!shared.is_closed(), "it has announced nothing");
         drop(Provider::new(shared.clone()).announce(["who"], dead_host(1)).await.unwrap());
         timeout(LONG, shared.closed()).await.unwrap();
 
         let center = Center::start().await;
-        let shared = Client::connect(center.address()).await.unwrap();
+        let shared = once().connect(center.address()).await.unwrap();
         let methods = (0..3000).map(|n| format!("m{n}"));
         drop(Provider::new(shared.clone()).announce(methods, dead_host(1)).await.unwrap());
         timeout(LONG, shared.closed()).await.unwrap();
@@ -482,8 +382,15 @@ mod tests {
         let provider = center.announce("who", dead_host(1)).await;
         let error = provider.withdraw_method("who").await.unwrap_err();
         assert!(matches!(error, ProviderError::NoSession), "{error}");
-        center.stop().await;
-        timeout(LONG, provider.closed()).await.unwrap();
         provider.withdraw().await.unwrap();
+        let discovery = discovery(&center).await;
+        let gone = discovery.notices();
+        let left = async {
+            tokio::pin!(gone);
+            while !discovery.hosts("who").await.unwrap().is_empty() {
+                tokio_stream::StreamExt::next(&mut gone).await;
+            }
+        };
+        timeout(LONG, left).await.unwrap();
     }
 }

@@ -2,14 +2,20 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use callboard_common::{
-    Connection, Decode, EncodeError, ErrorInfo, Event, Handler, Head, Json, Message, MessageType, ResultCode,
-    SendError, ServiceAnswer, ServiceOp, ServiceRequest, Shared, refuse, refuse_body,
+    BodyError, Connection, Decode, EncodeError, ErrorInfo, Event, Feature, Handler, Head, Host, Json, Message,
+    MessageType, ResultCode, SendError, ServiceAnswer, ServiceOp, ServiceRequest, Shared, refuse, refuse_body,
+    refuse_draining,
 };
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{Effects, Notice, RegistryLimits, Table, TableSize};
+use crate::availability::{Admission, Attempt, Availability, Claim, NotEntered, Outcomes, Unreached};
+use crate::ticket::Ticket;
+use crate::{AvailabilityPolicy, Effects, Listing, Notice, RegistryLimits, RegistryMetrics, TableSize};
 
 /// The center's side of the registry: REQ_SERVICE in, answers and online/offline notices out.
 ///
@@ -32,40 +38,117 @@ use crate::{Effects, Notice, RegistryLimits, Table, TableSize};
 /// ```
 #[derive(Debug)]
 pub struct RegistryService<C: Connection> {
-    table: Mutex<Table<C>>,
+    availability: Mutex<Availability<C, Ticket<C>>>,
+    /// There is something to try, or an earlier deadline.
+    woken: Notify,
     /// Connections end because this center stops, which says nothing of the peers.
     draining: AtomicBool,
 }
 
 impl<C: Connection> RegistryService<C> {
-    /// An empty registry with these limits.
+    /// An empty registry with these limits, which takes every provider at its word.
     pub fn new(limits: RegistryLimits) -> Self {
-        Self { table: Mutex::new(Table::new(limits)), draining: AtomicBool::new(false) }
+        Self::with_policy(limits, AvailabilityPolicy::trusting())
+    }
+
+    /// An empty registry that makes sure of its providers. Unless it is [kept](Self::keep), providers with a session are
+    /// not answered.
+    pub fn with_policy(limits: RegistryLimits, policy: AvailabilityPolicy) -> Self {
+        Self {
+            availability: Mutex::new(Availability::new(limits, policy)),
+            woken: Notify::new(),
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// To be called before the center closes its connections: from now on nobody is told that a provider whose connection
     /// ends went offline. It did not: the center goes. Else the callers whose connections end last would forget whom they
-    /// can call directly while there is no center.
+    /// can call directly while there is no center. Registrations that wait are refused.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.availability().drain(&mut self.effects(None));
+    }
+
+    /// The peer has said that it is about to go (GOAWAY): what it registered is offline now, and its end comes as no surprise.
+    pub fn going(&self, conn: &C) {
+        self.availability().going(conn, Instant::now(), &mut self.effects(None));
     }
 
     /// How much it holds.
     pub fn size(&self) -> TableSize {
-        self.table().size()
+        self.availability().size()
     }
 
-    fn table(&self) -> MutexGuard<'_, Table<C>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was counted so far.
+    pub fn metrics(&self) -> RegistryMetrics {
+        self.availability().metrics()
+    }
+
+    fn availability(&self) -> MutexGuard<'_, Availability<C, Ticket<C>>> {
+        self.availability.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is something to do.
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    /// How long an attempt may take, and how many may be under way.
+    pub(crate) fn bounds(&self) -> (Duration, usize) {
+        let policy = *self.availability().policy();
+        (policy.probe_timeout, policy.max_probes)
+    }
+
+    pub(crate) fn next_attempt(&self) -> Option<Attempt<C>> {
+        self.availability().next_attempt()
+    }
+
+    pub(crate) fn tried(&self, attempt: &Attempt<C>, outcome: &Result<(), Unreached>) {
+        self.availability().tried(attempt, outcome, Instant::now(), &mut self.effects(None));
+    }
+
+    /// Does what is due; returns when the next is.
+    pub(crate) fn on_time(&self, now: Instant) -> Option<Instant> {
+        let mut availability = self.availability();
+        availability.on_time(now, &mut self.effects(None));
+        availability.next_deadline()
+    }
+
+    fn effects<'a>(&self, from: Option<&'a C>) -> Push<'a, C> {
+        Push { from, tells: !self.draining.load(Ordering::SeqCst) }
+    }
+
+    /// The keeper sees by itself what is due when it said so; this is what it did not know of.
+    fn wake(&self, availability: &Availability<C, Ticket<C>>, before: Option<Instant>) {
+        let next = availability.next_deadline();
+        let is_earlier = next.is_some_and(|next| before.is_none_or(|before| next < before));
+        if is_earlier || availability.has_attempts() {
+            self.woken.notify_one();
+        }
     }
 
     fn register(&self, conn: &C, message: &Message, request: &ServiceRequest<'_>) {
         let Some(host) = request.host else { return };
-        let mut table = self.table();
-        match table.register(conn, &request.method, host, &mut Push { from: Some(conn) }) {
-            Ok(()) => answer_ok(conn, message, ServiceOp::Register),
+        let instance = match instance(conn, request) {
+            Ok(instance) => instance,
+            Err(why) => return refuse_body(conn, message, &why),
+        };
+        let claim = Claim { method: &request.method, host, instance, has_session: conn.session().is_some() };
+        let mut availability = self.availability();
+        let before = availability.next_deadline();
+        match availability.register(conn, &claim, Instant::now(), &mut self.effects(Some(conn))) {
+            Ok(Admission::Entered) => {
+                conn.set_provider();
+                answer_ok(conn, message, ServiceOp::Register);
+            }
+            Ok(Admission::Waits) if self.draining.load(Ordering::SeqCst) => refuse_draining(conn, message),
+            Ok(Admission::Waits) => match Ticket::new(conn, message) {
+                Some(ticket) => availability.wait(conn, &claim, ticket, Instant::now()),
+                None => refuse_in_flight(conn, message),
+            },
             Err(why) => refuse_op(conn, message, request.op, why.code(), &why.to_error()),
         }
+        self.wake(&availability, before);
     }
 
     fn discover(&self, conn: &C, message: &Message, request: &ServiceRequest<'_>) {
@@ -73,13 +156,14 @@ impl<C: Connection> RegistryService<C> {
             // It would hear of changes to a list that it was never given.
             return conn.count(Event::Refused);
         }
-        let mut table = self.table();
-        let hosts = match table.discover(conn, &request.method) {
-            Ok(hosts) => hosts,
+        let (mut availability, with_revision) = (self.availability(), is_told_revisions(conn));
+        let listing = match availability.discover(conn, &request.method, with_revision) {
+            Ok(listing) => listing,
             Err(why) => return refuse_op(conn, message, request.op, why.code(), &why.to_error()),
         };
-        if let Err(SendError::Encode(why)) = conn.answer(message.id(), &host_list(&request.method, &hosts)) {
-            table.stop_watching(conn, &request.method);
+        let answer = host_list(&request.method, listing, with_revision);
+        if let Err(SendError::Encode(why)) = conn.answer(message.id(), &answer) {
+            availability.stop_watching(conn, &request.method);
             refuse_list(conn, message, &why);
         }
     }
@@ -93,8 +177,8 @@ impl<C: Connection> RegistryService<C> {
                 "withdrawing takes a session; without one, close the connection",
             );
         }
-        let mut table = self.table();
-        table.withdraw(conn, &request.method, request.host, &mut Push { from: Some(conn) });
+        let (mut availability, effects) = (self.availability(), &mut self.effects(Some(conn)));
+        availability.withdraw(conn, &request.method, request.host, Instant::now(), effects);
         answer_ok(conn, message, ServiceOp::Withdraw);
     }
 }
@@ -122,12 +206,12 @@ impl<C: Connection> Handler<C> for RegistryService<C> {
     }
 
     fn closed(&self, conn: &C) {
-        let mut table = self.table();
-        if self.draining.load(Ordering::SeqCst) {
-            table.leave(conn, &mut Silence);
-        } else {
-            table.leave(conn, &mut Push { from: None });
-        }
+        let mut availability = self.availability();
+        let (before, effects) = (availability.next_deadline(), &mut self.effects(None));
+        // Of a center that goes nobody comes back to it.
+        let may_be_back = conn.session().is_some() && effects.tells;
+        availability.ended(conn, may_be_back, Instant::now(), effects);
+        self.wake(&availability, before);
     }
 }
 
@@ -135,12 +219,21 @@ impl<C: Connection> Handler<C> for RegistryService<C> {
 struct Push<'a, C> {
     /// Who caused them: it is not read while a watcher that makes progress catches up.
     from: Option<&'a C>,
+    /// Whether this center goes on: else what happens says nothing of the providers.
+    tells: bool,
 }
 
 impl<C: Connection> Effects<C> for Push<'_, C> {
     fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<C>) {
-        let Some(frame) = watchers.first().map(|first| encode_notice(first, notice)) else { return };
+        if !self.tells {
+            return;
+        }
+        let (mut plain, mut revised) = (None, None);
         for watcher in watchers {
+            let with_revision = is_told_revisions(watcher);
+            let form = if with_revision { &mut revised } else { &mut plain };
+            // Once for all watchers of a form: they are all the same center's connections, with the same protocol.
+            let frame = form.get_or_insert_with(|| encode_notice(watcher, notice, with_revision));
             let queued = frame.as_ref().map_or(Err(SendError::Full), |frame| watcher.push(frame, self.from));
             // One that is closed is on its way out of the table.
             if let Err(SendError::Full | SendError::Encode(_)) = queued {
@@ -150,30 +243,61 @@ impl<C: Connection> Effects<C> for Push<'_, C> {
     }
 }
 
-/// Tells nobody.
-struct Silence;
+impl<C: Connection> Outcomes<C, Ticket<C>> for Push<'_, C> {
+    fn decided(&mut self, ticket: Ticket<C>, outcome: Result<(), NotEntered>) {
+        ticket.answer(outcome);
+    }
 
-impl<C> Effects<C> for Silence {
-    fn notice(&mut self, _notice: &Notice, _watchers: &BTreeSet<C>) {}
+    fn held(&mut self, method: &str, host: Host, until: Instant) {
+        let seconds = until.saturating_duration_since(Instant::now()).as_secs_f32();
+        tracing::warn!(method, %host, seconds, "a provider comes and goes: its coming is told later");
+    }
 }
 
-/// Once for all watchers: they are all the same center's connections, with the same protocol.
-fn encode_notice<C: Connection>(conn: &C, notice: &Notice) -> Result<Shared, EncodeError> {
+/// Nothing beyond v1 goes to a peer that did not ask for it.
+fn is_told_revisions<C: Connection>(conn: &C) -> bool {
+    conn.session().is_some_and(|session| session.features.has(Feature::Revisions))
+}
+
+/// Which run of a provider registers: a session peer's own, unless it says otherwise.
+fn instance<'a, C: Connection>(conn: &'a C, request: &'a ServiceRequest<'_>) -> Result<Option<&'a str>, BodyError> {
+    let Some(session) = conn.session() else { return Ok(None) };
+    let instance = request.instance.as_deref().unwrap_or(&session.instance);
+    if instance.len() > MAX_INSTANCE_BYTES {
+        let bytes = instance.len();
+        let why = format!("\"instance\" has {bytes} bytes, over {MAX_INSTANCE_BYTES}; nothing was registered");
+        return Err(BodyError { optype: Some(request.op.to_wire()), ..BodyError::invalid(why) });
+    }
+    Ok((!instance.is_empty()).then_some(instance))
+}
+
+fn encode_notice<C: Connection>(conn: &C, notice: &Notice, with_revision: bool) -> Result<Shared, EncodeError> {
     let mut id = Uuid::encode_buffer();
     let id = Uuid::new_v4().hyphenated().encode_lower(&mut id);
     let op = if notice.online { ServiceOp::Online } else { ServiceOp::Offline };
-    let body = ServiceRequest { method: Cow::Borrowed(&notice.method), op, host: Some(notice.host) };
+    let mut body = ServiceRequest::new(&*notice.method, op).at(notice.host);
+    if with_revision {
+        body.instance = notice.instance.as_deref().map(Cow::Borrowed);
+        body.revision = notice.revision;
+    }
     let frame = conn.encode(Head::new(MessageType::ServiceRequest, id.as_bytes()), &body)?;
     Ok(conn.share(frame))
 }
 
-fn host_list<'a>(method: &'a str, hosts: &'a [callboard_common::Host]) -> ServiceAnswer<'a> {
+fn host_list(method: &str, listing: Listing, with_revision: bool) -> ServiceAnswer<'_> {
+    let Listing { mut hosts, revision } = listing;
     let none = hosts.is_empty();
+    if !with_revision {
+        for listed in &mut hosts {
+            listed.instance = None;
+        }
+    }
     ServiceAnswer {
         code: if none { ResultCode::NotFoundService } else { ResultCode::Ok },
         op: Some(ServiceOp::Discover),
         method: Some(Cow::Borrowed(method)),
-        hosts: Some(Cow::Borrowed(hosts)),
+        hosts: Some(hosts.into()),
+        revision: with_revision.then_some(revision),
         error: none.then(|| ErrorInfo::not_executed("nobody provides this method now; the first to come is told")),
     }
 }
@@ -190,6 +314,12 @@ fn refuse_here<C: Connection>(conn: &C, message: &Message, op: ServiceOp, why: &
     refuse_op(conn, message, op, ResultCode::InvalidOptype, &ErrorInfo::not_executed(why));
 }
 
+fn refuse_in_flight<C: Connection>(conn: &C, message: &Message) {
+    let error =
+        ErrorInfo::not_executed("as many requests of this connection are in flight as may be: wait for an answer");
+    refuse_op(conn, message, ServiceOp::Register, ResultCode::Overloaded, &error);
+}
+
 fn refuse_list<C: Connection>(conn: &C, message: &Message, why: &EncodeError) {
     let text = format!("the hosts do not fit into an answer ({why}); changes are not told");
     let error = ErrorInfo::not_executed(text).with_limit_of(why);
@@ -200,216 +330,9 @@ fn refuse_op<C: Connection>(conn: &C, message: &Message, op: ServiceOp, code: Re
     refuse(conn, message, code, Some(op.to_wire()), error);
 }
 
+/// The longest instance that a provider may give, in bytes: as in a session.
+const MAX_INSTANCE_BYTES: usize = 256;
 const NOTICE_LOST: &str = "an online or offline notice could not be queued: the watcher reads too slowly";
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::sync::Arc;
-
-    use callboard_common::{FLAG_ONE_WAY, Features, Host, Limits, Recorder, Sent, Session};
-
-    use super::*;
-
-    const ADD_AT_1: &str = r#"{"method":"add","optype":0,"host":{"ip":"127.0.0.1","port":1}}"#;
-    const DISCOVER_ADD: &str = r#"{"method":"add","optype":1}"#;
-
-    fn session_peer(id: u64) -> Recorder {
-        let (name, instance) = (String::new(), String::new());
-        Recorder::with_session(id, Session { name, instance, features: Features::ALL, limits: Limits::default() })
-    }
-
-    /// Sends a body and returns what came back to the sender.
-    fn send(service: &RegistryService<Recorder>, conn: &Recorder, body: &str) -> Vec<String> {
-        service.handle(conn, conn.message(4, b"id", body.as_bytes()));
-        conn.take().iter().map(|sent| sent.text().into_owned()).collect()
-    }
-
-    fn texts(conn: &Recorder) -> Vec<String> {
-        conn.take().iter().map(|sent| sent.text().into_owned()).collect()
-    }
-
-    #[test]
-    fn requests_and_their_answers_to_the_byte() {
-        let at_most = RegistryLimits { registered_per_connection: 1, watched_per_connection: 2, max_name_bytes: 4 };
-        let error = |code: u8, optype: u8, message: &str, data: &str| {
-            format!(r#"{{"rcode":{code},"optype":{optype},"error":{{"message":"{message}","executed":"no"{data}}}}}"#)
-        };
-        let rows = [
-            (
-                DISCOVER_ADD,
-                r#"{"rcode":5,"optype":1,"method":"add","host":[],"error":{"message":"nobody provides this method now; the first to come is told","executed":"no"}}"#.to_owned(),
-            ),
-            (r#"{"method":"sub","optype":"SERVICE_REGISTRY","host":{"ip":"::1","port":7}}"#, r#"{"rcode":0,"optype":0}"#.to_owned()),
-            (r#"{"method":"sub","optype":0,"host":{"ip":"::1","port":7}}"#, r#"{"rcode":0,"optype":0}"#.to_owned()),
-            (r#"{"method":"sub","optype":1}"#, r#"{"rcode":0,"optype":1,"method":"sub","host":[{"ip":"::1","port":7}]}"#.to_owned()),
-            (ADD_AT_1, error(17, 0, "this connection has registered 1 entries, and more are not taken: withdraw some, or raise the bound", r#","data":{"limit":"registered_per_connection","bound":1}"#)),
-            (r#"{"method":"mul","optype":1}"#, error(17, 1, "this connection watches 2 methods, and more are not taken: use another connection, or raise the bound", r#","data":{"limit":"watched_per_connection","bound":2}"#)),
-            (r#"{"method":"minus","optype":1}"#, error(21, 1, "the method's name has 5 bytes, over the bound of 4", r#","data":{"limit":"max_name_bytes","bound":4}"#)),
-            (r#"{"method":"add","optype":2,"host":{"ip":"::1","port":7}}"#, error(6, 2, "online and offline are a center's to tell", "")),
-            (r#"{"method":"add","optype":3}"#, error(6, 3, "online and offline are a center's to tell", "")),
-            (r#"{"method":"sub","optype":4}"#, error(6, 4, "withdrawing takes a session; without one, close the connection", "")),
-            (r#"{"method":"sub","optype":9}"#, error(6, 4, "optype 9 is not one of this kind's", "")),
-            (r#"{"method":"sub","optype":0}"#, error(2, 0, r#"\"host\" is missing"#, "")),
-            (r#"{"optype":1}"#, error(2, 1, r#"\"method\" is missing"#, "")),
-        ];
-        let service = RegistryService::new(at_most);
-        let conn = Recorder::new(1);
-        for (body, expected) in rows {
-            assert_eq!(send(&service, &conn, body), [expected], "{body}");
-        }
-        assert!(send(&service, &conn, "{").first().unwrap().starts_with(r#"{"rcode":1,"optype":4,"#));
-        let answer = conn.message(4, b"any \xff id", DISCOVER_ADD.as_bytes());
-        service.handle(&conn, answer);
-        let sent = conn.take();
-        assert_eq!((sent[0].0.kind(), sent[0].0.id()), (MessageType::ServiceResponse, &b"any \xff id"[..]));
-    }
-
-    #[test]
-    fn a_watcher_is_told_of_providers_that_come_and_go() {
-        let service = RegistryService::default();
-        let (provider, other, watcher) = (Recorder::new(1), Recorder::new(2), Recorder::new(3));
-        send(&service, &watcher, DISCOVER_ADD);
-        send(&service, &provider, ADD_AT_1);
-        send(&service, &other, ADD_AT_1);
-        service.closed(&provider);
-        service.closed(&other);
-        let sent = watcher.take();
-        let texts: Vec<_> = sent.iter().map(Sent::text).collect();
-        assert_eq!(
-            texts,
-            [
-                r#"{"method":"add","optype":2,"host":{"ip":"127.0.0.1","port":1}}"#,
-                r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":1}}"#,
-            ]
-        );
-        let ids: HashSet<Uuid> =
-            sent.iter().map(|sent| Uuid::parse_str(std::str::from_utf8(sent.0.id()).unwrap()).unwrap()).collect();
-        assert!(ids.len() == 2 && ids.iter().all(|id| id.get_version_num() == 4));
-        assert!(sent.iter().all(|sent| sent.0.kind() == MessageType::ServiceRequest && sent.0.flags() == 0));
-        service.closed(&watcher);
-        assert_eq!(service.size(), TableSize::default());
-    }
-
-    #[test]
-    fn all_watchers_get_the_same_bytes() {
-        let service = RegistryService::default();
-        let watchers: Vec<_> = (1..=3).map(Recorder::new).collect();
-        for watcher in &watchers {
-            send(&service, watcher, DISCOVER_ADD);
-        }
-        send(&service, &Recorder::new(9), ADD_AT_1);
-        let frames: HashSet<_> = watchers.iter().map(|watcher| watcher.take()[0].0.frame().clone()).collect();
-        assert_eq!(frames.len(), 1);
-    }
-
-    #[test]
-    fn a_session_peer_withdraws_one_method_or_one_host() {
-        let service = RegistryService::default();
-        let (provider, watcher) = (session_peer(1), Recorder::new(2));
-        for body in [ADD_AT_1, r#"{"method":"add","optype":0,"host":{"ip":"127.0.0.1","port":2}}"#] {
-            send(&service, &provider, body);
-        }
-        send(&service, &watcher, DISCOVER_ADD);
-        let one = r#"{"method":"add","optype":4,"host":{"ip":"127.0.0.1","port":1}}"#;
-        assert_eq!(send(&service, &provider, one), [r#"{"rcode":0,"optype":4}"#]);
-        assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":1}}"#]);
-        assert_eq!(send(&service, &provider, r#"{"method":"add","optype":4}"#), [r#"{"rcode":0,"optype":4}"#]);
-        assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":2}}"#]);
-        assert_eq!(service.size(), TableSize { methods: 1, connections: 1 });
-    }
-
-    #[test]
-    fn a_one_way_request_is_done_and_not_answered() {
-        let service = RegistryService::default();
-        let (provider, watcher) = (session_peer(1), session_peer(2));
-        send(&service, &watcher, DISCOVER_ADD);
-        let one_way = u32::from(FLAG_ONE_WAY) << 24 | 4;
-        let withdraw = r#"{"method":"add","optype":4}"#;
-        for body in [ADD_AT_1, withdraw, "{", r#"{"method":"add","optype":2}"#] {
-            service.handle(&provider, provider.message(one_way, b"id", body.as_bytes()));
-        }
-        assert_eq!((provider.take().len(), texts(&watcher).len()), (0, 2));
-        service.handle(&provider, provider.message(one_way, b"id", DISCOVER_ADD.as_bytes()));
-        assert_eq!(service.size().connections, 1, "a list that nobody gets makes no watcher");
-        assert_eq!(provider.events(), [Event::Refused; 3]);
-    }
-
-    #[test]
-    fn a_watcher_that_a_notice_does_not_fit_to_is_closed_and_nobody_else() {
-        let service = RegistryService::default();
-        let (slow, quick) = (Recorder::new(1), Recorder::new(2));
-        send(&service, &slow, DISCOVER_ADD);
-        send(&service, &quick, DISCOVER_ADD);
-        slow.fill();
-        assert_eq!(send(&service, &Recorder::new(3), ADD_AT_1), [r#"{"rcode":0,"optype":0}"#]);
-        assert_eq!(slow.close_reason().as_deref(), Some(NOTICE_LOST));
-        assert_eq!((quick.close_reason(), quick.take().len()), (None, 1));
-    }
-
-    #[test]
-    fn a_center_that_stops_does_not_call_its_providers_offline() {
-        let service = RegistryService::default();
-        let (provider, watcher) = (Recorder::new(1), Recorder::new(2));
-        send(&service, &watcher, DISCOVER_ADD);
-        send(&service, &provider, ADD_AT_1);
-        watcher.take();
-        service.drain();
-        service.closed(&provider);
-        assert!(watcher.take().is_empty());
-        service.closed(&watcher);
-        assert_eq!(service.size(), TableSize::default());
-    }
-
-    #[test]
-    fn answers_and_notices_are_one_history_however_many_register_at_once() {
-        let service = Arc::new(RegistryService::default());
-        let provide = |id: u64| {
-            let service = Arc::clone(&service);
-            move || {
-                for _ in 0..100 {
-                    let conn = Recorder::new(id);
-                    let host =
-                        format!(r#"{{"method":"add","optype":0,"host":{{"ip":"127.0.0.1","port":{}}}}}"#, id % 3 + 1);
-                    send(&service, &conn, &host);
-                    service.closed(&conn);
-                }
-            }
-        };
-        let watch = |id: u64| {
-            let service = Arc::clone(&service);
-            move || {
-                let conn = Recorder::new(id);
-                (0..50).for_each(|_| service.handle(&conn, conn.message(4, b"id", DISCOVER_ADD.as_bytes())));
-                conn
-            }
-        };
-        let providers: Vec<_> = (1..=6).map(|id| std::thread::spawn(provide(id))).collect();
-        let watchers: Vec<_> = (11..=13).map(|id| std::thread::spawn(watch(id))).collect();
-        for provider in providers {
-            provider.join().unwrap();
-        }
-        for watcher in watchers.into_iter().map(|thread| thread.join().unwrap()) {
-            assert!(check_history(&watcher).is_empty(), "all providers have gone");
-        }
-    }
-
-    /// Follows what one watcher was sent; returns what it believes at the end.
-    fn check_history(watcher: &Recorder) -> HashSet<Host> {
-        let mut view = HashSet::new();
-        for sent in watcher.take() {
-            if sent.0.kind() == MessageType::ServiceResponse {
-                let answer = ServiceAnswer::decode::<Json>(sent.0.body()).unwrap();
-                let hosts: HashSet<Host> = answer.hosts.unwrap().iter().copied().collect();
-                assert!(view.is_empty() || view == hosts, "the first answer begins the history, later ones repeat it");
-                view = hosts;
-            } else {
-                let notice = ServiceRequest::decode::<Json>(sent.0.body()).unwrap();
-                let host = notice.host.unwrap();
-                let is_news = if notice.op == ServiceOp::Online { view.insert(host) } else { view.remove(&host) };
-                assert!(is_news, "{watcher:?} has {}", sent.text());
-            }
-        }
-        view
-    }
-}
+mod tests;

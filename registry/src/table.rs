@@ -1,5 +1,7 @@
 mod few_set;
+mod held;
 mod methods;
+mod parting;
 mod peer;
 mod providers;
 
@@ -7,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use callboard_common::Host;
+use callboard_common::{Host, ListedHost};
 use rustc_hash::FxBuildHasher;
 
 use self::methods::{Method, MethodId, Methods, Slot};
@@ -35,9 +37,10 @@ use crate::{Notice, Refused, RegistryLimits};
 /// }
 /// let mut table = Table::default();
 /// let (provider, watcher) = (1, 2);
-/// assert_eq!(table.discover(&watcher, "add")?, []);
-/// table.register(&provider, "add", "127.0.0.1:7071".parse()?, &mut Print)?; // "add" online at 127.0.0.1:7071, to {2}
-/// assert_eq!(table.discover(&watcher, "add")?.len(), 1);
+/// assert_eq!(table.discover(&watcher, "add")?.hosts, []);
+/// let host = "127.0.0.1:7071".parse()?;
+/// table.register(&provider, "add", host, None, &mut Print)?; // "add" online at 127.0.0.1:7071, to {2}
+/// assert_eq!(table.discover(&watcher, "add")?.hosts.len(), 1);
 /// table.leave(&provider, &mut Print); // "add" offline at 127.0.0.1:7071, to {2}
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -53,6 +56,20 @@ pub struct Table<K> {
 pub trait Effects<K> {
     /// `notice` is to be queued for each of `watchers`, of which there is one at least.
     fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<K>);
+
+    /// The set of those who provide `method` has changed at `host`, whether or not anybody watches it.
+    fn changed(&mut self, method: &Arc<str>, host: Host) {
+        let _ = (method, host);
+    }
+}
+
+/// Who provides a method.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// They, in the order in which they came.
+    pub hosts: Vec<ListedHost>,
+    /// Of this set: it grows by one with each change of it, and never shrinks as long as the table is there.
+    pub revision: u64,
 }
 
 /// How much a [`Table`] holds.
@@ -70,8 +87,8 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         Self { methods: Methods::default(), peers: HashMap::default(), limits }
     }
 
-    /// Enters that `peer` says that `method` is provided at `host`. The same method and host again, by this connection
-    /// or by another one, is the same entry: its watchers hear of it once.
+    /// Enters that `peer` says that `method` is provided at `host`, by a run that is called `instance`. The same method and
+    /// host again, by this connection or by another one, is the same entry: its watchers hear of it once.
     ///
     /// # Errors
     /// [`Refused::Registered`] or [`Refused::Name`].
@@ -80,50 +97,39 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         peer: &K,
         method: &str,
         host: Host,
+        instance: Option<&str>,
         effects: &mut impl Effects<K>,
     ) -> Result<(), Refused> {
-        self.check_name(method)?;
-        let slot = self.methods.slot(method);
-        let own = self.peers.get(peer);
-        if let (Some(own), Slot::Taken(id)) = (own, slot)
-            && own.provides(id, host)
-        {
-            return Ok(());
-        }
-        let bound = self.limits.registered_per_connection;
-        if own.map_or(0, Peer::registered) >= bound {
-            return Err(Refused::Registered { bound });
-        }
-        let id = self.methods.enter(slot);
-        self.peers.entry(peer.clone()).or_default().enter(id, host);
-        if let Some(method) = self.methods.get_mut(id)
-            && method.providers.enter(host)
-        {
-            tell(method, host, true, effects);
+        match self.enter(peer, method, host, instance)? {
+            Entered::New(id, listed) => self.tell(id, listed, true, effects),
+            Entered::Known(id) => self.release_entry(id, host, effects),
         }
         Ok(())
     }
 
-    /// The hosts that provide `method`, in the order in which they came. From now on `peer` watches the method, also
-    /// where the list is empty.
+    /// Who provides `method`. From now on `peer` watches the method, also where the list is empty.
     ///
     /// # Errors
     /// [`Refused::Watched`] or [`Refused::Name`].
-    pub fn discover(&mut self, peer: &K, method: &str) -> Result<Vec<Host>, Refused> {
+    pub fn discover(&mut self, peer: &K, method: &str) -> Result<Listing, Refused> {
+        let id = self.begin_to_watch(peer, method)?;
+        Ok(self.methods.get(id).map(Method::listing).unwrap_or_default())
+    }
+
+    fn begin_to_watch(&mut self, peer: &K, method: &str) -> Result<MethodId, Refused> {
         self.check_name(method)?;
         let slot = self.methods.slot(method);
         let own = self.peers.get(peer);
-        let id = match slot {
-            Slot::Taken(id) if own.is_some_and(|own| own.watches.contains(&id)) => id,
+        match slot {
+            Slot::Taken(id) if own.is_some_and(|own| own.watches.contains(&id)) => Ok(id),
             slot => {
                 let bound = self.limits.watched_per_connection;
                 if own.map_or(0, |own| own.watches.len()) >= bound {
                     return Err(Refused::Watched { bound });
                 }
-                self.watch(peer, slot)
+                Ok(self.watch(peer, slot))
             }
-        };
-        Ok(self.hosts_of(id).collect())
+        }
     }
 
     /// `peer` is no longer told of changes to `method`.
@@ -166,9 +172,10 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         }
     }
 
-    /// The hosts that provide `method`, in the order in which they came.
+    /// The hosts that provide `method` and were announced, in the order in which they came.
     pub fn hosts(&self, method: &str) -> impl Iterator<Item = Host> {
-        self.methods.find(method).into_iter().flat_map(|id| self.hosts_of(id))
+        let method = self.methods.find(method).and_then(|id| self.methods.get(id));
+        method.into_iter().flat_map(Method::announced).map(|listed| listed.host)
     }
 
     /// How much is in it.
@@ -176,13 +183,42 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         TableSize { methods: self.methods.len(), connections: self.peers.len() }
     }
 
+    /// Why the table would not take an entry of this method by this peer.
+    pub(crate) fn check(&self, peer: &K, method: &str) -> Result<(), Refused> {
+        self.check_name(method)?;
+        let bound = self.limits.registered_per_connection;
+        let registered = self.peers.get(peer).map_or(0, Peer::registered);
+        if registered >= bound { Err(Refused::Registered { bound }) } else { Ok(()) }
+    }
+
+    /// Whether `peer` has registered this.
+    pub(crate) fn provides(&self, peer: &K, method: &str, host: Host) -> bool {
+        let id = self.methods.find(method);
+        id.zip(self.peers.get(peer)).is_some_and(|(id, own)| own.provides(id, host))
+    }
+
+    fn enter(&mut self, peer: &K, method: &str, host: Host, instance: Option<&str>) -> Result<Entered, Refused> {
+        self.check_name(method)?;
+        let slot = self.methods.slot(method);
+        if let (Some(own), Slot::Taken(id)) = (self.peers.get(peer), slot)
+            && own.provides(id, host)
+        {
+            return Ok(Entered::Known(id));
+        }
+        self.check(peer, method)?;
+        let id = self.methods.enter(slot);
+        let own = self.peers.entry(peer.clone()).or_default();
+        own.enter(id, host);
+        let instance = instance.map(|instance| own.instance(instance));
+        let listed = ListedHost { host, instance };
+        let method = self.methods.get_mut(id);
+        let is_new = method.is_some_and(|method| method.providers.enter(host, listed.instance.clone()));
+        Ok(if is_new { Entered::New(id, listed) } else { Entered::Known(id) })
+    }
+
     fn check_name(&self, method: &str) -> Result<(), Refused> {
         let (name_bytes, bound) = (method.len(), self.limits.max_name_bytes);
         if name_bytes > bound { Err(Refused::Name { name_bytes, bound }) } else { Ok(()) }
-    }
-
-    fn hosts_of(&self, id: MethodId) -> impl Iterator<Item = Host> {
-        self.methods.get(id).into_iter().flat_map(|method| method.providers.hosts())
     }
 
     fn watch(&mut self, peer: &K, slot: Slot<'_>) -> MethodId {
@@ -203,10 +239,23 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
 
     fn leave_entry(&mut self, id: MethodId, host: Host, effects: &mut impl Effects<K>) {
         if let Some(method) = self.methods.get_mut(id)
-            && method.providers.leave(host)
+            && let Some(listed) = method.providers.leave(host)
         {
-            tell(method, host, false, effects);
+            self.tell(id, listed, false, effects);
             self.methods.drop_if_empty(id);
+        }
+    }
+
+    /// Also where nobody watches the set has changed.
+    fn tell(&mut self, id: MethodId, changed: ListedHost, online: bool, effects: &mut impl Effects<K>) {
+        let Some(method) = self.methods.get_mut(id) else { return };
+        if let Some(informed) = method.take_held(changed.host) {
+            return method.tell_some(changed, online, &informed, effects);
+        }
+        method.revision += 1;
+        effects.changed(method.name(), changed.host);
+        if !method.watchers.is_empty() {
+            effects.notice(&method.notice(changed, online), &method.watchers);
         }
     }
 
@@ -223,10 +272,11 @@ impl<K: Clone + Eq + Hash + Ord> Default for Table<K> {
     }
 }
 
-fn tell<K>(method: &Method<K>, host: Host, online: bool, effects: &mut impl Effects<K>) {
-    if !method.watchers.is_empty() {
-        effects.notice(&Notice { method: Arc::clone(method.name()), host, online }, &method.watchers);
-    }
+/// What became of a registration.
+enum Entered {
+    /// Nobody has said so before.
+    New(MethodId, ListedHost),
+    Known(MethodId),
 }
 
 #[cfg(test)]

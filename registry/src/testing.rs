@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use callboard_common::{Decode, Dispatcher, Handler, Host, Json, Message, ServiceOp, ServiceRequest};
+use callboard_common::{
+    Decode, Dispatcher, ErrorInfo, Handler, Host, Json, Message, ResultCode, ServiceOp, ServiceRequest, refuse,
+};
 use callboard_net::{Conn, Serving, Settings, serve};
 use callboard_server::{Router, Server, Sessions};
 
@@ -17,18 +19,29 @@ pub(crate) struct Center {
     serving: Serving,
     registry: Arc<RegistryService<Conn>>,
     discoveries: Arc<AtomicUsize>,
+    /// So many registrations are still to be refused.
+    refusals: Arc<AtomicUsize>,
 }
 
 /// A registry that counts what it is asked.
 struct Counting {
     registry: Arc<RegistryService<Conn>>,
     discoveries: Arc<AtomicUsize>,
+    refusals: Arc<AtomicUsize>,
 }
 
 impl Handler<Conn> for Counting {
     fn handle(&self, conn: &Conn, message: Message) {
-        if ServiceRequest::decode::<Json>(message.body()).is_ok_and(|request| request.op == ServiceOp::Discover) {
+        let op = ServiceRequest::decode::<Json>(message.body()).ok().map(|request| request.op);
+        if op == Some(ServiceOp::Discover) {
             self.discoveries.fetch_add(1, Ordering::SeqCst);
+        }
+        let one_less = |left: usize| left.checked_sub(1);
+        if op == Some(ServiceOp::Register)
+            && self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+        {
+            let error = ErrorInfo::not_executed("not yet");
+            return refuse(conn, &message, ResultCode::Unavailable, Some(ServiceOp::Register.to_wire()), &error);
         }
         self.registry.handle(conn, message);
     }
@@ -40,23 +53,34 @@ impl Handler<Conn> for Counting {
 
 impl Center {
     pub(crate) async fn start() -> Self {
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// One that knows sessions, at this address.
+    pub(crate) async fn start_at(address: &str) -> Self {
         let settings = one_loop();
         let sessions = Sessions::for_server("test center", &settings.limits);
-        Self::with(settings, |counting| Dispatcher::new().on_service(counting).on_session(sessions)).await
+        let handler = |counting| Dispatcher::new().on_service(counting).on_session(sessions);
+        Self::with_at(address, settings, handler).await
     }
 
     /// One that knows no sessions.
     pub(crate) async fn start_v1() -> Self {
-        Self::with(one_loop(), |counting| Dispatcher::new().on_service(counting)).await
+        Self::with_at("127.0.0.1:0", one_loop(), |counting| Dispatcher::new().on_service(counting)).await
     }
 
-    async fn with<H: Handler<Conn>>(settings: Settings, handler: impl FnOnce(Counting) -> H) -> Self {
+    async fn with_at<H: Handler<Conn>>(address: &str, settings: Settings, handler: impl FnOnce(Counting) -> H) -> Self {
         let registry = Arc::new(RegistryService::default());
         let discoveries = Arc::new(AtomicUsize::new(0));
-        let counting = Counting { registry: Arc::clone(&registry), discoveries: Arc::clone(&discoveries) };
-        let address = "127.0.0.1:0".parse().unwrap();
+        let refusals = Arc::new(AtomicUsize::new(0));
+        let counting = Counting {
+            registry: Arc::clone(&registry),
+            discoveries: Arc::clone(&discoveries),
+            refusals: Arc::clone(&refusals),
+        };
+        let address = address.parse().unwrap();
         let serving = serve(&[address], settings, Arc::new(handler(counting))).await.unwrap();
-        Self { serving, registry, discoveries }
+        Self { serving, registry, discoveries, refusals }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -67,6 +91,11 @@ impl Center {
         self.discoveries.load(Ordering::SeqCst)
     }
 
+    /// The next registrations are refused.
+    pub(crate) fn refuse(&self, registrations: usize) {
+        self.refusals.store(registrations, Ordering::SeqCst);
+    }
+
     pub(crate) fn registry(&self) -> &RegistryService<Conn> {
         &self.registry
     }
@@ -74,6 +103,11 @@ impl Center {
     pub(crate) async fn stop(self) {
         self.registry.drain();
         self.serving.shutdown(Duration::ZERO).await;
+    }
+
+    pub(crate) async fn stop_in(self, grace: Duration) {
+        self.registry.drain();
+        self.serving.shutdown(grace).await;
     }
 
     pub(crate) async fn announce(&self, method: &str, place: impl Into<Place>) -> Provider {

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_common::Dispatcher;
-use callboard_net::{Address, AddressError, Limits, ListenError, Settings, serve};
+use callboard_common::{Dispatcher, LengthValue};
+use callboard_net::{Address, AddressError, Limits, ListenError, Settings, Sockets, Transport, serve_with};
 
 use crate::router::Router;
 use crate::server::Server;
@@ -73,6 +73,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Whether all is driven on the runtime that starts the server, with no thread of its own. Default no: it is for
+    /// simulations.
+    pub fn here(mut self, here: bool) -> Self {
+        self.settings.here = here;
+        self
+    }
+
     /// All limits at once; each field of [`Limits`] has its default, unit and policy.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
@@ -128,6 +135,17 @@ impl ServerBuilder {
     /// # Cancel safety
     /// Dropping the future stops what has started.
     pub async fn start(self) -> Result<Server, StartError> {
+        self.start_over(Sockets).await
+    }
+
+    /// The same over any [`Transport`].
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops what has started.
+    pub async fn start_over<T: Transport>(self, transport: T) -> Result<Server, StartError> {
         let mut addresses = self.addresses.into_iter().collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
             addresses.push(DEFAULT_ADDRESS.parse()?);
@@ -135,7 +153,8 @@ impl ServerBuilder {
         let sessions = Sessions::for_server(self.name, &self.settings.limits);
         let instance = sessions.instance().to_owned();
         let dispatcher = Dispatcher::new().on_rpc(self.router).on_session(sessions);
-        let serving = serve(&addresses, self.settings, Arc::new(dispatcher)).await?;
+        let protocol = LengthValue::new(self.settings.limits.max_frame_bytes);
+        let serving = serve_with(transport, protocol, &addresses, self.settings, Arc::new(dispatcher)).await?;
         Ok(Server::new(serving, instance, self.grace))
     }
 }

@@ -1,8 +1,9 @@
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use callboard_common::{
-    BodyError, Connection, Decode, Features, Handler, Json, Limits, Message, ResultCode, Session, SessionAnswer,
-    SessionRequest, refuse_body,
+    BodyError, Connection, Decode, Feature, Features, Handler, Heartbeats, Json, Limits, Message, ResultCode, Session,
+    SessionAnswer, SessionRequest, refuse_body,
 };
 use uuid::Uuid;
 
@@ -22,20 +23,28 @@ pub struct Sessions {
     name: String,
     instance: String,
     limits: Limits,
+    /// One for all sessions: connections are many.
+    heartbeats: Arc<Heartbeats>,
 }
 
 impl Sessions {
     /// Sessions of the program that is called `name` in its log, in which a peer must keep within `limits`. The instance
     /// is a new UUID.
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
-        Self { name: name.into(), instance: Uuid::new_v4().to_string(), limits }
+        Self { name: name.into(), instance: Uuid::new_v4().to_string(), limits, heartbeats: Arc::default() }
     }
 
     /// The same with what a server's limits permit each peer.
     pub fn for_server(name: impl Into<String>, limits: &callboard_net::Limits) -> Self {
         let wide = |bound| u64::try_from(bound).unwrap_or(u64::MAX);
-        let limits = Limits { max_frame_bytes: wide(limits.max_frame_bytes), in_flight: wide(limits.in_flight) };
-        Self::new(name, limits)
+        let session = Limits { max_frame_bytes: wide(limits.max_frame_bytes), in_flight: wide(limits.in_flight) };
+        Self { heartbeats: Arc::new(limits.heartbeats), ..Self::new(name, session) }
+    }
+
+    /// The same under another name for this run of the program, which no other run may have had.
+    #[must_use]
+    pub fn with_instance(self, instance: impl Into<String>) -> Self {
+        Self { instance: instance.into(), ..self }
     }
 
     /// What the program calls itself.
@@ -51,11 +60,13 @@ impl Sessions {
     fn open<C: Connection>(&self, conn: &C, message: &Message) -> Result<(), BodyError> {
         let request = SessionRequest::decode::<Json>(message.body())?;
         let features = Features::from_names(request.features.iter().map(|name| &**name)) & Features::ALL;
+        let heartbeats = features.has(Feature::Heartbeat).then(|| Arc::clone(&self.heartbeats));
         let session = Session {
             name: bounded("name", request.name)?,
             instance: bounded("instance", request.instance)?,
             features,
             limits: self.limits,
+            heartbeats,
         };
         if !conn.open_session(session) {
             return Err(BodyError::invalid("a session is opened by the connection's first frame, once"));
@@ -67,6 +78,7 @@ impl Sessions {
             instance: Cow::Borrowed(&self.instance),
             features: features.names().map(Cow::Borrowed).collect(),
             limits: self.limits,
+            heartbeats: features.has(Feature::Heartbeat).then_some(*self.heartbeats),
             error: None,
         };
         // The peer may have gone meanwhile; then there is nobody to tell.

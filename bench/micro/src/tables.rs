@@ -76,7 +76,7 @@ fn table(methods: u64) -> (Table<u64>, Vec<String>) {
     let mut table = Table::new(RegistryLimits { watched_per_connection: usize::MAX, ..RegistryLimits::default() });
     let names: Vec<_> = (0..methods).map(|number| format!("desk.method_{number}")).collect();
     for (number, name) in (0..).zip(&names) {
-        table.register(&(number / 100), name, host(), &mut Nobody).unwrap();
+        table.register(&(number / 100), name, host(), None, &mut Nobody).unwrap();
     }
     (table, names)
 }
@@ -91,7 +91,7 @@ fn register(methods: u64) -> Run {
     let mut names = Turn::new((0..256).map(|number| format!("desk.new_{number}")).collect());
     Box::new(move || {
         let name = names.next();
-        table.register(&provider, name, host(), &mut Nobody).unwrap();
+        table.register(&provider, name, host(), None, &mut Nobody).unwrap();
         table.withdraw(&provider, name, None, &mut Nobody);
     })
 }

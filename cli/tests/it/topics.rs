@@ -1,4 +1,4 @@
-use crate::stage::{Program, center, run};
+use crate::stage::{Program, center, listening, run};
 
 fn subscribed(arguments: &[&str]) -> Program {
     let mut subscriber = Program::start(arguments);
@@ -82,10 +82,16 @@ fn an_output_that_nobody_reads_does_not_keep_signals_out() {
 }
 
 #[test]
-fn a_subscriber_says_so_when_the_center_is_gone() {
-    let (center, address) = center();
-    let subscriber = subscribed(&["sub", "news", "--create", "--center", &address]);
+fn a_subscriber_says_so_when_the_center_is_gone_and_goes_on_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = format!("unix://{}", folder.path().join("center").display());
+    let (center, _) = listening(&["center", "--listen", &address]);
+    let mut subscriber = subscribed(&["sub", "news", "--create", "--center", &address]);
     center.signal("KILL");
-    let line = subscriber.end().failed(1);
-    assert!(line.contains("news"), "{line}");
+    assert_eq!(subscriber.remark(), "the connection was lost; it is made again");
+    drop(center);
+    let _center = listening(&["center", "--listen", &address]);
+    assert_eq!(subscriber.remark(), "subscribed again; nobody knows how many messages are missing");
+    run(&["pub", "news", "still here", "--center", &address]).ok();
+    assert_eq!(subscriber.line(), "still here");
 }

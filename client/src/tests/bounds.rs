@@ -235,7 +235,7 @@ async fn an_exchange_in_order_that_is_answered_leaves_nothing_behind() {
     let request = line.next().await.unwrap();
     line.answer(&request, r#"{"rcode":5,"optype":1,"host":[]}"#).await;
     assert_eq!(answered.await.unwrap().id(), request.id());
-    let shared = Arc::downgrade(client.link());
+    let shared = Arc::downgrade(&client.link());
     drop(client);
     assert_eq!(shared.strong_count(), 0);
     assert!(line.next().await.is_none());

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::calls::{Calls, Place, Waiter};
-use crate::clock::Clock;
+use crate::clock::{Alarmist, Clock};
 use crate::{CallError, CallErrorKind};
 
 #[tokio::test]
@@ -355,7 +355,7 @@ async fn no_end_comes_between_a_call_and_its_alarm() {
     let peer = Peer::new().await;
     let (client, _line) = peer.v1().await;
     let (conn, century) = (&client.link().conn, deadline_after(Duration::MAX));
-    let calls = Arc::new(Calls::new(8, &CLOCK, Handle::current()));
+    let calls = Arc::new(Calls::new(8, Alarmist::Clock(&CLOCK), Handle::current()));
     thread::scope(|scope| {
         let stopped = CLOCK.stop();
         scope.spawn(|| calls.enter(conn, Waiter::Nobody, century, Place::Free).is_ok());

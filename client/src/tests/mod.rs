@@ -4,6 +4,7 @@ mod blocking;
 mod bounds;
 mod calls;
 mod inboxes;
+mod reconnects;
 mod sessions;
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::{Client, ClientBuilder, SessionMode};
+use crate::{Client, ClientBuilder, Reconnect, SessionMode};
 
 /// So long a test waits for what must happen, however loaded the machine is.
 const GENEROUS: Duration = Duration::from_secs(30);
@@ -56,7 +57,7 @@ impl Peer {
 
     /// A client with a session that permits so many calls at once, and its line.
     async fn session(&self, limits: Value) -> (Client, Line) {
-        let builder = Client::builder().timeout(GENEROUS).session(SessionMode::Require).session_timeout(GENEROUS);
+        let builder = once().timeout(GENEROUS).session(SessionMode::Require).session_timeout(GENEROUS);
         let (client, line) = tokio::join!(builder.connect(self.address()), async {
             let mut line = self.accept().await;
             line.open_session(limits).await;
@@ -66,9 +67,14 @@ impl Peer {
     }
 }
 
-/// The settings of most tests: no session, and a deadline that no test meets.
+/// The settings of most tests: no session, a deadline that no test meets, and one connection.
 fn v1() -> ClientBuilder {
-    Client::builder().timeout(GENEROUS).session(SessionMode::Off)
+    once().timeout(GENEROUS).session(SessionMode::Off)
+}
+
+/// A connection that is lost is not made again.
+fn once() -> ClientBuilder {
+    Client::builder().reconnect(Reconnect::never())
 }
 
 impl Line {
@@ -147,5 +153,5 @@ impl Encode for Text<'_> {
 
 /// A REQ_SERVICE of a layer above.
 fn discovery(method: &str) -> callboard_common::ServiceRequest<'_> {
-    callboard_common::ServiceRequest { method: method.into(), op: callboard_common::ServiceOp::Discover, host: None }
+    callboard_common::ServiceRequest::new(method, callboard_common::ServiceOp::Discover)
 }

@@ -3,10 +3,13 @@
 //! `decode` checks in the order that the contract names: the whole document, then its shape and its required keys, then
 //! the optype. What an error needs to be answered rides in [`BodyError`].
 
+mod goaway;
+mod host_list;
 mod rpc;
 mod service;
 mod session;
 mod topic;
+mod topic_options;
 
 use std::borrow::Cow;
 
@@ -16,10 +19,14 @@ use serde_json::value::RawValue;
 
 use crate::{Codec, EncodeError, Integer, MessageType, Raw, ResultCode, Shape};
 
+pub use goaway::GoAway;
+pub use host_list::{HostList, ListedHost};
 pub use rpc::{CallMeta, RpcAnswer, RpcError, RpcRequest, RpcResponse};
 pub use service::{ServiceAnswer, ServiceOp, ServiceRequest};
 pub use session::{Limits, SessionAnswer, SessionRequest};
-pub use topic::{TopicAnswer, TopicOp, TopicRequest};
+use topic::natural;
+pub use topic::{Missed, Subscribed, TopicAnswer, TopicOp, TopicPosition, TopicRequest};
+pub use topic_options::{SlowPolicy, TopicOperation, TopicOptions};
 
 /// A body that can be written.
 pub trait Encode {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{NO_OPTYPE, Optype, answer_code, answer_error, missing, optype, required_text, wrong_type};
+use super::{HostList, NO_OPTYPE, Optype, answer_code, answer_error, missing, optype, required_text, wrong_type};
 use crate::{
     BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Host, Integer, MessageType, Raw, ResultCode, Shape,
 };
@@ -43,7 +43,15 @@ impl ServiceOp {
     }
 }
 
-/// REQ_SERVICE: `{"method": string, "optype": 0..=4, "host": {"ip": string, "port": int}}`.
+/// REQ_SERVICE: `{"method": string, "optype": 0..=4, "host": {"ip": string, "port": int}}`; within a session also
+/// `"instance"`, and in notices `"revision"`.
+///
+/// ```
+/// use callboard_common::{ServiceOp, ServiceRequest};
+/// let registration = ServiceRequest::new("add", ServiceOp::Register).at("127.0.0.1:7071".parse()?);
+/// assert_eq!(registration.host.map(|host| host.port()), Some(7071));
+/// # Ok::<(), callboard_common::HostError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRequest<'a> {
     /// The method that it is about.
@@ -52,6 +60,23 @@ pub struct ServiceRequest<'a> {
     pub op: ServiceOp,
     /// Where. Always there with `Register`, and with a notice that a center sent; may be there with `Withdraw`.
     pub host: Option<Host>,
+    /// Which run of a provider is at that host (sessions only).
+    pub instance: Option<Cow<'a, str>>,
+    /// In a notice: of the method's set of providers, after the change (sessions only).
+    pub revision: Option<u64>,
+}
+
+impl<'a> ServiceRequest<'a> {
+    /// A request without a host.
+    pub fn new(method: impl Into<Cow<'a, str>>, op: ServiceOp) -> Self {
+        Self { method: method.into(), op, host: None, instance: None, revision: None }
+    }
+
+    /// The same about `host`.
+    #[must_use]
+    pub fn at(self, host: Host) -> Self {
+        Self { host: Some(host), ..self }
+    }
 }
 
 impl Encode for ServiceRequest<'_> {
@@ -66,15 +91,23 @@ impl Encode for ServiceRequest<'_> {
             optype: i64,
             #[serde(skip_serializing_if = "Option::is_none")]
             host: Option<Host>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            instance: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            revision: Option<u64>,
         }
-        C::write(&Wire { method: &self.method, optype: self.op.to_wire(), host: self.host }, out)
+        let Self { method, op, host, instance, revision } = self;
+        let wire =
+            Wire { method, optype: op.to_wire(), host: *host, instance: instance.as_deref(), revision: *revision };
+        C::write(&wire, out)
     }
 }
 
 /// As a center reads it: online and offline from a peer are refused by the handler, whatever their host.
 impl<'a> Decode<'a> for ServiceRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [method, op, host] = C::members(body, ["method", "optype", "host"])?;
+        let [method, op, host, instance, revision] =
+            C::members(body, ["method", "optype", "host", "instance", "revision"])?;
         let op = optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype));
         // An error's answer repeats the optype, so it is looked at first and judged last.
         let known = op.as_ref().ok().map(|op| op.to_wire());
@@ -87,7 +120,21 @@ impl<'a> Decode<'a> for ServiceRequest<'a> {
             (ServiceOp::Online | ServiceOp::Offline, Some(host)) => read_host::<C>(host).ok(),
             (_, None) | (ServiceOp::Discover, Some(_)) => None,
         };
-        Ok(Self { method, op, host })
+        // To a peer without a session these are unknown keys, which may hold anything.
+        Ok(Self {
+            method,
+            op,
+            host,
+            instance: instance.and_then(C::text),
+            revision: revision.and_then(read_revision::<C>),
+        })
+    }
+}
+
+fn read_revision<C: Codec>(value: Raw<'_>) -> Option<u64> {
+    match C::integer(value)? {
+        Integer::Small(number) => u64::try_from(number).ok(),
+        Integer::Big => None,
     }
 }
 
@@ -96,6 +143,10 @@ fn read_host<C: Codec>(value: Raw<'_>) -> Result<Host, BodyError> {
         return Err(wrong_type::<C>("host", "an object", value));
     }
     let [ip, port] = C::members(value.bytes(), ["ip", "port"])?;
+    host_of::<C>(ip, port)
+}
+
+pub(super) fn host_of<C: Codec>(ip: Option<Raw<'_>>, port: Option<Raw<'_>>) -> Result<Host, BodyError> {
     let ip: IpAddr = required_text::<C>(ip, "host.ip")?
         .parse()
         .map_err(|_| BodyError::invalid("\"host.ip\" must be an IPv4 or IPv6 literal; resolve a name first"))?;
@@ -108,7 +159,8 @@ fn read_host<C: Codec>(value: Raw<'_>) -> Result<Host, BodyError> {
     Host::new(ip, port).map_err(|e| BodyError::invalid(format!("\"host\" can't be reached: {e}")))
 }
 
-/// RSP_SERVICE: `{"rcode": int, "optype": int}`; a discovery's adds `"method"` and `"host": [...]`.
+/// RSP_SERVICE: `{"rcode": int, "optype": int}`; a discovery's adds `"method"` and `"host": [...]`, within a session also
+/// `"revision"`.
 #[derive(Clone, Debug)]
 pub struct ServiceAnswer<'a> {
     /// How it went.
@@ -118,7 +170,9 @@ pub struct ServiceAnswer<'a> {
     /// With a discovery: the method that was asked for.
     pub method: Option<Cow<'a, str>>,
     /// With a discovery: who provides it, in the order in which they came.
-    pub hosts: Option<Cow<'a, [Host]>>,
+    pub hosts: Option<HostList<'a>>,
+    /// With a discovery: of the method's set of providers; it grows by one with each change (sessions only).
+    pub revision: Option<u64>,
     /// More, where it went wrong.
     pub error: Option<ErrorInfo>,
 }
@@ -126,7 +180,7 @@ pub struct ServiceAnswer<'a> {
 impl ServiceAnswer<'_> {
     /// Done.
     pub const fn ok(op: ServiceOp) -> Self {
-        Self { code: ResultCode::Ok, op: Some(op), method: None, hosts: None, error: None }
+        Self { code: ResultCode::Ok, op: Some(op), method: None, hosts: None, revision: None, error: None }
     }
 }
 
@@ -143,7 +197,9 @@ impl Encode for ServiceAnswer<'_> {
             #[serde(skip_serializing_if = "Option::is_none")]
             method: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
-            host: Option<&'a [Host]>,
+            host: Option<&'a HostList<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            revision: Option<u64>,
             #[serde(skip_serializing_if = "Option::is_none")]
             error: Option<&'a ErrorInfo>,
         }
@@ -152,7 +208,8 @@ impl Encode for ServiceAnswer<'_> {
                 rcode: self.code.to_wire(),
                 optype: self.op.map_or(NO_OPTYPE, ServiceOp::to_wire),
                 method: self.method.as_deref(),
-                host: self.hosts.as_deref(),
+                host: self.hosts.as_ref(),
+                revision: self.revision,
                 error: self.error.as_ref(),
             },
             out,
@@ -163,19 +220,16 @@ impl Encode for ServiceAnswer<'_> {
 /// As a caller reads it: a clean discovery's answer may lack `rcode`, and a host that nobody can reach is left out.
 impl<'a> Decode<'a> for ServiceAnswer<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [rcode, op, method, host, error] = C::members(body, ["rcode", "optype", "method", "host", "error"])?;
-        let hosts = host.and_then(C::items);
+        let [rcode, op, method, host, revision, error] =
+            C::members(body, ["rcode", "optype", "method", "host", "revision", "error"])?;
+        let hosts = host.and_then(HostList::read::<C>);
         let absent = hosts.is_some().then_some(ResultCode::Ok);
         Ok(Self {
             code: answer_code::<C>(rcode, absent)?,
             op: optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype)).ok(),
             method: method.and_then(C::text),
-            hosts: hosts.zip(host).map(|(items, list)| {
-                // A host takes fewer bytes here than on the wire, so this room is enough and no more than was received.
-                let mut hosts = Vec::with_capacity(list.bytes().len() / size_of::<Host>());
-                hosts.extend(items.filter_map(|item| read_host::<C>(item).ok()));
-                Cow::Owned(hosts)
-            }),
+            hosts,
+            revision: revision.and_then(read_revision::<C>),
             error: answer_error::<C>(error),
         })
     }
@@ -243,7 +297,7 @@ mod tests {
         let body = br#"{"method":"add","optype":1,"host":[{"ip":"127.0.0.1","port":1},{"ip":"bad","port":1}]}"#;
         let answer = ServiceAnswer::decode::<Json>(body).unwrap();
         assert_eq!(answer.code, ResultCode::Ok);
-        assert_eq!(answer.hosts.unwrap().len(), 1);
+        assert_eq!(answer.hosts.unwrap().iter().count(), 1);
         assert!(ServiceAnswer::decode::<Json>(br#"{"optype":0}"#).is_err());
     }
 }

@@ -1,10 +1,14 @@
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::Serialize;
 
 use super::{answer_code, answer_error, missing, wrong_type};
-use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
+use crate::{
+    BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Heartbeat, Heartbeats, Integer, MessageType, Raw,
+    ResultCode,
+};
 
 /// REQ_SESSION: `{"version": int, "name"?: string, "instance"?: string, "features"?: [string, ...]}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,8 @@ pub struct SessionAnswer<'a> {
     pub features: Vec<Cow<'a, str>>,
     /// What the peer must keep within.
     pub limits: Limits,
+    /// When which side takes the other for dead, where both know heartbeats.
+    pub heartbeats: Option<Heartbeats>,
     /// More, where it went wrong.
     pub error: Option<ErrorInfo>,
 }
@@ -108,6 +114,8 @@ impl Encode for SessionAnswer<'_> {
             features: &'a [Cow<'a, str>],
             limits: Limits,
             #[serde(skip_serializing_if = "Option::is_none")]
+            heartbeat: Option<WireHeartbeat>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             error: Option<&'a ErrorInfo>,
         }
         C::write(
@@ -117,6 +125,7 @@ impl Encode for SessionAnswer<'_> {
                 instance: &self.instance,
                 features: &self.features,
                 limits: self.limits,
+                heartbeat: self.heartbeats.map(WireHeartbeat::new),
                 error: self.error.as_ref(),
             },
             out,
@@ -126,8 +135,8 @@ impl Encode for SessionAnswer<'_> {
 
 impl<'a> Decode<'a> for SessionAnswer<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [rcode, version, instance, features, limits, error] =
-            C::members(body, ["rcode", "version", "instance", "features", "limits", "error"])?;
+        let [rcode, version, instance, features, limits, heartbeat, error] =
+            C::members(body, ["rcode", "version", "instance", "features", "limits", "heartbeat", "error"])?;
         Ok(Self {
             code: answer_code::<C>(rcode, None)?,
             version: match version.and_then(C::integer) {
@@ -137,6 +146,7 @@ impl<'a> Decode<'a> for SessionAnswer<'a> {
             instance: optional_text::<C>(instance, "instance")?,
             features: read_features::<C>(features)?,
             limits: limits.map(read_limits::<C>).unwrap_or_default(),
+            heartbeats: heartbeat.and_then(read_heartbeats::<C>),
             error: answer_error::<C>(error),
         })
     }
@@ -150,6 +160,44 @@ fn read_limits<C: Codec>(value: Raw<'_>) -> Limits {
         _ => Limits::no_bound(),
     });
     Limits { max_frame_bytes, in_flight }
+}
+
+/// `heartbeat` of a session, in ms.
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the wire's names")]
+struct WireHeartbeat {
+    interval_ms: u64,
+    dead_ms: u64,
+    provider_interval_ms: u64,
+    provider_dead_ms: u64,
+}
+
+impl WireHeartbeat {
+    const KEYS: [&'static str; 4] = ["interval_ms", "dead_ms", "provider_interval_ms", "provider_dead_ms"];
+
+    fn new(Heartbeats { caller, provider }: Heartbeats) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            interval_ms: ms(caller.interval),
+            dead_ms: ms(caller.dead),
+            provider_interval_ms: ms(provider.interval),
+            provider_dead_ms: ms(provider.dead),
+        }
+    }
+}
+
+/// All four are needed, each more than 0.
+fn read_heartbeats<C: Codec>(value: Raw<'_>) -> Option<Heartbeats> {
+    let members = C::members(value.bytes(), WireHeartbeat::KEYS).ok()?;
+    let ms = |value: Option<Raw<'_>>| match C::integer(value?)? {
+        Integer::Small(number) => u64::try_from(number).ok().filter(|ms| *ms > 0),
+        Integer::Big => None,
+    };
+    let [interval, dead, provider_interval, provider_dead] = members.map(ms);
+    Some(Heartbeats {
+        caller: Heartbeat::from_ms(interval?, dead?),
+        provider: Heartbeat::from_ms(provider_interval?, provider_dead?),
+    })
 }
 
 fn optional_text<'a, C: Codec>(value: Option<Raw<'a>>, name: &str) -> Result<Cow<'a, str>, BodyError> {

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 
 use super::{Optype, answer_code, answer_error, missing, optype, required_text};
-use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, MessageType, Raw, ResultCode};
+use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
 
 /// What a REQ_TOPIC asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +51,11 @@ pub struct TopicRequest<'a, M = Raw<'a>> {
     pub op: TopicOp,
     /// What is published; there exactly with [`TopicOp::Publish`].
     pub message: Option<M>,
+    /// The message's number in its topic, from 1, as a center pushes it to peers that count. In what others send it means
+    /// nothing.
+    pub seq: Option<u64>,
+    /// Whether a `seq` may be put in front of the body as it is: it begins with its object and has no `seq` yet.
+    pub takes_seq: bool,
     /// Whether the body is spelled as we would spell it: then it may be forwarded as it is.
     pub canonical: bool,
 }
@@ -58,12 +63,18 @@ pub struct TopicRequest<'a, M = Raw<'a>> {
 impl<'a, M> TopicRequest<'a, M> {
     /// An operation without a message.
     pub fn new(topic: impl Into<Cow<'a, str>>, op: TopicOp) -> Self {
-        Self { topic: topic.into(), op, message: None, canonical: true }
+        Self { topic: topic.into(), op, message: None, seq: None, takes_seq: true, canonical: true }
     }
 
     /// A publish.
     pub fn publish(topic: impl Into<Cow<'a, str>>, message: M) -> Self {
-        Self { topic: topic.into(), op: TopicOp::Publish, message: Some(message), canonical: true }
+        Self { message: Some(message), ..Self::new(topic, TopicOp::Publish) }
+    }
+
+    /// The same with its number.
+    #[must_use]
+    pub fn with_seq(self, seq: u64) -> Self {
+        Self { seq: Some(seq), takes_seq: false, ..self }
     }
 }
 
@@ -75,19 +86,22 @@ impl<M: Serialize> Encode for TopicRequest<'_, M> {
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         #[derive(Serialize)]
         struct Wire<'a, M> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            seq: Option<u64>,
             topic_key: &'a str,
             optype: i64,
             #[serde(skip_serializing_if = "Option::is_none")]
             topic_msg: Option<&'a M>,
         }
-        C::write(&Wire { topic_key: &self.topic, optype: self.op.to_wire(), topic_msg: self.message.as_ref() }, out)
+        let (optype, topic_msg) = (self.op.to_wire(), self.message.as_ref());
+        C::write(&Wire { seq: self.seq, topic_key: &self.topic, optype, topic_msg }, out)
     }
 }
 
 impl<'a> Decode<'a> for TopicRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [topic_key, key, op, topic_msg, message] =
-            C::members(body, ["topic_key", "key", "optype", "topic_msg", "message"])?;
+        let [topic_key, key, op, topic_msg, message, seq] =
+            C::members(body, ["topic_key", "key", "optype", "topic_msg", "message", "seq"])?;
         let topic = required_text::<C>(topic_key.or(key), "topic_key")?;
         let optype = optype::<C>(op)?;
         let op = TopicOp::from_optype(&optype)?;
@@ -97,23 +111,78 @@ impl<'a> Decode<'a> for TopicRequest<'a> {
             TopicOp::Publish => Some(topic_msg.or(message).ok_or_else(|| missing("topic_msg"))?),
             _ => None,
         };
-        Ok(Self { topic, op, message, canonical })
+        let takes_seq = seq.is_none() && body.first() == Some(&b'{');
+        Ok(Self { topic, op, message, seq: seq.and_then(natural::<C>), takes_seq, canonical })
     }
 }
 
-/// RSP_TOPIC: `{"rcode": int}`, and `error` where it is not 0.
+/// RSP_TOPIC: `{"rcode": int}`, and `error` where it is not 0. A subscribe of a peer that counts is answered with where
+/// the topic stands, too.
 #[derive(Clone, Debug)]
 pub struct TopicAnswer {
     /// How it went.
     pub code: ResultCode,
+    /// What a peer that counts is told about its subscription.
+    pub subscribed: Option<Subscribed>,
     /// More, where it went wrong.
     pub error: Option<ErrorInfo>,
+}
+
+/// One place in the history of a topic: `"epoch": int, "seq": int`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicPosition {
+    /// Names this life of the topic: one that is removed and created again has another.
+    pub epoch: u64,
+    /// The number of the last message up to here; 0 before the first.
+    pub seq: u64,
+}
+
+/// What a subscribe of a peer that counts did: `"epoch": int, "seq": int, "replayed"?: int, "missed"?: int,
+/// "retain"?: true`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// Up to where messages had been published.
+    pub at: TopicPosition,
+    /// So many of them, the last ones, follow the answer.
+    pub replayed: u64,
+    /// What was published since the peer left off and does not follow; there exactly if it said where it left off.
+    pub missed: Option<Missed>,
+    /// Whether the center keeps the topic's last message for those who subscribe later.
+    pub retain: bool,
+}
+
+/// How many messages a subscriber has missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Missed {
+    /// So many; often none.
+    Exactly(u64),
+    /// Nobody can tell: the topic was created anew meanwhile, or the center gives no numbers. On the wire -1.
+    Unknown,
 }
 
 impl TopicAnswer {
     /// Done.
     pub const fn ok() -> Self {
-        Self { code: ResultCode::Ok, error: None }
+        Self { code: ResultCode::Ok, subscribed: None, error: None }
+    }
+}
+
+impl Subscribed {
+    /// The number of the next message, if none is left out.
+    pub const fn next(self) -> u64 {
+        (self.at.seq + 1).saturating_sub(self.replayed)
+    }
+}
+
+impl From<Subscribed> for TopicAnswer {
+    fn from(subscribed: Subscribed) -> Self {
+        Self { subscribed: Some(subscribed), ..Self::ok() }
+    }
+}
+
+impl From<TopicPosition> for Subscribed {
+    fn from(at: TopicPosition) -> Self {
+        Self { at, replayed: 0, missed: None, retain: false }
     }
 }
 
@@ -123,20 +192,62 @@ impl Encode for TopicAnswer {
     }
 
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        #[derive(Serialize)]
+        #[derive(Default, Serialize)]
         struct Wire<'a> {
             rcode: i64,
             #[serde(skip_serializing_if = "Option::is_none")]
+            epoch: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            seq: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            replayed: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            missed: Option<i64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            retain: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             error: Option<&'a ErrorInfo>,
         }
-        C::write(&Wire { rcode: self.code.to_wire(), error: self.error.as_ref() }, out)
+        let mut wire = Wire { rcode: self.code.to_wire(), error: self.error.as_ref(), ..Wire::default() };
+        if let Some(subscribed) = self.subscribed {
+            (wire.epoch, wire.seq) = (Some(subscribed.at.epoch), Some(subscribed.at.seq));
+            wire.replayed = Some(subscribed.replayed).filter(|count| *count > 0);
+            wire.missed = subscribed.missed.map(Missed::to_wire);
+            wire.retain = Some(true).filter(|_| subscribed.retain);
+        }
+        C::write(&wire, out)
     }
 }
 
 impl<'a> Decode<'a> for TopicAnswer {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [rcode, error] = C::members(body, ["rcode", "error"])?;
-        Ok(Self { code: answer_code::<C>(rcode, None)?, error: answer_error::<C>(error) })
+        let [rcode, epoch, seq, replayed, missed, retain, error] =
+            C::members(body, ["rcode", "epoch", "seq", "replayed", "missed", "retain", "error"])?;
+        let at = epoch.and_then(natural::<C>).zip(seq.and_then(natural::<C>));
+        let subscribed = at.map(|(epoch, seq)| Subscribed {
+            at: TopicPosition { epoch, seq },
+            replayed: replayed.and_then(natural::<C>).unwrap_or(0).min(seq),
+            missed: missed.map(|count| natural::<C>(count).map_or(Missed::Unknown, Missed::Exactly)),
+            retain: retain.is_some_and(|retain| C::read(retain).unwrap_or(false)),
+        });
+        Ok(Self { code: answer_code::<C>(rcode, None)?, subscribed, error: answer_error::<C>(error) })
+    }
+}
+
+impl Missed {
+    fn to_wire(self) -> i64 {
+        match self {
+            Self::Exactly(count) => i64::try_from(count).unwrap_or(i64::MAX),
+            Self::Unknown => -1,
+        }
+    }
+}
+
+/// A number from 0 on; what else stands there is as good as absent.
+pub(super) fn natural<C: Codec>(value: Raw<'_>) -> Option<u64> {
+    match C::integer(value)? {
+        Integer::Small(number) => u64::try_from(number).ok(),
+        Integer::Big => None,
     }
 }
 
@@ -197,5 +308,52 @@ mod tests {
     fn null_is_a_message() {
         let request = TopicRequest::decode::<Json>(br#"{"topic_key":"t","optype":4,"topic_msg":null}"#).unwrap();
         assert_eq!(request.message.map(Raw::bytes), Some(&b"null"[..]));
+    }
+
+    #[test]
+    fn a_number_is_written_in_front_and_read_wherever_it_stands() {
+        let mut out = BytesMut::new();
+        TopicRequest::publish("t", "x").with_seq(7).encode::<Json>(&mut out).unwrap();
+        assert_eq!(&out[..], br#"{"seq":7,"topic_key":"t","optype":4,"topic_msg":"x"}"#);
+        let rows = [
+            (r#"{"seq":7,"topic_key":"t","optype":4,"topic_msg":"x"}"#, Some(7), false),
+            (r#"{"topic_key":"t","optype":4,"topic_msg":"x","\u0073eq":8}"#, Some(8), false),
+            (r#"{"seq":-1,"topic_key":"t","optype":4,"topic_msg":"x"}"#, None, false),
+            (r#"{"seq":"1","topic_key":"t","optype":4,"topic_msg":"x"}"#, None, false),
+            (r#"{"topic_key":"t","optype":4,"topic_msg":{"seq":1}}"#, None, true),
+            (r#" {"topic_key":"t","optype":4,"topic_msg":"x"}"#, None, false),
+        ];
+        for (body, seq, takes_seq) in rows {
+            let request = TopicRequest::decode::<Json>(body.as_bytes()).unwrap();
+            assert_eq!((request.seq, request.takes_seq), (seq, takes_seq), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_says_where_the_topic_stands_and_what_was_missed() {
+        let at = TopicPosition { epoch: 3, seq: 12 };
+        let rows = [
+            (Subscribed::from(at), r#"{"rcode":0,"epoch":3,"seq":12}"#),
+            (
+                Subscribed { at, replayed: 2, missed: Some(Missed::Exactly(0)), retain: true },
+                r#"{"rcode":0,"epoch":3,"seq":12,"replayed":2,"missed":0,"retain":true}"#,
+            ),
+            (
+                Subscribed { at, replayed: 0, missed: Some(Missed::Unknown), retain: false },
+                r#"{"rcode":0,"epoch":3,"seq":12,"missed":-1}"#,
+            ),
+        ];
+        for (subscribed, body) in rows {
+            let mut out = BytesMut::new();
+            TopicAnswer::from(subscribed).encode::<Json>(&mut out).unwrap();
+            assert_eq!(&out[..], body.as_bytes());
+            assert_eq!(TopicAnswer::decode::<Json>(&out).unwrap().subscribed, Some(subscribed));
+        }
+        for body in [r#"{"rcode":0}"#, r#"{"rcode":0,"epoch":3}"#, r#"{"rcode":0,"epoch":"3","seq":12}"#] {
+            assert_eq!(TopicAnswer::decode::<Json>(body.as_bytes()).unwrap().subscribed, None, "{body}");
+        }
+        let hostile = br#"{"rcode":0,"epoch":3,"seq":1,"replayed":9,"missed":"x","retain":7}"#;
+        let read = TopicAnswer::decode::<Json>(hostile).unwrap().subscribed.unwrap();
+        assert_eq!((read.replayed, read.missed, read.retain), (1, Some(Missed::Unknown), false));
     }
 }

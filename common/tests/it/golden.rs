@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use callboard_common::{
-    Decode, Encode, Head, Host, Json, LengthValue, Message, MessageType, Raw, ResultCode, RpcRequest, RpcResponse,
-    ServiceAnswer, ServiceOp, ServiceRequest, TopicAnswer, TopicOp, TopicRequest,
+    Decode, Encode, Head, Host, Json, LengthValue, ListedHost, Message, MessageType, Raw, ResultCode, RpcRequest,
+    RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, TopicAnswer, TopicOp, TopicRequest,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -116,15 +116,16 @@ fn typed(name: &str, message: &Message) -> Value {
 fn service_request(body: &[u8], op: ServiceOp, host: Option<&str>) -> Value {
     let request = ServiceRequest::decode::<Json>(body).unwrap();
     let host: Option<Host> = host.map(|host| host.parse().unwrap());
-    assert_eq!(request, ServiceRequest { method: "add".into(), op, host });
+    assert_eq!(request, ServiceRequest { host, ..ServiceRequest::new("add", op) });
     written(&request)
 }
 
 fn service_answer(body: &[u8], op: ServiceOp, method: Option<&str>, hosts: Option<&[&str]>) -> Value {
     let answer = ServiceAnswer::decode::<Json>(body).unwrap();
-    let hosts: Option<Vec<Host>> = hosts.map(|hosts| hosts.iter().map(|host| host.parse().unwrap()).collect());
+    let listed = |host: &&str| ListedHost::from(host.parse::<Host>().unwrap());
+    let hosts: Option<Vec<ListedHost>> = hosts.map(|hosts| hosts.iter().map(listed).collect());
     assert_eq!((answer.code, answer.op, answer.method.as_deref()), (ResultCode::Ok, Some(op), method));
-    assert_eq!(answer.hosts.as_deref(), hosts.as_deref());
+    assert_eq!(answer.hosts, hosts.map(Into::into));
     assert!(answer.error.is_none());
     written(&answer)
 }

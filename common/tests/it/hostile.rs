@@ -193,7 +193,13 @@ impl Handler<Recorder> for Open {
     fn handle(&self, conn: &Recorder, message: Message) {
         if SessionRequest::decode::<Json>(message.body()).is_ok() {
             let (name, instance) = Default::default();
-            conn.open_session(Session { name, instance, features: Features::ALL, limits: Limits::default() });
+            conn.open_session(Session {
+                name,
+                instance,
+                features: Features::ALL,
+                limits: Limits::default(),
+                heartbeats: None,
+            });
         }
     }
 }
@@ -211,7 +217,8 @@ fn a_session_is_opened_by_the_first_frame_or_never() {
 }
 
 fn session_peer(features: Features) -> Recorder {
-    let session = Session { name: "p".into(), instance: "i".into(), features, limits: Limits::default() };
+    let session =
+        Session { name: "p".into(), instance: "i".into(), features, limits: Limits::default(), heartbeats: None };
     Recorder::with_session(1, session)
 }
 

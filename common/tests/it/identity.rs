@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use bytes::BytesMut;
 use callboard_common::{
-    CallMeta, Codec, Decode, Encode, ErrorInfo, Executed, Head, Host, Json, LengthValue, Limits, Message, MessageType,
-    Protocol, Raw, Refusal, ResultCode, RpcAnswer, RpcError, RpcRequest, RpcResponse, ServiceAnswer, ServiceOp,
-    ServiceRequest, SessionAnswer, SessionRequest, TopicAnswer, TopicOp, TopicRequest,
+    CallMeta, Codec, Decode, Encode, ErrorInfo, Executed, Head, Heartbeat, Heartbeats, Host, Json, LengthValue, Limits,
+    ListedHost, Message, MessageType, Protocol, Raw, Refusal, ResultCode, RpcAnswer, RpcError, RpcRequest, RpcResponse,
+    ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, SessionRequest, TopicAnswer, TopicOp, TopicRequest,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -80,6 +80,10 @@ fn error() -> impl Strategy<Value = ErrorInfo> {
 
 fn host() -> impl Strategy<Value = Host> {
     (any::<IpAddr>(), 1..=u16::MAX).prop_filter_map("unspecified", |(ip, port)| Host::new(ip, port).ok())
+}
+
+fn listed_host() -> impl Strategy<Value = ListedHost> {
+    (host(), prop::option::of(text())).prop_map(|(host, name)| ListedHost { host, instance: name.map(Into::into) })
 }
 
 fn topic_op() -> impl Strategy<Value = TopicOp> {
@@ -175,7 +179,7 @@ proptest! {
 
     #[test]
     fn topic_answer(id in id(), code in code(), error in prop::option::of(error())) {
-        carry!(&id, &TopicAnswer { code, error: error.clone() }, |C, bytes| {
+        carry!(&id, &TopicAnswer { code, subscribed: None, error: error.clone() }, |C, bytes| {
             let got = TopicAnswer::decode::<C>(bytes).unwrap();
             prop_assert_eq!(got.code, code);
             same_error(got.error.as_ref(), error.as_ref())?;
@@ -183,26 +187,30 @@ proptest! {
     }
 
     #[test]
-    fn service_request(id in id(), method in text(), op in service_op(), host in host()) {
-        let sent = ServiceRequest { method: method.into(), op, host: (op != ServiceOp::Discover).then_some(host) };
+    fn service_request(id in id(), method in text(), op in service_op(), host in host(),
+                       instance in prop::option::of(text()), revision in prop::option::of(0..u64::MAX / 2)) {
+        let host = (op != ServiceOp::Discover).then_some(host);
+        let sent = ServiceRequest { method: method.into(), op, host, instance: instance.map(Into::into), revision };
         carry!(&id, &sent, |C, bytes| assert_same(&ServiceRequest::decode::<C>(bytes).unwrap(), &sent)?);
     }
 
     #[test]
     fn service_answer(id in id(), code in code(), op in service_op(), method in prop::option::of(text()),
-                      hosts in prop::option::of(prop::collection::vec(host(), 0..6)),
+                      hosts in prop::option::of(prop::collection::vec(listed_host(), 0..6)),
+                      revision in prop::option::of(0..u64::MAX / 2),
                       error in prop::option::of(error())) {
         let sent = ServiceAnswer {
             code,
             op: Some(op),
             method: method.map(Into::into),
             hosts: hosts.map(Into::into),
+            revision,
             error,
         };
         carry!(&id, &sent, |C, bytes| {
             let got = ServiceAnswer::decode::<C>(bytes).unwrap();
             assert_same((got.code, got.op), (sent.code, sent.op))?;
-            assert_same((&got.method, &got.hosts), (&sent.method, &sent.hosts))?;
+            assert_same((&got.method, &got.hosts, got.revision), (&sent.method, &sent.hosts, sent.revision))?;
             same_error(got.error.as_ref(), sent.error.as_ref())?;
         });
     }
@@ -218,18 +226,25 @@ proptest! {
     #[test]
     fn session_answer(id in id(), code in code(), version in any::<i64>(), instance in text(),
                       features in prop::collection::vec(text(), 0..6), max_frame_bytes in limit(), in_flight in limit(),
+                      beats in prop::option::of(prop::array::uniform4(1..=u64::MAX / 2)),
                       error in prop::option::of(error())) {
+        let heartbeats = beats.map(|[a, b, c, d]| Heartbeats {
+            caller: Heartbeat::from_ms(a, b),
+            provider: Heartbeat::from_ms(c, d),
+        });
         let sent = SessionAnswer {
             code,
             version,
             instance: instance.into(),
             features: features.into_iter().map(Into::into).collect(),
             limits: Limits { max_frame_bytes, in_flight },
+            heartbeats,
             error,
         };
         carry!(&id, &sent, |C, bytes| {
             let got = SessionAnswer::decode::<C>(bytes).unwrap();
             assert_same((got.code, got.version, got.limits), (sent.code, sent.version, sent.limits))?;
+            assert_same(got.heartbeats, sent.heartbeats)?;
             assert_same((&got.instance, &got.features), (&sent.instance, &sent.features))?;
             same_error(got.error.as_ref(), sent.error.as_ref())?;
         });

@@ -3,8 +3,8 @@ use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};
 use callboard_common::{
-    BodyError, Decode, Encode, ErrorInfo, Host, Json, Raw, ResultCode, RpcRequest, RpcResponse, ServiceAnswer,
-    ServiceOp, ServiceRequest, SessionAnswer, SessionRequest, TopicAnswer, TopicOp, TopicRequest,
+    BodyError, Decode, Encode, ErrorInfo, Host, Json, ListedHost, Raw, ResultCode, RpcRequest, RpcResponse,
+    ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, SessionRequest, TopicAnswer, TopicOp, TopicRequest,
 };
 use serde_json::value::RawValue;
 
@@ -45,14 +45,14 @@ pub fn check_topic_body(body: &[u8]) {
         assert_eq!(request.message.map(Raw::bytes), message.map(|message| message.get().as_bytes()));
         let written = written(&request);
         let again = TopicRequest::decode::<Json>(&written).unwrap();
-        assert_eq!(again, TopicRequest { canonical: true, ..request });
+        assert_eq!(again, TopicRequest { canonical: true, takes_seq: request.seq.is_none(), ..request });
     }
     let read = TopicAnswer::decode::<Json>(body);
     if let Some(members) = agreed(body, &read, |members| code(members).map(drop)) {
         let answer = read.unwrap();
         assert_eq!(Ok(answer.code.to_wire()), code(&members));
         let again = TopicAnswer::decode::<Json>(&written(&answer)).unwrap();
-        assert_eq!(again.code, answer.code);
+        assert_eq!((again.code, again.subscribed), (answer.code, answer.subscribed));
         same_error(answer.error.as_ref(), again.error.as_ref());
     }
 }
@@ -66,6 +66,8 @@ pub fn check_service_body(body: &[u8]) {
         assert_eq!(Ok(request.op.to_wire()), optype(&members, &SERVICE_OPS));
         let expected = members.get("host").and_then(|value| host(value)).filter(|_| request.op != ServiceOp::Discover);
         assert_eq!(request.host, expected);
+        assert_eq!(request.instance.as_deref(), instance(&members).as_deref());
+        assert_eq!(request.revision, revision(&members));
         assert_eq!(ServiceRequest::decode::<Json>(&written(&request)).unwrap(), request);
     } else if let Document::Object(members) = Document::read(body) {
         let known = optype(&members, &SERVICE_OPS).ok();
@@ -80,8 +82,10 @@ pub fn check_service_body(body: &[u8]) {
     if let Some(members) = agreed(body, &read, |members| answer_code(members).map(drop)) {
         let answer = read.unwrap();
         assert_eq!(Ok(answer.code.to_wire()), answer_code(&members));
-        let hosts: Option<Vec<_>> = listed(&members).map(|list| list.iter().filter_map(|value| host(value)).collect());
-        assert_eq!(answer.hosts.as_deref(), hosts.as_deref());
+        let hosts: Option<Vec<_>> =
+            listed(&members).map(|list| list.iter().filter_map(|value| listed_host(value)).collect());
+        assert_eq!(answer.hosts, hosts.map(Into::into));
+        assert_eq!(answer.revision, revision(&members));
         let written = written(&answer);
         let again = ServiceAnswer::decode::<Json>(&written).unwrap();
         assert_eq!((&again.hosts, &again.method, again.code), (&answer.hosts, &answer.method, answer.code));
@@ -169,6 +173,20 @@ fn host(value: &RawValue) -> Option<Host> {
     let ip: IpAddr = string(members.get("ip")?)?.parse().ok()?;
     let port = u16::try_from(small(members.get("port")?)?).ok()?;
     (!ip.to_canonical().is_unspecified() && port != 0).then(|| Host::new(ip, port).unwrap())
+}
+
+fn listed_host(value: &RawValue) -> Option<ListedHost> {
+    let instance = instance(&object(value)?).map(Into::into);
+    Some(ListedHost { host: host(value)?, instance })
+}
+
+/// What is no text is none.
+fn instance(members: &Members) -> Option<String> {
+    string(members.get("instance")?)
+}
+
+fn revision(members: &Members) -> Option<u64> {
+    u64::try_from(small(members.get("revision")?)?).ok()
 }
 
 fn text(members: &Members, name: &str) -> Result<String, ResultCode> {

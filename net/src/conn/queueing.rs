@@ -15,7 +15,7 @@ use super::{Conn, End, wait, wake};
 use crate::InFlight;
 use crate::guards::Counted;
 use crate::metrics::add;
-use crate::outbox::{Frame, Marks, Pushed, Refused};
+use crate::outbox::{Frame, Marks, Pushed, Refused, Then};
 
 /// Of several frames that are shared as one. More would let few subscribers share less work; it is a fraction of what a
 /// core's cache holds.
@@ -170,6 +170,13 @@ impl<P: Protocol> Connection for Conn<P> {
         }
     }
 
+    fn set_provider(&self) {
+        // Its task sleeps by the other heartbeat's times.
+        if !self.0.provider.swap(true, Relaxed) {
+            self.wake();
+        }
+    }
+
     fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {
         let mut out = BytesMut::new();
         self.0.shared.protocol.encode::<Json, _>(head, body, &mut out)?;
@@ -216,6 +223,14 @@ impl<P: Protocol> Connection for Conn<P> {
             wake(held.ok().flatten());
         }
         Ok(())
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.0.outbox.glance()
+    }
+
+    fn once_written_down_to(&self, bytes: usize, then: Box<dyn FnOnce() + Send>) -> bool {
+        self.0.outbox.once_down_to(bytes, Then(then))
     }
 
     fn begin_request(&self) -> Option<InFlight<P>> {

@@ -9,6 +9,7 @@ use crate::{Ends, Limits};
 
 mod chunks;
 mod flood;
+mod heartbeats;
 mod race;
 
 /// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go.
@@ -187,6 +188,7 @@ async fn a_session_peer_is_read_past_its_limit() {
         instance: String::new(),
         features: callboard_common::Features::ALL,
         limits: callboard_common::Limits::default(),
+        heartbeats: None,
     };
     assert!(rig.conn.open_session(session));
     let first = rig.conn.begin_request();

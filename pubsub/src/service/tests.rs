@@ -5,9 +5,19 @@ use super::*;
 const REQ_TOPIC: u32 = 2;
 const ONE_WAY: u32 = REQ_TOPIC | 1 << 24;
 
+/// One that counts.
 fn session_peer(id: u64) -> Recorder {
+    peer_with(id, Features::ALL)
+}
+
+/// One with a session in which messages have no numbers.
+fn plain_peer(id: u64) -> Recorder {
+    peer_with(id, Features::from_names(["one_way", "topic_removed"]))
+}
+
+fn peer_with(id: u64, features: Features) -> Recorder {
     let (name, instance) = ("peer".to_owned(), id.to_string());
-    Recorder::with_session(id, Session { name, instance, features: Features::ALL, limits: Limits::default() })
+    Recorder::with_session(id, Session { name, instance, features, limits: Limits::default(), heartbeats: None })
 }
 
 /// What came since the last look: kind, flags, id and body of each frame.
@@ -29,7 +39,8 @@ fn with_subscribers(peers: &[&Recorder]) -> TopicService<Recorder> {
     topics.lock().topics.create("t").unwrap();
     for peer in peers {
         send(&topics, peer, "s", r#"{"topic_key":"t","optype":2}"#);
-        assert_eq!(came(peer), [r#"RSP_TOPIC s {"rcode":0}"#]);
+        let position = if Form::of(*peer) == Form::Numbered { r#","epoch":1,"seq":0"# } else { "" };
+        assert_eq!(came(peer), [format!(r#"RSP_TOPIC s {{"rcode":0{position}}}"#)]);
     }
     topics
 }
@@ -106,34 +117,134 @@ fn a_full_table_names_its_limit() {
 fn what_is_published_reaches_each_subscriber_in_its_form() {
     let string = r#"{"optype" : 4, "topic_key":"t", "topic_msg":"m\uff1a0", "more":[1]}"#;
     let object = r#"{"topic_key":"t","optype":4,"topic_msg": {"a" : [1.50, "x y"]} }"#;
-    // What is published, what a v1 subscriber gets, what a session subscriber gets.
+    let (numbered_string, numbered_object) =
+        (string.replacen('{', r#"{"seq":1,"#, 1), object.replacen('{', r#"{"seq":1,"#, 1));
+    // What is published, and what is pushed: to v1, within a session, and with numbers.
     let rows = [
-        (string, string, string),
+        (string, string, string, &*numbered_string),
         (
             r#"{"key":"t","optype":"TOPIC_PUBLISH","message":"m\u0041"}"#,
             r#"{"topic_key":"t","optype":4,"topic_msg":"m\u0041"}"#,
             r#"{"topic_key":"t","optype":4,"topic_msg":"m\u0041"}"#,
+            r#"{"seq":1,"topic_key":"t","optype":4,"topic_msg":"m\u0041"}"#,
         ),
-        (object, r#"{"topic_key":"t","optype":4,"topic_msg":"{\"a\":[1.50,\"x y\"]}"}"#, object),
+        (object, r#"{"topic_key":"t","optype":4,"topic_msg":"{\"a\":[1.50,\"x y\"]}"}"#, object, &numbered_object),
         (
             r#"{"key":"t","optype":4,"message":1e999}"#,
             r#"{"topic_key":"t","optype":4,"topic_msg":"1e999"}"#,
             r#"{"topic_key":"t","optype":4,"topic_msg":1e999}"#,
+            r#"{"seq":1,"topic_key":"t","optype":4,"topic_msg":1e999}"#,
         ),
         (
             r#"{"topic_key":"t","optype":4,"topic_msg":null}"#,
             r#"{"topic_key":"t","optype":4,"topic_msg":"null"}"#,
             r#"{"topic_key":"t","optype":4,"topic_msg":null}"#,
+            r#"{"seq":1,"topic_key":"t","optype":4,"topic_msg":null}"#,
+        ),
+        (
+            r#"{"seq":9,"topic_key":"t","optype":4,"topic_msg":"x"}"#,
+            r#"{"seq":9,"topic_key":"t","optype":4,"topic_msg":"x"}"#,
+            r#"{"seq":9,"topic_key":"t","optype":4,"topic_msg":"x"}"#,
+            r#"{"seq":1,"topic_key":"t","optype":4,"topic_msg":"x"}"#,
+        ),
+        (
+            r#" {"topic_key":"t","optype":4,"topic_msg":"x"}"#,
+            r#" {"topic_key":"t","optype":4,"topic_msg":"x"}"#,
+            r#" {"topic_key":"t","optype":4,"topic_msg":"x"}"#,
+            r#"{"seq":1,"topic_key":"t","optype":4,"topic_msg":"x"}"#,
         ),
     ];
-    for (body, to_v1, to_session) in rows {
-        let (v1, session, publisher) = (Recorder::new(1), session_peer(2), Recorder::new(3));
-        let topics = with_subscribers(&[&v1, &session]);
+    for (body, to_v1, to_session, with_number) in rows {
+        let (v1, session, counting, publisher) = (Recorder::new(1), plain_peer(2), session_peer(3), Recorder::new(4));
+        let topics = with_subscribers(&[&v1, &session, &counting]);
         send(&topics, &publisher, "p", body);
         assert_eq!(came(&v1), [format!("REQ_TOPIC p {to_v1}")]);
         assert_eq!(came(&session), [format!("REQ_TOPIC p {to_session}")]);
+        assert_eq!(came(&counting), [format!("REQ_TOPIC p {with_number}")]);
         assert_eq!(came(&publisher), [r#"RSP_TOPIC p {"rcode":0}"#]);
     }
+}
+
+/// The number and the message of each that was pushed.
+fn numbers(peer: &Recorder) -> Vec<(u64, String)> {
+    let read = |sent: &Sent| {
+        let request = TopicRequest::decode::<Json>(sent.0.body()).unwrap();
+        (request.seq.unwrap(), String::from_utf8(request.message.unwrap().bytes().to_vec()).unwrap())
+    };
+    peer.take().iter().map(read).collect()
+}
+
+#[test]
+fn numbers_count_what_is_published_from_1_without_a_gap_whoever_publishes_it_and_however() {
+    let (hearing, writers) = (session_peer(1), [Recorder::new(2), plain_peer(3), session_peer(4)]);
+    let topics = with_subscribers(&[&hearing]);
+    let spellings = [r#"{"topic_key":"t","optype":4,"topic_msg":1}"#, r#"{"key":"t","optype":4,"message":1}"#];
+    let mut expected = Vec::new();
+    for round in 0..7 {
+        for (writer, body) in writers.iter().zip(spellings.iter().cycle().skip(round % 2)) {
+            let mut messages = (0..=round).map(|_| writer.message(REQ_TOPIC, b"p", body.as_bytes()));
+            topics.handle_all(writer, &mut messages);
+            expected.extend((0..=round).map(|_| "1".to_owned()));
+        }
+    }
+    assert_eq!(numbers(&hearing), (1..).zip(expected).collect::<Vec<_>>());
+    let late = session_peer(5);
+    send(&topics, &late, "s", r#"{"topic_key":"t","optype":2}"#);
+    assert_eq!(came(&late), [r#"RSP_TOPIC s {"rcode":0,"epoch":1,"seq":84}"#]);
+    send(&topics, &late, "s", r#"{"topic_key":"t","optype":2}"#);
+    assert_eq!(came(&late), [r#"RSP_TOPIC s {"rcode":0,"epoch":1,"seq":84}"#], "the same again");
+}
+
+#[test]
+fn a_topic_that_is_created_again_counts_anew_under_another_epoch() {
+    let peer = session_peer(1);
+    let topics = TopicService::new().after_epoch(1 << 40);
+    for (epoch, id) in [(1, "a"), (2, "b")] {
+        send(&topics, &peer, id, r#"{"topic_key":"t","optype":0}"#);
+        send(&topics, &peer, id, r#"{"topic_key":"t","optype":2}"#);
+        assert_eq!(
+            came(&peer)[1],
+            format!(r#"RSP_TOPIC {id} {{"rcode":0,"epoch":{},"seq":0}}"#, (1_u64 << 40) + epoch)
+        );
+        send(&topics, &peer, id, r#"{"topic_key":"t","optype":4,"topic_msg":"x"}"#);
+        assert_eq!(came(&peer)[0], format!(r#"REQ_TOPIC {id} {{"seq":1,"topic_key":"t","optype":4,"topic_msg":"x"}}"#));
+        send(&topics, &peer, id, r#"{"topic_key":"t","optype":1}"#);
+        came(&peer);
+    }
+}
+
+#[test]
+fn two_publishers_at_once_do_not_share_a_number() {
+    let (topics, hearing) = (with_subscribers(&[]), session_peer(0));
+    send(&topics, &hearing, "s", r#"{"topic_key":"t","optype":2}"#);
+    came(&hearing);
+    std::thread::scope(|scope| {
+        for publisher in 1..=3 {
+            let (topics, peer) = (&topics, Recorder::new(publisher));
+            scope.spawn(move || {
+                for n in 0..300 {
+                    let body = format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{n}}}"#);
+                    let mut run = (0..=(n % 3)).map(|_| peer.message(REQ_TOPIC, b"p", body.as_bytes()));
+                    topics.handle_all(&peer, &mut run);
+                }
+            });
+        }
+    });
+    let seen: Vec<_> = numbers(&hearing).into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!(seen, (1..=1800).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_message_that_its_number_takes_over_the_bound_closes_only_those_who_count() {
+    let (plain, counting, publisher) = (plain_peer(1), session_peer(2), Recorder::new(3));
+    let topics = with_subscribers(&[&plain, &counting]);
+    let around = r#"{"topic_key":"t","optype":4,"topic_msg":""}"#.len() + 1 + 8;
+    let body = |bytes: usize| format!(r#"{{"topic_key":"t","optype":4,"topic_msg":"{}"}}"#, "x".repeat(bytes));
+    send(&topics, &publisher, "p", &body((16 << 20) - around - r#""seq":1,"#.len()));
+    assert_eq!((plain.take().len(), numbers(&counting).len()), (1, 1));
+    send(&topics, &publisher, "p", &body((16 << 20) - around));
+    assert_eq!((plain.take().len(), plain.close_reason()), (1, None));
+    assert!(counting.close_reason().unwrap().ends_with(Form::Numbered.why_not()));
 }
 
 #[test]
@@ -145,8 +256,8 @@ fn a_large_frame_is_forwarded_without_a_copy_and_a_small_one_in_bytes_of_its_own
         let request = TopicRequest::decode::<Json>(message.body()).unwrap();
         let mut publication = Publication::new(&publisher, &message, &request).unwrap();
         publication.add(message.clone(), true);
-        publication.make_value();
-        let frame = publication.frames(&publisher).unwrap().frame().clone();
+        publication.make(Needs { text: true, value: false, numbered: false, next: 1 });
+        let frame = publication.frames(Form::Text).unwrap().frame().clone();
         assert_eq!(&frame, message.frame());
         assert_eq!(frame.as_ptr() == message.frame().as_ptr(), same, "{letters}");
     }
@@ -163,7 +274,8 @@ fn flags_of_a_publisher_reach_no_subscriber_and_spare_it_the_answer() {
     topics.handle(&publisher, publisher.message(ONE_WAY, b"p", br#"{"optype":2,"topic_key":"t"}"#));
     assert_eq!(came(&publisher), [""; 0]);
     send(&topics, &publisher, "q", body);
-    assert_eq!(came(&publisher), [format!("REQ_TOPIC q {body}"), r#"RSP_TOPIC q {"rcode":0}"#.to_owned()]);
+    let pushed = body.replacen('{', r#"{"seq":2,"#, 1);
+    assert_eq!(came(&publisher), [format!("REQ_TOPIC q {pushed}"), r#"RSP_TOPIC q {"rcode":0}"#.to_owned()]);
 }
 
 #[test]
@@ -227,7 +339,7 @@ fn one_whose_form_does_not_fit_into_a_frame_is_closed_and_the_others_hear() {
     send(&topics, &publisher, "p", &format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{value}}}"#));
     assert_eq!(came(&publisher), [r#"RSP_TOPIC p {"rcode":0}"#]);
     assert_eq!(session.take().len(), 1);
-    assert!(v1.close_reason().unwrap().ends_with(NO_FORM));
+    assert!(v1.close_reason().unwrap().ends_with(Form::Text.why_not()));
 }
 
 #[test]
@@ -273,4 +385,203 @@ fn messages_come_between_the_answers_to_subscribe_and_cancel_and_in_their_publis
             }
         }
     }
+}
+
+/// Publishes `"1"`, `"2"` and so on up to this one, one by one.
+fn publish_up_to(topics: &TopicService<Recorder>, publisher: &Recorder, last: u64) {
+    for n in 1..=last {
+        send(topics, publisher, "p", &format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{n}}}"#));
+    }
+    publisher.take();
+}
+
+/// The answer to a subscribe, and the numbers of what follows it, which are those that it says.
+fn subscribed(topics: &TopicService<Recorder>, peer: &Recorder, more: &str) -> (String, Vec<u64>) {
+    send(topics, peer, "s", &format!(r#"{{"topic_key":"t","optype":2{more}}}"#));
+    let mut sent = peer.take();
+    let answer = sent.remove(0);
+    let read = TopicAnswer::decode::<Json>(answer.0.body()).unwrap().subscribed.unwrap();
+    let numbers: Vec<_> =
+        sent.iter().map(|sent| TopicRequest::decode::<Json>(sent.0.body()).unwrap().seq.unwrap()).collect();
+    assert_eq!(numbers, (read.at.seq - read.replayed + 1..=read.at.seq).collect::<Vec<_>>());
+    (answer.text().into_owned(), numbers)
+}
+
+fn kept(ring_messages: usize) -> TopicLimits {
+    TopicLimits { ring_messages, ..TopicLimits::default() }
+}
+
+#[test]
+fn one_who_comes_back_gets_what_is_kept_and_is_told_what_is_not() {
+    let (topics, publisher, first) = (TopicService::with_limits(kept(4)), Recorder::new(1), session_peer(2));
+    send(&topics, &publisher, "c", r#"{"topic_key":"t","optype":0}"#);
+    send(&topics, &first, "s", r#"{"topic_key":"t","optype":2}"#);
+    topics.closed(&first);
+    publish_up_to(&topics, &publisher, 10);
+    let rows = [
+        (r#","epoch":1,"after":10"#, r#","missed":0"#, 11),
+        (r#","epoch":1,"after":9"#, r#","replayed":1,"missed":0"#, 10),
+        (r#","epoch":1,"after":6"#, r#","replayed":4,"missed":0"#, 7),
+        (r#","epoch":1,"after":5"#, r#","replayed":4,"missed":1"#, 7),
+        (r#","epoch":1,"after":0"#, r#","replayed":4,"missed":6"#, 7),
+        (r#","epoch":1,"after":11"#, r#","replayed":4,"missed":-1"#, 7),
+        (r#","epoch":2,"after":9"#, r#","replayed":4,"missed":-1"#, 7),
+        (r#","epoch":2"#, "", 11),
+        ("", "", 11),
+        (r#","retain":true"#, r#","replayed":1"#, 10),
+    ];
+    for (id, (asked, told, from)) in (10..).zip(rows) {
+        let peer = session_peer(id);
+        let (answer, numbers) = subscribed(&topics, &peer, asked);
+        assert_eq!(answer, format!(r#"{{"rcode":0,"epoch":1,"seq":10{told}}}"#), "{asked}");
+        assert_eq!(numbers, (from..=10).collect::<Vec<_>>(), "{asked}");
+    }
+    for (id, peer) in [Recorder::new(30), plain_peer(31)].iter().enumerate() {
+        send(&topics, peer, "s", r#"{"topic_key":"t","optype":2,"epoch":1,"after":"x","retain":7}"#);
+        assert_eq!(came(peer), [r#"RSP_TOPIC s {"rcode":0}"#], "{id}: it does not count");
+    }
+    let peer = session_peer(40);
+    send(&topics, &peer, "s", r#"{"topic_key":"t","optype":2,"epoch":1,"after":"x"}"#);
+    assert!(came(&peer)[0].contains(r#""rcode":2"#));
+}
+
+#[test]
+fn what_follows_comes_after_what_is_replayed_and_a_bundle_may_be_replayed_in_part() {
+    let (topics, publisher, first, back) = (with_subscribers(&[]), Recorder::new(1), session_peer(2), session_peer(3));
+    subscribed(&topics, &first, "");
+    let body = br#"{"topic_key":"t","optype":4,"topic_msg":"x"}"#;
+    topics.handle_all(&publisher, &mut (0..5).map(|_| publisher.message(REQ_TOPIC, b"p", body)));
+    let (_, numbers) = subscribed(&topics, &back, r#","epoch":1,"after":2"#);
+    assert_eq!(numbers, [3, 4, 5]);
+    publish_up_to(&topics, &publisher, 1);
+    assert_eq!(back.take()[0].text(), r#"{"seq":6,"topic_key":"t","optype":4,"topic_msg":1}"#);
+    let (_, again) = subscribed(&topics, &back, r#","epoch":1,"after":5"#);
+    assert_eq!(again, [6], "also one who is subscribed already");
+}
+
+#[test]
+fn a_topic_that_retains_gives_its_last_message_to_each_who_counts_and_does_not_refuse_it() {
+    let (topics, publisher) = (TopicService::with_limits(kept(0)), Recorder::new(1));
+    let creator = session_peer(2);
+    send(&topics, &publisher, "c", r#"{"topic_key":"t","optype":0,"retain":true}"#);
+    publish_up_to(&topics, &publisher, 1);
+    assert_eq!(topics.kept_bytes(), 0, "a v1 peer can't ask for it");
+    send(&topics, &creator, "c", r#"{"topic_key":"t","optype":0,"retain":true}"#);
+    send(&topics, &creator, "c", r#"{"topic_key":"t","optype":0}"#);
+    assert_eq!(subscribed(&topics, &session_peer(3), "").0, r#"{"rcode":0,"epoch":1,"seq":1,"retain":true}"#);
+    publish_up_to(&topics, &publisher, 3);
+    let (answer, numbers) = subscribed(&topics, &session_peer(4), "");
+    assert_eq!(answer, r#"{"rcode":0,"epoch":1,"seq":4,"replayed":1,"retain":true}"#);
+    assert_eq!(numbers, [4]);
+    assert_eq!(subscribed(&topics, &session_peer(5), r#","retain":false"#).1, [0; 0]);
+    let (answer, numbers) = subscribed(&topics, &session_peer(6), r#","epoch":1,"after":1"#);
+    assert_eq!(answer, r#"{"rcode":0,"epoch":1,"seq":4,"replayed":1,"missed":2,"retain":true}"#);
+    assert_eq!(numbers, [4]);
+    let v1 = Recorder::new(7);
+    send(&topics, &v1, "s", r#"{"topic_key":"t","optype":2}"#);
+    assert_eq!(came(&v1), [r#"RSP_TOPIC s {"rcode":0}"#]);
+}
+
+#[test]
+fn nothing_is_kept_until_somebody_counts_and_all_is_given_back_when_the_topic_goes() {
+    let (v1, publisher, counting) = (Recorder::new(1), Recorder::new(2), session_peer(3));
+    let topics = with_subscribers(&[&v1]);
+    publish_up_to(&topics, &publisher, 3);
+    assert_eq!(topics.kept_bytes(), 0);
+    subscribed(&topics, &counting, "");
+    topics.closed(&counting);
+    publish_up_to(&topics, &publisher, 3);
+    assert!(topics.kept_bytes() > 0);
+    assert_eq!(subscribed(&topics, &session_peer(4), r#","epoch":1,"after":1"#).1, [4, 5, 6]);
+    send(&topics, &publisher, "r", r#"{"topic_key":"t","optype":1}"#);
+    assert_eq!(topics.kept_bytes(), 0);
+}
+
+#[test]
+fn past_the_bound_on_all_topics_the_quietest_gives_up_what_it_keeps_and_says_so() {
+    let limits = TopicLimits { total_ring_bytes: 3000, ..TopicLimits::default() };
+    let (topics, publisher, peer) = (TopicService::with_limits(limits), Recorder::new(1), session_peer(2));
+    let publish = |topic: &str, bytes: usize| {
+        let value = "x".repeat(bytes);
+        send(&topics, &publisher, "p", &format!(r#"{{"topic_key":"{topic}","optype":4,"topic_msg":"{value}"}}"#));
+    };
+    for topic in ["t", "u", "v"] {
+        send(&topics, &peer, "c", &format!(r#"{{"topic_key":"{topic}","optype":0}}"#));
+        send(&topics, &peer, "s", &format!(r#"{{"topic_key":"{topic}","optype":2}}"#));
+        publish(topic, 700);
+    }
+    assert_eq!(topics.given_up(), 0);
+    publish("t", 700);
+    assert_eq!(topics.given_up(), 1);
+    assert!(topics.kept_bytes() <= 3000);
+    let back = session_peer(3);
+    assert_eq!(subscribed(&topics, &back, r#","epoch":1,"after":0"#).1, [1, 2]);
+    back.take();
+    send(&topics, &back, "s", r#"{"topic_key":"u","optype":2,"epoch":2,"after":0}"#);
+    assert_eq!(came(&back), [r#"RSP_TOPIC s {"rcode":0,"epoch":2,"seq":1,"missed":1}"#]);
+}
+
+#[test]
+fn one_that_may_miss_messages_holds_nobody_and_goes_on_as_its_policy_says() {
+    let rows: [(&str, usize, &[u64]); 4] =
+        [("drop_oldest", 4, &[7, 8, 9, 10]), ("drop_oldest", 0, &[]), ("latest", 4, &[10]), ("drop_newest", 4, &[])];
+    for (policy, ring_messages, expected) in rows {
+        let (topics, publisher) = (TopicService::with_limits(kept(ring_messages)), Recorder::new(1));
+        let slow = session_peer(2);
+        send(&topics, &publisher, "c", r#"{"topic_key":"t","optype":0}"#);
+        subscribed(&topics, &slow, &format!(r#","policy":"{policy}","max_bytes":100"#));
+        publish_up_to(&topics, &publisher, 1);
+        assert_eq!(numbers(&slow).len(), 1);
+        slow.set_queued_bytes(101);
+        publish_up_to(&topics, &publisher, 9);
+        assert_eq!((slow.take(), slow.close_reason()), (vec![], None), "{policy}");
+        slow.set_queued_bytes(0);
+        let (told, came): (Vec<_>, Vec<_>) =
+            slow.take().into_iter().partition(|sent| sent.text().contains(r#""optype":2"#));
+        let seqs: Vec<_> =
+            came.iter().map(|sent| TopicRequest::decode::<Json>(sent.0.body()).unwrap().seq.unwrap()).collect();
+        assert_eq!(seqs, expected, "{policy} {ring_messages}");
+        let told: Vec<_> = told.iter().map(|sent| sent.text().into_owned()).collect();
+        let notice = r#"{"seq":10,"topic_key":"t","optype":2}"#;
+        assert_eq!(told, if expected.is_empty() { vec![notice] } else { vec![] }, "{policy} {ring_messages}");
+        publish_up_to(&topics, &publisher, 1);
+        assert_eq!(numbers(&slow)[0].0, 11, "{policy}");
+    }
+}
+
+#[test]
+fn one_that_is_to_be_cut_off_is_and_policies_are_for_those_who_count() {
+    let (topics, publisher) = (with_subscribers(&[]), Recorder::new(1));
+    let (slow, plain) = (session_peer(2), plain_peer(3));
+    subscribed(&topics, &slow, r#","policy":"disconnect","max_bytes":100"#);
+    send(&topics, &plain, "s", r#"{"topic_key":"t","optype":2,"policy":"disconnect","max_bytes":0}"#);
+    plain.set_queued_bytes(1000);
+    plain.take();
+    publish_up_to(&topics, &publisher, 1);
+    slow.set_queued_bytes(101);
+    publish_up_to(&topics, &publisher, 1);
+    assert!(slow.close_reason().unwrap().ends_with("more waits for it than its subscribe permits"));
+    assert_eq!((plain.take().len(), plain.close_reason()), (2, None));
+    let odd = session_peer(4);
+    send(&topics, &odd, "s", r#"{"topic_key":"t","optype":2,"policy":"drop_all"}"#);
+    assert!(came(&odd)[0].contains("drop_oldest"), "what there is, is named");
+}
+
+#[test]
+fn who_was_behind_in_another_life_of_the_topic_or_has_gone_gets_nothing() {
+    let (topics, publisher, slow, gone) = (with_subscribers(&[]), Recorder::new(1), session_peer(2), session_peer(3));
+    for peer in [&slow, &gone] {
+        subscribed(&topics, peer, r#","policy":"drop_oldest","max_bytes":100"#);
+        peer.set_queued_bytes(101);
+    }
+    publish_up_to(&topics, &publisher, 2);
+    topics.closed(&gone);
+    send(&topics, &publisher, "r", r#"{"topic_key":"t","optype":1}"#);
+    send(&topics, &publisher, "c", r#"{"topic_key":"t","optype":0}"#);
+    subscribed(&topics, &session_peer(4), "");
+    publish_up_to(&topics, &publisher, 1);
+    slow.set_queued_bytes(0);
+    gone.set_queued_bytes(0);
+    assert_eq!(came(&slow), [r#"REQ_TOPIC 1 {"topic_key":"t","optype":1}"#]);
+    assert_eq!(came(&gone), [""; 0]);
 }

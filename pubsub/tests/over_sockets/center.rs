@@ -43,7 +43,7 @@ impl Center {
             .on_session(Sessions::for_server("center", &limits));
         let folder = tempfile::tempdir().unwrap();
         let addresses = ["tcp://127.0.0.1:0".parse().unwrap(), Address::Unix(folder.path().join("center"))];
-        let settings = Settings { limits, loops: 2, pin: false };
+        let settings = Settings { limits, loops: 2, ..Settings::default() };
         let serving = serve(&addresses, settings, Arc::new(dispatcher)).await.unwrap();
         Self { serving, topics, _folder: folder }
     }

@@ -1,3 +1,4 @@
+use callboard_client::{Client, Reconnect};
 use callboard_pubsub::{Subscription, SubscriptionError, Topics};
 
 use crate::center::{Center, PATIENCE, next};
@@ -5,7 +6,8 @@ use crate::center::{Center, PATIENCE, next};
 #[tokio::test]
 async fn the_end_of_the_connection_is_told_once_after_what_has_come() {
     let center = Center::start().await;
-    let client = center.client().await;
+    let once = Client::builder().timeout(PATIENCE).reconnect(Reconnect::never());
+    let client = once.connect(center.serving.addresses()[0].to_string()).await.unwrap();
     let topics = Topics::new(&client);
     topics.create("news").await.unwrap();
     let mut news = Subscription::open(&client, "news").await.unwrap();

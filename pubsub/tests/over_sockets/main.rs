@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails its test")]
 
 mod center;
+mod comebacks;
 mod ends;
 mod messages;
 mod publishers;

@@ -8,7 +8,7 @@ use tokio_stream::StreamExt;
 
 use super::*;
 use crate::testing::{Center, LONG, dead_host, host_of, serve_who};
-use crate::{CacheLimits, Notice, Provider};
+use crate::{CacheLimits, Notice, Notices, Provider};
 
 const ANY: &str = "127.0.0.1:0";
 
@@ -20,8 +20,11 @@ async fn who(caller: &Caller) -> Result<String, CallError> {
     caller.call("who", &()).await
 }
 
-fn notice(host: Host, online: bool) -> Notice {
-    Notice { method: "who".into(), host, online }
+/// The next change of who provides `who`.
+async fn next_change(notices: &mut Notices) -> (Host, bool) {
+    let Notice { method, host, online, .. } = timeout(LONG, notices.next()).await.unwrap().unwrap();
+    assert_eq!(&*method, "who");
+    (host, online)
 }
 
 #[tokio::test]
@@ -267,11 +270,11 @@ async fn notices_keep_the_list_true_and_let_go_of_who_left() {
     let mut notices = caller.notices();
     assert_eq!(who(&caller).await.unwrap(), "a");
     provider.withdraw().await.unwrap();
-    assert_eq!(timeout(LONG, notices.next()).await.unwrap(), Some(notice(host, false)));
+    assert_eq!(next_change(&mut notices).await, (host, false));
     assert!(matches!(who(&caller).await.unwrap_err().kind(), CallErrorKind::NotFound));
     assert!(caller.inner.pool.is_empty());
     let _back = center.announce("who", server.addresses()).await;
-    assert_eq!(timeout(LONG, notices.next()).await.unwrap(), Some(notice(host, true)));
+    assert_eq!(next_change(&mut notices).await, (host, true));
     assert_eq!(who(&caller).await.unwrap(), "a");
     assert_eq!((center.discoveries(), notices.missed()), (1, 0));
 }
@@ -281,7 +284,8 @@ async fn calls_go_on_while_the_center_is_dead() {
     let center = Center::start().await;
     let (a, b) = (serve_who("a", ANY).await, serve_who("b", ANY).await);
     let _a = center.announce("who", vec![host_of(&a), host_of(&b)]).await;
-    let caller = caller(&center).await;
+    let once = Caller::builder().timeout(LONG).connect_timeout(LONG).reconnect(Reconnect::never());
+    let caller = once.connect(center.address()).await.unwrap();
     let mut notices = caller.notices();
     assert_eq!(who(&caller).await.unwrap(), "a");
     caller.hosts("nobody").await.unwrap();
@@ -441,5 +445,5 @@ async fn a_center_without_sessions_will_do() {
     let mut notices = caller.notices();
     assert_eq!(who(&caller).await.unwrap(), "a");
     provider.withdraw().await.unwrap();
-    assert_eq!(timeout(LONG, notices.next()).await.unwrap(), Some(notice(host_of(&server), false)));
+    assert_eq!(next_change(&mut notices).await, (host_of(&server), false));
 }

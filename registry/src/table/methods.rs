@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::held::Held;
 use super::providers::Providers;
 
 /// The methods that are provided or watched, found by name.
@@ -14,6 +15,9 @@ pub(super) struct Methods<K> {
     hasher: RandomState,
     by_name: HashTable<MethodId>,
     by_id: Slab<Method<K>>,
+    /// The highest revision of any method that is gone: one that comes again goes on from here, so that a number never
+    /// means two sets.
+    last_revision: u64,
 }
 
 /// One method. It is there for as long as somebody provides or watches it.
@@ -23,6 +27,9 @@ pub(super) struct Method<K> {
     hash: u64,
     pub(super) providers: Providers,
     pub(super) watchers: BTreeSet<K>,
+    pub(super) held: Held<K>,
+    /// Grows by one with each change of `providers` that is told.
+    pub(super) revision: u64,
 }
 
 /// Where a method lies, for as long as it is there.
@@ -63,7 +70,14 @@ impl<K> Methods<K> {
             Slot::Taken(id) => return id,
             Slot::Free { name, hash } => (name, hash),
         };
-        let method = Method { name: Arc::from(name), hash, providers: Providers::default(), watchers: BTreeSet::new() };
+        let method = Method {
+            name: Arc::from(name),
+            hash,
+            providers: Providers::default(),
+            watchers: BTreeSet::new(),
+            held: None,
+            revision: self.last_revision,
+        };
         let id = MethodId(self.by_id.insert(method));
         let by_id = &self.by_id;
         self.by_name.insert_unique(hash, id, |id| by_id.get(id.0).map_or(0, |method| method.hash));
@@ -84,6 +98,7 @@ impl<K> Methods<K> {
         if let Ok(entry) = self.by_name.find_entry(method.hash, |other| *other == id) {
             entry.remove();
         }
+        self.last_revision = self.last_revision.max(method.revision);
         self.by_id.remove(id.0);
         if self.by_id.is_empty() && self.by_id.capacity() > KEEP_METHODS {
             self.by_id = Slab::new();
@@ -104,6 +119,6 @@ impl<K> Method<K> {
 
 impl<K> Default for Methods<K> {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), by_name: HashTable::new(), by_id: Slab::new() }
+        Self { hasher: RandomState::new(), by_name: HashTable::new(), by_id: Slab::new(), last_revision: 0 }
     }
 }

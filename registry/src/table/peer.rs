@@ -1,5 +1,6 @@
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use callboard_common::Host;
 use rustc_hash::FxBuildHasher;
@@ -15,6 +16,8 @@ pub(super) struct Peer {
     /// Hosts in `provides`, over all methods.
     registered: usize,
     pub(super) watches: HashSet<MethodId, FxBuildHasher>,
+    /// The last one that it named: mostly all its entries have the same, which is kept once.
+    instance: Option<Arc<str>>,
 }
 
 impl Peer {
@@ -24,6 +27,25 @@ impl Peer {
 
     pub(super) const fn registered(&self) -> usize {
         self.registered
+    }
+
+    pub(super) fn instance(&mut self, name: &str) -> Arc<str> {
+        match &self.instance {
+            Some(known) if **known == *name => Arc::clone(known),
+            _ => Arc::clone(self.instance.insert(name.into())),
+        }
+    }
+
+    pub(super) fn last_instance(&self) -> Option<Arc<str>> {
+        self.instance.clone()
+    }
+
+    pub(super) fn hosts(&self) -> BTreeSet<Host> {
+        self.provides.values().flat_map(|hosts| hosts.clone().into_sorted()).collect()
+    }
+
+    pub(super) fn methods_at(&self, host: Host) -> impl Iterator<Item = MethodId> {
+        self.provides.iter().filter(move |(_, hosts)| hosts.contains(host)).map(|(id, _)| *id)
     }
 
     pub(super) fn is_empty(&self) -> bool {

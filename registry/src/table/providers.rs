@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
 
-use callboard_common::Host;
+use callboard_common::{Host, ListedHost};
 use smallvec::SmallVec;
 
 /// The hosts of one method in the order in which they came. One takes no memory elsewhere, a few lie in a row, and many in
@@ -13,9 +15,9 @@ pub(super) enum Providers {
 }
 
 /// A method at a host.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Provider {
-    host: Host,
+    listed: ListedHost,
     /// Connections that say so; there is one at least.
     registrations: usize,
 }
@@ -33,18 +35,20 @@ type Turn = u64;
 const FEW: usize = 16;
 
 impl Providers {
-    /// One more connection says that the method is at `host`. Whether it is the first one.
-    pub(super) fn enter(&mut self, host: Host) -> bool {
+    /// One more connection says that the method is at `host`. Whether it is the first one. Of several the last that named
+    /// an instance counts: who listens at a host now has come after who did before.
+    pub(super) fn enter(&mut self, host: Host, instance: Option<Arc<str>>) -> bool {
         if let Some(provider) = self.find(host) {
             provider.registrations += 1;
+            provider.listed.instance = instance.or_else(|| provider.listed.instance.take());
             return false;
         }
-        let provider = Provider { host, registrations: 1 };
+        let provider = Provider { listed: ListedHost { host, instance }, registrations: 1 };
         match self {
             Self::Few(few) if few.len() < FEW => few.push(provider),
             Self::Few(few) => {
                 let mut many = Box::<Many>::default();
-                few.iter().copied().chain([provider]).for_each(|provider| many.push(provider));
+                mem::take(few).into_iter().chain([provider]).for_each(|provider| many.push(provider));
                 *self = Self::Many(many);
             }
             Self::Many(many) => many.push(provider),
@@ -52,23 +56,24 @@ impl Providers {
         true
     }
 
-    /// One connection less says that the method is at `host`. Whether it was the last one.
-    pub(super) fn leave(&mut self, host: Host) -> bool {
-        let Some(provider) = self.find(host) else { return false };
+    /// One connection less says that the method is at `host`. What was listed, if it was the last one.
+    pub(super) fn leave(&mut self, host: Host) -> Option<ListedHost> {
+        let provider = self.find(host)?;
         provider.registrations -= 1;
-        let is_last = provider.registrations == 0;
-        if is_last {
-            self.remove(host);
+        if provider.registrations > 0 {
+            return None;
         }
-        is_last
+        let listed = provider.listed.clone();
+        self.remove(host);
+        Some(listed)
     }
 
-    pub(super) fn hosts(&self) -> impl Iterator<Item = Host> {
+    pub(super) fn listed(&self) -> impl Iterator<Item = &ListedHost> {
         let (few, many) = match self {
             Self::Few(few) => (few.as_slice(), None),
             Self::Many(many) => (&[][..], Some(many.by_turn.values())),
         };
-        few.iter().chain(many.into_iter().flatten()).map(|provider| provider.host)
+        few.iter().chain(many.into_iter().flatten()).map(|provider| &provider.listed)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -80,14 +85,14 @@ impl Providers {
 
     fn find(&mut self, host: Host) -> Option<&mut Provider> {
         match self {
-            Self::Few(few) => few.iter_mut().find(|provider| provider.host == host),
+            Self::Few(few) => few.iter_mut().find(|provider| provider.listed.host == host),
             Self::Many(many) => many.by_turn.get_mut(many.by_host.get(&host)?),
         }
     }
 
     fn remove(&mut self, host: Host) {
         match self {
-            Self::Few(few) => few.retain(|provider| provider.host != host),
+            Self::Few(few) => few.retain(|provider| provider.listed.host != host),
             Self::Many(many) => {
                 if let Some(turn) = many.by_host.remove(&host) {
                     many.by_turn.remove(&turn);
@@ -105,7 +110,7 @@ impl Default for Providers {
 
 impl Many {
     fn push(&mut self, provider: Provider) {
-        self.by_host.insert(provider.host, self.next_turn);
+        self.by_host.insert(provider.listed.host, self.next_turn);
         self.by_turn.insert(self.next_turn, provider);
         self.next_turn += 1;
     }
@@ -115,18 +120,22 @@ impl Many {
 mod tests {
     use super::*;
 
+    fn host(port: u16) -> Host {
+        Host::new([127, 0, 0, 1].into(), port).unwrap()
+    }
+
     #[test]
     fn few_and_many_are_in_the_order_in_which_they_came() {
-        let host = |port| Host::new([127, 0, 0, 1].into(), port).unwrap();
         for last in [1_u16, 2, 15, 16, 17, 40] {
             let mut providers = Providers::default();
             for port in (1..=last).rev() {
-                assert!(providers.enter(host(port)) && !providers.enter(host(port)));
+                assert!(providers.enter(host(port), None) && !providers.enter(host(port), None));
             }
-            let ports = |providers: &Providers| providers.hosts().map(Host::port).collect::<Vec<_>>();
+            let ports = |providers: &Providers| providers.listed().map(|one| one.host.port()).collect::<Vec<_>>();
+            let leave = |providers: &mut Providers, port| providers.leave(host(port)).is_some();
             assert_eq!(ports(&providers), (1..=last).rev().collect::<Vec<_>>());
-            assert!(!providers.leave(host(last)) && providers.leave(host(last)) && !providers.leave(host(last)));
-            assert!(providers.enter(host(last)));
+            assert!(!leave(&mut providers, last) && leave(&mut providers, last) && !leave(&mut providers, last));
+            assert!(providers.enter(host(last), None));
             assert_eq!(ports(&providers), (1..last).rev().chain([last]).collect::<Vec<_>>(), "back again is last");
             for port in 1..=last {
                 providers.leave(host(port));
@@ -134,5 +143,15 @@ mod tests {
             }
             assert!(providers.is_empty());
         }
+    }
+
+    #[test]
+    fn the_last_that_named_an_instance_counts() {
+        let mut providers = Providers::default();
+        for instance in [Some("a"), Some("b"), None] {
+            providers.enter(host(1), instance.map(Arc::from));
+        }
+        let shown: Vec<_> = providers.listed().map(|one| one.instance.as_deref()).collect();
+        assert_eq!(shown, [Some("b")]);
     }
 }

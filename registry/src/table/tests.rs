@@ -36,7 +36,7 @@ fn run(table: &mut Table<u8>, steps: &[Step]) -> Vec<String> {
     let mut log = Log::default();
     for step in steps {
         match *step {
-            Register(peer, method, port) => table.register(&peer, method, host(port), &mut log).unwrap(),
+            Register(peer, method, port) => table.register(&peer, method, host(port), None, &mut log).unwrap(),
             Discover(peer, method) => drop(table.discover(&peer, method).unwrap()),
             StopWatching(peer, method) => table.stop_watching(&peer, method),
             Withdraw(peer, method, port) => table.withdraw(&peer, method, port.map(host), &mut log),
@@ -141,16 +141,52 @@ fn the_bounds_hold_for_each_connection() {
     let limits = RegistryLimits { registered_per_connection: 2, watched_per_connection: 1, max_name_bytes: 3 };
     let mut table = Table::new(limits);
     run(&mut table, &[Register(1, "add", 1), Register(1, "add", 2), Discover(1, "add")]);
-    assert_eq!(table.register(&1, "add", host(2), &mut Log::default()), Ok(()));
-    assert_eq!(table.register(&1, "sub", host(1), &mut Log::default()), Err(Refused::Registered { bound: 2 }));
-    assert_eq!(table.register(&2, "sub", host(1), &mut Log::default()), Ok(()));
+    assert_eq!(table.register(&1, "add", host(2), None, &mut Log::default()), Ok(()));
+    assert_eq!(table.register(&1, "sub", host(1), None, &mut Log::default()), Err(Refused::Registered { bound: 2 }));
+    assert_eq!(table.register(&2, "sub", host(1), None, &mut Log::default()), Ok(()));
     assert_eq!(table.discover(&1, "sub"), Err(Refused::Watched { bound: 1 }));
-    assert_eq!(table.discover(&1, "add").map(|hosts| hosts.len()), Ok(2));
+    assert_eq!(table.discover(&1, "add").map(|listing| listing.hosts.len()), Ok(2));
     assert_eq!(table.discover(&2, "adds"), Err(Refused::Name { name_bytes: 4, bound: 3 }));
     // What goes makes room.
     run(&mut table, &[Withdraw(1, "add", Some(1)), Register(1, "sub", 1), StopWatching(1, "add"), Discover(1, "sub")]);
     run(&mut table, &[Leave(1), Leave(2)]);
     assert_eq!(table.size(), TableSize::default());
+}
+
+#[test]
+fn a_revision_never_means_two_sets() {
+    let mut table = Table::default();
+    let revision = |table: &mut Table<u8>| table.discover(&9, "add").unwrap().revision;
+    assert_eq!(revision(&mut table), 0);
+    run(&mut table, &[Register(1, "add", 1), Register(2, "add", 1), Register(1, "add", 2), Leave(1)]);
+    assert_eq!(revision(&mut table), 3, "what changes nothing has no number");
+    run(&mut table, &[StopWatching(9, "add"), Leave(2)]);
+    assert_eq!(table.size(), TableSize::default());
+    assert_eq!(revision(&mut table), 4, "also where the method was forgotten meanwhile");
+}
+
+struct Instances<'a>(&'a mut Vec<Option<String>>);
+impl Effects<u8> for Instances<'_> {
+    fn notice(&mut self, notice: &Notice, _watchers: &BTreeSet<u8>) {
+        self.0.push(notice.instance.as_deref().map(str::to_owned));
+    }
+}
+
+#[test]
+fn an_entry_names_the_run_that_is_there() {
+    let (mut table, mut log) = (Table::default(), Vec::new());
+    let listed = |table: &mut Table<u8>| {
+        let hosts = table.discover(&9, "add").unwrap().hosts;
+        hosts.first().and_then(|listed| listed.instance.as_deref().map(str::to_owned))
+    };
+    assert_eq!(listed(&mut table), None);
+    table.register(&1, "add", host(1), Some("a"), &mut Instances(&mut log)).unwrap();
+    assert_eq!(listed(&mut table).as_deref(), Some("a"));
+    table.register(&2, "add", host(1), Some("b"), &mut Instances(&mut log)).unwrap();
+    assert_eq!(listed(&mut table).as_deref(), Some("b"));
+    table.leave(&1, &mut Instances(&mut log));
+    table.leave(&2, &mut Instances(&mut log));
+    assert_eq!(log, [Some("a".to_owned()), Some("b".to_owned())]);
 }
 
 #[test]
@@ -172,6 +208,8 @@ struct Model {
     entries: Vec<(&'static str, u16, Vec<u8>)>,
     watchers: BTreeSet<(u8, &'static str)>,
     views: BTreeMap<(u8, String), BTreeSet<Host>>,
+    /// The last revision that each watcher was told.
+    revisions: BTreeMap<(u8, String), u64>,
 }
 
 impl Model {
@@ -208,6 +246,7 @@ impl Model {
     fn forget_view(&mut self, peer: u8, method: &'static str) {
         self.watchers.remove(&(peer, method));
         self.views.remove(&(peer, method.to_owned()));
+        self.revisions.remove(&(peer, method.to_owned()));
     }
 
     fn ports(&self, method: &str) -> Vec<u16> {
@@ -219,7 +258,11 @@ impl Model {
 impl Effects<u8> for Model {
     fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<u8>) {
         for watcher in watchers {
-            let view = self.views.get_mut(&(*watcher, notice.method.to_string())).expect("told what it did not ask");
+            let of = (*watcher, notice.method.to_string());
+            let last = self.revisions.get_mut(&of).expect("told what it did not ask");
+            assert_eq!(notice.revision, Some(*last + 1), "a change was not told, or told twice: {notice}");
+            *last += 1;
+            let view = self.views.get_mut(&of).expect("told what it did not ask");
             assert!(if notice.online { view.insert(notice.host) } else { view.remove(&notice.host) }, "{notice}");
         }
     }
@@ -252,10 +295,12 @@ proptest! {
                 }
             }
             match step {
-                Register(peer, method, port) => table.register(&peer, method, host(port), &mut model).unwrap(),
+                Register(peer, method, port) => table.register(&peer, method, host(port), None, &mut model).unwrap(),
                 Discover(peer, method) => {
-                    let hosts = table.discover(&peer, method).unwrap();
-                    model.views.insert((peer, method.to_owned()), hosts.into_iter().collect());
+                    let listing = table.discover(&peer, method).unwrap();
+                    let hosts = listing.hosts.into_iter().map(|listed| listed.host).collect();
+                    model.views.insert((peer, method.to_owned()), hosts);
+                    model.revisions.insert((peer, method.to_owned()), listing.revision);
                 }
                 StopWatching(peer, method) => table.stop_watching(&peer, method),
                 Withdraw(peer, method, port) => table.withdraw(&peer, method, port.map(host), &mut model),

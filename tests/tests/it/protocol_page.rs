@@ -1,7 +1,7 @@
 use bytes::{BufMut, BytesMut};
 use callboard_common::{
-    Decode, Json, LengthValue, Message, MessageType, Protocol, RpcRequest, RpcResponse, ServiceAnswer, ServiceRequest,
-    SessionAnswer, SessionRequest, TopicAnswer, TopicRequest,
+    Decode, GoAway, Json, LengthValue, Message, MessageType, Protocol, RpcRequest, RpcResponse, ServiceAnswer,
+    ServiceRequest, SessionAnswer, SessionRequest, TopicAnswer, TopicRequest,
 };
 
 /// Each block marked `hex`, without white space and remarks.
@@ -28,6 +28,7 @@ fn reads(message: &Message) -> bool {
         MessageType::SessionRequest => SessionRequest::decode::<Json>(body).is_ok(),
         MessageType::SessionResponse => SessionAnswer::decode::<Json>(body).is_ok(),
         MessageType::Ping | MessageType::Pong => body.is_empty(),
+        MessageType::GoAway => GoAway::decode::<Json>(body).is_ok_and(|goaway| !goaway.grace.is_zero()),
         _ => false,
     }
 }

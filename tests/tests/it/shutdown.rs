@@ -66,6 +66,22 @@ async fn answers_in_flight_still_leave() {
 }
 
 #[tokio::test]
+async fn session_peers_that_know_it_are_told_that_the_center_goes_away() {
+    let center = center().await;
+    let mut told = RawPeer::with_session(address(&center), &["goaway"]).await;
+    let mut untold = RawPeer::with_session(address(&center), &["ping"]).await;
+    let mut v1 = RawPeer::connect(address(&center)).await;
+    v1.ask(2, r#"{"topic_key":"t","optype":0}"#).await;
+    center.shutdown().await;
+    let goaway = told.receive().await;
+    assert_eq!((goaway.mtype, goaway.id.len()), (21, 0));
+    assert!(goaway.json()["grace_ms"].as_u64() > Some(0) && goaway.json()["reason"].is_string());
+    for peer in [&mut told, &mut untold, &mut v1] {
+        peer.expect_end().await;
+    }
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_an_error_and_a_stale_socket_file_is_not() {
     let center = center().await;
     let again = callboard_center::Center::builder().listen(address(&center)).start().await;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use callboard_center::Center;
 use callboard_net::Limits;
+use callboard_registry::AvailabilityPolicy;
 use callboard_tests::{RawPeer, frame, within};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -109,7 +111,8 @@ async fn a_subscriber_that_takes_nothing_is_cut_off_and_nobody_else_notices() {
 
 #[tokio::test]
 async fn a_watcher_that_takes_nothing_is_closed_and_others_hear_every_notice() {
-    let center = center_with(limits(Duration::from_secs(3))).await;
+    let center = Center::builder().listen("tcp://127.0.0.1:0").limits(limits(Duration::from_secs(3)));
+    let center = center.availability(AvailabilityPolicy::trusting()).start().await.unwrap();
     let mut stalled = narrow(&address(&center)).await;
     let mut healthy = RawPeer::connect(address(&center)).await;
     for watcher in [&mut stalled, &mut healthy] {

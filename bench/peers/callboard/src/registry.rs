@@ -9,7 +9,6 @@
 //!   provider    register through `Provider`, one made and dropped for each entry
 //!   methods=N   discover N methods that somebody else has registered as `crowd/provide.rs` does; each connection asks
 //!               for 10,000 of them at most, which is what a center lets it watch
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -75,12 +74,12 @@ async fn register(opt: &Opt, clients: &[Client]) -> Result<()> {
 /// Enters the task's `i`th method, and takes back the one that was entered `KEPT` before it.
 async fn enter(client: &Client, task: usize, i: usize, host: Host) -> Result<()> {
     if i > KEPT {
-        let method = format!("calc.{task}-{}", i - KEPT).into();
-        let oldest = ServiceRequest { method, op: ServiceOp::Withdraw, host: Some(host) };
+        let method = format!("calc.{task}-{}", i - KEPT);
+        let oldest = ServiceRequest::new(method, ServiceOp::Withdraw).at(host);
         client.send_one_way("withdrawal", &oldest).await?;
     }
-    let method = format!("calc.{task}-{i}").into();
-    let entry = ServiceRequest { method, op: ServiceOp::Register, host: Some(host) };
+    let method = format!("calc.{task}-{i}");
+    let entry = ServiceRequest::new(method, ServiceOp::Register).at(host);
     let answer = client.exchange("registration", &entry).await?;
     load::check(ServiceAnswer::decode::<Json>(answer.body())?.code == ResultCode::Ok)
 }
@@ -123,10 +122,10 @@ async fn provide(opt: &Opt) -> Result<Provider> {
 }
 
 async fn look_up(client: &Client, method: &str) -> Result<()> {
-    let request = ServiceRequest { method: Cow::Borrowed(method), op: ServiceOp::Discover, host: None };
+    let request = ServiceRequest::new(method, ServiceOp::Discover);
     let message = client.exchange("discovery", &request).await?;
     let answer = ServiceAnswer::decode::<Json>(message.body())?;
-    load::check(answer.hosts.context("no hosts")?.len() == 1)
+    load::check(answer.hosts.context("no hosts")?.iter().count() == 1)
 }
 
 async fn finish<T>(opt: &Opt, meter: &Meter, tasks: Vec<JoinHandle<T>>) -> Result<()> {

@@ -2,7 +2,7 @@
 use std::borrow::Cow;
 
 use anyhow::Result;
-use callboard::{Center, Provider, Router, Server};
+use callboard::{AvailabilityPolicy, Center, Provider, Router, Server};
 use load::Opt;
 use serde::{Deserialize, Serialize};
 
@@ -36,12 +36,18 @@ pub async fn run(opt: Opt) -> Result<()> {
         let _provider = provider.announce(router.names(), server.addresses()).await?;
         serve().await
     } else if mode.has("center") {
-        let _center = Center::builder().router(router).loops(loops).listen(address(&opt)).start().await?;
+        let center = Center::builder().router(router).loops(loops).availability(at_their_word());
+        let _center = center.listen(address(&opt)).start().await?;
         serve().await
     } else {
         let _server = Server::builder().router(router).loops(loops).listen(address(&opt)).start().await?;
         serve().await
     }
+}
+
+/// The arena's providers are at hosts where nobody listens, and come and go all the time.
+fn at_their_word() -> AvailabilityPolicy {
+    AvailabilityPolicy { probe: false, flap_changes: usize::MAX, ..AvailabilityPolicy::default() }
 }
 
 fn router(methods: usize) -> Router {

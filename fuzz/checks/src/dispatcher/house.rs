@@ -1,9 +1,10 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use callboard_common::{
-    Codec, Connection, Decode, Dispatcher, Handler, Json, Limits, Message, MessageType, Raw, Recorder, ResultCode,
-    RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, TopicOp, TopicRequest,
+    Codec, Connection, Decode, Dispatcher, Feature, Handler, Json, Limits, ListedHost, Message, MessageType, Raw,
+    Recorder, ResultCode, RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer, TopicOp, TopicRequest,
 };
 use callboard_pubsub::TopicService;
 use callboard_registry::{RegistryService, TableSize};
@@ -30,6 +31,8 @@ struct Guest {
     conn: Recorder,
     peer: Peer,
     is_full: bool,
+    /// The last that it was told of each method that it watches.
+    revisions: BTreeMap<String, u64>,
     /// It is closed, and the center was not told yet.
     is_gone: bool,
 }
@@ -58,7 +61,7 @@ impl House {
     fn new_guest(&mut self) -> Guest {
         self.last_id += 1;
         let peer = Peer { id: self.last_id, session: None, is_new: true };
-        Guest { conn: Recorder::new(peer.id), peer, is_full: false, is_gone: false }
+        Guest { conn: Recorder::new(peer.id), peer, is_full: false, revisions: BTreeMap::new(), is_gone: false }
     }
 
     pub(super) fn take(&mut self, step: &Step) {
@@ -148,21 +151,29 @@ impl Guest {
             self.is_gone = true;
             assert_eq!(pushed, []);
         } else {
-            let pushed: Vec<Push> = pushed.iter().map(|message| self.read_push(message)).collect();
+            let mut read = Vec::new();
+            for message in &pushed {
+                read.push(self.read_push(message));
+            }
+            let pushed = read;
             assert_eq!(pushed, expected);
         }
         assert_eq!(self.conn.close_reason().is_some(), self.is_gone, "who has no room for a push is closed, no other");
         answers
     }
 
-    fn read_push(&self, message: &Message) -> Push {
+    fn read_push(&mut self, message: &Message) -> Push {
         assert_eq!((message.codec(), message.flags()), (0, 0));
         match message.kind() {
             MessageType::ServiceRequest => {
-                let ServiceRequest { method, op, host } = ServiceRequest::decode::<Json>(message.body()).unwrap();
+                let ServiceRequest { method, op, host, revision, .. } =
+                    ServiceRequest::decode::<Json>(message.body()).unwrap();
                 assert!(matches!(op, ServiceOp::Online | ServiceOp::Offline));
                 self.check_members(message, &["method", "optype", "host"]);
-                Push::Notice { method: method.into_owned(), host: host.unwrap(), online: op == ServiceOp::Online }
+                let method = method.into_owned();
+                let last = self.revisions.get(&method).copied().unwrap_or_default();
+                self.check_revision(&method, revision, |revision| revision == last + 1);
+                Push::Notice { method, host: host.unwrap(), online: op == ServiceOp::Online }
             }
             MessageType::TopicRequest => {
                 let request = TopicRequest::decode::<Json>(message.body()).unwrap();
@@ -191,7 +202,16 @@ impl Guest {
         Push::News { id: id.to_vec(), topic, message }
     }
 
-    fn check_answers(&self, request: &Message, expected: &Answer, answers: &[Message]) {
+    /// To those who asked for it each change of a method has its number, and no number is left out; others get none.
+    fn check_revision(&mut self, method: &str, revision: Option<u64>, follows: impl Fn(u64) -> bool) {
+        assert_eq!(revision.is_some(), self.peer.has(Feature::Revisions));
+        if let Some(revision) = revision {
+            assert!(follows(revision), "revision {revision} of {method:?}");
+            self.revisions.insert(method.to_owned(), revision);
+        }
+    }
+
+    fn check_answers(&mut self, request: &Message, expected: &Answer, answers: &[Message]) {
         // Who was closed on the way may have missed its answer.
         if *expected == Answer::Nothing || self.is_gone && answers.is_empty() {
             return assert_eq!(answers, []);
@@ -211,7 +231,11 @@ impl Guest {
                 let read = ServiceAnswer::decode::<Json>(answer.body()).unwrap();
                 let code = if hosts.is_empty() { ResultCode::NotFoundService } else { ResultCode::Ok };
                 assert_eq!((read.code, read.op), (code, Some(ServiceOp::Discover)));
-                assert_eq!(read.hosts.as_deref(), Some(&hosts[..]));
+                let listed = |listed: ListedHost| listed.host;
+                assert_eq!(read.hosts.map(|hosts| hosts.iter().map(listed).collect()), Some(hosts.clone()));
+                let method = read.method.unwrap();
+                let last = self.revisions.get(&*method).copied();
+                self.check_revision(&method, read.revision, |revision| last.is_none_or(|last| revision == last));
             }
             Answer::Session(features) => {
                 let read = SessionAnswer::decode::<Json>(answer.body()).unwrap();

@@ -9,7 +9,14 @@ use callboard_pubsub::TopicLimits;
 use callboard_registry::RegistryLimits;
 
 /// Small, so that a short script reaches them.
-pub(super) const TOPIC_LIMITS: TopicLimits = TopicLimits { topics: 3, subscribed_per_connection: 2, max_name_bytes: 8 };
+pub(super) const TOPIC_LIMITS: TopicLimits = TopicLimits {
+    topics: 3,
+    subscribed_per_connection: 2,
+    max_name_bytes: 8,
+    ring_messages: 4,
+    ring_bytes: 1 << 10,
+    total_ring_bytes: 1 << 11,
+};
 pub(super) const REGISTRY_LIMITS: RegistryLimits =
     RegistryLimits { registered_per_connection: 3, watched_per_connection: 2, max_name_bytes: 8 };
 
@@ -41,7 +48,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn has(&self, feature: Feature) -> bool {
+    pub(super) fn has(&self, feature: Feature) -> bool {
         self.session.is_some_and(|features| features.has(feature))
     }
 }

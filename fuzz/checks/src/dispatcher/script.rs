@@ -89,7 +89,7 @@ impl Iterator for Script<'_> {
 }
 
 fn session(more: u8) -> String {
-    let names = ["one_way", "ping", "withdraw", "topic_removed", "telepathy"];
+    let names = ["one_way", "ping", "withdraw", "topic_removed", "telepathy", "revisions"];
     let chosen: Vec<_> =
         names.iter().enumerate().filter(|(bit, _)| more >> bit & 1 == 1).map(|(_, name)| name).collect();
     format!("{{\"version\":2,\"name\":\"fuzz\",\"features\":{chosen:?}}}")

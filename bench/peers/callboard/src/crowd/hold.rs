@@ -28,7 +28,7 @@ pub async fn run(opt: Opt) -> Result<()> {
 
 /// One request over each connection, and its answer; some at the same time.
 async fn ask(held: &mut [TcpStream]) -> Result<()> {
-    let request = ServiceRequest { method: METHOD.into(), op: ServiceOp::Discover, host: None };
+    let request = ServiceRequest::new(METHOD, ServiceOp::Discover);
     let frame = idle::frame(b"2", &request)?;
     let asked = held.iter_mut().map(|stream| exchange(stream, &frame));
     futures::stream::iter(asked).buffer_unordered(super::AT_ONCE).try_collect().await

@@ -1,5 +1,6 @@
 use bytes::BytesMut;
-use callboard_common::{Codec, Encode, EncodeError, MessageType};
+
+use crate::{Codec, Encode, EncodeError, MessageType};
 
 /// The empty body of a PING. Its answer comes when the peer has handled what was sent before.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,120 @@
+use std::time::Duration;
+
+use callboard_common::{Features, Heartbeat, Heartbeats};
+use tokio::time::{sleep, timeout};
+
+use super::*;
+
+const TIMES: Heartbeats =
+    Heartbeats { caller: Heartbeat::from_ms(15_000, 45_000), provider: Heartbeat::from_ms(1_000, 3_000) };
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// A connection whose peer has opened a session with heartbeats.
+fn session() -> Rig {
+    let rig = rig(4096, Limits::default());
+    let limits = callboard_common::Limits::default();
+    let (name, instance) = (String::new(), String::new());
+    assert!(rig.conn.open_session(Session {
+        name,
+        instance,
+        features: Features::ALL,
+        limits,
+        heartbeats: Some(Arc::new(TIMES))
+    }));
+    // The task looks at the session when it next goes to sleep.
+    rig.conn.wake();
+    rig
+}
+
+/// The kind of the next frame that comes within this time.
+async fn next_kind(peer: &mut DuplexStream, within: Duration) -> Option<u8> {
+    let frame = async {
+        let mut frame = vec![0; peer.read_u32().await.unwrap() as usize];
+        peer.read_exact(&mut frame).await.unwrap();
+        frame[3]
+    };
+    timeout(within, frame).await.ok()
+}
+
+const PING: Option<u8> = Some(18);
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_provider_is_asked_each_second_and_closed_after_three() {
+    let mut rig = session();
+    rig.conn.set_provider();
+    assert_eq!(next_kind(&mut rig.peer, ms(999)).await, None);
+    assert_eq!(next_kind(&mut rig.peer, ms(2)).await, PING);
+    assert_eq!(next_kind(&mut rig.peer, ms(1001)).await, PING);
+    sleep(ms(990)).await;
+    assert!(!rig.conn.is_closed());
+    timeout(ms(20), rig.conn.closed()).await.unwrap();
+    assert_eq!(rig.conn.close_reason().unwrap(), "nothing was heard from it for 3s: it is taken for dead");
+    assert_eq!(rig.shared.snapshot().peers_dead, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_caller_is_asked_after_fifteen_seconds_and_closed_after_forty_five() {
+    let mut rig = session();
+    assert_eq!(next_kind(&mut rig.peer, ms(14_999)).await, None);
+    assert_eq!(next_kind(&mut rig.peer, ms(2)).await, PING);
+    assert!(timeout(ms(29_000), rig.conn.closed()).await.is_err());
+    timeout(ms(1_500), rig.conn.closed()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_says_anything_lives_and_is_not_asked() {
+    let mut rig = session();
+    rig.conn.set_provider();
+    for _ in 0..20 {
+        sleep(ms(900)).await;
+        rig.peer.write_all(&frame(b"id", b"{}")).await.unwrap();
+        assert_ne!(next_kind(&mut rig.peer, ms(50)).await, PING);
+    }
+    assert!(!rig.conn.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_does_not_count_while_the_peer_is_not_read() {
+    let rig = session();
+    rig.conn.set_provider();
+    let hold = rig.conn.hold_reading();
+    rig.conn.wake();
+    sleep(ms(60_000)).await;
+    assert!(!rig.conn.is_closed());
+    drop(hold);
+    sleep(ms(2_900)).await;
+    assert!(!rig.conn.is_closed());
+    timeout(ms(200), rig.conn.closed()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_heartbeats_a_silent_peer_stays() {
+    let mut rig = rig(4096, Limits::default());
+    rig.conn.set_provider();
+    assert_eq!(next_kind(&mut rig.peer, ms(100_000)).await, None);
+    assert!(!rig.conn.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_still_says_that_it_lives() {
+    let mut rig = session();
+    rig.conn.set_provider();
+    let _hold = rig.conn.hold_reading();
+    rig.conn.wake();
+    let next = next_kind(&mut rig.peer, ms(10_000)).await;
+    assert_eq!(next, PING, "the other side takes us for dead after 3 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stood_still_asks_first() {
+    let mut rig = session();
+    rig.conn.set_provider();
+    sleep(ms(100)).await;
+    tokio::time::advance(ms(4_000)).await; // this side stood still
+    sleep(ms(10)).await;
+    let _ = &mut rig.peer;
+    assert!(!rig.conn.is_closed());
+}

@@ -1,0 +1,380 @@
+use callboard_common::{Missed, Subscribed, TopicOptions, TopicPosition};
+
+/// How far one connection has heard a topic: what is asked when another connection takes its place, and what the answer
+/// means. Pure state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// The topic's life, once an answer has told it.
+    epoch: Option<u64>,
+    /// The highest number that has come, or that was the last one when the subscription began.
+    heard: u64,
+    /// How many have come without a number.
+    unnumbered: u64,
+    /// The topic keeps its last message.
+    retain: bool,
+}
+
+/// How a subscription goes on over another connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resumed {
+    /// Up to here messages had come before.
+    pub(crate) before: u64,
+    /// What was published meanwhile and does not come.
+    pub(crate) missed: Missed,
+    /// The number of the next message.
+    pub(crate) next: u64,
+}
+
+impl Progress {
+    /// A subscribe was answered, perhaps after messages had come.
+    pub(crate) fn subscribed(&mut self, answer: Option<Subscribed>) {
+        let Some(answer) = answer.filter(|answer| self.epoch != Some(answer.at.epoch)) else { return };
+        self.epoch = Some(answer.at.epoch);
+        self.heard = self.heard.max(answer.at.seq - answer.replayed);
+        self.retain = answer.retain;
+    }
+
+    /// So many messages have come; gives the number of the first, one of our own where the center gives none.
+    pub(crate) fn arrived(&mut self, first_seq: Option<u64>, messages: u64) -> u64 {
+        let Some(first) = first_seq else {
+            self.unnumbered += messages;
+            return self.unnumbered - messages + 1;
+        };
+        self.heard((first + messages).saturating_sub(1));
+        first
+    }
+
+    /// Messages up to this number have come, or do not come.
+    pub(crate) fn heard(&mut self, seq: u64) {
+        self.heard = self.heard.max(seq);
+    }
+
+    /// The number that comes next where the center gives none.
+    pub(crate) const fn next_unnumbered(&self) -> u64 {
+        self.unnumbered + 1
+    }
+
+    /// What a subscribe on another connection adds.
+    pub(crate) fn ask(&self) -> TopicOptions {
+        let after = self.epoch.map(|epoch| TopicPosition { epoch, seq: self.heard });
+        TopicOptions { after, ..TopicOptions::default() }
+    }
+
+    /// What a create adds, at a center that was started anew and has lost the topic.
+    pub(crate) fn create(&self) -> TopicOptions {
+        TopicOptions { retain: self.retain.then_some(true), ..TopicOptions::default() }
+    }
+
+    /// That subscribe was answered.
+    pub(crate) fn resumed(&mut self, answer: Option<Subscribed>) -> Resumed {
+        let before = if self.epoch.is_some() { self.heard } else { self.unnumbered };
+        let missed = answer.and_then(|answer| answer.missed).unwrap_or(Missed::Unknown);
+        *self = Self::default();
+        self.subscribed(answer);
+        Resumed { before, missed, next: answer.map_or(1, Subscribed::next) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use callboard_common::{
+        Codec, Decode, Features, Handler, Json, Limits, Message, MessageType, Recorder, Session, SlowPolicy,
+        TopicAnswer, TopicOp, TopicOperation, TopicRequest,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sequence::{Gap, Heard, Sequence};
+    use crate::{TopicLimits, TopicService};
+
+    fn subscribed(epoch: u64, seq: u64, replayed: u64, missed: Option<Missed>) -> Subscribed {
+        Subscribed { at: TopicPosition { epoch, seq }, replayed, missed, retain: false }
+    }
+
+    #[test]
+    fn it_asks_for_what_follows_the_last_that_came() {
+        let mut progress = Progress::default();
+        assert_eq!(progress.ask(), TopicOptions::default(), "nothing is known");
+        progress.heard(7);
+        progress.subscribed(Some(subscribed(3, 6, 0, None)));
+        progress.subscribed(Some(subscribed(3, 9, 0, None)));
+        let after = |epoch, seq| Some(TopicPosition { epoch, seq });
+        assert_eq!(
+            progress.ask().after,
+            after(3, 7),
+            "a second one's answer tells nothing of what the first has heard"
+        );
+        let exactly = Missed::Exactly(2);
+        let resumed = progress.resumed(Some(subscribed(3, 12, 3, Some(exactly))));
+        assert_eq!(resumed, Resumed { before: 7, missed: exactly, next: 10 });
+        assert_eq!(progress.ask().after, after(3, 9));
+        let resumed = progress.resumed(Some(subscribed(4, 1, 1, Some(Missed::Unknown))));
+        assert_eq!(resumed, Resumed { before: 9, missed: Missed::Unknown, next: 1 });
+        assert_eq!(progress.ask().after, after(4, 0));
+        let resumed = progress.resumed(None);
+        assert_eq!(resumed, Resumed { before: 0, missed: Missed::Unknown, next: 1 });
+        assert_eq!(progress.ask().after, None, "a center without numbers");
+        assert_eq!((progress.arrived(None, 3), progress.arrived(None, 2), progress.next_unnumbered()), (1, 4, 6));
+        assert_eq!(progress.resumed(None), Resumed { before: 5, missed: Missed::Unknown, next: 1 });
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Publish(usize),
+        /// So many frames reach the client.
+        Arrive(usize),
+        Lose,
+        Subscribe(SlowPolicy),
+        /// More waits for the subscriber than it permits.
+        FallBehind,
+        CatchUp,
+        Remove,
+        Create,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (1..4_usize).prop_map(Step::Publish),
+            5 => (1..6_usize).prop_map(Step::Arrive),
+            2 => Just(Step::Lose),
+            4 => policy().prop_map(Step::Subscribe),
+            1 => Just(Step::FallBehind),
+            2 => Just(Step::CatchUp),
+            1 => Just(Step::Remove),
+            2 => Just(Step::Create),
+        ]
+    }
+
+    fn policy() -> impl Strategy<Value = SlowPolicy> {
+        use SlowPolicy::{DropNewest, DropOldest, Hold, Latest};
+        prop::sample::select(vec![Hold, DropOldest, DropNewest, Latest])
+    }
+
+    /// A subscriber as the client's parts make it, without sockets.
+    struct Subscriber {
+        conn: Option<Recorder>,
+        /// Sent and not yet there.
+        on_the_way: VecDeque<Message>,
+        progress: Option<Progress>,
+        sequence: Sequence,
+        /// The next number when this stretch began: since then all is accounted for.
+        begun: Option<u64>,
+        received: u64,
+        told: u64,
+    }
+
+    struct House {
+        topics: TopicService<Recorder>,
+        publisher: Recorder,
+        subscriber: Subscriber,
+        last_id: u64,
+        /// What was published in this life of the topic.
+        published: Option<u64>,
+    }
+
+    fn counting_peer(id: u64) -> Recorder {
+        let session = Session {
+            name: String::new(),
+            instance: String::new(),
+            features: Features::ALL,
+            limits: Limits::default(),
+            heartbeats: None,
+        };
+        Recorder::with_session(id, session)
+    }
+
+    fn body(operation: &impl callboard_common::Encode) -> Vec<u8> {
+        let mut out = bytes::BytesMut::new();
+        operation.encode::<Json>(&mut out).unwrap();
+        out.to_vec()
+    }
+
+    impl House {
+        fn new(limits: TopicLimits) -> Self {
+            let subscriber = Subscriber {
+                conn: None,
+                on_the_way: VecDeque::new(),
+                progress: None,
+                sequence: Sequence::from(1),
+                begun: None,
+                received: 0,
+                told: 0,
+            };
+            let topics = TopicService::with_limits(limits);
+            Self { topics, publisher: Recorder::new(1), subscriber, last_id: 1, published: None }
+        }
+
+        fn send(&mut self, peer: &Recorder, body: &[u8]) {
+            self.topics.handle(peer, peer.message(2, b"id", body));
+            self.publisher.take();
+            self.carry();
+        }
+
+        fn carry(&mut self) {
+            if let Some(conn) = &self.subscriber.conn {
+                self.subscriber.on_the_way.extend(conn.take().into_iter().map(|sent| sent.0));
+            }
+        }
+
+        fn set_queued_bytes(&mut self, bytes: usize) {
+            if let Some(conn) = &self.subscriber.conn {
+                conn.set_queued_bytes(bytes);
+            }
+            self.carry();
+        }
+
+        fn take(&mut self, step: &Step) {
+            let publisher = self.publisher.clone();
+            match step {
+                Step::Publish(count) => {
+                    let next = self.published.map_or(1, |count| count + 1);
+                    let message = |n: u64| publisher.message(2, b"id", &body(&TopicRequest::publish("t", n)));
+                    let messages: Vec<_> = (next..next + *count as u64).map(message).collect();
+                    self.topics.handle_all(&publisher, &mut messages.into_iter());
+                    self.published = self.published.map(|published| published + *count as u64);
+                    self.send(&publisher, br#"{"topic_key":"quiet","optype":3}"#);
+                }
+                Step::Arrive(count) => (0..*count).for_each(|_| self.subscriber.arrive()),
+                Step::Lose => self.lose(),
+                Step::Subscribe(policy) => self.subscribe(*policy),
+                Step::FallBehind => self.set_queued_bytes(1000),
+                Step::CatchUp => self.set_queued_bytes(0),
+                Step::Remove => {
+                    self.published = None;
+                    self.send(&publisher, br#"{"topic_key":"t","optype":1}"#);
+                }
+                Step::Create => {
+                    self.published.get_or_insert(0);
+                    self.send(&publisher, br#"{"topic_key":"t","optype":0}"#);
+                }
+            }
+        }
+
+        fn lose(&mut self) {
+            if let Some(conn) = self.subscriber.conn.take() {
+                self.topics.closed(&conn);
+                self.subscriber.on_the_way.clear();
+            }
+        }
+
+        fn subscribe(&mut self, policy: SlowPolicy) {
+            if self.subscriber.conn.is_some() {
+                return;
+            }
+            self.last_id += 1;
+            let conn = counting_peer(self.last_id);
+            self.subscriber.conn = Some(conn.clone());
+            let asked = self.subscriber.progress.map(|progress| progress.ask()).unwrap_or_default();
+            let options = TopicOptions { policy: Some(policy), max_bytes: Some(100), ..asked };
+            let subscribe = TopicOperation { topic: "t".into(), op: TopicOp::Subscribe, options };
+            self.send(&conn, &body(&subscribe));
+        }
+
+        /// All that is on the way arrives; what was published is what was received and what was told.
+        fn settle(&mut self) {
+            self.set_queued_bytes(0);
+            self.check_all();
+            self.lose();
+            self.subscribe(SlowPolicy::Hold);
+            self.check_all();
+            assert_eq!(self.subscriber.begun.is_some(), self.published.is_some());
+        }
+
+        fn check_all(&mut self) {
+            while !self.subscriber.on_the_way.is_empty() {
+                self.subscriber.arrive();
+            }
+            let next = self.subscriber.begun.map(|begun| begun + self.subscriber.received + self.subscriber.told);
+            if self.subscriber.conn.is_some() {
+                assert!(next.is_none_or(|next| Some(next - 1) == self.published), "{next:?} {:?}", self.published);
+            }
+        }
+    }
+
+    impl Subscriber {
+        fn arrive(&mut self) {
+            let Some(message) = self.on_the_way.pop_front() else { return };
+            if message.kind() == MessageType::TopicResponse {
+                return self.answered(&TopicAnswer::decode::<Json>(message.body()).unwrap());
+            }
+            let request = TopicRequest::decode::<Json>(message.body()).unwrap();
+            match request.op {
+                TopicOp::Publish => self.hear(&request),
+                TopicOp::Remove => self.end(),
+                TopicOp::Subscribe => self.reach(request.seq.unwrap()),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn answered(&mut self, answer: &TopicAnswer) {
+            let Some(subscribed) = answer.subscribed else { return self.end() };
+            let Some(mut progress) = self.progress else { return self.begins(subscribed) };
+            let resumed = progress.resumed(answer.subscribed);
+            assert_eq!(self.sequence.reach(resumed.before), None);
+            self.progress = Some(progress);
+            self.sequence = Sequence::from(resumed.next);
+            match resumed.missed {
+                Missed::Exactly(count) => self.told += count,
+                Missed::Unknown => self.begin(resumed.next),
+            }
+        }
+
+        fn begins(&mut self, subscribed: Subscribed) {
+            let mut progress = Progress::default();
+            progress.subscribed(Some(subscribed));
+            self.progress = Some(progress);
+            let next = subscribed.next();
+            self.sequence = Sequence::from(next);
+            self.begin(next);
+        }
+
+        fn reach(&mut self, seq: u64) {
+            self.progress.as_mut().unwrap().heard(seq);
+            if let Some(Gap { from, to }) = self.sequence.reach(seq) {
+                self.told += to - from + 1;
+            }
+        }
+
+        fn begin(&mut self, next: u64) {
+            (self.begun, self.received, self.told) = (Some(next), 0, 0);
+        }
+
+        /// The topic is gone, and the subscription with it.
+        fn end(&mut self) {
+            self.progress = None;
+            self.begun = None;
+        }
+
+        fn hear(&mut self, request: &TopicRequest<'_>) {
+            let seq = request.seq.unwrap();
+            let text: u64 = Json::read(request.message.unwrap()).unwrap();
+            assert_eq!(seq, text, "the number is that of the message");
+            self.progress.as_mut().unwrap().arrived(request.seq, 1);
+            match self.sequence.hear(seq) {
+                Heard::New => {}
+                Heard::After(Gap { from, to }) => self.told += to - from + 1,
+                Heard::Again => panic!("{seq} came twice"),
+            }
+            self.received += 1;
+            assert_eq!(self.begun.unwrap() + self.received + self.told, seq + 1, "all is accounted for");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_received_and_what_was_told_is_what_was_published(
+            steps in prop::collection::vec(step(), 1..120),
+            ring_messages in 0..6_usize,
+            total_ring_bytes in prop_oneof![Just(150_usize), Just(1 << 20)],
+        ) {
+            let limits = TopicLimits { ring_messages, total_ring_bytes, ..TopicLimits::default() };
+            let mut house = House::new(limits);
+            for step in &steps {
+                house.take(step);
+            }
+            house.settle();
+        }
+    }
+}

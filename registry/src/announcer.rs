@@ -1,0 +1,222 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use callboard_client::{CallError, CallErrorKind, Client, Line, Resume, Resuming};
+use callboard_common::{Decode, Feature, Host, Json, Message, ResultCode, ServiceAnswer, ServiceOp, ServiceRequest};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// What one provider has told a center, and tells it again when a lost connection was made again.
+#[derive(Debug)]
+pub(crate) struct Announcer {
+    center: Client,
+    announced: Mutex<Announced>,
+    /// Itself, for the tasks that announce again.
+    this: Weak<Self>,
+}
+
+/// What the center was asked to enter.
+#[derive(Debug, Default)]
+struct Announced {
+    entries: Entries,
+    /// The provider has gone: nothing more is registered.
+    over: bool,
+}
+
+/// Methods, and the hosts at which each is provided.
+type Entries = BTreeMap<String, BTreeSet<Host>>;
+
+impl Announcer {
+    pub(crate) fn new(center: Client) -> Arc<Self> {
+        let announcer = Arc::new_cyclic(|this| Self { center, announced: Mutex::default(), this: Weak::clone(this) });
+        let resume: Arc<dyn Resume> = Arc::<Self>::clone(&announcer);
+        announcer.center.on_resume(Arc::downgrade(&resume));
+        announcer
+    }
+
+    pub(crate) const fn center(&self) -> &Client {
+        &self.center
+    }
+
+    pub(crate) fn can_withdraw(&self) -> bool {
+        self.center.knows(Feature::Withdraw)
+    }
+
+    /// Announces, and waits for all answers.
+    pub(crate) async fn register(&self, methods: &[String], hosts: &[Host]) -> Result<(), CallError> {
+        // Where a connection is about to be made again; if none is in time, sending says so.
+        let _ = timeout(self.center.timeout(), self.center.online()).await;
+        let entries: Vec<_> =
+            methods.iter().flat_map(|method| hosts.iter().map(move |host| (method.clone(), *host))).collect();
+        self.tell_all(ServiceOp::Register, &entries).await
+    }
+
+    /// Takes one method back, and waits for all answers.
+    pub(crate) async fn withdraw_method(&self, method: &str) -> Result<(), CallError> {
+        let hosts = self.announced().entries.get(method).cloned().unwrap_or_default();
+        let entries: Vec<_> = hosts.into_iter().map(|host| (method.to_owned(), host)).collect();
+        // First, so that it is not announced again meanwhile.
+        self.announced().entries.remove(method);
+        self.tell_all(ServiceOp::Withdraw, &entries).await
+    }
+
+    /// Takes all back, and waits for all answers.
+    pub(crate) async fn withdraw(&self) -> Result<(), CallError> {
+        let entries = self.end();
+        self.tell_all(ServiceOp::Withdraw, &entries).await
+    }
+
+    /// Nothing more is announced; gives what was.
+    pub(crate) fn end(&self) -> Vec<(String, Host)> {
+        let mut announced = self.announced();
+        announced.over = true;
+        let entries = flat(&announced.entries);
+        announced.entries.clear();
+        entries
+    }
+
+    /// Asks the center to take back an entry, and does not wait: what is asked over the connection from now on comes after
+    /// it. Where the center does not do it, the connection is ended, which takes all back.
+    pub(crate) fn take_back(&self, method: &str, host: Host) -> Result<(), CallError> {
+        let body = ServiceRequest::new(method, ServiceOp::Withdraw).at(host);
+        let center = self.center.clone();
+        self.center.exchange_in_order(&subject(ServiceOp::Withdraw, method, host), &body, move |outcome| {
+            let is_done = |message: &Message| {
+                ServiceAnswer::decode::<Json>(message.body()).is_ok_and(|answer| answer.code == ResultCode::Ok)
+            };
+            if !outcome.is_ok_and(|message| is_done(&message)) {
+                center.hang_up(NOT_TAKEN_BACK);
+            }
+        })
+    }
+
+    /// Announces all again, as often as it takes; over when the center has it all, or the connection is lost.
+    async fn announce_again(this: Weak<Self>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(announcer) = this.upgrade() else { return };
+            if announcer.center.online().await.is_err() {
+                return;
+            }
+            let entries = flat(&announcer.announced().entries);
+            match announcer.tell_all_of(ServiceOp::Register, &entries, true).await {
+                Ok(()) => return,
+                // The next connection begins anew.
+                Err(error) if matches!(error.kind(), CallErrorKind::Disconnected) => return,
+                Err(error) => tracing::warn!(%error, "not announced again yet; trying again in {pause:?}"),
+            }
+            drop(announcer);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Sends one request for each entry, some of them ahead of the answers, and waits for all answers. What the center
+    /// refuses does not keep the others from being told; the first refusal is the error.
+    async fn tell_all(&self, op: ServiceOp, entries: &[(String, Host)]) -> Result<(), CallError> {
+        self.tell_all_of(op, entries, false).await
+    }
+
+    /// The same; `again`: only what has not been taken back meanwhile.
+    async fn tell_all_of(&self, op: ServiceOp, entries: &[(String, Host)], again: bool) -> Result<(), CallError> {
+        let mut waiting = VecDeque::new();
+        let mut refused = Ok(());
+        for (method, host) in entries {
+            loop {
+                if waiting.len() < AHEAD {
+                    match self.tell(op, method, *host, again) {
+                        Ok(told) => break waiting.extend(told),
+                        // The center permits fewer at once; an answer makes room.
+                        Err(error) if is_overloaded(&error) && !waiting.is_empty() => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                if let Some(oldest) = waiting.pop_front() {
+                    refused = refused.and(self.confirm(oldest).await?);
+                }
+            }
+        }
+        for told in waiting {
+            refused = refused.and(self.confirm(told).await?);
+        }
+        if op == ServiceOp::Register && refused.is_ok() {
+            self.center.set_provider();
+        }
+        refused
+    }
+
+    /// `None` where it would register for a provider that has gone.
+    fn tell(&self, op: ServiceOp, method: &str, host: Host, again: bool) -> Result<Option<Told>, CallError> {
+        let mut announced = self.announced();
+        if op == ServiceOp::Register && announced.over {
+            return Ok(None);
+        }
+        if again && !announced.entries.get(method).is_some_and(|hosts| hosts.contains(&host)) {
+            return Ok(None);
+        }
+        let (done, answer) = oneshot::channel();
+        let subject = subject(op, method, host);
+        let body = ServiceRequest::new(method, op).at(host);
+        // Under the lock, so that nothing is registered behind its withdrawal. The receiver may have gone with a dropped
+        // future.
+        self.center.exchange_in_order(&subject, &body, |outcome| drop(done.send(outcome)))?;
+        if op == ServiceOp::Register {
+            // From now on the center may have it, whatever becomes of the answer.
+            announced.entries.entry(method.to_owned()).or_default().insert(host);
+        }
+        Ok(Some(Told { subject, answer }))
+    }
+
+    /// The inner error is the center's refusal of this entry.
+    async fn confirm(&self, Told { subject, answer }: Told) -> Result<Result<(), CallError>, CallError> {
+        // The client says how every request ends, so there is no end but the connection's that it does not tell.
+        let message = answer.await.map_err(|_| self.center.refused(&subject, ResultCode::Disconnected, None))??;
+        let answer = ServiceAnswer::decode::<Json>(message.body());
+        Ok(match answer.map_err(|why| self.center.unreadable(&subject, why))? {
+            ServiceAnswer { code: ResultCode::Ok, .. } => Ok(()),
+            ServiceAnswer { code, error, .. } => Err(self.center.refused(&subject, code, error)),
+        })
+    }
+
+    fn announced(&self) -> MutexGuard<'_, Announced> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resume for Announcer {
+    /// In the background: others that share the connection need not wait for it.
+    fn resume<'a>(&'a self, _line: &'a Line) -> Resuming<'a> {
+        if !self.announced().entries.is_empty() {
+            tokio::spawn(Self::announce_again(Weak::clone(&self.this)));
+        }
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A request whose answer has not been looked at.
+#[derive(Debug)]
+struct Told {
+    subject: String,
+    answer: oneshot::Receiver<Result<Message, CallError>>,
+}
+
+fn flat(entries: &Entries) -> Vec<(String, Host)> {
+    entries.iter().flat_map(|(method, hosts)| hosts.iter().map(move |host| (method.clone(), *host))).collect()
+}
+
+fn is_overloaded(error: &CallError) -> bool {
+    matches!(error.kind(), CallErrorKind::Overloaded)
+}
+
+fn subject(op: ServiceOp, method: &str, host: Host) -> String {
+    let what = if op == ServiceOp::Register { "registration" } else { "withdrawal" };
+    format!("{what} of \"{method}\" at {host}")
+}
+
+pub(crate) const NOT_TAKEN_BACK: &str = "the center does not take back what was registered over it";
+/// So many requests go ahead of their answers: enough to hide the way there and back.
+const AHEAD: usize = 64;
+/// How long to wait before a center that has refused is asked again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -1,0 +1,363 @@
+mod damping;
+mod departures;
+mod probes;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use callboard_common::Host;
+use tokio::time::Instant;
+
+use self::damping::Damping;
+use self::departures::Departures;
+use self::probes::{Probes, Registration};
+use crate::{AvailabilityPolicy, Effects, Listing, Notice, Refused, RegistryLimits, RegistryMetrics, Table, TableSize};
+
+/// The table of a center, and what stands between a provider's word and the table: hosts that are to be reached first,
+/// providers that may be back soon, and such that come and go too often. All without I/O: time comes in as a value.
+///
+/// `K` names a connection, `T` a registration that waits.
+#[derive(Debug)]
+pub(crate) struct Availability<K, T> {
+    table: Table<K>,
+    probes: Probes<K, T>,
+    departures: Departures<K>,
+    damping: Damping,
+    /// When what is held back may be announced.
+    held: BTreeSet<(Instant, Arc<str>, Host)>,
+    /// Hosts to be tried: first those where somebody is told of that can perhaps not be called.
+    urgent: VecDeque<Attempt<K>>,
+    attempts: VecDeque<Attempt<K>>,
+    /// At so many attempts those that nobody waits for any longer are swept out.
+    sweep_at: usize,
+    policy: AvailabilityPolicy,
+    metrics: RegistryMetrics,
+}
+
+/// What a provider says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) host: Host,
+    /// Which run of a provider says so.
+    pub(crate) instance: Option<&'a str>,
+    /// Whether it opened a session; else it is taken at its word.
+    pub(crate) has_session: bool,
+}
+
+/// A host to be connected to once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attempt<K> {
+    /// The connection whose host it is.
+    pub(crate) peer: K,
+    pub(crate) host: Host,
+}
+
+/// Why a host was not reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unreached {
+    /// Nobody listens there.
+    pub(crate) is_refused: bool,
+    /// What the system says.
+    pub(crate) why: String,
+}
+
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Entered,
+    /// The host is to be reached first: see [`Availability::wait`].
+    Waits,
+}
+
+/// Why a registration that waited was not entered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotEntered {
+    Refused(Refused),
+    Unreached {
+        method: Box<str>,
+        host: Host,
+        why: String,
+    },
+    Withdrawn,
+    /// The center ends.
+    Draining,
+}
+
+/// What an [`Availability`] tells.
+pub(crate) trait Outcomes<K, T>: Effects<K> {
+    /// A registration waits no longer.
+    fn decided(&mut self, ticket: T, outcome: Result<(), NotEntered>);
+
+    /// A provider was entered and is not announced before `until`: it has come and gone too often.
+    fn held(&mut self, method: &str, host: Host, until: Instant);
+}
+
+impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
+    pub(crate) fn new(limits: RegistryLimits, policy: AvailabilityPolicy) -> Self {
+        Self {
+            table: Table::new(limits),
+            probes: Probes::new(limits.registered_per_connection),
+            departures: Departures::default(),
+            damping: Damping::new(policy.flap_changes, policy.flap_window),
+            held: BTreeSet::new(),
+            urgent: VecDeque::new(),
+            attempts: VecDeque::new(),
+            sweep_at: LEAST_SWEPT,
+            policy,
+            metrics: RegistryMetrics::default(),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> &AvailabilityPolicy {
+        &self.policy
+    }
+
+    pub(crate) fn metrics(&self) -> RegistryMetrics {
+        self.metrics
+    }
+
+    pub(crate) fn size(&self) -> TableSize {
+        self.table.size()
+    }
+
+    pub(crate) fn register(
+        &mut self,
+        peer: &K,
+        claim: &Claim<'_>,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) -> Result<Admission, Refused> {
+        let is_trusted = !self.policy.probe || !claim.has_session || self.probes.is_reached(peer, claim.host);
+        if is_trusted || self.table.provides(peer, claim.method, claim.host) {
+            return self.enter(peer, claim, now, effects).map(|()| Admission::Entered);
+        }
+        self.table.check(peer, claim.method)?;
+        Ok(Admission::Waits)
+    }
+
+    /// The registration waits until its host is reached, or is not.
+    pub(crate) fn wait(&mut self, peer: &K, claim: &Claim<'_>, ticket: T, now: Instant) {
+        let registration =
+            Registration { method: claim.method.into(), instance: claim.instance.map(Arc::from), ticket };
+        if self.probes.wait(peer, claim.host, registration) {
+            self.sweep();
+            self.attempts.push_back(Attempt { peer: peer.clone(), host: claim.host });
+        }
+        self.departures.hold(claim.host, claim.instance, now + self.policy.probe_timeout);
+    }
+
+    /// Who provides a method; from now on `peer` watches it. `all` are also those that are not announced yet.
+    pub(crate) fn discover(&mut self, peer: &K, method: &str, all: bool) -> Result<Listing, Refused> {
+        if all { self.table.discover_all(peer, method) } else { self.table.discover(peer, method) }
+    }
+
+    pub(crate) fn stop_watching(&mut self, peer: &K, method: &str) {
+        self.table.stop_watching(peer, method);
+    }
+
+    pub(crate) fn withdraw(
+        &mut self,
+        peer: &K,
+        method: &str,
+        host: Option<Host>,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) {
+        // What waits was asked for before this.
+        for ticket in self.probes.cancel(peer, method, host) {
+            effects.decided(ticket, Err(NotEntered::Withdrawn));
+        }
+        self.table.withdraw(peer, method, host, &mut Noted { damping: &mut self.damping, now, effects });
+    }
+
+    /// A connection has ended, and not because its peer had taken all back. With a session it may be back soon, which its
+    /// instance tells.
+    pub(crate) fn ended(&mut self, peer: &K, has_session: bool, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        self.probes.forget(peer);
+        let (hosts, instance) = self.table.places_of(peer);
+        let Some(instance) = instance.filter(|_| has_session && !self.policy.provider_grace.is_zero()) else {
+            return self.leave(peer, now, effects);
+        };
+        self.table.end_watches(peer);
+        self.metrics.departures += u64::from(!hosts.is_empty());
+        for host in hosts {
+            self.departures.enter(peer, host, Arc::clone(&instance), now + self.policy.provider_grace);
+            if self.policy.probe {
+                self.sweep();
+                self.urgent.push_back(Attempt { peer: peer.clone(), host });
+            }
+        }
+    }
+
+    /// The peer has said that it goes: all that it registered goes offline now.
+    pub(crate) fn going(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        for host in self.table.places_of(peer).0 {
+            self.depart(peer, host, now, effects);
+        }
+    }
+
+    /// Takes back all that a connection registered and watched.
+    pub(crate) fn leave(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        self.probes.forget(peer);
+        self.table.leave(peer, &mut Noted { damping: &mut self.damping, now, effects });
+    }
+
+    /// Nothing is tried any more.
+    pub(crate) fn drain(&mut self, effects: &mut impl Outcomes<K, T>) {
+        self.attempts.clear();
+        self.urgent.clear();
+        for ticket in self.probes.stop() {
+            effects.decided(ticket, Err(NotEntered::Draining));
+        }
+    }
+
+    /// A host that is to be tried now.
+    pub(crate) fn next_attempt(&mut self) -> Option<Attempt<K>> {
+        loop {
+            let attempt = self.urgent.pop_front().or_else(|| self.attempts.pop_front())?;
+            if is_wanted(&self.departures, &self.probes, &attempt) {
+                return Some(attempt);
+            }
+        }
+    }
+
+    /// Peers that register and go leave attempts behind.
+    fn sweep(&mut self) {
+        if self.urgent.len() + self.attempts.len() < self.sweep_at {
+            return;
+        }
+        let (departures, probes) = (&self.departures, &self.probes);
+        self.urgent.retain(|attempt| is_wanted(departures, probes, attempt));
+        self.attempts.retain(|attempt| is_wanted(departures, probes, attempt));
+        self.sweep_at = LEAST_SWEPT.max(2 * (self.urgent.len() + self.attempts.len()));
+    }
+
+    pub(crate) fn has_attempts(&self) -> bool {
+        !(self.urgent.is_empty() && self.attempts.is_empty())
+    }
+
+    /// How an attempt ended.
+    pub(crate) fn tried(
+        &mut self,
+        attempt: &Attempt<K>,
+        outcome: &Result<(), Unreached>,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) {
+        let Attempt { peer, host } = attempt;
+        *(if outcome.is_ok() { &mut self.metrics.reached } else { &mut self.metrics.unreached }) += 1;
+        if self.departures.has(peer, *host) && outcome.as_ref().is_err_and(|unreached| unreached.is_refused) {
+            self.depart(peer, *host, now, effects);
+        }
+        for Registration { method, instance, ticket } in self.probes.decide(peer, *host, outcome.is_ok()) {
+            let claim = Claim { method: &method, host: *host, instance: instance.as_deref(), has_session: true };
+            let entered = match outcome {
+                Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
+                Err(Unreached { why, .. }) => {
+                    Err(NotEntered::Unreached { method: method.clone(), host: *host, why: why.clone() })
+                }
+            };
+            effects.decided(ticket, entered);
+        }
+    }
+
+    /// When [`on_time`](Self::on_time) is to be called.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let held = self.held.first().map(|(until, ..)| *until);
+        self.departures.next_deadline().into_iter().chain(held).min()
+    }
+
+    pub(crate) fn on_time(&mut self, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        while let Some((peer, host)) = self.departures.pop_expired(now) {
+            self.depart(&peer, host, now, effects);
+        }
+        while let Some((_, method, host)) = self.held.first().filter(|(until, ..)| *until <= now).cloned() {
+            self.held.pop_first();
+            if !self.table.is_held(&method, host) {
+                continue;
+            }
+            match self.damping.wait(&method, host, now) {
+                Some(later) => drop(self.held.insert((later, method, host))),
+                None => self.table.release(&method, host, &mut Noted { damping: &mut self.damping, now, effects }),
+            }
+        }
+    }
+
+    /// What a connection that ended left at a host goes. Whether there was anything.
+    fn depart(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
+        self.departures.remove(peer, host);
+        self.table.leave_host(peer, host, &mut Noted { damping: &mut self.damping, now, effects })
+    }
+
+    fn enter(
+        &mut self,
+        peer: &K,
+        claim: &Claim<'_>,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) -> Result<(), Refused> {
+        let Claim { method, host, instance, has_session } = *claim;
+        // Before anybody is superseded: who is refused changes nothing.
+        if !self.table.provides(peer, method, host) {
+            self.table.check(peer, method)?;
+        }
+        let departed = self.departures.at(host, instance);
+        for (old, _) in departed.iter().filter(|(_, is_it)| !is_it) {
+            self.metrics.superseded += u64::from(self.depart(old, host, now, effects));
+        }
+        match self.damping.wait(method, host, now).filter(|_| has_session) {
+            None => {
+                let noted = &mut Noted { damping: &mut self.damping, now, effects };
+                self.table.register(peer, method, host, instance, noted)?;
+            }
+            Some(until) => {
+                if self.table.register_held(peer, method, host, instance)? {
+                    self.metrics.held += 1;
+                    self.held.insert((until, Arc::from(method), host));
+                    effects.held(method, host, until);
+                }
+            }
+        }
+        for (old, _) in departed.iter().filter(|(_, is_it)| *is_it) {
+            if self.table.provides(old, method, host) {
+                self.metrics.taken_over += 1;
+                // Its place is taken, so nobody hears of this.
+                self.table.withdraw(old, method, Some(host), &mut Noted { damping: &mut self.damping, now, effects });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_wanted<K: Clone + Hash + Ord, T>(
+    departures: &Departures<K>,
+    probes: &Probes<K, T>,
+    Attempt { peer, host }: &Attempt<K>,
+) -> bool {
+    departures.has(peer, *host) || probes.is_waiting(peer, *host)
+}
+
+/// Fewer attempts than this are not worth a sweep.
+const LEAST_SWEPT: usize = 1024;
+
+/// Writes down what changes, beside telling it.
+struct Noted<'a, E> {
+    damping: &'a mut Damping,
+    now: Instant,
+    effects: &'a mut E,
+}
+
+impl<K, E: Effects<K>> Effects<K> for Noted<'_, E> {
+    fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<K>) {
+        self.effects.notice(notice, watchers);
+    }
+
+    fn changed(&mut self, method: &Arc<str>, host: Host) {
+        self.damping.record(method, host, self.now);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use callboard_common::Host;
+use tokio::time::Instant;
+
+/// Whose connections ended unexpectedly and may be back soon. `K` names the connection that ended.
+#[derive(Debug)]
+pub(super) struct Departures<K> {
+    of: BTreeMap<(K, Host), Departed>,
+    due: BTreeSet<(Instant, K, Host)>,
+    at: HashMap<Host, BTreeSet<K>>,
+}
+
+#[derive(Clone, Debug)]
+struct Departed {
+    instance: Arc<str>,
+    until: Instant,
+}
+
+impl<K: Clone + Ord + Hash> Departures<K> {
+    pub(super) fn enter(&mut self, peer: &K, host: Host, instance: Arc<str>, until: Instant) {
+        self.remove(peer, host);
+        self.of.insert((peer.clone(), host), Departed { instance, until });
+        self.due.insert((until, peer.clone(), host));
+        self.at.entry(host).or_default().insert(peer.clone());
+    }
+
+    pub(super) fn remove(&mut self, peer: &K, host: Host) {
+        let Some(departed) = self.of.remove(&(peer.clone(), host)) else { return };
+        self.due.remove(&(departed.until, peer.clone(), host));
+        if let Some(peers) = self.at.get_mut(&host) {
+            peers.remove(peer);
+            if peers.is_empty() {
+                self.at.remove(&host);
+            }
+        }
+    }
+
+    pub(super) fn has(&self, peer: &K, host: Host) -> bool {
+        self.of.contains_key(&(peer.clone(), host))
+    }
+
+    /// Those at a host, and whether each is the run that is called `instance`.
+    pub(super) fn at(&self, host: Host, instance: Option<&str>) -> Vec<(K, bool)> {
+        let is_it = |peer: &K| {
+            let departed = self.of.get(&(peer.clone(), host));
+            departed.is_some_and(|departed| Some(&*departed.instance) == instance)
+        };
+        self.at.get(&host).into_iter().flatten().map(|peer| (peer.clone(), is_it(peer))).collect()
+    }
+
+    /// The run that is called `instance` is back at `host`, and about to register: it has at least until then.
+    pub(super) fn hold(&mut self, host: Host, instance: Option<&str>, until: Instant) {
+        for (peer, is_it) in self.at(host, instance) {
+            if let Some(departed) = self.of.get_mut(&(peer.clone(), host)).filter(|old| is_it && old.until < until) {
+                self.due.remove(&(departed.until, peer.clone(), host));
+                departed.until = until;
+                self.due.insert((until, peer, host));
+            }
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.due.first().map(|(until, ..)| *until)
+    }
+
+    /// One whose time is over.
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<(K, Host)> {
+        let (_, peer, host) = self.due.first().filter(|(until, ..)| *until <= now)?.clone();
+        self.remove(&peer, host);
+        Some((peer, host))
+    }
+}
+
+impl<K> Default for Departures<K> {
+    fn default() -> Self {
+        Self { of: BTreeMap::new(), due: BTreeSet::new(), at: HashMap::new() }
+    }
+}

@@ -1,0 +1,96 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use callboard_common::Host;
+
+/// Which hosts were reached for which connection, and what waits for that.
+#[derive(Debug)]
+pub(super) struct Probes<K, T> {
+    of: BTreeMap<K, BTreeMap<Host, Probe<T>>>,
+    /// Hosts of one connection that are remembered as reached; others are tried again with each registration.
+    max_reached: usize,
+}
+
+#[derive(Debug)]
+enum Probe<T> {
+    Waiting(Vec<Registration<T>>),
+    Reached,
+}
+
+/// A registration that waits for its host to be reached.
+#[derive(Debug)]
+pub(super) struct Registration<T> {
+    pub(super) method: Box<str>,
+    pub(super) instance: Option<Arc<str>>,
+    pub(super) ticket: T,
+}
+
+impl<K: Clone + Ord, T> Probes<K, T> {
+    pub(super) fn new(max_reached: usize) -> Self {
+        Self { of: BTreeMap::new(), max_reached }
+    }
+
+    pub(super) fn is_reached(&self, peer: &K, host: Host) -> bool {
+        self.of.get(peer).is_some_and(|hosts| matches!(hosts.get(&host), Some(Probe::Reached)))
+    }
+
+    /// Whether the host is to be tried now: it is not under way.
+    pub(super) fn wait(&mut self, peer: &K, host: Host, registration: Registration<T>) -> bool {
+        let hosts = self.of.entry(peer.clone()).or_default();
+        if let Some(Probe::Waiting(waiting)) = hosts.get_mut(&host) {
+            waiting.push(registration);
+            return false;
+        }
+        hosts.insert(host, Probe::Waiting(vec![registration]));
+        true
+    }
+
+    pub(super) fn is_waiting(&self, peer: &K, host: Host) -> bool {
+        self.of.get(peer).is_some_and(|hosts| matches!(hosts.get(&host), Some(Probe::Waiting(_))))
+    }
+
+    /// All that waited for the host, in the order in which they came.
+    pub(super) fn decide(&mut self, peer: &K, host: Host, is_reached: bool) -> Vec<Registration<T>> {
+        let Some(hosts) = self.of.get_mut(peer) else { return Vec::new() };
+        let Some(Probe::Waiting(waiting)) = hosts.remove(&host) else { return Vec::new() };
+        if is_reached && hosts.len() < self.max_reached {
+            hosts.insert(host, Probe::Reached);
+        }
+        if hosts.is_empty() {
+            self.of.remove(peer);
+        }
+        waiting
+    }
+
+    /// What waits of a method, at `host` or wherever it does, no longer does.
+    pub(super) fn cancel(&mut self, peer: &K, method: &str, host: Option<Host>) -> Vec<T> {
+        let Some(hosts) = self.of.get_mut(peer) else { return Vec::new() };
+        let mut cancelled = Vec::new();
+        for (_, probe) in hosts.iter_mut().filter(|(at, _)| host.is_none_or(|host| host == **at)) {
+            if let Probe::Waiting(waiting) = probe {
+                cancelled.extend(waiting.extract_if(.., |registration| *registration.method == *method));
+            }
+        }
+        cancelled.into_iter().map(|registration| registration.ticket).collect()
+    }
+
+    /// The connection has ended; returns what waited, for nobody.
+    pub(super) fn forget(&mut self, peer: &K) {
+        self.of.remove(peer);
+    }
+
+    /// Nothing is tried any more; returns what waited.
+    pub(super) fn stop(&mut self) -> Vec<T> {
+        let all = std::mem::take(&mut self.of).into_values().flat_map(BTreeMap::into_values);
+        let waiting = all.flat_map(|probe| match probe {
+            Probe::Waiting(waiting) => waiting,
+            Probe::Reached => Vec::new(),
+        });
+        waiting.map(|registration| registration.ticket).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+}

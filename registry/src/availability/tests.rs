@@ -1,0 +1,479 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::HostCache;
+
+/// What it shows, what is done, and what is told, in order.
+type Row = (&'static str, Vec<Step>, Vec<&'static str>);
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// By a connection with a session, of the run that is called so.
+    Register(u32, &'static str, &'static str, u16),
+    RegisterV1(u32, &'static str, u16),
+    /// The host of a connection is tried.
+    Reached(u32, u16),
+    Refused(u32, u16),
+    TimedOut(u32, u16),
+    Discover(u32, &'static str),
+    /// With those that are held back.
+    DiscoverAll(u32, &'static str),
+    Withdraw(u32, &'static str),
+    /// A session peer says that it goes.
+    Going(u32),
+    /// The connection of a session peer ends.
+    End(u32),
+    EndV1(u32),
+    /// So many milliseconds go by.
+    After(u64),
+}
+use Step::{
+    After, Discover, DiscoverAll, End, EndV1, Going, Reached, Refused as NotThere, Register, RegisterV1, TimedOut,
+    Withdraw,
+};
+
+/// A center without sockets, its clock, and what it has told.
+struct House {
+    availability: Availability<u32, String>,
+    now: Instant,
+    told: Told,
+}
+
+/// Writes down what is told.
+#[derive(Default)]
+struct Told {
+    lines: Vec<String>,
+    /// What each watcher knows of each method.
+    views: BTreeMap<(u32, String), BTreeSet<u16>>,
+    /// The same as our own callers know it.
+    caches: BTreeMap<u32, HostCache>,
+}
+
+impl Effects<u32> for Told {
+    fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<u32>) {
+        let (sign, port) = (if notice.online { '+' } else { '-' }, notice.host.port());
+        for watcher in watchers {
+            self.lines.push(format!("{watcher}: {sign}{} {port}", notice.method));
+            let view = self.views.get_mut(&(*watcher, notice.method.to_string())).expect("told what it did not ask");
+            assert!(if notice.online { view.insert(port) } else { view.remove(&port) }, "{watcher}: {notice}");
+            self.caches.entry(*watcher).or_default().notice(notice);
+        }
+    }
+}
+
+impl Outcomes<u32, String> for Told {
+    fn decided(&mut self, ticket: String, outcome: Result<(), NotEntered>) {
+        let outcome = match outcome {
+            Ok(()) => "ok".to_owned(),
+            Err(NotEntered::Unreached { why, .. }) => why,
+            Err(NotEntered::Withdrawn) => "withdrawn".to_owned(),
+            Err(why) => format!("{why:?}"),
+        };
+        self.lines.push(format!("{ticket}: {outcome}"));
+    }
+
+    fn held(&mut self, method: &str, host: Host, _until: Instant) {
+        self.lines.push(format!("held: {method} {}", host.port()));
+    }
+}
+
+fn host(port: u16) -> Host {
+    Host::new([127, 0, 0, 1].into(), port).unwrap()
+}
+
+impl House {
+    fn new(policy: AvailabilityPolicy) -> Self {
+        let limits = RegistryLimits { registered_per_connection: 8, ..RegistryLimits::default() };
+        Self { availability: Availability::new(limits, policy), now: Instant::now(), told: Told::default() }
+    }
+
+    fn take(&mut self, step: &Step) {
+        let (availability, now, told) = (&mut self.availability, self.now, &mut self.told);
+        match *step {
+            Register(peer, run, method, port) => {
+                let instance = (!run.is_empty()).then_some(run);
+                let claim = Claim { method, host: host(port), instance, has_session: true };
+                let ticket = format!("{peer} {method} {port}");
+                match availability.register(&peer, &claim, now, told).unwrap() {
+                    Admission::Entered => told.lines.push(format!("{ticket}: ok")),
+                    Admission::Waits => availability.wait(&peer, &claim, ticket, now),
+                }
+            }
+            RegisterV1(peer, method, port) => {
+                let claim = Claim { method, host: host(port), instance: None, has_session: false };
+                let admission = availability.register(&peer, &claim, now, told);
+                assert_eq!(admission, Ok(Admission::Entered), "a v1 peer is taken at its word");
+            }
+            Reached(peer, port) => self.tried(peer, port, &Ok(())),
+            NotThere(peer, port) => self.tried(peer, port, &Err(unreached(true))),
+            TimedOut(peer, port) => self.tried(peer, port, &Err(unreached(false))),
+            Discover(peer, method) => self.discover(peer, method, false),
+            DiscoverAll(peer, method) => self.discover(peer, method, true),
+            Withdraw(peer, method) => availability.withdraw(&peer, method, None, now, told),
+            Going(peer) => availability.going(&peer, now, told),
+            End(peer) => self.end(peer, true),
+            EndV1(peer) => self.end(peer, false),
+            After(millis) => self.pass(Duration::from_millis(millis)),
+        }
+    }
+
+    fn discover(&mut self, peer: u32, method: &'static str, all: bool) {
+        let listing = self.availability.discover(&peer, method, all).unwrap();
+        let ports = listing.hosts.iter().map(|listed| listed.host.port()).collect();
+        self.told.views.insert((peer, method.to_owned()), ports);
+        let cache = self.told.caches.entry(peer).or_default();
+        cache.suspect_all();
+        cache.look_up(method);
+        cache.answer(method, &listing.hosts, Some(listing.revision));
+    }
+
+    /// Not before it is to be tried.
+    fn tried(&mut self, peer: u32, port: u16, outcome: &Result<(), Unreached>) {
+        let attempt = Attempt { peer, host: host(port) };
+        self.availability.tried(&attempt, outcome, self.now, &mut self.told);
+    }
+
+    fn end(&mut self, peer: u32, has_session: bool) {
+        self.told.views.retain(|(watcher, _), _| *watcher != peer);
+        self.told.caches.remove(&peer);
+        self.availability.ended(&peer, has_session, self.now, &mut self.told);
+    }
+
+    /// As the keeper does: what is due is done when it is.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.availability.next_deadline().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.availability.on_time(self.now, &mut self.told);
+        }
+        self.now = end;
+    }
+
+    fn attempts(&mut self) -> Vec<(u32, u16)> {
+        let attempts = std::iter::from_fn(|| self.availability.next_attempt());
+        attempts.map(|attempt| (attempt.peer, attempt.host.port())).collect()
+    }
+}
+
+fn unreached(is_refused: bool) -> Unreached {
+    Unreached { is_refused, why: if is_refused { "refused" } else { "no answer in time" }.to_owned() }
+}
+
+fn check(rows: Vec<Row>) {
+    for (name, steps, told) in rows {
+        let mut house = House::new(AvailabilityPolicy::default());
+        for step in &steps {
+            house.take(step);
+        }
+        assert_eq!(house.told.lines, told, "{name}");
+    }
+}
+
+#[test]
+fn who_registers_is_announced_once_its_host_was_reached() {
+    let asks = || Discover(9, "add");
+    let add = || Register(1, "a", "add", 1);
+    check(vec![
+        ("it waits", vec![asks(), add()], vec![]),
+        ("reached", vec![asks(), add(), Reached(1, 1)], vec!["9: +add 1", "1 add 1: ok"]),
+        ("refused", vec![asks(), add(), NotThere(1, 1)], vec!["1 add 1: refused"]),
+        ("no answer", vec![asks(), add(), TimedOut(1, 1)], vec!["1 add 1: no answer in time"]),
+        (
+            "again after a refusal",
+            vec![asks(), add(), NotThere(1, 1), add(), Reached(1, 1)],
+            vec!["1 add 1: refused", "9: +add 1", "1 add 1: ok"],
+        ),
+        (
+            "once for all of a connection",
+            vec![asks(), add(), Register(1, "a", "sub", 1), Reached(1, 1), Register(1, "a", "mul", 1)],
+            vec!["9: +add 1", "1 add 1: ok", "1 sub 1: ok", "1 mul 1: ok"],
+        ),
+        (
+            "each connection and each host for itself",
+            vec![asks(), add(), Register(1, "a", "add", 2), Register(2, "b", "add", 1), Reached(1, 1)],
+            vec!["9: +add 1", "1 add 1: ok"],
+        ),
+        ("v1 at once", vec![asks(), RegisterV1(1, "add", 1)], vec!["9: +add 1"]),
+        (
+            "withdrawn before it was reached",
+            vec![asks(), add(), Withdraw(1, "add"), Reached(1, 1)],
+            vec!["1 add 1: withdrawn"],
+        ),
+        ("gone before it was reached", vec![asks(), add(), End(1), Reached(1, 1), After(5000)], vec![]),
+    ]);
+}
+
+#[test]
+fn each_host_of_a_connection_is_tried_once_and_the_departed_first() {
+    let mut house = House::new(AvailabilityPolicy::default());
+    for step in [Register(1, "a", "add", 1), Register(1, "a", "sub", 1), Register(1, "a", "add", 2)] {
+        house.take(&step);
+    }
+    assert_eq!(house.attempts(), [(1, 1), (1, 2)]);
+    for step in [Reached(1, 1), Register(2, "b", "add", 3), Register(3, "c", "add", 4), End(3), End(1)] {
+        house.take(&step);
+    }
+    assert_eq!(house.attempts(), [(1, 1), (2, 3)], "what waited ends with its connection");
+    assert_eq!(house.availability.metrics(), RegistryMetrics { reached: 1, departures: 1, ..Default::default() });
+}
+
+#[test]
+fn who_is_gone_unexpectedly_may_come_back() {
+    let online = || vec![Register(1, "a", "add", 1), Reached(1, 1), Discover(9, "add")];
+    let rows: Vec<Row> = vec![
+        ("refused is offline now", vec![End(1), NotThere(1, 1)], vec!["9: -add 1"]),
+        ("accepted is not", vec![End(1), Reached(1, 1), After(1999)], vec![]),
+        ("but later", vec![End(1), Reached(1, 1), After(2000)], vec!["9: -add 1"]),
+        ("no answer is not", vec![End(1), TimedOut(1, 1), After(1999)], vec![]),
+        ("not tried yet", vec![End(1), After(2000), Reached(1, 1)], vec!["9: -add 1"]),
+        (
+            "the same run is back",
+            vec![End(1), After(1000), Register(2, "a", "add", 1), Reached(2, 1), After(9000)],
+            vec!["2 add 1: ok"],
+        ),
+        (
+            "and gone for good",
+            vec![End(1), Register(2, "a", "add", 1), Reached(2, 1), End(2), NotThere(2, 1), After(9000)],
+            vec!["2 add 1: ok", "9: -add 1"],
+        ),
+        (
+            "and withdraws",
+            vec![End(1), Register(2, "a", "add", 1), Reached(2, 1), Withdraw(2, "add")],
+            vec!["2 add 1: ok", "9: -add 1"],
+        ),
+        (
+            "another run at the same host",
+            vec![End(1), Register(2, "b", "add", 1), Reached(2, 1), After(9000)],
+            vec!["9: -add 1", "9: +add 1", "2 add 1: ok"],
+        ),
+        (
+            "another run that is not reached",
+            vec![End(1), Register(2, "b", "add", 1), NotThere(2, 1), After(1999)],
+            vec!["2 add 1: refused"],
+        ),
+        (
+            "another run elsewhere",
+            vec![End(1), Register(2, "b", "add", 2), Reached(2, 2), After(2000)],
+            vec!["9: +add 2", "2 add 2: ok", "9: -add 1"],
+        ),
+        ("a v1 provider at the same host", vec![End(1), RegisterV1(2, "add", 1)], vec!["9: -add 1", "9: +add 1"]),
+        (
+            "back in time, and reached a little later",
+            vec![End(1), After(1900), Register(2, "a", "add", 1), After(900), Reached(2, 1), After(9000)],
+            vec!["2 add 1: ok"],
+        ),
+        (
+            "back in time, and not reached",
+            vec![End(1), After(1900), Register(2, "a", "add", 1), After(1000), TimedOut(2, 1)],
+            vec!["9: -add 1", "2 add 1: no answer in time"],
+        ),
+        ("a v1 connection", vec![RegisterV1(3, "add", 3), EndV1(3)], vec!["9: +add 3", "9: -add 3"]),
+        (
+            "a run without a name",
+            vec![Register(3, "", "add", 3), Reached(3, 3), End(3)],
+            vec!["9: +add 3", "3 add 3: ok", "9: -add 3"],
+        ),
+        ("another connection says the same", vec![RegisterV1(3, "add", 1), End(1), NotThere(1, 1)], vec![]),
+        ("it said so", vec![Going(1)], vec!["9: -add 1"]),
+        ("it said so, and its end tells nothing", vec![Going(1), End(1), After(2000)], vec!["9: -add 1"]),
+        ("all was taken back before", vec![Withdraw(1, "add"), End(1)], vec!["9: -add 1"]),
+    ];
+    for (name, steps, told) in rows {
+        let steps = [online(), steps].concat();
+        check(vec![(name, steps, [vec!["1 add 1: ok"], told].concat())]);
+    }
+}
+
+#[test]
+fn what_the_same_run_does_not_take_over_goes_in_the_end() {
+    let steps = ["add", "sub"].map(|method| Register(1, "a", method, 1)).to_vec();
+    let then = vec![
+        Reached(1, 1),
+        Discover(9, "add"),
+        Discover(9, "sub"),
+        End(1),
+        Register(2, "a", "sub", 1),
+        Reached(2, 1),
+        After(2000),
+    ];
+    check(vec![("one of two", [steps, then].concat(), vec!["1 add 1: ok", "1 sub 1: ok", "2 sub 1: ok", "9: -add 1"])]);
+}
+
+#[test]
+fn who_watches_and_provides_watches_no_longer() {
+    let steps = vec![
+        Register(1, "a", "add", 1),
+        Reached(1, 1),
+        Discover(1, "add"),
+        End(1),
+        RegisterV1(2, "add", 2),
+        After(2000),
+    ];
+    check(vec![("its connection is gone", steps, vec!["1 add 1: ok"])]);
+}
+
+/// So often it comes and goes, which takes no time.
+fn flaps(times: usize) -> Vec<Step> {
+    std::iter::repeat_n([Register(1, "a", "add", 1), Withdraw(1, "add")], times).flatten().collect()
+}
+
+#[test]
+fn who_comes_and_goes_too_often_is_announced_later() {
+    let start = || vec![Register(1, "a", "sub", 1), Reached(1, 1), Discover(9, "add")];
+    let add = || Register(1, "a", "add", 1);
+    let thrice = ["9: +add 1", "1 add 1: ok", "9: -add 1"].repeat(3);
+    let held = || vec!["held: add 1", "1 add 1: ok"];
+    let rows: Vec<Row> = vec![
+        ("five changes are told, and going always", vec![], vec![]),
+        ("coming waits", vec![add(), After(59_999)], held()),
+        ("until the minute has room", vec![add(), After(60_000)], [held(), vec!["9: +add 1"]].concat()),
+        ("gone before that", vec![add(), Withdraw(1, "add"), After(60_000)], held()),
+        (
+            "as often as it likes",
+            vec![add(), Withdraw(1, "add"), add(), After(60_000)],
+            [held(), held(), vec!["9: +add 1"]].concat(),
+        ),
+        ("who asks now does not find it", vec![add(), Discover(8, "add"), Withdraw(1, "add")], held()),
+        ("a v1 provider is announced at once", vec![RegisterV1(2, "add", 1)], vec!["9: +add 1"]),
+        (
+            "also where it is held back",
+            vec![add(), RegisterV1(2, "add", 1), After(60_000)],
+            [held(), vec!["9: +add 1"]].concat(),
+        ),
+        (
+            "another host is not concerned",
+            vec![Register(1, "a", "add", 2), Reached(1, 2)],
+            vec!["9: +add 2", "1 add 2: ok"],
+        ),
+        (
+            "who sees all found it, and is not told again",
+            vec![add(), DiscoverAll(8, "add"), After(60_000)],
+            [held(), vec!["9: +add 1"]].concat(),
+        ),
+        (
+            "and is told that it goes",
+            vec![add(), DiscoverAll(8, "add"), Withdraw(1, "add"), After(60_000)],
+            [held(), vec!["8: -add 1"]].concat(),
+        ),
+    ];
+    for (name, steps, told) in rows {
+        let steps = [start(), flaps(3), steps].concat();
+        check(vec![(name, steps, [vec!["1 sub 1: ok"], thrice.clone(), told].concat())]);
+    }
+}
+
+#[test]
+fn what_is_remembered_of_changes_is_bounded() {
+    let mut damping = Damping::new(5, Duration::from_mins(1));
+    let now = Instant::now();
+    for number in 0..70_000 {
+        damping.record(&format!("m{number}").into(), host(1), now);
+    }
+    assert_eq!(damping.len(), 65_536);
+    assert_eq!(damping.wait("m69999", host(1), now + Duration::from_mins(1)), None);
+    assert_eq!(damping.len(), 0);
+}
+
+#[test]
+fn attempts_of_peers_that_are_gone_are_swept_out() {
+    let mut house = House::new(AvailabilityPolicy::default());
+    for peer in 0..10_000 {
+        house.take(&Register(peer, "a", "add", 1));
+        house.take(&End(peer));
+    }
+    assert!(house.availability.attempts.len() <= LEAST_SWEPT);
+    assert_eq!(house.attempts(), []);
+}
+
+#[test]
+fn a_center_that_ends_refuses_what_waits() {
+    let mut house = House::new(AvailabilityPolicy::default());
+    for (peer, port) in [(3, 3), (1, 1), (2, 2)] {
+        house.take(&Register(peer, "a", "add", port));
+    }
+    house.availability.drain(&mut house.told);
+    assert_eq!(house.told.lines, ["1 add 1: Draining", "2 add 2: Draining", "3 add 3: Draining"]);
+    assert_eq!((house.attempts(), house.availability.probes.is_empty()), (vec![], true));
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (peer, port) = (1..4_u32, 1..3_u16);
+    let (run, method) = (prop::sample::select(vec!["a", "b", ""]), prop::sample::select(vec!["add", "sub"]));
+    let (plain, seeing_all) = (7..9_u32, 9..11_u32);
+    prop_oneof![
+        6 => (peer.clone(), run, method.clone(), port.clone()).prop_map(|(k, i, m, p)| Register(k, i, m, p)),
+        1 => (4..6_u32, method.clone(), port.clone()).prop_map(|(k, m, p)| RegisterV1(k, m, p)),
+        6 => (peer.clone(), port.clone()).prop_map(|(k, p)| Reached(k, p)),
+        2 => (peer.clone(), port.clone()).prop_map(|(k, p)| NotThere(k, p)),
+        1 => (peer.clone(), port).prop_map(|(k, p)| TimedOut(k, p)),
+        2 => (plain, method.clone()).prop_map(|(k, m)| Discover(k, m)),
+        2 => (seeing_all, method.clone()).prop_map(|(k, m)| DiscoverAll(k, m)),
+        2 => (peer.clone(), method).prop_map(|(k, m)| Withdraw(k, m)),
+        1 => peer.clone().prop_map(Going),
+        3 => peer.prop_map(End),
+        1 => (4..6_u32).prop_map(EndV1),
+        1 => (7..11_u32).prop_map(EndV1),
+        3 => (1..3000_u64).prop_map(After),
+    ]
+}
+
+/// A connection that ended does not come back: after each end, the next one in its place has a number of its own.
+fn renumbered(steps: Vec<Step>) -> Vec<Step> {
+    let mut ends = BTreeMap::<u32, u32>::new();
+    let mut number = |peer: &mut u32, is_end: bool| {
+        let ended = ends.entry(*peer).or_default();
+        *peer += 100 * *ended;
+        *ended += u32::from(is_end);
+    };
+    let mut steps = steps;
+    for step in &mut steps {
+        match step {
+            End(peer) | EndV1(peer) => number(peer, true),
+            Register(peer, ..) | RegisterV1(peer, ..) | Reached(peer, _) | NotThere(peer, _) | TimedOut(peer, _) => {
+                number(peer, false);
+            }
+            Discover(peer, _) | DiscoverAll(peer, _) | Withdraw(peer, _) | Going(peer) => number(peer, false),
+            After(_) => {}
+        }
+    }
+    steps
+}
+
+impl House {
+    fn announced(&self, method: &str) -> BTreeSet<u16> {
+        self.availability.table.hosts(method).map(Host::port).collect()
+    }
+
+    /// What each watcher knows is what was announced, and perhaps more of what it found itself.
+    fn check_views(&self) {
+        for ((watcher, method), view) in &self.told.views {
+            assert!(view.is_superset(&self.announced(method)), "{watcher}: {method}");
+            let more = view.iter().filter(|port| !self.announced(method).contains(port));
+            for port in more {
+                assert!(self.availability.table.is_held(method, host(*port)), "{watcher}: {port}");
+            }
+            let cached = self.told.caches[watcher].hosts(method).unwrap();
+            assert_eq!(cached.iter().map(|host| host.port()).collect::<BTreeSet<_>>(), *view);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn nobody_hears_twice_of_one_thing_and_nothing_is_left_in_the_end(steps in prop::collection::vec(step(), 0..120)) {
+        let mut house = House::new(AvailabilityPolicy { flap_changes: 2, ..AvailabilityPolicy::default() });
+        let providers = (1..4).map(End).chain((4..6).map(EndV1));
+        let watchers = (7..11).map(EndV1);
+        let all = steps.into_iter().chain(providers).chain([After(120_000)]).chain(watchers).collect();
+        for step in renumbered(all) {
+            house.take(&step);
+            house.check_views();
+        }
+        prop_assert_eq!(house.availability.size(), TableSize::default());
+        prop_assert!(house.availability.probes.is_empty() && house.availability.held.is_empty());
+        prop_assert_eq!((house.attempts(), house.availability.next_deadline()), (vec![], None));
+    }
+}

@@ -1,0 +1,55 @@
+use std::time::Duration;
+
+/// How a center makes sure that who is online can be called.
+///
+/// All of it is about providers with a session. What a v1 provider registers is announced at once, and it goes offline with
+/// its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AvailabilityPolicy {
+    /// Whether a provider is announced only after the center has connected to its host once. Also whether the host of one
+    /// whose connection ended unexpectedly is tried at once: if nobody listens there, it is offline. Default yes; to be set
+    /// to no where callers reach hosts that the center can't. A host is connected to as peers register it, once for each
+    /// connection.
+    pub probe: bool,
+    /// How long one attempt to connect to a host may take. Default 1 s. Longer, and a provider behind a lost network waits
+    /// longer for its refusal.
+    pub probe_timeout: Duration,
+    /// Attempts under way at once, over all providers; others wait. Default 64.
+    pub max_probes: usize,
+    /// How long the entries of a provider stay whose connection ended unexpectedly, while its host still accepts: if the same
+    /// run of it registers again in this time, nobody notices. Default 2 s. Longer, and callers are longer sent to one that
+    /// will not come back.
+    pub provider_grace: Duration,
+    /// Changes of one method at one host within [`flap_window`](Self::flap_window) that are told at once. After them, its
+    /// coming waits to be told until there are fewer; its going never waits. Default 5.
+    pub flap_changes: usize,
+    /// The time over which such changes are counted. Default 60 s.
+    pub flap_window: Duration,
+}
+
+impl Default for AvailabilityPolicy {
+    fn default() -> Self {
+        Self {
+            probe: true,
+            probe_timeout: Duration::from_secs(1),
+            max_probes: 64,
+            provider_grace: Duration::from_secs(2),
+            flap_changes: 5,
+            flap_window: Duration::from_mins(1),
+        }
+    }
+}
+
+impl AvailabilityPolicy {
+    /// Takes every provider at its word: announced at once, offline with its connection, however often.
+    pub const fn trusting() -> Self {
+        Self {
+            probe: false,
+            probe_timeout: Duration::ZERO,
+            max_probes: 0,
+            provider_grace: Duration::ZERO,
+            flap_changes: usize::MAX,
+            flap_window: Duration::ZERO,
+        }
+    }
+}

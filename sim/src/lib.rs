@@ -13,14 +13,14 @@
 //! use callboard_sim::Sim;
 //!
 //! let sum = Sim::run(42, |sim| async move {
-//!     let (stage, agent) = (sim.host("center"), sim.host("caller"));
+//!     let (stage, desk) = (sim.host("center"), sim.host("caller"));
 //!     stage.start(async |host| {
 //!         let center = host.center().start_over(host.transport()).await.unwrap();
 //!         std::future::pending::<()>().await;
 //!         drop(center);
 //!     });
 //!     sim.sleep(Duration::from_millis(10)).await;
-//!     let client = agent.client().connect(stage.address(7070)).await.unwrap();
+//!     let client = desk.client().connect(stage.address(7070)).await.unwrap();
 //!     client.call::<i64>("none", &()).await.unwrap_err().to_string()
 //! });
 //! assert!(sum.contains("none"), "{sum}");

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, Guard};
@@ -24,8 +23,6 @@ pub(crate) struct Shared {
     /// Set once it has ended for good.
     closed: OnceLock<String>,
     /// How many connections there have been; it grows at the end too.
-    generation: AtomicU64,
-    /// The same, for those who wait.
     changes: watch::Sender<u64>,
     resumes: Mutex<Vec<Weak<dyn Resume>>>,
     pub(crate) teller: Teller,
@@ -38,7 +35,6 @@ impl Shared {
             inboxes,
             reconnects,
             closed: OnceLock::new(),
-            generation: AtomicU64::new(1),
             changes: watch::Sender::new(1),
             resumes: Mutex::default(),
             teller: Teller::new(ClientState::Online),
@@ -61,7 +57,7 @@ impl Shared {
 
     /// How many connections there have been.
     pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(SeqCst)
+        *self.changes.borrow()
     }
 
     /// Why it has ended for good; `None` while it lives or is made again.
@@ -108,8 +104,7 @@ impl Shared {
     }
 
     fn grow(&self) {
-        let generation = self.generation.fetch_add(1, SeqCst) + 1;
-        self.changes.send_replace(generation);
+        self.changes.send_modify(|generation| *generation += 1);
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {

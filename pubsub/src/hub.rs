@@ -168,6 +168,8 @@ impl Inbox for Hub {
     }
 
     fn resume(self: Arc<Self>, line: &Line) -> Resuming<'_> {
+        // A PING that left over the connection that leaves is not answered here.
+        self.gathering.reset();
         Box::pin(async move { self.subscribe_again(line).await })
     }
 

@@ -54,10 +54,9 @@ impl Announcer {
 
     /// Takes one method back, and waits for all answers.
     pub(crate) async fn withdraw_method(&self, method: &str) -> Result<(), CallError> {
-        let hosts = self.announced().entries.get(method).cloned().unwrap_or_default();
-        let entries: Vec<_> = hosts.into_iter().map(|host| (method.to_owned(), host)).collect();
         // First, so that it is not announced again meanwhile.
-        self.announced().entries.remove(method);
+        let hosts = self.announced().entries.remove(method).unwrap_or_default();
+        let entries: Vec<_> = hosts.into_iter().map(|host| (method.to_owned(), host)).collect();
         self.tell_all(ServiceOp::Withdraw, &entries).await
     }
 

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use callboard_common::SlowPolicy;
 
@@ -85,11 +86,17 @@ const STEP_MESSAGES: usize = 1 << 10;
 const MAX_MARKS: usize = 1 << 10;
 
 /// Why no more comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Disconnected,
     TopicRemoved,
-    TooSlow { max_bytes: usize },
+    /// The center did not take it again after a loss of the connection.
+    Refused {
+        why: Arc<str>,
+    },
+    TooSlow {
+        max_bytes: usize,
+    },
 }
 
 impl<T: Portion> Backlog<T> {
@@ -118,7 +125,7 @@ impl<T: Portion> Backlog<T> {
         match &next {
             Some(Next::Messages(messages)) => self.taken(messages.load()),
             Some(Next::Mark(_)) => self.marks = self.marks.saturating_sub(1),
-            None => return self.end.map(Err),
+            None => return self.end.clone().map(Err),
         }
         next.map(Ok)
     }

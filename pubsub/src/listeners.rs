@@ -31,6 +31,9 @@ struct Topic<Q> {
     cancels_under_way: usize,
     /// The last one left, and the cancel could not be sent.
     owes_cancel: bool,
+    /// Between the loss of a connection and the answer over the next one. What comes now was on its way before the loss,
+    /// and does not count: whoever was subscribed asks for what follows the last that was handed on.
+    is_away: bool,
     progress: Progress,
 }
 
@@ -93,7 +96,7 @@ impl<Q: Clone> Listeners<Q> {
         self.last_id += 1;
         let entry = self.topics.entry(Arc::clone(&topic)).or_default();
         if entry.listeners.is_empty() {
-            entry.progress = Progress::default();
+            (entry.progress, entry.is_away) = (Progress::default(), false);
         }
         let next = entry.progress.next_unnumbered();
         entry.listeners.insert(self.last_id, Listener { queue, subscribe: Subscribe::UnderWay, next, wants });
@@ -168,45 +171,54 @@ impl<Q: Clone> Listeners<Q> {
         messages: u64,
     ) -> Option<(Arc<str>, u64, impl Iterator<Item = &Q>)> {
         let name = Arc::clone(self.topics.get_key_value(topic)?.0);
-        let entry = self.topics.get_mut(topic).filter(|entry| entry.cancels_under_way == 0)?;
+        let entry = self.topics.get_mut(topic).filter(|entry| entry.hears())?;
         let first = entry.progress.arrived(first_seq, messages);
-        let hearing = entry.listeners.values().filter(|listener| listener.subscribe != Subscribe::Away);
-        Some((name, first, hearing.map(|listener| &listener.queue)))
+        Some((name, first, entry.listeners.values().map(|listener| &listener.queue)))
     }
 
     /// All messages up to this number have come, or do not come. Gives who is to know.
     pub(crate) fn reached(&mut self, topic: &str, seq: u64) -> Vec<Q> {
-        let entry = self.topics.get_mut(topic).filter(|entry| entry.cancels_under_way == 0);
-        let Some(entry) = entry else { return Vec::new() };
+        let Some(entry) = self.topics.get_mut(topic).filter(|entry| entry.hears()) else { return Vec::new() };
         entry.progress.heard(seq);
         entry.listeners.values().map(|listener| listener.queue.clone()).collect()
     }
 
     /// The connection was lost, and another one takes its place. Gives those who were subscribed, in the order in which
     /// they joined.
-    pub(crate) fn lost(&mut self) -> Vec<Q> {
-        let mut away = Vec::new();
+    ///
+    /// Gives also those whose subscribes are under way, and are now in doubt: what they heard until now came from a
+    /// subscription that is lost.
+    pub(crate) fn lost(&mut self) -> (Vec<Q>, Vec<Q>) {
+        let (mut away, mut in_doubt) = (Vec::new(), Vec::new());
         for entry in self.topics.values_mut() {
             (entry.cancels_under_way, entry.owes_cancel) = (0, false);
             for (id, listener) in &mut entry.listeners {
-                if listener.subscribe == Subscribe::Accepted {
-                    listener.subscribe = Subscribe::Away;
-                    away.push((*id, listener.queue.clone()));
-                } else if listener.subscribe == Subscribe::UnderWay {
+                match listener.subscribe {
+                    Subscribe::Accepted => {
+                        listener.subscribe = Subscribe::Away;
+                        away.push((*id, listener.queue.clone()));
+                    }
                     // Its answer may have come over the connection that is lost, and not be looked at yet.
-                    listener.subscribe = Subscribe::InDoubt;
+                    Subscribe::UnderWay | Subscribe::InDoubt => {
+                        listener.subscribe = Subscribe::InDoubt;
+                        in_doubt.push(listener.queue.clone());
+                    }
+                    Subscribe::Away => {}
                 }
+            }
+            entry.is_away = entry.listeners.values().any(|listener| listener.subscribe == Subscribe::Away);
+            if !entry.is_away {
+                entry.progress = Progress::default();
             }
         }
         self.topics.retain(|_, entry| !entry.listeners.is_empty());
         away.sort_unstable_by_key(|(id, _)| *id);
-        away.into_iter().map(|(_, queue)| queue).collect()
+        (away.into_iter().map(|(_, queue)| queue).collect(), in_doubt)
     }
 
     /// What to ask for on the new connection, in the order of the names.
     pub(crate) fn again(&self) -> Vec<Again> {
-        let is_away = |entry: &Topic<Q>| entry.listeners.values().any(|one| one.subscribe == Subscribe::Away);
-        let away = self.topics.iter().filter(|(_, entry)| is_away(entry));
+        let away = self.topics.iter().filter(|(_, entry)| entry.is_away && !entry.listeners.is_empty());
         let mut again: Vec<_> = away.map(|(topic, entry)| entry.again(topic)).collect();
         again.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
         again
@@ -216,6 +228,7 @@ impl<Q: Clone> Listeners<Q> {
     pub(crate) fn resumed(&mut self, topic: &str, answer: Option<Subscribed>) -> Option<(Resumed, Vec<Q>)> {
         let entry = self.topics.get_mut(topic)?;
         let resumed = entry.progress.resumed(answer);
+        entry.is_away = false;
         let mut back = Vec::new();
         for listener in entry.listeners.values_mut().filter(|listener| listener.subscribe == Subscribe::Away) {
             listener.subscribe = Subscribe::Accepted;
@@ -227,6 +240,7 @@ impl<Q: Clone> Listeners<Q> {
     /// That was refused. Takes out those whose subscriptions this ends, and gives them.
     pub(crate) fn not_resumed(&mut self, topic: &str) -> Vec<Q> {
         let Some(entry) = self.topics.get_mut(topic) else { return Vec::new() };
+        entry.is_away = false;
         let away = entry.listeners.extract_if(.., |_, listener| listener.subscribe == Subscribe::Away);
         let ended = away.map(|(_, listener)| listener.queue).collect();
         self.tidy(topic);
@@ -238,7 +252,8 @@ impl<Q: Clone> Listeners<Q> {
     /// Gives also those whose subscribes are under way, and are now in doubt: what they heard until now came from a
     /// subscription that ended.
     pub(crate) fn end_topic(&mut self, topic: &str) -> (Vec<Q>, Vec<Q>) {
-        let Some(entry) = self.topics.get_mut(topic) else { return (Vec::new(), Vec::new()) };
+        let entry = self.topics.get_mut(topic).filter(|entry| !entry.is_away);
+        let Some(entry) = entry else { return (Vec::new(), Vec::new()) };
         let accepted = entry.listeners.extract_if(.., |_, listener| listener.subscribe == Subscribe::Accepted);
         let ended = accepted.map(|(_, listener)| listener.queue).collect();
         entry.listeners.values_mut().for_each(|listener| listener.subscribe = Subscribe::InDoubt);
@@ -266,6 +281,11 @@ impl<Q: Clone> Listeners<Q> {
 }
 
 impl<Q> Topic<Q> {
+    /// Whether what comes is for those who listen.
+    const fn hears(&self) -> bool {
+        self.cancels_under_way == 0 && !self.is_away
+    }
+
     fn again(&self, topic: &Arc<str>) -> Again {
         let subscribe = TopicOptions { after: self.progress.ask().after, ..self.wants() };
         Again { topic: Arc::clone(topic), subscribe, create: self.progress.create() }
@@ -281,7 +301,8 @@ impl<Q> Topic<Q> {
 
 impl<Q> Default for Topic<Q> {
     fn default() -> Self {
-        Self { listeners: BTreeMap::new(), cancels_under_way: 0, owes_cancel: false, progress: Progress::default() }
+        let (listeners, progress) = (BTreeMap::new(), Progress::default());
+        Self { listeners, cancels_under_way: 0, owes_cancel: false, is_away: false, progress }
     }
 }
 
@@ -405,12 +426,12 @@ mod tests {
         let waits = listeners.join("w", 'e', Wants::default());
         listeners.arrived("u", Some(11), 3);
         assert!(!listeners.leave(&left));
-        assert_eq!(listeners.lost(), ['a', 'b', 'c']);
+        assert_eq!(listeners.lost(), (vec!['a', 'b', 'c'], vec!['e']));
         let again: Vec<_> = listeners.again().into_iter().map(|again| (again.topic, again.subscribe.after)).collect();
         let after = |seq| Some(callboard_common::TopicPosition { epoch: 7, seq });
         assert_eq!(again, [("t".into(), after(10)), ("u".into(), after(13))]);
         assert_eq!(hearing(&mut listeners, "u"), []);
-        assert_eq!(listeners.lost(), [], "told once");
+        assert_eq!(listeners.lost().0, [], "told once");
         let answer = Subscribed { replayed: 2, missed: Some(callboard_common::Missed::Exactly(0)), ..at(7, 15) };
         let (resumed, back) = listeners.resumed("u", Some(answer)).unwrap();
         assert_eq!((resumed.before, resumed.next, back), (13, 14, vec!['a', 'c']));
@@ -439,7 +460,7 @@ mod tests {
         let mut listeners = Listeners::new();
         let a = joined(&mut listeners, 'a');
         assert!(listeners.leave(&a));
-        assert_eq!(listeners.lost(), []);
+        assert_eq!(listeners.lost(), (vec![], vec![]));
         assert!(listeners.topics.is_empty());
     }
 }

@@ -3,22 +3,25 @@ use std::sync::{Arc, PoisonError};
 
 use callboard_client::{CallError, CallErrorKind, Line};
 use callboard_common::{
-    Decode, Feature, Json, Message, ResultCode, TopicAnswer, TopicOp, TopicOperation, TopicOptions,
+    Decode, ErrorInfo, Feature, Json, Message, ResultCode, Subscribed, TopicAnswer, TopicOp, TopicOperation,
+    TopicOptions,
 };
 use tokio::sync::oneshot;
 
 use crate::backlog::{End, Mark};
 use crate::hub::{Hub, subject};
 use crate::listeners::Again;
+use crate::queue::Freed;
 
 /// How subscriptions go on when their connection is lost and another one takes its place.
 impl Hub {
     /// The connection was lost, and another one takes its place: who listens is told, and waits.
     pub(crate) fn connection_lost(&self) {
-        let away = self.lock().lost();
+        let (away, in_doubt) = self.lock().lost();
         for queue in away {
             queue.mark(Mark::Lost).let_go();
         }
+        in_doubt.iter().map(|queue| queue.clear()).for_each(Freed::let_go);
     }
 
     /// Subscribes again over the connection that takes the place of one that was lost.
@@ -75,24 +78,31 @@ impl Hub {
     }
 
     fn resumed(&self, topic: &str, answer: &Message) -> Result<(), CallError> {
-        let answer = TopicAnswer::decode::<Json>(answer.body()).ok();
-        if answer.as_ref().is_some_and(|answer| answer.code == ResultCode::Unavailable) {
-            // A center that is about to end says nothing of the topic: another connection is to be made.
-            return Err(CallError::remote("the center", subject(topic), ResultCode::Unavailable, None));
-        }
-        let answer = answer.filter(|answer| answer.code == ResultCode::Ok);
-        let Some(answer) = answer else {
-            let ended = self.lock().not_resumed(topic);
-            for queue in ended {
-                queue.end(End::TopicRemoved).let_go();
+        let why = match TopicAnswer::decode::<Json>(answer.body()) {
+            Ok(answer) if answer.code == ResultCode::Ok => {
+                self.goes_on(topic, answer.subscribed);
+                return Ok(());
             }
-            return Ok(());
+            // A center that is about to end says nothing of the topic: another connection is to be made.
+            Ok(TopicAnswer { code: code @ ResultCode::Unavailable, error, .. }) => {
+                return Err(CallError::remote("the center", subject(topic), code, error));
+            }
+            Ok(TopicAnswer { code: ResultCode::NotFoundTopic, .. }) => End::TopicRemoved,
+            Ok(TopicAnswer { code, error, .. }) => refused(code, error),
+            Err(why) => End::Refused { why: format!("the answer can't be read: {why}").into() },
         };
-        let Some((resumed, back)) = self.lock().resumed(topic, answer.subscribed) else { return Ok(()) };
+        let ended = self.lock().not_resumed(topic);
+        for queue in ended {
+            queue.end(why.clone()).let_go();
+        }
+        Ok(())
+    }
+
+    fn goes_on(&self, topic: &str, answer: Option<Subscribed>) {
+        let Some((resumed, back)) = self.lock().resumed(topic, answer) else { return };
         for queue in back {
             queue.mark(Mark::Resumed(resumed)).let_go();
         }
-        Ok(())
     }
 
     /// Whether the center is another run of its program than the one that was asked last.
@@ -101,6 +111,11 @@ impl Hub {
         // One that does not tell may be another one each time.
         instance.is_none() || known.as_deref() != instance
     }
+}
+
+fn refused(code: ResultCode, error: Option<ErrorInfo>) -> End {
+    let why = error.map_or_else(|| code.to_string(), |error| format!("{code}: {}", error.message));
+    End::Refused { why: why.into() }
 }
 
 /// Asks over one connection, whichever it is.
@@ -152,7 +167,7 @@ mod tests {
     use super::*;
     use crate::backlog::{Bounds, Next};
     use crate::hub::Arrivals;
-    use crate::listeners::Wants;
+    use crate::listeners::{ListenerId, Wants};
     use crate::queue::{Hold, Queue};
     use crate::{TopicLimits, TopicService};
 
@@ -294,17 +309,20 @@ mod tests {
         assert_eq!(heard(&new), ["2"], "it retains its last message again");
     }
 
+    /// A connection that ends before anything is sent.
     struct Broken(&'static str);
+
     impl Asker for Broken {
+        fn instance(&self) -> Option<&str> {
+            Some(self.0)
+        }
+
         fn counts(&self) -> bool {
             true
         }
 
-        fn instance(&self) -> Option<&str> {
-            Some(self.0)
-        }
-        fn ask(&self, s: &str, _o: &TopicOperation<'_>, _d: Done) -> Result<(), CallError> {
-            Err(CallError::new(CallErrorKind::Disconnected, "x", s.to_owned(), "gone"))
+        fn ask(&self, subject: &str, _operation: &TopicOperation<'_>, _done: Done) -> Result<(), CallError> {
+            Err(CallError::new(CallErrorKind::Disconnected, "the center", subject.to_owned(), "the connection ended"))
         }
     }
 
@@ -316,71 +334,109 @@ mod tests {
         let queue = subscribe(&line, "t");
         hub.connection_lost();
         hub.subscribe_again(&Broken("b")).await.unwrap_err();
-        let line = Line::new(&after, 2, "b", &hub);
-        hub.subscribe_again(&line).await.unwrap();
-        let heard = heard(&queue);
-        println!("RV failed resume: {heard:?}");
-        assert!(!heard.contains(&"TopicRemoved".to_owned()));
+        hub.subscribe_again(&Line::new(&after, 2, "b", &hub)).await.unwrap();
+        assert_eq!(heard(&queue), ["Lost", "Unknown then 1"]);
+    }
+
+    /// Subscribes, and loses the connection between the center's answer and the moment at which it is looked at.
+    fn subscribe_in_doubt(line: &Line<'_>, before_the_loss: u64) -> (Arc<Queue>, ListenerId, Option<Subscribed>) {
+        let (hub, queue) = (&line.hub, Arc::new(Queue::new(Bounds::default())));
+        let who = hub.join("t", Arc::clone(&queue), Wants::default());
+        let got: Arc<Mutex<Option<Message>>> = Arc::default();
+        let answered = Arc::clone(&got);
+        let done = Box::new(move |answer: Result<Message, CallError>| *answered.lock().unwrap() = answer.ok());
+        line.ask("", &operation(&"t".into(), TopicOp::Subscribe, TopicOptions::default()), done).unwrap();
+        line.publish("t", before_the_loss);
+        hub.connection_lost();
+        line.center.closed(&line.conn);
+        let answer = got.lock().unwrap().take().unwrap();
+        (queue, who, TopicAnswer::decode::<Json>(answer.body()).unwrap().subscribed)
     }
 
     #[tokio::test]
-    async fn a_subscribe_that_the_lost_connection_answered_is_sent_again() {
+    async fn a_subscribe_that_the_lost_connection_answered_is_sent_again_and_hears_only_what_comes_then() {
+        let (before, after, hub) = (center(10), center(10).after_epoch(100), Arc::new(Hub::new(Some("a"))));
+        let line = Line::new(&before, 1, "a", &hub);
+        line.send(br#"{"topic_key":"t","optype":0}"#);
+        let (queue, who, answer) = subscribe_in_doubt(&line, 40);
+        let line = Line::new(&after, 2, "b", &hub);
+        line.send(br#"{"topic_key":"t","optype":0}"#);
+        hub.subscribe_again(&line).await.unwrap();
+        assert_eq!(hub.confirm(&who, answer), None, "nobody can tell whether that answer counts");
+        line.publish("t", 2);
+        let (confirming, next) = (Arc::clone(&hub), Arc::new(Mutex::new(None)));
+        let told = Arc::clone(&next);
+        let done = Box::new(move |answer: Result<Message, CallError>| {
+            let answer = TopicAnswer::decode::<Json>(answer.unwrap().body()).unwrap();
+            *told.lock().unwrap() = confirming.confirm(&who, answer.subscribed);
+        });
+        line.ask("", &operation(&"t".into(), TopicOp::Subscribe, TopicOptions::default()), done).unwrap();
+        line.publish("t", 2);
+        assert_eq!((*next.lock().unwrap(), heard(&queue)), (Some(3), vec!["3".to_owned(), "4".to_owned()]));
+        let lines = hub.lock().again();
+        assert_eq!(lines, [], "it is subscribed");
+        hub.connection_lost();
+        let after: Vec<_> = hub.lock().again().iter().map(|again| again.subscribe.after.unwrap().seq).collect();
+        assert_eq!(after, [4], "and asks for what follows on this center, not on the one before");
+    }
+
+    #[tokio::test]
+    async fn what_the_lost_connection_still_had_on_its_way_does_not_count() {
         let (center, hub) = (center(10), Arc::new(Hub::new(Some("a"))));
         let line = Line::new(&center, 1, "a", &hub);
         line.send(br#"{"topic_key":"t","optype":0}"#);
-        let queue = Arc::new(Queue::new(Bounds::default()));
-        let who = hub.join("t", Arc::clone(&queue), Wants::default());
-        let got: Arc<Mutex<Option<Message>>> = Arc::default();
-        let g = Arc::clone(&got);
-        let op: Arc<str> = "t".into();
-        line.ask(
-            "",
-            &operation(&op, TopicOp::Subscribe, TopicOptions::default()),
-            Box::new(move |answer| *g.lock().unwrap() = answer.ok()),
-        )
-        .unwrap();
-        // answered, but the task that opens it has not run yet: the connection is lost and made again
+        let queue = subscribe(&line, "t");
+        line.publish("t", 1);
         hub.connection_lost();
+        line.publish("t", 2);
+        line.hub.reached("t", 3);
         center.closed(&line.conn);
-        let line = Line::new(&center, 2, "a", &hub);
-        hub.subscribe_again(&line).await.unwrap();
-        let answer = got.lock().unwrap().take().unwrap();
-        let answer = TopicAnswer::decode::<Json>(answer.body()).unwrap();
-        let confirmed = hub.confirm(&who, answer.subscribed);
-        line.publish("t", 3);
-        println!("RV confirmed {confirmed:?}, subscribers {}, heard {:?}", center.subscriber_count(), heard(&queue));
-        assert!(confirmed.is_none() || center.subscriber_count() == 1);
+        hub.subscribe_again(&Line::new(&center, 2, "a", &hub)).await.unwrap();
+        hub.reached("t", 3);
+        let none = format!("{:?} then 2", Missed::Exactly(0));
+        assert_eq!(heard(&queue), ["1", "Lost", &none, "2", "3", "Reached(3)"]);
     }
 
-    struct Refusing;
+    /// A center that answers each request alike.
+    struct Refusing(&'static [u8]);
+
     impl Asker for Refusing {
+        fn instance(&self) -> Option<&str> {
+            Some("a")
+        }
+
         fn counts(&self) -> bool {
             true
         }
 
-        fn instance(&self) -> Option<&str> {
-            Some("a")
-        }
-        fn ask(&self, _s: &str, _o: &TopicOperation<'_>, done: Done) -> Result<(), CallError> {
-            done(Ok(Recorder::new(9).message(
-                3,
-                b"id",
-                br#"{"rcode":22,"error":{"message":"this center stops","executed":"no"}}"#,
-            )));
+        fn ask(&self, _subject: &str, _operation: &TopicOperation<'_>, done: Done) -> Result<(), CallError> {
+            done(Ok(Recorder::new(9).message(3, b"id", self.0)));
             Ok(())
         }
     }
 
     #[tokio::test]
-    async fn a_center_that_is_about_to_end_says_nothing_of_a_topic() {
-        let (center, hub) = (center(10), Arc::new(Hub::new(Some("a"))));
-        let line = Line::new(&center, 1, "a", &hub);
-        line.send(br#"{"topic_key":"t","optype":0}"#);
-        let queue = subscribe(&line, "t");
-        hub.connection_lost();
-        println!("RV resume said {:?}", hub.subscribe_again(&Refusing).await.is_ok());
-        let heard = heard(&queue);
-        println!("RV refused otherwise: {heard:?}");
-        assert!(!heard.contains(&"TopicRemoved".to_owned()));
+    async fn a_center_that_does_not_subscribe_again_says_why_and_one_that_is_about_to_end_says_nothing() {
+        let rows: [(&[u8], bool, &[&str]); 4] = [
+            (br#"{"rcode":22,"error":{"message":"this center stops","executed":"no"}}"#, false, &["Lost"]),
+            (br#"{"rcode":7}"#, true, &["Lost", "TopicRemoved"]),
+            (
+                br#"{"rcode":17,"error":{"message":"2 at most","executed":"no"}}"#,
+                true,
+                &["Lost", r#"Refused { why: "OVERLOADED: 2 at most" }"#],
+            ),
+            (b"?", true, &["Lost", r#"Refused { why: "the answer can't be read: "#]),
+        ];
+        for (answer, is_of_use, expected) in rows {
+            let (center, hub) = (center(10), Arc::new(Hub::new(Some("a"))));
+            let line = Line::new(&center, 1, "a", &hub);
+            line.send(br#"{"topic_key":"t","optype":0}"#);
+            let queue = subscribe(&line, "t");
+            hub.connection_lost();
+            assert_eq!(hub.subscribe_again(&Refusing(answer)).await.is_ok(), is_of_use);
+            let heard = heard(&queue);
+            let is_as_expected = heard.iter().zip(expected).all(|(heard, expected)| heard.starts_with(expected));
+            assert!(heard.len() == expected.len() && is_as_expected, "{heard:?} {expected:?}");
+        }
     }
 }

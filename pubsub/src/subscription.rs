@@ -253,6 +253,7 @@ impl Seat {
         match end {
             End::Disconnected => SubscriptionError::Disconnected { topic, peer },
             End::TopicRemoved => SubscriptionError::TopicRemoved { topic, peer },
+            End::Refused { why } => SubscriptionError::Refused { topic, peer, why: why.to_string() },
             End::TooSlow { max_bytes } => SubscriptionError::TooSlow { topic, max_bytes },
         }
     }

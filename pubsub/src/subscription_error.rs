@@ -22,6 +22,17 @@ pub enum SubscriptionError {
         /// The address of the center.
         peer: String,
     },
+    /// The connection was lost and made again, and the center did not take the subscription a second time, for example
+    /// since it permits fewer now.
+    #[error("topic {topic:?} is heard no more: {peer} did not take the subscription again: {why}; subscribe again")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// The address of the center.
+        peer: String,
+        /// What it answered.
+        why: String,
+    },
     /// Messages came faster than they were taken, and the policy is not to leave any out. What came after those that were
     /// still taken is lost.
     ///
@@ -62,6 +73,7 @@ impl SubscriptionError {
         match self {
             Self::Disconnected { topic, .. }
             | Self::TopicRemoved { topic, .. }
+            | Self::Refused { topic, .. }
             | Self::TooSlow { topic, .. }
             | Self::Missed { topic, .. }
             | Self::Decode { topic, .. } => topic,

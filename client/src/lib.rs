@@ -43,7 +43,7 @@ pub use callboard_net::{Address, Conn, Connector, Limits};
 pub use client::Client;
 pub use error::{CallError, CallErrorKind};
 pub use inbox::Inbox;
-pub use line::{Line, Resume, Resuming};
+pub use line::{Line, Resume, Resuming, WeakLine};
 pub use reconnect::Reconnect;
 pub use requestor::{RequestId, Requestor};
 pub use states::{ClientState, ClientStates};

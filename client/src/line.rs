@@ -1,6 +1,6 @@
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use callboard_common::{BodyError, Connection, Encode, ErrorInfo, Message, ResultCode, Session};
@@ -30,7 +30,26 @@ pub struct Line {
     pub(crate) timeout: Duration,
 }
 
+/// A [`Line`] that does not keep its connection.
+#[derive(Clone)]
+pub struct WeakLine {
+    link: Weak<Link>,
+    timeout: Duration,
+}
+
+impl WeakLine {
+    /// The line, as long as somebody else keeps its connection.
+    pub fn upgrade(&self) -> Option<Line> {
+        Some(Line { link: self.link.upgrade()?, timeout: self.timeout })
+    }
+}
+
 impl Line {
+    /// The same, not keeping the connection: for what works in the background.
+    pub fn downgrade(&self) -> WeakLine {
+        WeakLine { link: Arc::downgrade(&self.link), timeout: self.timeout }
+    }
+
     /// The peer that was connected to.
     pub fn address(&self) -> &Address {
         &self.link.address
@@ -101,5 +120,11 @@ impl Line {
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WeakLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakLine").finish_non_exhaustive()
     }
 }

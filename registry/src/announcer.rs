@@ -2,8 +2,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Client, Line, Resume, Resuming};
-use callboard_common::{Decode, Feature, Host, Json, Message, ResultCode, ServiceAnswer, ServiceOp, ServiceRequest};
+use callboard_client::{CallError, CallErrorKind, Client, Line, Resume, Resuming, WeakLine};
+use callboard_common::{
+    Connection, Decode, Feature, Host, Json, Message, ResultCode, ServiceAnswer, ServiceOp, ServiceRequest,
+};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -49,7 +51,7 @@ impl Announcer {
         let _ = timeout(self.center.timeout(), self.center.online()).await;
         let entries: Vec<_> =
             methods.iter().flat_map(|method| hosts.iter().map(move |host| (method.clone(), *host))).collect();
-        self.tell_all(ServiceOp::Register, &entries).await
+        self.tell_all(ServiceOp::Register, &entries, &Over::Moment).await
     }
 
     /// Takes one method back, and waits for all answers.
@@ -57,13 +59,13 @@ impl Announcer {
         // First, so that it is not announced again meanwhile.
         let hosts = self.announced().entries.remove(method).unwrap_or_default();
         let entries: Vec<_> = hosts.into_iter().map(|host| (method.to_owned(), host)).collect();
-        self.tell_all(ServiceOp::Withdraw, &entries).await
+        self.tell_all(ServiceOp::Withdraw, &entries, &Over::Moment).await
     }
 
     /// Takes all back, and waits for all answers.
     pub(crate) async fn withdraw(&self) -> Result<(), CallError> {
         let entries = self.end();
-        self.tell_all(ServiceOp::Withdraw, &entries).await
+        self.tell_all(ServiceOp::Withdraw, &entries, &Over::Moment).await
     }
 
     /// Nothing more is announced; gives what was.
@@ -84,28 +86,31 @@ impl Announcer {
             let is_done = |message: &Message| {
                 ServiceAnswer::decode::<Json>(message.body()).is_ok_and(|answer| answer.code == ResultCode::Ok)
             };
-            if !outcome.is_ok_and(|message| is_done(&message)) {
+            let is_taken_back = match outcome {
+                Ok(message) => is_done(&message),
+                // The end of its connection took all back. There may be another one by now.
+                Err(error) => matches!(error.kind(), CallErrorKind::Disconnected),
+            };
+            if !is_taken_back {
                 center.hang_up(NOT_TAKEN_BACK);
             }
         })
     }
 
-    /// Announces all again, as often as it takes; over when the center has it all, or the connection is lost.
-    async fn announce_again(this: Weak<Self>) {
+    /// Announces all again over one connection, as often as it takes; over when the center has it all, or the connection is
+    /// lost. It keeps neither the connection nor the provider while it waits.
+    async fn announce_again(this: Weak<Self>, over: WeakLine) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let Some(announcer) = this.upgrade() else { return };
-            if announcer.center.online().await.is_err() {
-                return;
-            }
+            let (Some(announcer), Some(line)) = (this.upgrade(), over.upgrade()) else { return };
             let entries = flat(&announcer.announced().entries);
-            match announcer.tell_all_of(ServiceOp::Register, &entries, true).await {
+            match announcer.tell_all(ServiceOp::Register, &entries, &Over::Again(&line)).await {
                 Ok(()) => return,
                 // The next connection begins anew.
                 Err(error) if matches!(error.kind(), CallErrorKind::Disconnected) => return,
                 Err(error) => tracing::warn!(%error, "not announced again yet; trying again in {pause:?}"),
             }
-            drop(announcer);
+            drop((announcer, line));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -113,18 +118,13 @@ impl Announcer {
 
     /// Sends one request for each entry, some of them ahead of the answers, and waits for all answers. What the center
     /// refuses does not keep the others from being told; the first refusal is the error.
-    async fn tell_all(&self, op: ServiceOp, entries: &[(String, Host)]) -> Result<(), CallError> {
-        self.tell_all_of(op, entries, false).await
-    }
-
-    /// The same; `again`: only what has not been taken back meanwhile.
-    async fn tell_all_of(&self, op: ServiceOp, entries: &[(String, Host)], again: bool) -> Result<(), CallError> {
+    async fn tell_all(&self, op: ServiceOp, entries: &[(String, Host)], over: &Over<'_>) -> Result<(), CallError> {
         let mut waiting = VecDeque::new();
         let mut refused = Ok(());
         for (method, host) in entries {
             loop {
                 if waiting.len() < AHEAD {
-                    match self.tell(op, method, *host, again) {
+                    match self.tell(op, method, *host, over) {
                         Ok(told) => break waiting.extend(told),
                         // The center permits fewer at once; an answer makes room.
                         Err(error) if is_overloaded(&error) && !waiting.is_empty() => {}
@@ -140,18 +140,18 @@ impl Announcer {
             refused = refused.and(self.confirm(told).await?);
         }
         if op == ServiceOp::Register && refused.is_ok() {
-            self.center.set_provider();
+            over.set_provider(&self.center);
         }
         refused
     }
 
-    /// `None` where it would register for a provider that has gone.
-    fn tell(&self, op: ServiceOp, method: &str, host: Host, again: bool) -> Result<Option<Told>, CallError> {
+    /// `None` where it would register for a provider that has gone, or again what was taken back.
+    fn tell(&self, op: ServiceOp, method: &str, host: Host, over: &Over<'_>) -> Result<Option<Told>, CallError> {
         let mut announced = self.announced();
         if op == ServiceOp::Register && announced.over {
             return Ok(None);
         }
-        if again && !announced.entries.get(method).is_some_and(|hosts| hosts.contains(&host)) {
+        if matches!(over, Over::Again(_)) && !announced.entries.get(method).is_some_and(|hosts| hosts.contains(&host)) {
             return Ok(None);
         }
         let (done, answer) = oneshot::channel();
@@ -159,7 +159,11 @@ impl Announcer {
         let body = ServiceRequest::new(method, op).at(host);
         // Under the lock, so that nothing is registered behind its withdrawal. The receiver may have gone with a dropped
         // future.
-        self.center.exchange_in_order(&subject, &body, |outcome| drop(done.send(outcome)))?;
+        let done = |outcome| drop(done.send(outcome));
+        match over {
+            Over::Moment => self.center.exchange_in_order(&subject, &body, done)?,
+            Over::Again(line) => line.exchange_in_order(&subject, &body, done)?,
+        }
         if op == ServiceOp::Register {
             // From now on the center may have it, whatever becomes of the answer.
             announced.entries.entry(method.to_owned()).or_default().insert(host);
@@ -185,11 +189,28 @@ impl Announcer {
 
 impl Resume for Announcer {
     /// In the background: others that share the connection need not wait for it.
-    fn resume<'a>(&'a self, _line: &'a Line) -> Resuming<'a> {
+    fn resume<'a>(&'a self, line: &'a Line) -> Resuming<'a> {
         if !self.announced().entries.is_empty() {
-            tokio::spawn(Self::announce_again(Weak::clone(&self.this)));
+            tokio::spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
         }
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// Which connection something is told over.
+enum Over<'a> {
+    /// That of the moment.
+    Moment,
+    /// One that takes the place of a lost one: only what has not been taken back meanwhile is told again.
+    Again(&'a Line),
+}
+
+impl Over<'_> {
+    fn set_provider(&self, center: &Client) {
+        match self {
+            Self::Moment => center.set_provider(),
+            Self::Again(line) => line.conn().set_provider(),
+        }
     }
 }
 

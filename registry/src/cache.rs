@@ -157,12 +157,11 @@ impl HostCache {
         answered.told.into_iter().map(|(host, online)| Notice::new(Arc::clone(&name), host, online)).collect()
     }
 
-    /// The methods whose answers have come, in the order of their names.
-    pub fn known(&self) -> Vec<Arc<str>> {
-        let known = self.methods.iter().filter(|(_, entry)| entry.hosts().is_some());
-        let mut known: Vec<_> = known.map(|(method, _)| Arc::clone(method)).collect();
-        known.sort_unstable();
-        known
+    /// The methods that were asked for, in the order of their names.
+    pub fn asked_for(&self) -> Vec<Arc<str>> {
+        let mut asked_for: Vec<_> = self.methods.keys().map(Arc::clone).collect();
+        asked_for.sort_unstable();
+        asked_for
     }
 
     /// Takes the answer to a method that was asked for again over a new connection; returns what it changed, with whether
@@ -229,18 +228,11 @@ impl HostCache {
         }
     }
 
-    /// What was told no longer holds for certain, for example since the connection to the center ended: each method that is
-    /// known is [`Known::Stale`] at its next look-up. Returns them, in order.
-    pub fn suspect_all(&mut self) -> Vec<Arc<str>> {
-        let known = self.methods.iter_mut().filter(|(_, entry)| entry.hosts().is_some());
-        let mut suspected: Vec<_> = known
-            .map(|(method, entry)| {
-                entry.suspect();
-                Arc::clone(method)
-            })
-            .collect();
-        suspected.sort_unstable();
-        suspected
+    /// What was told of a method no longer holds for certain, for example since a new connection's center did not answer:
+    /// it is [`Known::Stale`] at its next look-up. `false` where nothing is known.
+    pub fn suspect(&mut self, method: &str) -> bool {
+        let known = self.methods.get_mut(method).filter(|entry| entry.hosts().is_some());
+        known.map(Entry::suspect).is_some()
     }
 
     /// Takes a notice. One about a method that was not asked for changes nothing.

@@ -125,7 +125,7 @@ impl House {
         let ports = listing.hosts.iter().map(|listed| listed.host.port()).collect();
         self.told.views.insert((peer, method.to_owned()), ports);
         let cache = self.told.caches.entry(peer).or_default();
-        cache.suspect_all();
+        cache.suspect(method);
         cache.look_up(method);
         cache.answer(method, &listing.hosts, Some(listing.revision));
     }

@@ -105,7 +105,7 @@ fn a_center_asked_again_replaces_what_was_known() {
     assert_eq!(ports(&cache), [2, 3]);
     assert!(cache.notice(&revised(2, false, 2)).changed, "numbers begin anew with the center");
     assert_eq!(cache.renew("sub", &listed(&[1]), None, false), [], "nobody asked for it");
-    assert_eq!(cache.known(), ["add".into()]);
+    assert_eq!(cache.asked_for(), ["add".into()]);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn what_changed_while_nobody_told_is_told_with_the_next_answer() {
     let mut cache = HostCache::default();
     cache.look_up("add");
     cache.answer("add", &listed(&[1, 2, 3]), Some(9));
-    assert_eq!(cache.suspect_all(), ["add".into()]);
+    assert!(cache.suspect("add") && !cache.suspect("nothing"));
     assert!(matches!(cache.look_up("add"), Known::Stale(_)));
     assert!(matches!(cache.look_up("add"), Known::Hosts(_)), "one asks");
     cache.fail("add");
@@ -349,7 +349,7 @@ proptest! {
                     center.is_watched = false;
                     center.revision = 0;
                     cache.fail("add");
-                    cache.suspect_all();
+                    cache.suspect("add");
                 }
                 _ => {}
             }

@@ -206,7 +206,7 @@ impl CallErrorKind {
     fn advice(&self) -> &'static str {
         match self {
             Self::Timeout => "repeat it if that is safe, or allow it more time",
-            Self::Disconnected => "connect again, and repeat it if that is safe",
+            Self::Disconnected => "repeat it if that is safe; a client that was not closed connects again by itself",
             Self::Connect => "check the address and that the peer runs",
             Self::Remote { code: ResultCode::TooLarge, data: Some(data), .. } if names_other_than_frames(data) => {
                 "keep within the limit that the peer names"

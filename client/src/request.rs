@@ -222,7 +222,9 @@ impl Request<'_> {
         let error = self.error(CallErrorKind::Disconnected, format!("the connection is closed: {reason}"));
         match stage {
             Stage::Sent => error,
-            Stage::Unsent => error.with_executed(Executed::No).with_advice("connect again, and repeat it"),
+            Stage::Unsent => error
+                .with_executed(Executed::No)
+                .with_advice("repeat it; a client that was not closed connects again by itself"),
         }
     }
 

@@ -61,14 +61,12 @@ impl Hub {
     /// Takes one out; after the last one of a topic, tells the center.
     pub(crate) fn leave(self: &Arc<Self>, client: &Client, who: &ListenerId) {
         let mut listeners = self.lock();
-        if !listeners.leave(who) {
-            return;
-        }
-        let (hub, topic) = (Arc::clone(self), Arc::clone(&who.topic));
-        let cancel = <TopicRequest<'_>>::new(&*who.topic, TopicOp::Cancel);
-        let sent = client.exchange_in_order(&subject(&who.topic), &cancel, move |_| hub.lock().cancelled(&topic));
+        let Some(cancel) = listeners.leave(who) else { return };
+        let (hub, answered) = (Arc::clone(self), cancel.clone());
+        let request = <TopicRequest<'_>>::new(&*who.topic, TopicOp::Cancel);
+        let sent = client.exchange_in_order(&subject(&who.topic), &request, move |_| hub.lock().cancelled(&answered));
         if sent.is_err() {
-            listeners.not_cancelled(&who.topic);
+            listeners.not_cancelled(&cancel);
         }
     }
 

@@ -15,6 +15,8 @@ use crate::progress::{Progress, Resumed};
 pub(crate) struct Listeners<Q> {
     topics: HashMap<Arc<str>, Topic<Q>>,
     last_id: u64,
+    /// How many connections were lost: what was under way over an earlier one counts no more.
+    losses: u64,
 }
 
 /// One who listens.
@@ -22,6 +24,13 @@ pub(crate) struct Listeners<Q> {
 pub(crate) struct ListenerId {
     pub(crate) topic: Arc<str>,
     id: u64,
+}
+
+/// A cancel that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cancel {
+    topic: Arc<str>,
+    losses: u64,
 }
 
 /// An entry without listeners is there only while a cancel is under way or owed.
@@ -86,7 +95,7 @@ pub(crate) struct Again {
 
 impl<Q: Clone> Listeners<Q> {
     pub(crate) fn new() -> Self {
-        Self { topics: HashMap::new(), last_id: 0 }
+        Self { topics: HashMap::new(), last_id: 0, losses: 0 }
     }
 
     /// Adds one whose subscribe is about to be sent: a message may come before its answer does. From now on nobody
@@ -125,27 +134,30 @@ impl<Q: Clone> Listeners<Q> {
         Some(answer.map_or(listener.next, Subscribed::next))
     }
 
-    /// Takes one out; `true` if it was the last of its topic and a cancel is to be sent, which then is under way.
-    pub(crate) fn leave(&mut self, who: &ListenerId) -> bool {
-        let Some(entry) = self.topics.get_mut(&who.topic) else { return false };
-        let last = entry.listeners.remove(&who.id).is_some() && entry.listeners.is_empty();
-        entry.cancels_under_way += usize::from(last);
-        last
+    /// Takes one out; a cancel if it was the last of its topic: it is to be sent, and counts as under way.
+    pub(crate) fn leave(&mut self, who: &ListenerId) -> Option<Cancel> {
+        let entry = self.topics.get_mut(&who.topic)?;
+        if entry.listeners.remove(&who.id).is_none() || !entry.listeners.is_empty() {
+            return None;
+        }
+        entry.cancels_under_way += 1;
+        Some(Cancel { topic: Arc::clone(&who.topic), losses: self.losses })
     }
 
     /// A cancel was answered.
-    pub(crate) fn cancelled(&mut self, topic: &str) {
-        if let Some(entry) = self.topics.get_mut(topic) {
+    pub(crate) fn cancelled(&mut self, cancel: &Cancel) {
+        let entry = self.topics.get_mut(&cancel.topic).filter(|_| cancel.losses == self.losses);
+        if let Some(entry) = entry {
             entry.cancels_under_way = entry.cancels_under_way.saturating_sub(1);
-            self.tidy(topic);
+            self.tidy(&cancel.topic);
         }
     }
 
     /// A cancel, the newest, could not be sent: it is owed as long as nobody joins.
-    pub(crate) fn not_cancelled(&mut self, topic: &str) {
-        if let Some(entry) = self.topics.get_mut(topic) {
+    pub(crate) fn not_cancelled(&mut self, cancel: &Cancel) {
+        if let Some(entry) = self.topics.get_mut(&cancel.topic) {
             entry.owes_cancel = entry.listeners.is_empty();
-            self.cancelled(topic);
+            self.cancelled(cancel);
         }
     }
 
@@ -189,6 +201,7 @@ impl<Q: Clone> Listeners<Q> {
     /// Gives also those whose subscribes are under way, and are now in doubt: what they heard until now came from a
     /// subscription that is lost.
     pub(crate) fn lost(&mut self) -> (Vec<Q>, Vec<Q>) {
+        self.losses += 1;
         let (mut away, mut in_doubt) = (Vec::new(), Vec::new());
         for entry in self.topics.values_mut() {
             (entry.cancels_under_way, entry.owes_cancel) = (0, false);
@@ -326,10 +339,10 @@ mod tests {
         let (a, b) = (joined(&mut listeners, 'a'), joined(&mut listeners, 'b'));
         assert_eq!(hearing(&mut listeners, "t"), ['a', 'b']);
         assert_eq!(hearing(&mut listeners, "u"), []);
-        assert!(!listeners.leave(&a));
-        assert!(!listeners.leave(&a), "twice is once");
-        assert!(listeners.leave(&b));
-        listeners.cancelled("t");
+        assert!(listeners.leave(&a).is_none());
+        assert!(listeners.leave(&a).is_none(), "twice is once");
+        let cancel = listeners.leave(&b).unwrap();
+        listeners.cancelled(&cancel);
         assert!(listeners.topics.is_empty());
     }
 
@@ -344,17 +357,17 @@ mod tests {
     fn what_an_earlier_subscription_still_gets_is_not_for_one_who_joins_after_its_cancel() {
         let mut listeners = Listeners::new();
         let a = joined(&mut listeners, 'a');
-        assert!(listeners.leave(&a));
+        let first = listeners.leave(&a).unwrap();
         let b = listeners.join("t", 'b', Wants::default());
         assert_eq!(hearing(&mut listeners, "t"), []);
-        assert!(listeners.leave(&b), "a second cancel, with the first still under way");
+        let second = listeners.leave(&b).expect("a second cancel, with the first still under way");
         let c = joined(&mut listeners, 'c');
-        listeners.cancelled("t");
+        listeners.cancelled(&first);
         assert_eq!(hearing(&mut listeners, "t"), []);
-        listeners.cancelled("t");
+        listeners.cancelled(&second);
         assert_eq!(hearing(&mut listeners, "t"), ['c']);
-        assert!(listeners.leave(&c));
-        listeners.cancelled("t");
+        let third = listeners.leave(&c).unwrap();
+        listeners.cancelled(&third);
         assert!(listeners.topics.is_empty());
     }
 
@@ -362,14 +375,14 @@ mod tests {
     fn a_cancel_that_could_not_be_sent_is_owed_until_somebody_joins() {
         let mut listeners = Listeners::new();
         let a = joined(&mut listeners, 'a');
-        assert!(listeners.leave(&a));
-        listeners.not_cancelled("t");
+        let cancel = listeners.leave(&a).unwrap();
+        listeners.not_cancelled(&cancel);
         assert!(listeners.owes_cancel("t"));
         let b = joined(&mut listeners, 'b');
         assert!(!listeners.owes_cancel("t"));
         assert_eq!(hearing(&mut listeners, "t"), ['b']);
-        assert!(listeners.leave(&b));
-        listeners.not_cancelled("t");
+        let cancel = listeners.leave(&b).unwrap();
+        listeners.not_cancelled(&cancel);
         listeners.settled("t");
         assert!(listeners.topics.is_empty());
     }
@@ -380,7 +393,7 @@ mod tests {
         let a = joined(&mut listeners, 'a');
         let b = listeners.join("t", 'b', Wants::default());
         assert_eq!(listeners.end_topic("t"), (vec!['a'], vec!['b']));
-        assert!(!listeners.leave(&a), "nothing to cancel");
+        assert!(listeners.leave(&a).is_none(), "nothing to cancel");
         assert!(listeners.confirm(&b, None).is_none(), "the answer may be from before the removal");
         assert!(listeners.confirm(&b, None).is_some());
         assert_eq!(hearing(&mut listeners, "t"), ['b']);
@@ -425,7 +438,7 @@ mod tests {
         let left = joined(&mut listeners, 'd');
         let waits = listeners.join("w", 'e', Wants::default());
         listeners.arrived("u", Some(11), 3);
-        assert!(!listeners.leave(&left));
+        assert!(listeners.leave(&left).is_none());
         assert_eq!(listeners.lost(), (vec!['a', 'b', 'c'], vec!['e']));
         let again: Vec<_> = listeners.again().into_iter().map(|again| (again.topic, again.subscribe.after)).collect();
         let after = |seq| Some(callboard_common::TopicPosition { epoch: 7, seq });
@@ -438,7 +451,7 @@ mod tests {
         assert_eq!(listeners.arrived("u", Some(14), 2).unwrap().2.count(), 2);
         assert_eq!(listeners.not_resumed("t"), ['b']);
         assert_eq!(listeners.again(), []);
-        assert!(listeners.leave(&waits));
+        assert!(listeners.leave(&waits).is_some());
     }
 
     #[test]
@@ -459,8 +472,19 @@ mod tests {
     fn a_loss_takes_all_cancels_along() {
         let mut listeners = Listeners::new();
         let a = joined(&mut listeners, 'a');
-        assert!(listeners.leave(&a));
+        let before = listeners.leave(&a).unwrap();
         assert_eq!(listeners.lost(), (vec![], vec![]));
         assert!(listeners.topics.is_empty());
+        let b = joined(&mut listeners, 'b');
+        let after = listeners.leave(&b).unwrap();
+        let _c = joined(&mut listeners, 'c');
+        listeners.cancelled(&before);
+        assert_eq!(
+            hearing(&mut listeners, "t"),
+            [],
+            "an answer over the lost connection is not that of a later cancel"
+        );
+        listeners.cancelled(&after);
+        assert_eq!(hearing(&mut listeners, "t"), ['c']);
     }
 }

@@ -76,6 +76,11 @@ impl Center {
         self.topics.topic_count()
     }
 
+    /// How many connections are subscribed to something.
+    pub fn subscriber_count(&self) -> usize {
+        self.topics.subscriber_count()
+    }
+
     /// What all topics keep of their messages for subscribers that come back, in bytes.
     pub fn kept_bytes(&self) -> usize {
         self.topics.kept_bytes()

@@ -26,6 +26,8 @@ mod kind;
 mod length_value;
 mod message;
 mod ping;
+#[cfg(feature = "planted")]
+mod planted;
 mod protocol;
 mod recorder;
 mod scan;
@@ -48,6 +50,9 @@ pub use kind::MessageType;
 pub use length_value::{DEFAULT_MAX_FRAME_BYTES, LengthValue};
 pub use message::{FLAG_ONE_WAY, HEADER_BYTES, Head, MAX_ID_BYTES, Message};
 pub use ping::Ping;
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub use planted::Planted;
 pub use protocol::{BodyFilter, Plain, Protocol, ProtocolError};
 pub use recorder::{RecordedRequest, Recorder, Sent};
 pub use session::{Feature, Features, Session};

@@ -298,6 +298,10 @@ where
 
     /// When to look whether the peer is alive. Its silence does not count while it is not listened to.
     fn looks_at(&mut self, conn: &Conn<P>) -> Option<Instant> {
+        #[cfg(feature = "planted")]
+        if callboard_common::Planted::NeverDead.is_planted() {
+            return None;
+        }
         let heartbeat = conn.heartbeat()?;
         if self.ended.is_some() {
             self.pulse = None;

@@ -1,3 +1,5 @@
+#[cfg(feature = "planted")]
+use callboard_common::Planted;
 use callboard_common::{Missed, Subscribed, TopicOptions, TopicPosition};
 
 /// How far one connection has heard a topic: what is asked when another connection takes its place, and what the answer
@@ -56,6 +58,15 @@ impl Progress {
 
     /// What a subscribe on another connection adds.
     pub(crate) fn ask(&self) -> TopicOptions {
+        #[cfg(feature = "planted")]
+        match self.epoch {
+            _ if Planted::ResumedBlindly.is_planted() => return TopicOptions::default(),
+            Some(epoch) if Planted::HeardAgain.is_planted() => {
+                let after = Some(TopicPosition { epoch, seq: self.heard.saturating_sub(1) });
+                return TopicOptions { after, ..TopicOptions::default() };
+            }
+            _ => {}
+        }
         let after = self.epoch.map(|epoch| TopicPosition { epoch, seq: self.heard });
         TopicOptions { after, ..TopicOptions::default() }
     }
@@ -69,6 +80,8 @@ impl Progress {
     pub(crate) fn resumed(&mut self, answer: Option<Subscribed>) -> Resumed {
         let before = if self.epoch.is_some() { self.heard } else { self.unnumbered };
         let missed = answer.and_then(|answer| answer.missed).unwrap_or(Missed::Unknown);
+        #[cfg(feature = "planted")]
+        let missed = if Planted::ResumedBlindly.is_planted() { Missed::Exactly(0) } else { missed };
         *self = Self::default();
         self.subscribed(answer);
         Resumed { before, missed, next: answer.map_or(1, Subscribed::next) }

@@ -190,6 +190,10 @@ impl Announcer {
 impl Resume for Announcer {
     /// In the background: others that share the connection need not wait for it.
     fn resume<'a>(&'a self, line: &'a Line) -> Resuming<'a> {
+        #[cfg(feature = "planted")]
+        if callboard_common::Planted::NotAnnouncedAgain.is_planted() {
+            return Box::pin(async { Ok(()) });
+        }
         if !self.announced().entries.is_empty() {
             tokio::spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
         }

@@ -42,6 +42,12 @@ impl Host {
         self.programs().push(task.abort_handle());
     }
 
+    /// Its programs end by themselves: what they hold is dropped, and says what it says then.
+    pub fn leave(&self) {
+        self.sim.note(|| format!("{} leaves", self.name));
+        self.abort();
+    }
+
     /// Ends its programs without a word of theirs: the system closes their connections.
     pub fn kill(&self) {
         self.sim.note(|| format!("{} is killed", self.name));
@@ -66,6 +72,18 @@ impl Host {
     pub fn cut(&self, other: &Self) {
         self.sim.note(|| format!("{} and {} are cut off from each other", self.name, other.name));
         self.network().cut(self.id, other.id);
+    }
+
+    /// The connections between the two are reset.
+    pub fn reset(&self, other: &Self) {
+        self.sim.note(|| format!("connections of {} and {} are reset", self.name, other.name));
+        self.network().reset(self.id, other.id);
+    }
+
+    /// The connections between the two carry nothing any more, for ever, and neither is told; new ones can be made.
+    pub fn lose(&self, other: &Self) {
+        self.sim.note(|| format!("connections of {} and {} are lost", self.name, other.name));
+        self.network().lose(self.id, other.id);
     }
 
     /// All passes again.

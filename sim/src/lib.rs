@@ -1,5 +1,5 @@
-//! Whole houses under simulated time, network and faults: real centers, providers and callers, on one thread, with every
-//! choice drawn from a seed, so that a run can be repeated step by step.
+//! Whole houses under simulated time, network and faults: real centers, providers, callers and subscribers, on one
+//! thread, with every choice drawn from a seed, so that a run can be repeated step by step.
 //!
 //! In reading order:
 //!
@@ -31,6 +31,7 @@
 mod host;
 pub mod house;
 mod network;
+mod news;
 mod pipe;
 mod sim;
 mod stream;

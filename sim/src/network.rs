@@ -1,17 +1,20 @@
+mod transport;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use callboard_net::{Address, Ends, Transport};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::pipe::{End, Found, Pipe};
-use crate::stream::{SimStream, dead};
+use crate::stream::dead;
+
+pub use self::transport::SimTransport;
 
 /// What lies between the hosts of a [`Sim`](crate::Sim). Clones are the same network.
 ///
@@ -67,6 +70,15 @@ struct Link {
     ends: Both<LinkEnd>,
     /// By who writes.
     pipes: Both<Pipe>,
+    /// Whatever is sent is dropped on the way, and nobody is told.
+    is_lost: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LinkEnd {
+    host: HostId,
+    run: u64,
+    closed: bool,
 }
 
 /// Something of either side of a connection.
@@ -94,13 +106,6 @@ impl<T> Both<T> {
     const fn all_mut(&mut self) -> [&mut T; 2] {
         [&mut self.caller, &mut self.listener]
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct LinkEnd {
-    host: HostId,
-    run: u64,
-    closed: bool,
 }
 
 impl Side {
@@ -190,6 +195,32 @@ impl Network {
         self.wake(wakers);
     }
 
+    /// The connections between the two are reset; both sides hear of it as soon as something passes.
+    pub(crate) fn reset(&self, one: HostId, other: HostId) {
+        self.change_links(one, other, |link, now| {
+            for pipe in link.pipes.all_mut() {
+                pipe.end(End::Reset, now, Duration::ZERO);
+                pipe.stop_reading(End::Reset);
+            }
+        });
+    }
+
+    /// The connections between the two carry nothing any more, and neither side is told, as where a router has forgotten
+    /// them. New ones can be made.
+    pub(crate) fn lose(&self, one: HostId, other: HostId) {
+        self.change_links(one, other, |link, _| link.is_lost = true);
+    }
+
+    fn change_links(&self, one: HostId, other: HostId, change: impl Fn(&mut Link, Instant)) {
+        let wakers = {
+            let (mut state, now) = (self.state(), Instant::now());
+            let between = |link: &Link| pair(link.ends.caller.host, link.ends.listener.host) == pair(one, other);
+            state.links.values_mut().filter(|link| between(link)).for_each(|link| change(link, now));
+            state.wakers(between)
+        };
+        self.wake(wakers);
+    }
+
     pub(crate) fn run_of(&self, host: HostId) -> u64 {
         self.state().run_of(host)
     }
@@ -205,7 +236,7 @@ impl Network {
             }
             let pipe = known.pipes.of_mut(side.other());
             pipe.reader = Some(waker.clone());
-            if state.cuts.contains(&pair(own.host, other.host)) {
+            if known.is_lost || state.cuts.contains(&pair(own.host, other.host)) {
                 return Ok(Found::Nothing);
             }
             let found = pipe.take(at_most, Instant::now())?;
@@ -329,7 +360,8 @@ impl State {
             known.ends.of_mut(side).closed = true;
         }
         known.pipes.of_mut(side).end(end, Instant::now(), delay);
-        known.pipes.of_mut(side.other()).stop_reading(end);
+        // Of a connection that is lost nobody hears the other side's end.
+        known.pipes.of_mut(side.other()).stop_reading(if known.is_lost { End::Silence } else { end });
         let wakers = known
             .pipes
             .all_mut()
@@ -351,14 +383,11 @@ impl State {
             Link {
                 ends: Both { caller: from, listener: to },
                 pipes: Both { caller: Pipe::new(now), listener: Pipe::new(now) },
+                is_lost: false,
             },
         );
         id
     }
-}
-
-fn socket(address: &Address) -> io::Result<SocketAddr> {
-    address.to_socket_addr().ok_or_else(|| ErrorKind::AddrNotAvailable.into())
 }
 
 fn pair(one: HostId, other: HostId) -> (HostId, HostId) {
@@ -367,125 +396,4 @@ fn pair(one: HostId, other: HostId) -> (HostId, HostId) {
 
 fn draw(random: &mut fastrand::Rng, (shortest, longest): (Duration, Duration)) -> Duration {
     shortest + longest.saturating_sub(shortest).mul_f64(random.f64())
-}
-
-/// A host's access to its [`Network`], for as long as its programs of now live.
-#[derive(Clone, Debug)]
-pub struct SimTransport {
-    pub(crate) network: Network,
-    pub(crate) host: HostId,
-    pub(crate) run: u64,
-}
-
-/// A listener of a [`SimTransport`].
-#[derive(Debug)]
-pub struct SimListener {
-    network: Network,
-    address: SocketAddr,
-    incoming: tokio::sync::Mutex<mpsc::UnboundedReceiver<(LinkId, SocketAddr)>>,
-}
-
-impl SimTransport {
-    fn check(&self) -> io::Result<()> {
-        if self.network.run_of(self.host) == self.run { Ok(()) } else { Err(dead()) }
-    }
-}
-
-impl Transport for SimTransport {
-    type Bound = SimListener;
-    type Listener = SimListener;
-    type Accepted = SimStream;
-    type Stream = SimStream;
-
-    async fn bind(&self, address: &Address) -> io::Result<(SimListener, Address)> {
-        self.check()?;
-        let port = socket(address)?.port();
-        let (sender, incoming) = mpsc::unbounded_channel();
-        let mut state = self.network.state();
-        let port = if port == 0 {
-            state.next_port += 1;
-            state.next_port
-        } else {
-            port
-        };
-        let address = SocketAddr::new(self.host.ip(), port);
-        if state.listeners.get(&address).is_some_and(|listener| !listener.is_closed()) {
-            return Err(ErrorKind::AddrInUse.into());
-        }
-        state.listeners.insert(address, sender);
-        drop(state);
-        let incoming = tokio::sync::Mutex::new(incoming);
-        Ok((SimListener { network: self.network.clone(), address, incoming }, address.into()))
-    }
-
-    fn listen(&self, bound: SimListener) -> io::Result<SimListener> {
-        Ok(bound)
-    }
-
-    async fn accept(&self, listener: &SimListener) -> io::Result<(SimStream, Ends)> {
-        let (link, from) = listener.incoming.lock().await.recv().await.ok_or_else(dead)?;
-        let stream = SimStream::new(self.network.clone(), link, Side::Listener);
-        Ok((stream, Ends { peer: format!("tcp://{from}"), local: Some(listener.address) }))
-    }
-
-    fn adopt(&self, accepted: SimStream) -> io::Result<SimStream> {
-        Ok(accepted)
-    }
-
-    async fn connect(&self, address: &Address) -> io::Result<(SimStream, Ends)> {
-        let to = socket(address)?;
-        let target = HostId::of(to).ok_or(ErrorKind::AddrNotAvailable)?;
-        loop {
-            self.check()?;
-            let delay = {
-                let mut state = self.network.state();
-                let delay = state.delay;
-                draw(&mut state.random, delay)
-            };
-            tokio::time::sleep(delay).await;
-            self.check()?;
-            let changed = self.network.0.changed.notified();
-            {
-                let mut state = self.network.state();
-                let is_off = state.hosts.get(&target).is_none_or(|machine| machine.is_off);
-                if !is_off && !state.cuts.contains(&pair(self.host, target)) {
-                    return self.connected(&mut state, to, target);
-                }
-            }
-            // Nobody answers, not even that nobody is there.
-            changed.await;
-        }
-    }
-}
-
-impl SimTransport {
-    fn connected(&self, state: &mut State, to: SocketAddr, target: HostId) -> io::Result<(SimStream, Ends)> {
-        let refused = io::Error::from(ErrorKind::ConnectionRefused);
-        let Some(listener) = state.listeners.get(&to).cloned() else { return Err(refused) };
-        state.next_port = state.next_port.checked_add(1).unwrap_or(40_000);
-        let local = SocketAddr::new(self.host.ip(), state.next_port);
-        let from = LinkEnd { host: self.host, run: self.run, closed: false };
-        let link = state.connect(from, LinkEnd { host: target, run: state.run_of(target), closed: false });
-        if listener.send((link, local)).is_err() {
-            state.links.remove(&link);
-            return Err(refused);
-        }
-        let stream = SimStream::new(self.network.clone(), link, Side::Caller);
-        Ok((stream, Ends { peer: format!("tcp://{to}"), local: Some(local) }))
-    }
-}
-
-impl Drop for SimListener {
-    fn drop(&mut self) {
-        let incoming = self.incoming.get_mut();
-        incoming.close();
-        while let Ok((link, _)) = incoming.try_recv() {
-            self.network.close(link, Side::Listener, End::Reset);
-        }
-        let mut state = self.network.state();
-        // Whoever listens there by now is another one.
-        if state.listeners.get(&self.address).is_some_and(mpsc::UnboundedSender::is_closed) {
-            state.listeners.remove(&self.address);
-        }
-    }
 }

@@ -1,4 +1,5 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::Builder;
@@ -18,12 +19,10 @@ pub struct Sim {
     began: Instant,
 }
 
-/// What happened, if anybody wants to know.
-#[derive(Debug)]
-pub(crate) struct Trace {
-    wanted: bool,
-    lines: Mutex<Vec<String>>,
-}
+/// Who wants to know what happens, if anybody does.
+pub(crate) struct Trace(Option<Mutex<Listener>>);
+
+type Listener = Box<dyn FnMut(String) + Send>;
 
 impl Sim {
     /// Runs a scenario to its end.
@@ -31,32 +30,44 @@ impl Sim {
     /// # Panics
     /// If a runtime can't be made, or within another one.
     pub fn run<F: Future>(seed: u64, scenario: impl FnOnce(Self) -> F) -> F::Output {
-        Self::run_with(seed, false, scenario).0
+        Self::run_with(seed, None, scenario)
     }
 
-    /// The same with what [`note`](Self::note) was told, each line with its time in ms.
+    /// The same; `listener` gets what [`note`](Self::note) is told at once, each line with its time in ms. So it has them
+    /// also where the scenario panics.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn run_heard<F: Future>(
+        seed: u64,
+        listener: impl FnMut(String) + Send + 'static,
+        scenario: impl FnOnce(Self) -> F,
+    ) -> F::Output {
+        Self::run_with(seed, Some(Box::new(listener)), scenario)
+    }
+
+    /// The same with all lines.
     ///
     /// # Panics
     /// As [`run`](Self::run).
     pub fn run_traced<F: Future>(seed: u64, scenario: impl FnOnce(Self) -> F) -> (F::Output, Vec<String>) {
-        Self::run_with(seed, true, scenario)
+        let (sender, lines) = mpsc::channel();
+        // All lines are wanted, and the receiver lives longer.
+        let outcome = Self::run_heard(seed, move |line| drop(sender.send(line)), scenario);
+        (outcome, lines.try_iter().collect())
     }
 
-    fn run_with<F: Future>(seed: u64, wanted: bool, scenario: impl FnOnce(Self) -> F) -> (F::Output, Vec<String>) {
+    fn run_with<F: Future>(seed: u64, listener: Option<Listener>, scenario: impl FnOnce(Self) -> F) -> F::Output {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.unwrap_or_else(|why| panic!("no runtime for a simulation: {why}"));
-        let trace = Arc::new(Trace { wanted, lines: Mutex::default() });
-        let outcome = runtime.block_on(async {
+        let trace = Arc::new(Trace(listener.map(Mutex::new)));
+        runtime.block_on(async {
             let mut random = fastrand::Rng::with_seed(seed);
             let network = Network::new(random.u64(..));
             let random = Arc::new(Mutex::new(random));
-            let sim = Self { network, random, trace: Arc::clone(&trace), began: Instant::now() };
+            let sim = Self { network, random, trace, began: Instant::now() };
             scenario(sim).await
-        });
-        // Tasks of the programs end here, before the trace is read.
-        drop(runtime);
-        let lines = std::mem::take(&mut *trace.lines());
-        (outcome, lines)
+        })
     }
 
     /// A machine of the network, with nothing on it yet.
@@ -94,9 +105,9 @@ impl Sim {
 
     /// Says what happened.
     pub fn note(&self, what: impl FnOnce() -> String) {
-        if self.trace.wanted {
+        if let Some(listener) = &self.trace.0 {
             let line = format!("{:>10.3} {}", self.elapsed().as_secs_f64() * 1e3, what());
-            self.trace.lines().push(line);
+            listener.lock().unwrap_or_else(PoisonError::into_inner)(line);
         }
     }
 
@@ -105,8 +116,8 @@ impl Sim {
     }
 }
 
-impl Trace {
-    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trace").field(&self.0.is_some()).finish()
     }
 }

@@ -28,10 +28,7 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let Arguments { seeds, from, trace } = Arguments::parse();
     if trace {
-        let (report, lines) = house::run_traced(from);
-        for line in &lines {
-            println!("{line}");
-        }
+        let report = house::run_heard(from, |line| println!("{line}"));
         println!("seed {from}: {report}");
         return Ok(());
     }

@@ -1,0 +1,44 @@
+use std::cell::Cell;
+
+/// A bug that is there on purpose, on the thread that [plants](Planted::plant) it: what is to find bugs must find these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// A provider does not register again over a new connection.
+    NotAnnouncedAgain,
+    /// The list that the center gives anew after a reconnect is thrown away.
+    RenewalIgnored,
+    /// A subscription comes back without a word of what it has heard, and takes it that nothing was missed.
+    ResumedBlindly,
+    /// A subscription that comes back asks for the last message that it has heard once more.
+    HeardAgain,
+    /// A peer that says nothing is never taken for dead.
+    NeverDead,
+    /// The center keeps a subscriber whose connection has ended.
+    SubscriberKept,
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Planted>> = const { Cell::new(None) };
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::NotAnnouncedAgain,
+        Self::RenewalIgnored,
+        Self::ResumedBlindly,
+        Self::HeardAgain,
+        Self::NeverDead,
+        Self::SubscriberKept,
+    ];
+
+    /// From now on this thread has this bug, or none, in place of any other.
+    pub fn plant(bug: Option<Self>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether this thread has it.
+    pub fn is_planted(self) -> bool {
+        PLANTED.get() == Some(self)
+    }
+}

@@ -1,0 +1,64 @@
+//! Bugs that are planted on purpose, each found by the house within its 2,000 seeds: a simulator that finds nothing shows
+//! nothing. What found them is printed with:
+//!
+//! ```text
+//! cargo test -p callboard-sim --test planted -- --nocapture
+//! ```
+
+#![expect(clippy::print_stdout, reason = "which seeds found them is what it tells")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use callboard_common::Planted;
+use callboard_sim::house;
+
+const SEEDS: u64 = 2000;
+
+/// The first seed whose run breaks a promise, and which.
+fn first_found(bug: Planted) -> Option<(u64, String)> {
+    Planted::plant(Some(bug));
+    let found = (0..SEEDS).find_map(|seed| {
+        let broken = catch_unwind(AssertUnwindSafe(|| house::run(seed))).err()?;
+        let text = broken.downcast_ref::<String>().cloned();
+        Some((seed, text.or_else(|| broken.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()))
+    });
+    Planted::plant(None);
+    found
+}
+
+fn is_found(bug: Planted) {
+    let (seed, why) = first_found(bug).unwrap_or_else(|| panic!("{bug:?} is not found within {SEEDS} seeds"));
+    println!("{bug:?}: found by seed {seed}: {why}");
+    let again = catch_unwind(|| house::run(seed));
+    assert!(again.is_ok(), "seed {seed} breaks a promise without the bug too");
+}
+
+#[test]
+fn a_provider_that_does_not_register_again_is_found() {
+    is_found(Planted::NotAnnouncedAgain);
+}
+
+#[test]
+fn a_list_that_is_thrown_away_is_found() {
+    is_found(Planted::RenewalIgnored);
+}
+
+#[test]
+fn a_subscription_that_comes_back_blindly_is_found() {
+    is_found(Planted::ResumedBlindly);
+}
+
+#[test]
+fn a_subscription_that_hears_a_message_again_is_found() {
+    is_found(Planted::HeardAgain);
+}
+
+#[test]
+fn a_peer_that_is_never_taken_for_dead_is_found() {
+    is_found(Planted::NeverDead);
+}
+
+#[test]
+fn a_subscriber_that_is_kept_is_found() {
+    is_found(Planted::SubscriberKept);
+}

@@ -125,7 +125,8 @@ impl CenterBuilder {
     /// # Cancel safety
     /// Dropping the future starts nothing.
     pub async fn start(self) -> Result<Center, CenterError> {
-        self.start_over(Sockets).await
+        let sockets = Sockets::new(self.config.limits.keep_alive);
+        self.start_over(sockets).await
     }
 
     /// The same over any [`Transport`].

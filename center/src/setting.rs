@@ -250,6 +250,27 @@ pub(crate) const ALL: &[Setting] = &[
         "The same as dead_ms for a peer that has registered methods",
     ),
     millis(
+        "keep_alive_ms",
+        |config| &mut config.limits.keep_alive.idle,
+        "A TCP peer that says nothing for so long is probed by the kernel; in whole seconds",
+    ),
+    millis(
+        "keep_alive_interval_ms",
+        |config| &mut config.limits.keep_alive.interval,
+        "After so long without an answer to a probe comes the next one; in whole seconds",
+    ),
+    number(
+        "keep_alive_probes",
+        1,
+        |config| &mut config.limits.keep_alive.probes,
+        "A connection ends after so many probes without an answer",
+    ),
+    millis(
+        "unacknowledged_ms",
+        |config| &mut config.limits.keep_alive.unacknowledged,
+        "A TCP peer that neither acknowledges nor takes what was sent for so long is closed",
+    ),
+    millis(
         "stall_ms",
         |config| &mut config.limits.stall,
         "A subscriber that takes no byte for so long no longer holds its publishers back",

@@ -43,7 +43,8 @@ pub async fn connect<H: Handler<Conn>>(
     limits: &Limits,
     handler: Arc<H>,
 ) -> Result<Conn, ConnectError> {
-    connect_with(Sockets, LengthValue::new(limits.max_frame_bytes), address, limits, handler).await
+    let sockets = Sockets::new(limits.keep_alive);
+    connect_with(sockets, LengthValue::new(limits.max_frame_bytes), address, limits, handler).await
 }
 
 /// The same over any [`Transport`] and [`Protocol`].

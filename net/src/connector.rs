@@ -59,7 +59,7 @@ impl Connector {
     pub async fn reach(&self, address: &Address) -> io::Result<()> {
         match &self.0 {
             Some(dial) => dial.dial(address).await.map(drop),
-            None => crate::Sockets.connect(address).await.map(drop),
+            None => crate::Sockets::default().connect(address).await.map(drop),
         }
     }
 }

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use callboard_common::{Heartbeat, Heartbeats};
 
+use crate::KeepAlive;
+
 /// The bounds of a server or of a client's connection. Each has a policy for when it is reached, which stands with it.
 ///
 /// ```
@@ -35,6 +37,8 @@ pub struct Limits {
     /// closed. Default: callers after 15 s and 45 s, providers after 1 s and 3 s. Shorter times notice a silent death sooner,
     /// and take a peer for dead that was only stopped for as long.
     pub heartbeats: Heartbeats,
+    /// How the kernel finds out about a peer that is gone without a word. Default: an idle one after 45 s.
+    pub keep_alive: KeepAlive,
     /// How long a reader that takes no byte is still waited for. Default 500 ms.
     pub stall: Duration,
     /// What may wait in all outboxes of a server, in bytes, at least `max_frame_bytes`; a frame that goes to many
@@ -56,6 +60,7 @@ impl Default for Limits {
             frame_bytes_per_second: 64 << 10,
             half_closed: Duration::from_mins(1),
             heartbeats: Heartbeats::default(),
+            keep_alive: KeepAlive::default(),
             stall: Duration::from_millis(500),
             total_queue_bytes: 512 << 20,
             total_partial_bytes: 256 << 20,

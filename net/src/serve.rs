@@ -78,7 +78,8 @@ pub async fn serve<H: Handler<Conn>>(
     handler: Arc<H>,
 ) -> Result<Serving, ListenError> {
     let protocol = LengthValue::new(settings.limits.max_frame_bytes);
-    serve_with(Sockets, protocol, addresses, settings, handler).await
+    let sockets = Sockets::new(settings.limits.keep_alive);
+    serve_with(sockets, protocol, addresses, settings, handler).await
 }
 
 /// The same over any [`Transport`] and [`Protocol`].

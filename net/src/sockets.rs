@@ -5,17 +5,25 @@ use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
-use crate::{Address, Ends, Transport};
+use crate::{Address, Ends, KeepAlive, Transport};
 
 /// TCP and Unix sockets.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sockets;
+pub struct Sockets {
+    keep_alive: KeepAlive,
+}
+
+impl Sockets {
+    /// With these times for TCP peers that are gone without a word.
+    pub const fn new(keep_alive: KeepAlive) -> Self {
+        Self { keep_alive }
+    }
+}
 
 /// A listening socket that no loop knows yet.
 #[derive(Debug)]
@@ -86,14 +94,6 @@ const BACKLOG: i32 = 4096;
 /// What the kernel may hold of one connection before it is sent, in bytes.
 const UNSENT_BYTES: u32 = 128 << 10;
 
-/// A peer that says nothing for so long is probed by the kernel, so often.
-const KEEP_ALIVE_TIME: Duration = Duration::from_secs(15);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_PROBES: u32 = 6;
-/// What was sent and not acknowledged, or not taken by a reader, for so long ends the connection. Linux counts both: shorter,
-/// and a reader that only pauses would be cut off.
-const UNACKNOWLEDGED: Duration = Duration::from_mins(5);
-
 impl Transport for Sockets {
     type Bound = BoundSocket;
     type Listener = SocketListener;
@@ -144,7 +144,7 @@ impl Transport for Sockets {
         match accepted {
             AcceptedSocket::Tcp(stream) => {
                 stream.set_nodelay(true)?;
-                keep_alive(&SockRef::from(&stream));
+                self.keep_alive.set(&SockRef::from(&stream));
                 // What waits, waits in the outbox, where it is bounded; and a reader's progress shows as it reads, not
                 // in leaps of the kernel's whole buffer. Systems without the option do without.
                 let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
@@ -160,7 +160,7 @@ impl Transport for Sockets {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
-                keep_alive(&SockRef::from(&stream));
+                self.keep_alive.set(&SockRef::from(&stream));
                 let local = stream.local_addr().ok();
                 Ok((SocketStream::Tcp(stream), Ends { peer, local }))
             }
@@ -169,14 +169,6 @@ impl Transport for Sockets {
             }
         }
     }
-}
-
-/// Has the kernel find out about a peer that is gone without a word; one without a session shows no other sign of life.
-/// Systems that lack an option do without.
-fn keep_alive(socket: &SockRef<'_>) {
-    let times = TcpKeepalive::new().with_time(KEEP_ALIVE_TIME).with_interval(KEEP_ALIVE_INTERVAL);
-    let _ = socket.set_tcp_keepalive(&times.with_retries(KEEP_ALIVE_PROBES));
-    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
 async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -272,16 +264,42 @@ impl AsyncWrite for SocketStream {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
     async fn both_ends_of_a_tcp_connection_send_without_delay() {
-        let (bound, address) = Sockets.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let listener = Sockets.listen(bound).unwrap();
-        let (connected, accepted) = tokio::join!(Sockets.connect(&address), Sockets.accept(&listener));
-        let adopted = Sockets.adopt(accepted.unwrap().0).unwrap();
+        let sockets = Sockets::default();
+        let (bound, address) = sockets.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = sockets.listen(bound).unwrap();
+        let (connected, accepted) = tokio::join!(sockets.connect(&address), sockets.accept(&listener));
+        let adopted = sockets.adopt(accepted.unwrap().0).unwrap();
         for stream in [connected.unwrap().0, adopted] {
             assert!(matches!(stream, SocketStream::Tcp(stream) if stream.nodelay().unwrap()));
+        }
+    }
+
+    #[tokio::test]
+    async fn both_ends_of_a_tcp_connection_have_the_times_for_a_peer_that_is_gone() {
+        let [idle, interval, unacknowledged] = [7, 2, 90].map(Duration::from_secs);
+        let sockets = Sockets::new(KeepAlive { idle, interval, probes: 3, unacknowledged });
+        let (bound, address) = sockets.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = sockets.listen(bound).unwrap();
+        let (connected, accepted) = tokio::join!(sockets.connect(&address), sockets.accept(&listener));
+        let adopted = sockets.adopt(accepted.unwrap().0).unwrap();
+        for stream in [connected.unwrap().0, adopted] {
+            let SocketStream::Tcp(stream) = stream else { panic!("{address} is a TCP address") };
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(
+                (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
+                (idle, interval)
+            );
+            assert_eq!(
+                (socket.tcp_keepalive_retries().unwrap(), socket.tcp_user_timeout().unwrap()),
+                (3, Some(unacknowledged))
+            );
         }
     }
 
@@ -290,9 +308,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let address = Address::Unix(path.clone());
-        let (first, _) = Sockets.bind(&address).await.unwrap();
+        let (first, _) = Sockets::default().bind(&address).await.unwrap();
         std::fs::remove_file(&path).unwrap();
-        let (second, _) = Sockets.bind(&address).await.unwrap();
+        let (second, _) = Sockets::default().bind(&address).await.unwrap();
         drop(first);
         assert!(path.exists());
         drop(second);

@@ -106,7 +106,7 @@ async fn round_trip<T: Transport, P: Protocol + Copy>(transport: T, protocol: P,
 
 #[tokio::test]
 async fn frames_pass_over_sockets() {
-    round_trip(Sockets, LengthValue::default(), "127.0.0.1:0").await;
+    round_trip(Sockets::default(), LengthValue::default(), "127.0.0.1:0").await;
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn frames_pass_over_pipes_in_memory_however_narrow() {
 
 #[tokio::test]
 async fn lines_pass_over_sockets() {
-    round_trip(Sockets, Lines, "[::1]:0").await;
+    round_trip(Sockets::default(), Lines, "[::1]:0").await;
 }
 
 #[tokio::test]

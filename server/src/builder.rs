@@ -135,7 +135,8 @@ impl ServerBuilder {
     /// # Cancel safety
     /// Dropping the future stops what has started.
     pub async fn start(self) -> Result<Server, StartError> {
-        self.start_over(Sockets).await
+        let sockets = Sockets::new(self.settings.limits.keep_alive);
+        self.start_over(sockets).await
     }
 
     /// The same over any [`Transport`].

@@ -113,8 +113,8 @@ pub use callboard_sim as sim;
 
 pub use callboard_center::{Center, CenterBuilder, CenterError, Config, ConfigError, Setting};
 pub use callboard_client::{
-    Call, CallError, CallErrorKind, Client, ClientBuilder, ClientState, ClientStates, Inbox, Reconnect, SessionMode,
-    blocking,
+    Call, CallError, CallErrorKind, Centers, Client, ClientBuilder, ClientState, ClientStates, Inbox, Reconnect,
+    SessionMode, blocking,
 };
 pub use callboard_common::{
     BodyError, Encode, ErrorInfo, Executed, Feature, Features, Host, HostError, Limits as SessionLimits, Message,

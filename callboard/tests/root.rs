@@ -23,6 +23,7 @@ fn what_clients_and_callers_take_and_give_is_at_the_root() {
     gives::<(&Client, Option<ErrorInfo>), CallError>(|(client, info)| client.refused("", ResultCode::Ok, info));
     gives::<(&Client, BodyError), CallError>(|(client, why)| client.unreadable("", why));
     gives_later::<Client, _, Result<Call<()>, CallError>>(|client| async move { client.start("", &()).await });
+    gives_later::<&str, _, Result<Centers, CallError>>(Centers::connect);
     gives::<(), Result<blocking::Client, CallError>>(|()| Client::builder().connect_blocking(""));
     assert_eq!(blocking::allow(|| 1), 1);
     gives::<(), CallerBuilder>(|()| {

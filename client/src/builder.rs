@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use callboard_net::{Connector, Limits};
 
-use crate::{CallError, Client, Reconnect, blocking, connect};
+use crate::{CallError, Centers, Client, Reconnect, blocking, centers, connect};
 
 /// Whether to open a session, which lets both sides do more than v1 has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,7 +141,27 @@ impl ClientBuilder {
         connect::connect(self, address.as_ref()).await
     }
 
-    /// The same for programs without a runtime: the connection is driven by a thread in the background.
+    /// The same without waiting: the first connection is made in the background, as later ones are after a loss, again
+    /// and again where nobody answers. What is sent meanwhile waits for it. For a program that may start before its peer.
+    ///
+    /// # Errors
+    /// An address is none, or there is no tokio runtime here.
+    pub fn connect_in_background(self, address: impl AsRef<str>) -> Result<Client, CallError> {
+        connect::connect_in_background(self, address.as_ref())
+    }
+
+    /// Connects to all centers of a list, which stands as for [`connect`](Self::connect); see [`Centers::connect`].
+    ///
+    /// # Errors
+    /// As [`Centers::connect`].
+    ///
+    /// # Cancel safety
+    /// Connections that are not wanted any more are closed.
+    pub async fn connect_centers(self, addresses: impl AsRef<str>) -> Result<Centers, CallError> {
+        centers::connect(self, addresses.as_ref()).await
+    }
+
+    /// The same as [`connect`](Self::connect) for programs without a runtime: the connection is driven by a thread in the background.
     ///
     /// # Errors
     /// As [`connect`](Self::connect), and where a runtime's thread calls it.

@@ -42,6 +42,32 @@ pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<
     Ok(Client::new(shared, timeout))
 }
 
+/// The same without waiting for the first connection, which is made as those after a loss are.
+pub(crate) fn connect_in_background(settings: ClientBuilder, addresses: &str) -> Result<Client, CallError> {
+    let dialer = Dialer::new(settings, addresses)?;
+    let (runtime, timeout) = (dialer.runtime.clone(), dialer.settings.timeout);
+    let shared = Arc::new(Shared::offline(Arc::new(dialer.unmade()?), Arc::clone(&dialer.inboxes)));
+    runtime.spawn(Supervisor::new(&shared, dialer).run_offline());
+    Ok(Client::new(shared, timeout))
+}
+
+/// The addresses of a list with commas between them, each once.
+pub(crate) fn read_addresses(addresses: &str) -> Result<Vec<Address>, CallError> {
+    let unread = |address: &str, why| {
+        CallError::new(CallErrorKind::Connect, address, SUBJECT, "the address can't be read")
+            .with_advice("write tcp://host:port, host:port or unix:///path; several with commas between them")
+            .with_source(why)
+    };
+    let mut read = Vec::new();
+    for address in addresses.split(',').map(str::trim) {
+        let address = address.parse().map_err(|why| unread(address, why))?;
+        if !read.contains(&address) {
+            read.push(address);
+        }
+    }
+    Ok(read)
+}
+
 /// Makes a client's connections: to the first of its addresses that answers, beginning with the one after the last.
 pub(crate) struct Dialer {
     pub(crate) settings: ClientBuilder,
@@ -60,19 +86,24 @@ impl Dialer {
             CallError::new(CallErrorKind::Connect, addresses, SUBJECT, "there is no tokio runtime here")
                 .with_advice("use the blocking client, or connect from within a runtime")
         })?;
-        let unread = |address: &str, why| {
-            CallError::new(CallErrorKind::Connect, address, SUBJECT, "the address can't be read")
-                .with_advice("write tcp://host:port, host:port or unix:///path; several with commas between them")
-                .with_source(why)
-        };
-        let addresses = addresses.split(',').map(str::trim);
-        let addresses = addresses.map(|address| address.parse().map_err(|why| unread(address, why)));
-        let addresses = addresses.collect::<Result<_, _>>()?;
+        let addresses = read_addresses(addresses)?;
         let inboxes = Arc::new(Inboxes::default());
         if settings.reconnect.attempts == Some(0) {
             inboxes.end_with_connection();
         }
         Ok(Self { settings, addresses, runtime, inboxes, next: 0, with_session: BTreeSet::new() })
+    }
+
+    /// What stands in place of a connection before the first was made: nothing can be sent over it.
+    fn unmade(&self) -> Result<Link, CallError> {
+        // An address list that was read has one at least.
+        let address = self.addresses.first().ok_or_else(no_address)?.clone();
+        let clock = Alarmist::get(self.settings.deadlines_by_runtime).map_err(|why| no_clock(&address, why))?;
+        let calls = Arc::new(Calls::new(self.settings.in_flight, clock, self.runtime.clone()));
+        let conn = Conn::unmade(&address, &self.settings.limits, "none was made yet");
+        calls.closed(&conn);
+        let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(&self.inboxes)));
+        Ok(Link::new(address, conn, calls, dispatch, self.runtime.clone()))
     }
 
     /// Tries each address once; the error is that of the last.
@@ -103,7 +134,7 @@ impl Dialer {
             }
         }
         // An address list that was read has one at least.
-        Err(failure.unwrap_or_else(|| CallError::new(CallErrorKind::Connect, "nobody", SUBJECT, "there is no address")))
+        Err(failure.unwrap_or_else(no_address))
     }
 }
 
@@ -155,7 +186,7 @@ impl Attempt<'_> {
 
     async fn dial(&self) -> Result<Link, CallError> {
         let clock = Alarmist::get(self.settings.deadlines_by_runtime);
-        let clock = clock.map_err(|why| self.error("the thread of the clock can't be started").with_source(why))?;
+        let clock = clock.map_err(|why| no_clock(self.address, why))?;
         let calls = Arc::new(Calls::new(self.settings.in_flight, clock, self.runtime.clone()));
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&calls), Arc::clone(self.inboxes)));
         let connecting = self.settings.connector.connect(self.address, &self.settings.limits, Arc::clone(&dispatch));
@@ -247,6 +278,15 @@ fn open(conn: &Conn, answer: &Message) -> Result<usize, NoSession> {
     }
 }
 
+fn no_address() -> CallError {
+    CallError::new(CallErrorKind::Connect, "nobody", SUBJECT, "there is no address")
+}
+
+fn no_clock(address: &Address, why: std::io::Error) -> CallError {
+    let what = "the thread of the clock can't be started";
+    CallError::new(CallErrorKind::Connect, address.to_string(), SUBJECT, what).with_source(why)
+}
+
 /// Names this run of this program in its sessions.
 fn instance() -> &'static str {
     static INSTANCE: OnceLock<String> = OnceLock::new();
@@ -259,4 +299,4 @@ fn v1_peers() -> MutexGuard<'static, V1Peers> {
 }
 
 const VERSION: i64 = 2;
-const SUBJECT: &str = "connection";
+pub(crate) const SUBJECT: &str = "connection";

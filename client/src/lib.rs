@@ -7,7 +7,8 @@
 //!    runtime ([`blocking::Client`]).
 //! 2. [`CallError`]: what happened, at which peer, to what, whether it ran, and what to do.
 //! 3. [`Requestor`]: pairs each answer with its call; pure.
-//! 4. [`Inbox`]: how the layers above (registry, pubsub) hear what a center sends unasked.
+//! 4. [`Centers`]: a client of each of several centers.
+//! 5. [`Inbox`]: how the layers above (registry, pubsub) hear what a center sends unasked.
 
 #![deny(missing_docs)]
 
@@ -16,6 +17,7 @@ pub mod blocking;
 mod builder;
 mod call;
 mod calls;
+mod centers;
 mod client;
 mod clock;
 mod connect;
@@ -40,6 +42,7 @@ pub use builder::{ClientBuilder, SessionMode};
 pub use call::Call;
 pub use callboard_common::Ping;
 pub use callboard_net::{Address, Conn, Connector, Limits};
+pub use centers::Centers;
 pub use client::Client;
 pub use error::{CallError, CallErrorKind};
 pub use inbox::Inbox;

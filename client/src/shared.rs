@@ -30,14 +30,23 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool) -> Self {
+        Self::with(link, inboxes, reconnects, ClientState::Online)
+    }
+
+    /// Where the first connection is yet to be made, and `unmade` stands in its place.
+    pub(crate) fn offline(unmade: Arc<Link>, inboxes: Arc<Inboxes>) -> Self {
+        Self::with(unmade, inboxes, true, ClientState::Connecting)
+    }
+
+    fn with(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool, state: ClientState) -> Self {
         Self {
             link: ArcSwap::new(link),
             inboxes,
             reconnects,
             closed: OnceLock::new(),
-            changes: watch::Sender::new(1),
+            changes: watch::Sender::new(u64::from(state == ClientState::Online)),
             resumes: Mutex::default(),
-            teller: Teller::new(ClientState::Online),
+            teller: Teller::new(state),
         }
     }
 
@@ -99,7 +108,8 @@ impl Shared {
     /// There is another connection, and what was asked for has been asked for again.
     pub(crate) fn resumed(&self, link: Arc<Link>) {
         self.link.store(link);
-        self.teller.tell(ClientState::Resumed);
+        let is_first = self.generation() == 0;
+        self.teller.tell(if is_first { ClientState::Online } else { ClientState::Resumed });
         self.grow();
     }
 

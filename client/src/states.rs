@@ -12,6 +12,8 @@ use tokio_stream::{Stream, StreamExt};
 /// ```text
 /// Online ── Lost ── Connecting ── Resumed ── Lost ── Connecting ── ... ── Closed
 /// ```
+///
+/// One that [connects in the background](crate::ClientBuilder::connect_in_background) begins with `Connecting`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientState {
@@ -22,7 +24,7 @@ pub enum ClientState {
         /// Why.
         reason: String,
     },
-    /// It is being made again; what was not sent yet waits.
+    /// It is being made, for the first time or again; what was not sent yet waits.
     Connecting,
     /// It was made again, and what the client had asked for (subscriptions, discoveries, registrations) was asked for
     /// again.

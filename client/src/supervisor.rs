@@ -51,6 +51,21 @@ impl Supervisor {
         }
     }
 
+    /// The same where the first connection is yet to be made.
+    pub(crate) async fn run_offline(mut self) {
+        let first = match self.attempt().await {
+            Ok(first) => first,
+            Err(error) => {
+                tracing::debug!(%error, "not connected yet");
+                let mut backoff = Backoff::new(self.dialer.settings.reconnect);
+                self.reconnect(&mut backoff).await
+            }
+        };
+        if let Some(first) = first {
+            self.run(first).await;
+        }
+    }
+
     /// `None` at the end of the client.
     fn tell(&self, state: ClientState) -> Option<()> {
         let shared = self.shared.upgrade().filter(|shared| !shared.is_closed())?;

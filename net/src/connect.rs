@@ -75,6 +75,17 @@ where
     Ok(start(stream, ends, protocol, limits, handler))
 }
 
+impl Conn {
+    /// A connection that was never made: it has ended from the beginning. For one who has to have a connection before the
+    /// first is made.
+    pub fn unmade(address: &Address, limits: &Limits, reason: &'static str) -> Self {
+        let shared = SharedState::new(LengthValue::new(limits.max_frame_bytes), limits.clone(), false);
+        let conn = Self::new(Arc::new(shared), Ends { peer: address.to_string(), local: None });
+        conn.end(reason);
+        conn
+    }
+}
+
 /// Drives a connection that was made, in a task on the current runtime.
 pub(crate) fn start<S, P, H>(stream: S, ends: Ends, protocol: P, limits: &Limits, handler: Arc<H>) -> Conn<P>
 where

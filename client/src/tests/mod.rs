@@ -3,6 +3,7 @@
 mod blocking;
 mod bounds;
 mod calls;
+mod centers;
 mod inboxes;
 mod reconnects;
 mod sessions;

@@ -24,6 +24,8 @@ struct Announced {
     entries: Entries,
     /// The provider has gone: nothing more is registered.
     over: bool,
+    /// The connection over which all was announced again last.
+    resumed: Option<WeakLine>,
 }
 
 /// Methods, and the hosts at which each is provided.
@@ -42,7 +44,23 @@ impl Announcer {
     }
 
     pub(crate) fn can_withdraw(&self) -> bool {
-        self.center.knows(Feature::Withdraw)
+        match self.coming() {
+            Some(line) => line.session().is_some_and(|session| session.features.has(Feature::Withdraw)),
+            None => self.center.knows(Feature::Withdraw),
+        }
+    }
+
+    /// Whether the center can be told something at the moment.
+    pub(crate) fn is_there(&self) -> bool {
+        self.center.is_online() || self.coming().is_some()
+    }
+
+    /// Ends the connection over which the center was told last.
+    pub(crate) fn hang_up(&self) {
+        match self.coming() {
+            Some(line) => line.conn().end(NOT_TAKEN_BACK),
+            None => self.center.hang_up(NOT_TAKEN_BACK),
+        }
     }
 
     /// Announces, and waits for all answers.
@@ -52,6 +70,29 @@ impl Announcer {
         let entries: Vec<_> =
             methods.iter().flat_map(|method| hosts.iter().map(move |host| (method.clone(), *host))).collect();
         self.tell_all(ServiceOp::Register, &entries, &Over::Moment).await
+    }
+
+    /// From now on all that is announced to the center has these, though it may not be told yet.
+    pub(crate) fn enter(&self, methods: &[String], hosts: &[Host]) {
+        let mut announced = self.announced();
+        if !announced.over {
+            for method in methods {
+                announced.entries.entry(method.clone()).or_default().extend(hosts);
+            }
+        }
+    }
+
+    /// Sees to it that the center is told of what was entered: over the connection of the moment, or else the next one.
+    pub(crate) fn tell_in_background(&self) {
+        // One that is being put in place may have been told before all was entered.
+        if let Some(line) = self.coming().or_else(|| self.center.is_online().then(|| self.center.line())) {
+            tokio::spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
+        }
+    }
+
+    /// Nothing more is told of this method, to a center that is away.
+    pub(crate) fn forget(&self, method: &str) {
+        self.announced().entries.remove(method);
     }
 
     /// Takes one method back, and waits for all answers.
@@ -82,7 +123,7 @@ impl Announcer {
     pub(crate) fn take_back(&self, method: &str, host: Host) -> Result<(), CallError> {
         let body = ServiceRequest::new(method, ServiceOp::Withdraw).at(host);
         let center = self.center.clone();
-        self.center.exchange_in_order(&subject(ServiceOp::Withdraw, method, host), &body, move |outcome| {
+        let done = move |outcome: Result<Message, CallError>| {
             let is_done = |message: &Message| {
                 ServiceAnswer::decode::<Json>(message.body()).is_ok_and(|answer| answer.code == ResultCode::Ok)
             };
@@ -94,7 +135,12 @@ impl Announcer {
             if !is_taken_back {
                 center.hang_up(NOT_TAKEN_BACK);
             }
-        })
+        };
+        let subject = subject(ServiceOp::Withdraw, method, host);
+        match self.coming() {
+            Some(line) => line.exchange_in_order(&subject, &body, done),
+            None => self.center.exchange_in_order(&subject, &body, done),
+        }
     }
 
     /// Announces all again over one connection, as often as it takes; over when the center has it all, or the connection is
@@ -160,9 +206,10 @@ impl Announcer {
         // Under the lock, so that nothing is registered behind its withdrawal. The receiver may have gone with a dropped
         // future.
         let done = |outcome| drop(done.send(outcome));
-        match over {
-            Over::Moment => self.center.exchange_in_order(&subject, &body, done)?,
-            Over::Again(line) => line.exchange_in_order(&subject, &body, done)?,
+        match (over, announced.coming(&self.center)) {
+            (Over::Again(line), _) => line.exchange_in_order(&subject, &body, done)?,
+            (Over::Moment, Some(line)) => line.exchange_in_order(&subject, &body, done)?,
+            (Over::Moment, None) => self.center.exchange_in_order(&subject, &body, done)?,
         }
         if op == ServiceOp::Register {
             // From now on the center may have it, whatever becomes of the answer.
@@ -182,8 +229,22 @@ impl Announcer {
         })
     }
 
+    fn coming(&self) -> Option<Line> {
+        self.announced().coming(&self.center)
+    }
+
     fn announced(&self) -> MutexGuard<'_, Announced> {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Announced {
+    /// A connection that is about to take the place of a lost one: what was announced has been, over it.
+    fn coming(&self, center: &Client) -> Option<Line> {
+        if center.is_online() {
+            return None;
+        }
+        self.resumed.as_ref().and_then(WeakLine::upgrade).filter(Line::is_online)
     }
 }
 
@@ -194,7 +255,12 @@ impl Resume for Announcer {
         if callboard_common::Planted::NotAnnouncedAgain.is_planted() {
             return Box::pin(async { Ok(()) });
         }
-        if !self.announced().entries.is_empty() {
+        let has_entries = {
+            let mut announced = self.announced();
+            announced.resumed = Some(line.downgrade());
+            !announced.entries.is_empty()
+        };
+        if has_entries {
             tokio::spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
         }
         Box::pin(async { Ok(()) })
@@ -238,7 +304,7 @@ fn subject(op: ServiceOp, method: &str, host: Host) -> String {
     format!("{what} of \"{method}\" at {host}")
 }
 
-pub(crate) const NOT_TAKEN_BACK: &str = "the center does not take back what was registered over it";
+const NOT_TAKEN_BACK: &str = "the center does not take back what was registered over it";
 /// So many requests go ahead of their answers: enough to hide the way there and back.
 const AHEAD: usize = 64;
 /// How long to wait before a center that has refused is asked again.

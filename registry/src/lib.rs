@@ -41,6 +41,7 @@
 #![deny(missing_docs)]
 
 mod announcer;
+mod at_all;
 mod availability;
 mod balancer;
 mod cache;
@@ -62,6 +63,8 @@ mod reach;
 mod restarts;
 mod route;
 mod service;
+#[cfg(test)]
+mod several;
 mod table;
 #[cfg(test)]
 mod testing;

@@ -1,20 +1,24 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use callboard_client::{Address, CallError, CallErrorKind, Client};
+use callboard_client::{Address, CallError, CallErrorKind, Centers, Client};
 use callboard_common::Host;
 use indexmap::IndexSet;
 use tokio::net::lookup_host;
 
-use crate::announcer::{Announcer, NOT_TAKEN_BACK};
+use crate::announcer::Announcer;
+use crate::at_all::{register_at_all, told_all};
 use crate::place::announced;
 use crate::{Place, PlaceError};
 
-/// Tells a center which methods are provided where, for as long as it lives.
+/// Tells a center, or several, which methods are provided where, for as long as it lives.
 ///
 /// What it announced ends with it: when the provider is dropped or its program ends, the center tells every watcher that it
 /// is offline. A connection to the center that is lost is made again by its [`Client`], and what was announced is announced
 /// again; a center that refuses it then is asked again and again.
+///
+/// With several centers ([`Centers`]; to [`connect`](Self::connect) they are a list) all of this holds for each of them.
+/// A center that is away, or refuses while another one takes the provider, is told again and again in the background.
 ///
 /// The connection may be shared with others, other providers among them ([`Provider::new`]). A provider that is dropped
 /// takes back what it announced itself and leaves the connection to them, as far as it can. It ends the connection
@@ -38,7 +42,9 @@ use crate::{Place, PlaceError};
 /// ```
 #[derive(Debug)]
 pub struct Provider {
-    announcer: Arc<Announcer>,
+    centers: Centers,
+    /// One for each center, in the same order.
+    announcers: Vec<Arc<Announcer>>,
 }
 
 /// Why something was not announced or withdrawn.
@@ -79,29 +85,34 @@ pub enum ProviderError {
 }
 
 impl Provider {
-    /// Connects to a center with the default settings of a [`Client`].
+    /// Connects to a center, or to each center of a list with commas between them, with the default settings of a
+    /// [`Client`].
     ///
     /// # Errors
-    /// The center can't be reached; see [`Client::connect`].
+    /// No center can be reached; see [`Centers::connect`].
     ///
     /// # Cancel safety
-    /// Dropping the future drops the connection.
-    pub async fn connect(center: impl AsRef<str>) -> Result<Self, CallError> {
-        Client::connect(center).await.map(Self::new)
+    /// Dropping the future drops the connections.
+    pub async fn connect(centers: impl AsRef<str>) -> Result<Self, CallError> {
+        Centers::connect(centers).await.map(Self::new)
     }
 
-    /// A provider over a connection to a center, which may be shared with others. The connection ends with the last clone
-    /// of `center`.
-    pub fn new(center: Client) -> Self {
-        Self { announcer: Announcer::new(center) }
+    /// A provider over a connection to a center, or one to each of several. It may be shared with others, and ends with
+    /// the last clone.
+    pub fn new(centers: impl Into<Centers>) -> Self {
+        let centers = centers.into();
+        let announcers = centers.iter().map(|center| Announcer::new(center.clone())).collect();
+        Self { centers, announcers }
     }
 
     /// Announces that `methods` are provided at `place`; done when the center has entered all of them. Those of a second
     /// call come in addition.
     ///
+    /// With several centers it is done when each that is there has entered all of them or refused.
+    ///
     /// # Errors
-    /// An address can't be announced, or the center refuses. Then the provider is dropped, which takes back all that it
-    /// announced.
+    /// An address can't be announced, or the center refuses, with several each of them. Then the provider is dropped,
+    /// which takes back all that it announced.
     ///
     /// # Cancel safety
     /// Dropping the future drops the provider, with the same effect.
@@ -110,15 +121,19 @@ impl Provider {
         methods: impl IntoIterator<Item = M>,
         place: impl Into<Place>,
     ) -> Result<Self, ProviderError> {
-        let hosts = self.hosts(place.into()).await?;
+        let place = place.into();
         let methods: Vec<String> = methods.into_iter().map(Into::into).collect();
-        let hosts: Vec<Host> = hosts.into_iter().collect();
-        self.announcer.register(&methods, &hosts).await?;
+        match &self.announcers[..] {
+            [only] => only.register(&methods, &hosts(&place, only.center()).await?).await?,
+            _ => register_at_all(&self.centers, &self.announcers, methods, &place).await?,
+        }
         Ok(self)
     }
 
     /// Takes one method back, at all hosts at which this provider announced it; the others stay. Done when the center has
     /// told its watchers.
+    ///
+    /// With several centers those that are away are not waited for: they are not told of it again.
     ///
     /// # Errors
     /// [`ProviderError::NoSession`], or the center can't be asked.
@@ -126,10 +141,20 @@ impl Provider {
     /// # Cancel safety
     /// The method may be withdrawn or not.
     pub async fn withdraw_method(&self, method: &str) -> Result<(), ProviderError> {
-        if !self.announcer.can_withdraw() {
-            return Err(ProviderError::NoSession);
+        if let [only] = &self.announcers[..] {
+            return withdraw_method_at(only, method).await;
         }
-        Ok(self.announcer.withdraw_method(method).await?)
+        let told = told_all(&self.announcers, |announcer| {
+            let method = method.to_owned();
+            async move {
+                if announcer.is_there() {
+                    return withdraw_method_at(&announcer, &method).await;
+                }
+                announcer.forget(&method);
+                Ok(())
+            }
+        });
+        told.await.into_iter().collect()
     }
 
     /// Takes back all that this provider announced; done when the center has told its watchers. The connection goes on if
@@ -141,68 +166,92 @@ impl Provider {
     /// # Cancel safety
     /// Dropping the future drops the provider, with the same effect.
     pub async fn withdraw(self) -> Result<(), ProviderError> {
-        let center = self.center().clone();
-        if !self.announcer.can_withdraw() {
-            self.announcer.end();
-            center.hang_up(NOT_TAKEN_BACK);
-            return Ok(());
-        }
-        match self.announcer.withdraw().await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                center.hang_up(NOT_TAKEN_BACK);
-                // The end of the connection takes all back, whoever ended it.
-                if matches!(error.kind(), CallErrorKind::Disconnected) { Ok(()) } else { Err(error.into()) }
-            }
+        match &self.announcers[..] {
+            [only] => withdraw_at(only).await,
+            all => told_all(all, |announcer| async move { withdraw_at(&announcer).await }).await.into_iter().collect(),
         }
     }
 
-    /// Waits until the connection to the center has ended for good: what was announced no longer is. By default that is
-    /// never, but when the [`Client`] is closed; its [`states`](Client::states) tell what becomes of the connection.
+    /// Waits until the connection to the center, with several the last of them, has ended for good: what was announced no
+    /// longer is. By default that is never, but when the [`Client`] is closed; its [`states`](Client::states) tell what
+    /// becomes of the connection.
     ///
     /// # Cancel safety
     /// It only watches.
     pub async fn closed(&self) {
-        self.center().closed().await;
+        self.centers.closed().await;
     }
 
-    /// Whether the connection to the center has ended for good.
+    /// Whether the connection to the center, with several each of them, has ended for good.
     pub fn is_closed(&self) -> bool {
-        self.center().is_closed()
+        self.centers.is_closed()
     }
 
-    /// The connection to the center.
-    pub fn center(&self) -> &Client {
-        self.announcer.center()
+    /// The connection to the center, with several that to the first of the list.
+    pub const fn center(&self) -> &Client {
+        self.centers.first()
     }
 
-    async fn hosts(&self, place: Place) -> Result<IndexSet<Host>, ProviderError> {
-        let listening = match place {
-            Place::Hosts(hosts) => return Ok(hosts.into_iter().collect()),
-            Place::Listening(listening) => listening,
-        };
-        let local = self.center().local_addr().map(|local| local.ip());
-        let mut hosts = IndexSet::new();
-        for address in listening {
-            let Some(socket) = resolve(&address).await? else { continue };
-            let host = announced(socket, local).map_err(|source| ProviderError::Place { address, source })?;
-            hosts.insert(host);
-        }
-        if hosts.is_empty() { Err(ProviderError::NoTcpAddress) } else { Ok(hosts) }
+    /// The connections to all centers.
+    pub const fn centers(&self) -> &Centers {
+        &self.centers
     }
 }
 
 impl Drop for Provider {
     fn drop(&mut self) {
-        let mut entries = self.announcer.end().into_iter();
-        if entries.len() == 0 || !self.center().is_online() {
-            return;
-        }
-        let announcer = &self.announcer;
-        if !announcer.can_withdraw() || !entries.all(|(method, host)| announcer.take_back(&method, host).is_ok()) {
-            self.center().hang_up(NOT_TAKEN_BACK);
+        self.announcers.iter().for_each(|announcer| take_all_back(announcer));
+    }
+}
+
+async fn withdraw_method_at(announcer: &Announcer, method: &str) -> Result<(), ProviderError> {
+    if !announcer.can_withdraw() {
+        return Err(ProviderError::NoSession);
+    }
+    Ok(announcer.withdraw_method(method).await?)
+}
+
+async fn withdraw_at(announcer: &Announcer) -> Result<(), ProviderError> {
+    if !announcer.can_withdraw() {
+        announcer.end();
+        announcer.hang_up();
+        return Ok(());
+    }
+    match announcer.withdraw().await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            announcer.hang_up();
+            // The end of the connection takes all back, whoever ended it.
+            if matches!(error.kind(), CallErrorKind::Disconnected) { Ok(()) } else { Err(error.into()) }
         }
     }
+}
+
+/// Without waiting for the center.
+fn take_all_back(announcer: &Announcer) {
+    let mut entries = announcer.end().into_iter();
+    if entries.len() == 0 || !announcer.is_there() {
+        return;
+    }
+    if !announcer.can_withdraw() || !entries.all(|(method, host)| announcer.take_back(&method, host).is_ok()) {
+        announcer.hang_up();
+    }
+}
+
+/// What is announced to this center: it may reach this machine at another address than others do.
+pub(crate) async fn hosts(place: &Place, center: &Client) -> Result<Vec<Host>, ProviderError> {
+    let listening = match place {
+        Place::Hosts(hosts) => return Ok(hosts.iter().copied().collect::<IndexSet<_>>().into_iter().collect()),
+        Place::Listening(listening) => listening,
+    };
+    let local = center.local_addr().map(|local| local.ip());
+    let mut hosts = IndexSet::new();
+    for address in listening {
+        let Some(socket) = resolve(address).await? else { continue };
+        let unfit = |source| ProviderError::Place { address: address.clone(), source };
+        hosts.insert(announced(socket, local).map_err(unfit)?);
+    }
+    if hosts.is_empty() { Err(ProviderError::NoTcpAddress) } else { Ok(hosts.into_iter().collect()) }
 }
 
 /// `None` for a Unix socket. Of a name's addresses the first counts, as where a server listens.

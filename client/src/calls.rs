@@ -1,5 +1,5 @@
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use callboard_common::{Connection, Event, Message};
 use callboard_net::Conn;
@@ -22,10 +22,14 @@ pub(crate) struct Calls {
     clock: Alarmist,
     /// Where callbacks run whose time is up.
     runtime: Handle,
+    /// Hears of calls whose time was up.
+    on_overdue: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 struct State {
     requestor: Requestor<Entry>,
+    /// So many answers have come.
+    answers: u64,
     /// No call enters after the last ones have failed.
     closed: bool,
     /// So many places there are.
@@ -109,6 +113,7 @@ impl Calls {
         let limit = limit.clamp(1, Requestor::<Entry>::MAX_LIMIT - 1);
         let state = State {
             requestor: Requestor::new(limit + 1),
+            answers: 0,
             closed: false,
             limit,
             taken: 0,
@@ -116,7 +121,17 @@ impl Calls {
             in_line: 0,
             looks_at: None,
         };
-        Self { state: Mutex::new(state), line: Semaphore::new(0), clock, runtime }
+        Self { state: Mutex::new(state), line: Semaphore::new(0), clock, runtime, on_overdue: OnceLock::new() }
+    }
+
+    /// Has `hook` called, by the clock, each time after it has ended calls; the first one counts.
+    pub(crate) fn on_overdue(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_overdue.set(Box::new(hook));
+    }
+
+    /// How many answers have come, awaited or not.
+    pub(crate) fn answers(&self) -> u64 {
+        self.state().answers
     }
 
     /// The peer permits so many. To be said before the first place is taken.
@@ -172,7 +187,11 @@ impl Calls {
 
     /// An answer has come.
     pub(crate) fn complete(&self, conn: &Conn, message: Message) {
-        match self.take(conn, |requestor| requestor.complete(message.id())) {
+        let complete = |state: &mut State| {
+            state.answers += 1;
+            state.requestor.complete(message.id())
+        };
+        match self.take(conn, complete) {
             Some(waiter) => waiter.wake(conn, Outcome::Answered(message)),
             None => conn.count(Event::Ignored),
         }
@@ -180,7 +199,7 @@ impl Calls {
 
     /// Nobody waits any longer; the waiter comes back if nothing else was quicker.
     pub(crate) fn forget(&self, conn: &Conn, id: RequestId) -> Option<Waiter> {
-        self.take(conn, |requestor| requestor.forget(id))
+        self.take(conn, |state| state.requestor.forget(id))
     }
 
     /// Ends the calls whose time is up.
@@ -213,6 +232,11 @@ impl Calls {
                 }
                 waiter => waiter.wake(conn, Outcome::Late),
             }
+        }
+        if places > 0
+            && let Some(hook) = self.on_overdue.get()
+        {
+            guarded(conn, "a hook", hook);
         }
     }
 
@@ -249,9 +273,9 @@ impl Calls {
         self.state().requestor.capacity()
     }
 
-    fn take(&self, conn: &Conn, out: impl FnOnce(&mut Requestor<Entry>) -> Option<Entry>) -> Option<Waiter> {
+    fn take(&self, conn: &Conn, out: impl FnOnce(&mut State) -> Option<Entry>) -> Option<Waiter> {
         let mut state = self.state();
-        let Entry { waiter, placed, .. } = out(&mut state.requestor)?;
+        let Entry { waiter, placed, .. } = out(&mut state)?;
         let calls_up = state.give_back(usize::from(placed));
         conn.set_expecting(state.requestor.len());
         drop(state);

@@ -28,6 +28,7 @@ mod guard;
 mod inbox;
 mod line;
 mod link;
+mod liveness;
 mod reconnect;
 mod request;
 mod requestor;

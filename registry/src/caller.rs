@@ -1,9 +1,9 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect, SessionMode};
+use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect};
 use callboard_common::Host;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,7 +24,12 @@ use crate::{Balancer, CallerBuilder, Discovery, Notices};
 /// (default 5 s) covers finding, connecting, queueing and the answer. A provider that can't be reached, or answers that
 /// it takes no calls at the moment (UNAVAILABLE) and has not executed this one, is passed over for another one, each once
 /// a call at most; a call that may have run is never repeated. While there are others, no call waits for a provider that
-/// could not be connected to of late: that is tried again in the background.
+/// could not be connected to of late: that is tried again in the background. One that left a call unanswered within its time
+/// is asked for a sign of life, and passed over until it gives one; if none comes, no further call goes over that
+/// connection.
+///
+/// Providers that have a session at the center are asked to open one for callers too, and are told how much time each call
+/// has; others are spoken to in v1.
 ///
 /// Clones share everything. Connections are driven on the runtime that made the caller, and end with its last clone.
 ///
@@ -71,20 +76,10 @@ impl Caller {
 
     pub(crate) async fn open(settings: CallerBuilder, center: &str) -> Result<Self, CallError> {
         let client = settings.client.clone().connect(center).await?;
-        let connect = Connect {
-            runtime: Handle::current(),
-            // The pool makes them anew itself, for as long as the host provides something.
-            settings: settings
-                .client
-                .session(SessionMode::Off)
-                .timeout(settings.connect_timeout)
-                .reconnect(Reconnect::never()),
-            pause: settings.reconnect_pause,
-        };
-        let pool = Arc::new(Pool::new(connect, settings.max_connections));
-        let pooled = Arc::downgrade(&pool);
+        let pooled = Arc::new(OnceLock::<Weak<Pool>>::new());
+        let pool = Arc::clone(&pooled);
         let departed = Box::new(move |host| {
-            if let Some(pool) = pooled.upgrade() {
+            if let Some(pool) = pool.get().and_then(Weak::upgrade) {
                 pool.forget(host);
             }
         });
@@ -94,8 +89,19 @@ impl Caller {
             departed,
             keep_unconfirmed: settings.keep_unconfirmed,
         };
+        let discovery = Discovery::with_settings(&client, discovery);
+        let connect = Connect {
+            runtime: Handle::current(),
+            // The pool makes them anew itself, for as long as the host provides something.
+            settings: settings.client.reconnect(Reconnect::never()),
+            timeout: settings.connect_timeout,
+            pause: settings.reconnect_pause,
+        };
+        let known = discovery.clone();
+        let pool = Arc::new(Pool::new(connect, move |host| known.instance(host), settings.max_connections));
+        let _ = pooled.set(Arc::downgrade(&pool));
         let inner = Inner {
-            discovery: Discovery::with_settings(&client, discovery),
+            discovery,
             balancer: settings.balancer,
             pool,
             runtime: Handle::current(),
@@ -254,5 +260,7 @@ impl fmt::Debug for Inner {
     }
 }
 
+#[cfg(test)]
+mod doubts;
 #[cfg(test)]
 mod tests;

@@ -58,7 +58,8 @@ impl CallerBuilder {
 
     /// How long connecting to one provider may take. Default 1 s. A longer one suits far networks, a shorter one finds
     /// dead ones sooner. While there are others to try, a call waits for its share of the deadline only, a quarter of what
-    /// is left at least; the connection may still come about, for later calls.
+    /// is left at least; the connection may still come about, for later calls. A provider that left a call unanswered has as
+    /// long to give a sign of life.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

@@ -170,6 +170,11 @@ impl Discovery {
         self.state.lock().cache.passed_over()
     }
 
+    /// Which run of a provider is at `host`, where the center has told it.
+    pub(crate) fn instance(&self, host: Host) -> Option<Arc<str>> {
+        self.state.lock().cache.instance(host).map(Arc::clone)
+    }
+
     fn ask(&self, method: &str) {
         let body = ServiceRequest::new(method, ServiceOp::Discover);
         let (state, name) = (Arc::clone(&self.state), method.to_owned());

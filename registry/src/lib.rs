@@ -49,6 +49,7 @@ mod caller;
 mod caller_builder;
 mod deadline;
 mod discovery;
+mod doubt;
 mod errors;
 mod limits;
 mod metrics;

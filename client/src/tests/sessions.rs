@@ -125,3 +125,44 @@ async fn without_a_session_nothing_but_v1_is_sent() {
     line.send(MessageType::Unknown(6), b"u", "{}").await;
     assert_eq!(line.next().await.unwrap().id(), b"u");
 }
+
+#[tokio::test]
+async fn a_sign_of_life_is_a_pong_or_any_answer() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session(json!({"max_frame_bytes": 1 << 20, "in_flight": 1})).await;
+    let call = client.start::<i64>("n", &1).await.unwrap();
+    let request = line.call().await;
+    // It needs no place: there is none left.
+    let (sign, ()) = tokio::join!(client.gives_sign(GENEROUS), async {
+        let ping = line.next().await.unwrap();
+        assert_eq!((ping.kind(), ping.body()), (MessageType::Ping, &b""[..]));
+        line.send(MessageType::Pong, ping.id(), "").await;
+    });
+    assert!(sign, "by a pong");
+    let short = Duration::from_millis(20);
+    assert!(!client.gives_sign(short).await, "nothing comes");
+    let (sign, ()) = tokio::join!(client.gives_sign(GENEROUS), async {
+        line.next().await.unwrap(); // the second question
+        line.answer(&request, r#"{"rcode":0,"result":1}"#).await;
+        assert_eq!(call.await.unwrap(), 1);
+        client.close();
+    });
+    assert!(sign, "it has answered a call");
+    assert!(!client.gives_sign(short).await, "it is closed");
+}
+
+#[tokio::test]
+async fn a_hook_hears_of_calls_that_are_not_answered_in_time() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.v1().await;
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    client.on_overdue(move || told.send(()).unwrap());
+    let call = client.start::<i64>("n", &1).await.unwrap();
+    let request = line.call().await;
+    line.answer(&request, r#"{"rcode":0,"result":1}"#).await;
+    call.await.unwrap();
+    assert_eq!((client.answers(), heard.try_recv().ok()), (1, None));
+    client.with_timeout(Duration::from_millis(20)).call::<i64>("n", &1).await.unwrap_err();
+    timeout(GENEROUS, heard.recv()).await.unwrap().unwrap();
+    assert_eq!(client.answers(), 1);
+}

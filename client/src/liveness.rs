@@ -1,0 +1,50 @@
+use std::time::Duration;
+
+use callboard_common::{Encode, Feature, Head, Ping};
+use tokio::sync::oneshot;
+
+use crate::Client;
+use crate::calls::{Outcome, Place, Waiter};
+use crate::deadline::Deadline;
+
+/// For the layers above: whether the peer of the moment is alive.
+impl Client {
+    /// Has `hook` called each time that calls over the connection of the moment were not answered in time, after they have
+    /// heard of it. It runs on a thread that all clients share, so it must not block. Only the first hook of a connection
+    /// counts, and the next connection has none.
+    pub fn on_overdue(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.link().calls.on_overdue(hook);
+    }
+
+    /// How many answers have come over the connection of the moment, too late or not: each is a sign of life.
+    pub fn answers(&self) -> u64 {
+        self.link().calls.answers()
+    }
+
+    /// Asks the peer of the moment for a sign of life, and waits for it up to `limit`. It needs no place among the calls
+    /// that wait. A peer that can't be asked, for lack of a session, is only waited for. Whether an answer, of whatever
+    /// kind, has come meanwhile.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the question asked; nobody hears the answer.
+    pub async fn gives_sign(&self, limit: Duration) -> bool {
+        let link = self.link();
+        let before = link.calls.answers();
+        let until = Deadline::after(limit).at();
+        let (told, answered) = oneshot::channel();
+        let asked = self.knows(Feature::Ping).then(|| {
+            let waiter = Waiter::InOrder(Box::new(move |outcome| {
+                // Perhaps nobody waits any more.
+                let _ = told.send(matches!(outcome, Outcome::Answered(_)));
+            }));
+            let id = link.calls.enter(&link.conn, waiter, until, Place::None).ok()?;
+            link.conn.request(Head::new(Ping.kind(), &id.to_wire()), &Ping).ok()
+        });
+        match asked.flatten() {
+            Some(_) if answered.await.unwrap_or(false) => return true,
+            Some(_) => {}
+            None => drop(tokio::time::timeout_at(until, link.conn.closed()).await),
+        }
+        link.calls.answers() != before
+    }
+}

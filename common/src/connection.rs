@@ -89,6 +89,11 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// The peer has registered methods: from now on the session's heartbeats of providers count. By default nothing.
     fn set_provider(&self) {}
 
+    /// Whether it has ended since the peer said nothing for so long that it was taken for dead. By default no.
+    fn fell_silent(&self) -> bool {
+        false
+    }
+
     /// Encodes a frame as this connection's protocol has it.
     ///
     /// # Errors

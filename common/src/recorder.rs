@@ -30,6 +30,7 @@ struct State {
     session: OnceLock<Session>,
     settled: AtomicBool,
     full: AtomicBool,
+    silent: AtomicBool,
     in_flight: Arc<AtomicUsize>,
     log: Mutex<Log>,
     /// It says that so many bytes wait.
@@ -120,6 +121,11 @@ impl Recorder {
         self.0.full.store(true, SeqCst);
     }
 
+    /// It counts as one that was taken for dead.
+    pub fn fall_silent(&self) {
+        self.0.silent.store(true, SeqCst);
+    }
+
     /// From now on so many bytes wait to be written. Where none do, who waits for that is run.
     pub fn set_queued_bytes(&self, bytes: usize) {
         self.0.queued.store(bytes, SeqCst);
@@ -169,6 +175,10 @@ impl Connection for Recorder {
 
     fn settle(&self) {
         self.0.settled.store(true, SeqCst);
+    }
+
+    fn fell_silent(&self) -> bool {
+        self.0.silent.load(SeqCst)
     }
 
     fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {

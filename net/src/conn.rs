@@ -55,15 +55,21 @@ pub(crate) struct End {
     pub(crate) reason: Cow<'static, str>,
     /// The peer broke the rules: that is worth a line in the log.
     pub(crate) fault: bool,
+    /// The peer said nothing for too long.
+    pub(crate) silence: bool,
 }
 
 impl End {
     pub(crate) fn ordinary(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), fault: false }
+        Self { reason: reason.into(), fault: false, silence: false }
     }
 
     pub(crate) fn fault(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), fault: true }
+        Self { reason: reason.into(), fault: true, silence: false }
+    }
+
+    pub(crate) fn silence(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { silence: true, ..Self::fault(reason) }
     }
 }
 

@@ -329,7 +329,7 @@ where
             Beat::Dead => {
                 add(&conn.shared().metrics.peers_dead);
                 let reason = format!("nothing was heard from it for {:?}: it is taken for dead", heartbeat.dead);
-                Some(End::fault(reason))
+                Some(End::silence(reason))
             }
         }
     }
@@ -424,7 +424,7 @@ impl<P: Protocol, H: Handler<Conn<P>>> Drop for Registration<P, H> {
         add(&shared.metrics.closed);
         shared.left.notify_waiters();
         match self.conn.known_end() {
-            Some(End { reason, fault: true }) => {
+            Some(End { reason, fault: true, .. }) => {
                 tracing::warn!(peer = %self.conn.peer(), "connection closed: {reason}");
             }
             end => {

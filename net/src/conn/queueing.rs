@@ -177,6 +177,10 @@ impl<P: Protocol> Connection for Conn<P> {
         }
     }
 
+    fn fell_silent(&self) -> bool {
+        self.known_end().is_some_and(|end| end.silence)
+    }
+
     fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {
         let mut out = BytesMut::new();
         self.0.shared.protocol.encode::<Json, _>(head, body, &mut out)?;

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use callboard_center::Center;
+use callboard_common::{Heartbeat, Heartbeats};
+use callboard_net::Limits;
 use callboard_registry::AvailabilityPolicy;
 use callboard_tests::RawPeer;
 use serde_json::{Value, json};
@@ -220,6 +222,22 @@ async fn a_killed_provider_whose_port_accepts_is_offline_after_the_grace() {
     drop(provider);
     assert_eq!(watcher.receive().await.json(), notice("add", 3, port));
     assert!(began.elapsed() >= grace, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_provider_that_falls_silent_is_offline_without_a_grace() {
+    let heartbeats = Heartbeats { provider: Heartbeat::from_ms(20, 200), ..Heartbeats::default() };
+    let long = AvailabilityPolicy { provider_grace: Duration::from_mins(10), ..AvailabilityPolicy::default() };
+    let center = Center::builder().listen("tcp://127.0.0.1:0").availability(long);
+    let center = center.limits(Limits { heartbeats, ..Limits::default() }).start().await.unwrap();
+    let (_server, port) = listener().await; // as the system of a program that was stopped accepts for it
+    let mut watcher = RawPeer::connect(address(&center)).await;
+    assert_eq!(discover(&mut watcher, "add").await["rcode"], 5);
+    let mut provider = RawPeer::with_session(address(&center), &["heartbeat"]).await;
+    provider.ask(4, &register("add", port)).await;
+    assert_eq!(watcher.receive().await.json(), notice("add", 2, port));
+    assert_eq!(watcher.receive().await.json(), notice("add", 3, port));
+    assert_eq!(center.metrics().peers_dead, 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use callboard_common::{Connection, Event, Message};
-use callboard_net::Conn;
+use callboard_net::{Conn, spawn_on};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
@@ -228,7 +228,7 @@ impl Calls {
             match waiter {
                 Waiter::InOrder(_) => {
                     let conn = conn.clone();
-                    self.runtime.spawn(async move { waiter.wake(&conn, Outcome::Late) });
+                    spawn_on(&self.runtime, async move { waiter.wake(&conn, Outcome::Late) });
                 }
                 waiter => waiter.wake(conn, Outcome::Late),
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_common::{Connection, Feature, Session};
-use callboard_net::Address;
+use callboard_net::{Address, spawn_on};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -316,7 +316,7 @@ impl Client {
     ) {
         let link = self.link();
         let conn = link.conn.clone();
-        link.runtime.spawn(async move {
+        spawn_on(&link.runtime, async move {
             let result = call.await;
             guarded(&conn, "a call's callback", || then(result));
         });

@@ -4,7 +4,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use callboard_common::{Connection, ConnectionId};
-use callboard_net::Conn;
+use callboard_net::{Conn, spawn_on};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
@@ -112,7 +112,7 @@ impl Alarmist {
         match self {
             Self::Clock(clock) => clock.set(at, calls, conn),
             Self::Runtime => {
-                runtime.spawn(async move {
+                spawn_on(runtime, async move {
                     sleep_until(at).await;
                     if let Some(calls) = calls.upgrade() {
                         calls.end_overdue(&conn, Instant::now());

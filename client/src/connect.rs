@@ -6,7 +6,7 @@ use callboard_common::{
     BodyError, Connection, Decode, Executed, Feature, Features, Json, Message, MessageType, ResultCode, Session,
     SessionAnswer, SessionRequest,
 };
-use callboard_net::{Address, Conn, deadline_after};
+use callboard_net::{Address, Conn, deadline_after, spawn_on};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -29,10 +29,10 @@ pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<
     let reconnects = dialer.settings.reconnect.attempts != Some(0);
     let shared = Arc::new(Shared::new(link, Arc::clone(&dialer.inboxes), reconnects));
     if reconnects {
-        runtime.spawn(Supervisor::new(&shared, dialer).run(watched));
+        spawn_on(&runtime, Supervisor::new(&shared, dialer).run(watched));
     } else {
         let shared = Arc::downgrade(&shared);
-        runtime.spawn(async move {
+        spawn_on(&runtime, async move {
             let reason = watched.ended().await;
             if let Some(shared) = shared.upgrade() {
                 shared.close(&reason);
@@ -47,7 +47,7 @@ pub(crate) fn connect_in_background(settings: ClientBuilder, addresses: &str) ->
     let dialer = Dialer::new(settings, addresses)?;
     let (runtime, timeout) = (dialer.runtime.clone(), dialer.settings.timeout);
     let shared = Arc::new(Shared::offline(Arc::new(dialer.unmade()?), Arc::clone(&dialer.inboxes)));
-    runtime.spawn(Supervisor::new(&shared, dialer).run_offline());
+    spawn_on(&runtime, Supervisor::new(&shared, dialer).run_offline());
     Ok(Client::new(shared, timeout))
 }
 

@@ -42,7 +42,7 @@ mod v1_peers;
 pub use builder::{ClientBuilder, SessionMode};
 pub use call::Call;
 pub use callboard_common::Ping;
-pub use callboard_net::{Address, Conn, Connector, Limits};
+pub use callboard_net::{Address, Conn, Connector, Limits, spawn, spawn_on};
 pub use centers::Centers;
 pub use client::Client;
 pub use error::{CallError, CallErrorKind};

@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::driver::{Driver, Registration};
 use crate::shared_state::SharedState;
+use crate::task_group::spawn;
 use crate::{Address, Conn, Ends, Limits, LimitsError, Sockets, Transport};
 
 /// Why a connection was not made; nothing was sent.
@@ -94,6 +95,6 @@ where
     H: Handler<Conn<P>>,
 {
     let conn = Conn::new(Arc::new(SharedState::new(protocol, limits.clone(), false)), ends);
-    tokio::spawn(Driver::new(stream, Registration::new(conn.clone(), handler)));
+    spawn(Driver::new(stream, Registration::new(conn.clone(), handler)));
     conn
 }

@@ -10,7 +10,8 @@
 //! 4. `driver`, `reader`, `writer`: the one task of a connection.
 //! 5. [`Transport`] with [`Sockets`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
 //!    paused in tests.
-//! 6. `shared_state`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
+//! 6. [`spawn`], by which all of Callboard starts its tasks, and [`TaskGroup`]: tasks that a simulation holds and ends.
+//! 7. `shared_state`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -48,6 +49,7 @@ mod reader;
 mod serve;
 mod shared_state;
 mod sockets;
+mod task_group;
 mod transport;
 mod writer;
 
@@ -65,4 +67,5 @@ pub use metrics::MetricsSnapshot;
 pub use open_files::raise_open_files;
 pub use serve::{ListenError, Serving, Settings, serve, serve_with};
 pub use sockets::{AcceptedSocket, BoundSocket, SocketFile, SocketListener, SocketStream, Sockets};
+pub use task_group::{TaskGroup, spawn, spawn_on};
 pub use transport::{Ends, Transport};

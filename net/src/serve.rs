@@ -12,6 +12,7 @@ use crate::driver::{Driver, Registration};
 use crate::event_loop::EventLoopGroup;
 use crate::metrics::add;
 use crate::shared_state::SharedState;
+use crate::task_group::spawn_on;
 use crate::{Address, Conn, Ends, Limits, LimitsError, MetricsSnapshot, Sockets, Transport};
 
 /// How a server runs.
@@ -137,7 +138,7 @@ where
             acceptor.transport.listen(endpoint)
         };
         let listener = listener.map_err(|source| ListenError::Bind { address: address.clone(), source })?;
-        serving.acceptors.push(handle.spawn(acceptor.run(listener)));
+        serving.acceptors.push(spawn_on(&handle, acceptor.run(listener)));
     }
     Ok(serving)
 }
@@ -161,7 +162,7 @@ impl<P: Protocol> Serving<P> {
     /// Runs a task on the first of its loops. It ends with the server: when that stops accepting, at the latest.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let first = self.loops.iter().flat_map(EventLoopGroup::handles).next();
-        self.acceptors.extend(first.map(|first| first.spawn(task)));
+        self.acceptors.extend(first.map(|first| spawn_on(&first, task)));
     }
 
     /// Accepts no more, lets requests in flight finish and queued bytes leave, refuses what still comes (UNAVAILABLE,
@@ -262,7 +263,7 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
             self.transport.adopt(accepted)
         };
         match stream {
-            Ok(stream) => drop(handle.spawn(Driver::new(stream, registration))),
+            Ok(stream) => drop(spawn_on(&handle, Driver::new(stream, registration))),
             Err(e) => registration.conn.end(format!("it could not be taken in: {e}")),
         }
     }

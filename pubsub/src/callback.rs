@@ -1,6 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use callboard_client::{CallError, Client};
+use callboard_client::{CallError, Client, spawn};
 use tokio::sync::oneshot;
 
 use crate::{News, Subscription, SubscriptionError};
@@ -37,7 +37,7 @@ pub async fn subscribe_with(
 ) -> Result<SubscriptionGuard, CallError> {
     let news = Subscription::open(client, topic).await?;
     let (guard, dropped) = oneshot::channel();
-    tokio::spawn(listen(news, dropped, each));
+    spawn(listen(news, dropped, each));
     Ok(SubscriptionGuard { _dropped: guard })
 }
 

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Client, Line, Resume, Resuming, WeakLine};
+use callboard_client::{CallError, CallErrorKind, Client, Line, Resume, Resuming, WeakLine, spawn};
 use callboard_common::{
     Connection, Decode, Feature, Host, Json, Message, ResultCode, ServiceAnswer, ServiceOp, ServiceRequest,
 };
@@ -86,7 +86,7 @@ impl Announcer {
     pub(crate) fn tell_in_background(&self) {
         // One that is being put in place may have been told before all was entered.
         if let Some(line) = self.coming().or_else(|| self.center.is_online().then(|| self.center.line())) {
-            tokio::spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
+            spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
         }
     }
 
@@ -261,7 +261,7 @@ impl Resume for Announcer {
             !announced.entries.is_empty()
         };
         if has_entries {
-            tokio::spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
+            spawn(Self::announce_again(Weak::clone(&self.this), line.downgrade()));
         }
         Box::pin(async { Ok(()) })
     }

@@ -3,7 +3,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect};
+use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect, spawn_on};
 use callboard_common::Host;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -173,7 +173,7 @@ impl Caller {
             self.refuse(CallErrorKind::Overloaded, method, String::from("too many calls wait for their callbacks"))
         })?;
         let (caller, method) = (self.clone(), method.to_owned());
-        self.inner.runtime.spawn(async move {
+        spawn_on(&self.inner.runtime, async move {
             let outcome = caller.call(&method, &params).await;
             drop(place);
             if catch_unwind(AssertUnwindSafe(|| then(outcome))).is_err() {

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use callboard_client::{Client, ClientBuilder, SessionMode};
+use callboard_client::{Client, ClientBuilder, SessionMode, spawn_on};
 use callboard_common::Host;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
@@ -167,7 +167,7 @@ impl Pool {
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
         let (sender, outcome) = watch::channel(None);
         let pool = Arc::downgrade(self);
-        self.connect.runtime.spawn(async move {
+        spawn_on(&self.connect.runtime, async move {
             let connected = settings.connect(host.to_string()).await;
             if let Ok(client) = &connected {
                 client.on_overdue(move || overdue(&pool, host, attempt));
@@ -184,7 +184,7 @@ impl Pool {
         let Some(client) = slot.client().filter(|_| slot.doubt.raise()) else { return };
         drop(slot);
         let (pool, limit) = (Arc::downgrade(self), self.connect.timeout);
-        self.connect.runtime.spawn(async move {
+        spawn_on(&self.connect.runtime, async move {
             let is_alive = client.gives_sign(limit).await;
             if let Some(pool) = pool.upgrade() {
                 pool.settle(host, attempt, is_alive);

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use callboard_common::{
     Connection, Decode, ErrorInfo, Handler, Json, Message, ResultCode, RpcRequest, refuse, refuse_body,
 };
-use callboard_net::allow_blocking;
+use callboard_net::{allow_blocking, spawn};
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 use serde::Serialize;
@@ -305,7 +305,7 @@ fn run_later<C, T, Fut>(
         Err(failure) => return Caller::new(conn, message.id(), method, one_way).fail(failure),
     };
     let (conn, method, id) = (conn.clone(), Arc::clone(method), Bytes::copy_from_slice(message.id()));
-    tokio::spawn(async move {
+    spawn(async move {
         let outcome = running.await;
         if let Some(frame) = Caller::new(&conn, &id, &method, one_way).encode(outcome) {
             // The peer may have gone meanwhile; then there is nobody to tell.

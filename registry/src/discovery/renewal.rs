@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Line, WeakLine};
+use callboard_client::{CallError, CallErrorKind, Line, WeakLine, spawn};
 use callboard_common::{ResultCode, ServiceOp, ServiceRequest};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -32,7 +32,7 @@ impl State {
             knowledge.is_anew
         };
         if is_anew {
-            tokio::spawn(drop_unconfirmed(Arc::downgrade(&self), renewal, self.keep_unconfirmed));
+            spawn(drop_unconfirmed(Arc::downgrade(&self), renewal, self.keep_unconfirmed));
         }
         Ok(())
     }
@@ -42,7 +42,7 @@ impl State {
         let mut knowledge = self.lock();
         knowledge.doubtful.insert(Arc::clone(method));
         if !std::mem::replace(&mut knowledge.settles, true) {
-            tokio::spawn(settle(self.weak()));
+            spawn(settle(self.weak()));
         }
     }
 

@@ -22,9 +22,8 @@
 //! let router = Router::new().method("add", |pair: Pair| Ok(pair.num1 + pair.num2));
 //! let server = Server::builder().router(router.clone()).listen("127.0.0.1:0").start().await?;
 //! let provider = Provider::connect(center).await?.announce(router.names(), server.addresses()).await?;
-//! // It serves until it is dropped. Or, with a farewell:
-//! provider.withdraw().await?;
-//! server.shutdown().await;
+//! // Most go on with `callboard::serve_until_signal(provider, server).await`. This one leaves at once:
+//! callboard::leave(provider, server).await;
 //! # Ok(())
 //! # }
 //! ```
@@ -87,6 +86,11 @@
 //! # }
 //! ```
 //!
+//! # The end
+//!
+//! [`serve_until_signal`] is the main loop of a provider: after SIGTERM it [leaves](leave) in the order in which no call
+//! is lost. [`Signals`] is for programs that do other things at their end.
+//!
 //! # The rooms
 //!
 //! What most programs need stands below, with all that it takes and gives. The rest is in the crates that it comes from,
@@ -100,6 +104,12 @@
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+mod leaving;
+mod signals;
+
+pub use leaving::{Left, leave, serve_until, serve_until_signal};
+pub use signals::{Signal, Signals};
 
 pub use callboard_center as center;
 pub use callboard_client as client;
@@ -120,7 +130,7 @@ pub use callboard_common::{
     BodyError, Encode, ErrorInfo, Executed, Feature, Features, Host, HostError, Limits as SessionLimits, Message,
     MessageType, ResultCode, Session, Shape,
 };
-pub use callboard_net::{Address, AddressError, Conn, Limits, LimitsError, ListenError, MetricsSnapshot};
+pub use callboard_net::{Address, AddressError, Conn, Limits, LimitsError, ListenError, MetricsSnapshot, Stopped};
 pub use callboard_pubsub::{
     Event, Missed, News, Publisher, SlowPolicy, Subscription, SubscriptionBuilder, SubscriptionError,
     SubscriptionGuard, TopicLimits, Topics, TypedSubscription, subscribe_with,

@@ -87,6 +87,8 @@ fn what_providers_and_servers_take_and_give_is_at_the_root() {
         _ => None,
     });
     gives::<&Server, MetricsSnapshot>(Server::metrics);
+    gives_later::<Server, _, Stopped>(Server::shutdown);
+    gives::<Left, Result<Stopped, Signal>>(|left| left.calls);
     gives::<&Method, (&[Parameter], Type)>(|method| (method.parameters(), method.return_type()));
     gives::<(Type, Shape), bool>(|(wanted, found)| wanted.accepts(found));
     gives::<(), Router>(|()| Router::new().method_with("", |_: Context, (): ()| Err::<(), _>(MethodError::new(1, ""))));

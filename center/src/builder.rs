@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use callboard_common::{Dispatcher, LengthValue};
 use callboard_net::{Address, AddressError, Limits, ListenError, Settings, Sockets, Transport, serve_with};
@@ -80,6 +81,14 @@ impl CenterBuilder {
         self
     }
 
+    /// How long [`Center::shutdown`] waits for requests in flight and for peers that end their connections. Default
+    /// 800 ms: a center answers at once. Longer where methods of its own ([`router`](Self::router)) take longer.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.config.grace = grace;
+        self
+    }
+
     /// The bounds of connections. Default [`Limits::default`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
@@ -138,7 +147,7 @@ impl CenterBuilder {
     /// Dropping the future starts nothing.
     pub async fn start_over<T: Transport>(self, transport: T) -> Result<Center, CenterError> {
         let given = self.listen.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let Config { listen, loops, pin, limits, registry, availability, topics } = self.config;
+        let Config { listen, loops, pin, grace, limits, registry, availability, topics } = self.config;
         let addresses = if given.is_empty() { listen } else { given };
         match callboard_net::raise_open_files() {
             Ok(files) => tracing::debug!(files, "limit of open files"),
@@ -162,7 +171,7 @@ impl CenterBuilder {
         let mut serving = serve_with(transport, protocol, &addresses, settings, Arc::new(dispatcher)).await?;
         let kept = Arc::clone(&registry);
         serving.spawn(async move { kept.keep(Connecting(reach)).await });
-        Ok(Center { registry: Draining(registry), serving, topics })
+        Ok(Center { registry: Draining(registry), serving, topics, grace })
     }
 }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_net::{Address, Conn, MetricsSnapshot, Serving};
+use callboard_net::{Address, Conn, MetricsSnapshot, Serving, Stopped};
 use callboard_pubsub::TopicService;
 use callboard_registry::{RegistryMetrics, RegistryService, TableSize};
 
@@ -27,6 +27,7 @@ pub struct Center {
     pub(crate) registry: Draining,
     pub(crate) serving: Serving,
     pub(crate) topics: Arc<TopicService<Conn>>,
+    pub(crate) grace: Duration,
 }
 
 impl Center {
@@ -92,15 +93,25 @@ impl Center {
         self.topics.given_up()
     }
 
-    /// Stops within two seconds, whatever the peers do: accepts no more, gives requests in flight and queued bytes
-    /// 800 ms to finish, and closes what is left. Callers are not told that providers go offline: those serve on.
+    /// Waits until each event loop has taken a turn: what a watchdog wants to know. One that is stuck keeps it waiting.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn responds(&self) {
+        self.serving.responds().await;
+    }
+
+    /// Stops little later than its [`grace`](CenterBuilder::grace), by default within two seconds, whatever the peers do:
+    /// accepts no more, tells session peers that it goes (GOAWAY), so that they move to another center or wait, gives
+    /// requests in flight and queued bytes that time to finish, and closes what is left. Says how many requests were
+    /// finished. Callers are not told that providers go offline: those serve on.
     ///
     /// # Cancel safety
     /// Dropping the future stops the center at once.
-    pub async fn shutdown(self) {
-        let Self { registry, serving, .. } = self;
+    pub async fn shutdown(self) -> Stopped {
+        let Self { registry, serving, grace, .. } = self;
         drop(registry);
-        serving.shutdown(GRACE).await;
+        serving.shutdown(grace).await
     }
 }
 
@@ -113,5 +124,3 @@ impl Drop for Draining {
         self.0.drain();
     }
 }
-
-const GRACE: Duration = Duration::from_millis(800);

@@ -1,6 +1,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use callboard_net::{Address, Limits};
 use callboard_pubsub::TopicLimits;
@@ -34,6 +35,9 @@ pub struct Config {
     pub loops: usize,
     /// Whether each event loop stays on one core; default no. It pays on a machine that does nothing else.
     pub pin: bool,
+    /// How long a center that stops waits for requests in flight and for peers that end their connections; default
+    /// 800 ms.
+    pub grace: Duration,
     /// The bounds of connections and of the sum of them.
     pub limits: Limits,
     /// The bounds of the registry.
@@ -157,6 +161,7 @@ impl Default for Config {
             listen: vec![listen],
             loops: 0,
             pin: false,
+            grace: Duration::from_millis(800),
             limits: Limits::default(),
             registry: RegistryLimits::default(),
             availability: AvailabilityPolicy::default(),
@@ -172,7 +177,6 @@ fn line_of(text: &str, at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt;
-    use std::time::Duration;
 
     use super::*;
 

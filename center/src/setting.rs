@@ -189,6 +189,11 @@ pub(crate) const ALL: &[Setting] = &[
         about: "Whether each event loop stays on one core",
         field: Field::Switch(|config| &mut config.pin),
     },
+    millis(
+        "grace_ms",
+        |config| &mut config.grace,
+        "A center that stops waits for so long for requests in flight, and for peers to end their connections",
+    ),
     number(
         "max_connections",
         1,

@@ -37,17 +37,19 @@ impl Args {
 }
 
 impl Command {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
+    /// The exit code is that of services; other commands end with 0 where they do not fail.
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Center(command) => command.run().await,
-            Self::Call(command) => command.run().await,
-            Self::Discover(command) => command.run().await,
-            Self::Pub(command) => command.run().await,
-            Self::Sub(command) => command.run().await,
-            Self::Provide(command) => command.run().await,
-            Self::Tour(command) => command.run().await,
-            Self::TourCaller(command) => command.run().await,
+            Self::Center(command) => return command.run().await,
+            Self::Provide(command) => return command.run().await,
+            Self::Call(command) => command.run().await?,
+            Self::Discover(command) => command.run().await?,
+            Self::Pub(command) => command.run().await?,
+            Self::Sub(command) => command.run().await?,
+            Self::Tour(command) => command.run().await?,
+            Self::TourCaller(command) => command.run().await?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 
     /// What is logged if the environment does not say: services tell what they do; a command's own error says enough.

@@ -1,12 +1,12 @@
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::Context;
+use callboard::Signals;
 use callboard_center::Config;
 use callboard_net::Address;
 use clap::Args;
 
-use crate::signals::Stop;
 use crate::{environment, output};
 
 /// Run a center: providers register there, callers discover, and topics pass through
@@ -26,23 +26,30 @@ pub(crate) struct Center {
 }
 
 impl Center {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         environment::warn_of_unknown();
-        let mut stop = Stop::new()?;
+        let mut signals = Signals::new()?;
         let starting = callboard_center::Center::builder().config(self.configuration()?).start();
         let center = tokio::select! {
             started = starting => started?,
-            _ = stop.requested() => return Ok(()),
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         for address in center.addresses() {
             output::announce(&format!("listening on {address}"))?;
         }
-        let signal = stop.requested().await;
+        let signal = signals.next().await;
         tracing::info!("{signal}: stopping");
-        if tokio::time::timeout(STOP_TIMEOUT, center.shutdown()).await.is_err() {
-            tracing::warn!("stopped before every connection had ended");
-        }
-        Ok(())
+        Ok(match signals.unless_again(center.shutdown()).await {
+            Ok(stopped) if stopped.cut > 0 => {
+                tracing::warn!("stopped; {} requests in flight outlasted the grace", stopped.cut);
+                ExitCode::SUCCESS
+            }
+            Ok(_) => ExitCode::SUCCESS,
+            Err(second) => {
+                tracing::warn!("{second} again: stopped at once");
+                second.into()
+            }
+        })
     }
 
     /// Flags over environment over file over defaults.
@@ -77,6 +84,3 @@ fn settings() -> String {
          a list there is separated by commas:\n{settings}"
     )
 }
-
-/// Less than the two seconds within which a stop is promised.
-const STOP_TIMEOUT: Duration = Duration::from_millis(1500);

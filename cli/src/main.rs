@@ -12,7 +12,6 @@ mod output;
 mod provide;
 mod publish;
 mod reach;
-mod signals;
 mod subscribe;
 mod told;
 mod tour;
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
         ended
     });
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&told::told(&error));
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(args.command.run());
     // A thread that waits for a reader of standard output must not hold up the end.

@@ -1,16 +1,16 @@
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_client::ClientState;
+use callboard::{Signals, serve_until};
+use callboard_client::{Client, ClientState};
 use callboard_net::Address;
 use callboard_registry::Provider;
 use callboard_server::{Server, ServerBuilder};
 use clap::Args;
-use tokio::time::timeout;
 
 use crate::output;
-use crate::reach::Reach;
-use crate::signals::Stop;
+use crate::reach::{Reach, duration};
 
 mod demo;
 
@@ -30,34 +30,31 @@ pub(crate) struct Provide {
     /// Print a line `served METHOD` a call
     #[arg(long)]
     show_calls: bool,
+    /// How long calls under way may take to end after the first SIGINT or SIGTERM: 500ms, 10s. A second one stops at once
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    grace: Duration,
     #[command(flatten)]
     reach: Reach,
 }
 
 impl Provide {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut stop = Stop::new()?;
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut signals = Signals::new()?;
         let (server, provider) = tokio::select! {
             started = self.start() => started?,
-            _ = stop.requested() => return Ok(()),
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         for address in server.addresses() {
             output::announce(&format!("listening on {address}"))?;
         }
-        tokio::select! {
-            signal = stop.requested() => tracing::info!("{signal}: stopping"),
-            () = miss_center(&provider) => {}
-        }
-        // A center that is gone has forgotten this provider already, and one that is stuck must not hold up the end.
-        let _ = timeout(WITHDRAW_TIMEOUT, provider.withdraw()).await;
-        server.shutdown().await;
-        Ok(())
+        tokio::spawn(miss_center(provider.center().clone()));
+        Ok(serve_until(&mut signals, provider, server).await.exit_code())
     }
 
     /// Serves, then registers.
     async fn start(&self) -> anyhow::Result<(Server, Provider)> {
         let router = demo::router(teller(self.show_calls));
-        let builder = Server::builder().router(router.clone()).grace(GRACE);
+        let builder = Server::builder().router(router.clone()).grace(self.grace);
         let server = self.listen.iter().fold(builder, ServerBuilder::listen).start().await?;
         let (center, deadline) = self.reach.client().await?;
         let provider = Provider::new(center.with_timeout(deadline.left()));
@@ -66,11 +63,11 @@ impl Provide {
     }
 }
 
-/// Says so when the center is gone and when it is back, and goes on for ever.
-async fn miss_center(provider: &Provider) {
-    let mut states = provider.center().states();
+/// Says so when the center is gone and when it is back.
+async fn miss_center(center: Client) {
+    let mut states = center.states();
     while let Some(state) = states.next().await {
-        let center = provider.center().address();
+        let center = center.address();
         match state {
             ClientState::Lost { reason } => tracing::warn!(
                 "the center at {center} is gone ({reason}); callers that know this provider are still served, and it will \
@@ -80,7 +77,6 @@ async fn miss_center(provider: &Provider) {
             _ => {}
         }
     }
-    std::future::pending::<()>().await;
 }
 
 fn teller(show_calls: bool) -> demo::Tell {
@@ -91,7 +87,3 @@ fn teller(show_calls: bool) -> demo::Tell {
         }
     })
 }
-
-// Together less than the two seconds within which a stop is promised.
-const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(400);
-const GRACE: Duration = Duration::from_millis(800);

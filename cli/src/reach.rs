@@ -66,7 +66,7 @@ impl Deadline {
 }
 
 /// `500ms`, `2s`, `1m 30s`; more than 0, and short enough for any clock.
-fn duration(text: &str) -> anyhow::Result<Duration> {
+pub(crate) fn duration(text: &str) -> anyhow::Result<Duration> {
     let duration = match text {
         "0" => Duration::ZERO,
         _ => humantime::parse_duration(text)?,

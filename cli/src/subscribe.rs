@@ -2,13 +2,13 @@ use std::num::NonZeroU64;
 use std::pin::pin;
 
 use anyhow::Context;
+use callboard::Signals;
 use callboard_pubsub::{Event, Missed, Subscription, Topics};
 use clap::Args;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::output;
 use crate::reach::Reach;
-use crate::signals::Stop;
 
 /// Subscribe to a topic and print its messages as they come, one a line
 ///
@@ -30,10 +30,10 @@ pub(crate) struct Subscribe {
 
 impl Subscribe {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut stop = Stop::new()?;
+        let mut signals = Signals::new()?;
         tokio::select! {
             ended = self.listen() => ended,
-            _ = stop.requested() => Ok(()),
+            _ = signals.next() => Ok(()),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::clock::Alarmist;
 use crate::guard::guarded;
+use crate::link::LAST_WORDS;
 use crate::request::Stage;
 use crate::{RequestId, Requestor};
 
@@ -32,6 +33,8 @@ struct State {
     answers: u64,
     /// No call enters after the last ones have failed.
     closed: bool,
+    /// The peer is about to leave: no call enters, and the connection ends with the last answer.
+    leaving: bool,
     /// So many places there are.
     limit: usize,
     /// Places of calls, and places that were handed to who stands in line.
@@ -115,6 +118,7 @@ impl Calls {
             requestor: Requestor::new(limit + 1),
             answers: 0,
             closed: false,
+            leaving: false,
             limit,
             taken: 0,
             handed: 0,
@@ -161,7 +165,7 @@ impl Calls {
         place: Place<'_>,
     ) -> Result<RequestId, Rejected> {
         let mut state = self.state();
-        if state.closed {
+        if state.closed || state.leaving {
             drop(state); // before the place, which gives itself back
             return Err(Rejected::Closed);
         }
@@ -222,8 +226,12 @@ impl Calls {
         if let Some(at) = next.get() {
             self.set_clock(conn, before.filter(|before| *before > now), at);
         }
+        let is_last = state.is_last();
         drop(state);
         self.line.add_permits(calls_up);
+        if is_last {
+            conn.drain(LAST_WORDS);
+        }
         for Entry { waiter, .. } in overdue {
             match waiter {
                 Waiter::InOrder(_) => {
@@ -237,6 +245,19 @@ impl Calls {
             && let Some(hook) = self.on_overdue.get()
         {
             guarded(conn, "a hook", hook);
+        }
+    }
+
+    /// The peer is about to leave: those that wait get their answers, and no others enter. A connection that both sides have
+    /// done with is ended by this one, which knows that it sends no more.
+    pub(crate) fn leave(&self, conn: &Conn) {
+        let mut state = self.state();
+        state.leaving = true;
+        let is_last = state.is_last();
+        drop(state);
+        self.line.close();
+        if is_last {
+            conn.drain(LAST_WORDS);
         }
     }
 
@@ -278,9 +299,13 @@ impl Calls {
         let Entry { waiter, placed, .. } = out(&mut state)?;
         let calls_up = state.give_back(usize::from(placed));
         conn.set_expecting(state.requestor.len());
+        let is_last = state.is_last();
         drop(state);
         if calls_up > 0 {
             self.line.add_permits(calls_up);
+        }
+        if is_last {
+            conn.drain(LAST_WORDS);
         }
         Some(waiter)
     }
@@ -310,6 +335,11 @@ impl Calls {
 }
 
 impl State {
+    /// Whether nothing more is to come on a connection whose peer leaves.
+    fn is_last(&self) -> bool {
+        self.leaving && self.requestor.is_empty()
+    }
+
     /// So many places are free again; how many of those in line are to be called up, without the lock.
     fn give_back(&mut self, places: usize) -> usize {
         self.taken -= places;

@@ -134,7 +134,9 @@ impl Dispatch {
     fn pass_by(&self, conn: &Conn, message: Message) {
         if message.kind() == MessageType::GoAway {
             if conn.session().is_some() {
-                return self.leaving.tell(&message);
+                // First, so that whoever finds a connection that takes no calls also finds why.
+                self.leaving.tell(&message);
+                return self.calls.leave(conn);
             }
             return conn.count(Event::Ignored);
         }

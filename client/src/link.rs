@@ -43,6 +43,14 @@ impl Link {
         self.dispatch.leaving().reason().is_some()
     }
 
+    /// Why it takes no requests any more.
+    pub(crate) fn end(&self) -> String {
+        match self.dispatch.leaving().reason() {
+            Some(reason) => format!("the peer is about to leave: {reason}"),
+            None => self.conn.close_reason().unwrap_or_else(|| "it has ended".to_owned()),
+        }
+    }
+
     /// Whether the peer leaves requests unanswered that ask for it.
     pub(crate) fn knows_one_way(&self) -> bool {
         self.conn.session().is_some_and(|session| session.features.has(Feature::OneWay))
@@ -94,7 +102,7 @@ impl fmt::Debug for Link {
 /// The part of a header that its length field counts.
 const COUNTED_HEADER_BYTES: usize = HEADER_BYTES - 4;
 /// How long a connection that nobody uses any longer may take to write what is queued.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A body whose frame must be within what the peer takes: a larger one would close the connection to all calls on it.
 struct Bounded<'a, B> {

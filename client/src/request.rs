@@ -209,8 +209,7 @@ impl Request<'_> {
 
     /// Another connection was waited for in vain.
     pub(crate) fn lost(self) -> CallError {
-        let reason = self.link.conn.close_reason().unwrap_or_else(|| "it has ended".to_owned());
-        let given = whole_ms(self.deadline.given());
+        let (reason, given) = (self.link.end(), whole_ms(self.deadline.given()));
         let what = format!("the connection was lost ({reason}), and could not be made again within {given:?}");
         self.error(CallErrorKind::Disconnected, what)
             .with_executed(Executed::No)
@@ -218,8 +217,7 @@ impl Request<'_> {
     }
 
     pub(crate) fn disconnected(self, stage: Stage) -> CallError {
-        let reason = self.link.conn.close_reason().unwrap_or_else(|| "it has ended".to_owned());
-        let error = self.error(CallErrorKind::Disconnected, format!("the connection is closed: {reason}"));
+        let error = self.error(CallErrorKind::Disconnected, format!("the connection is closed: {}", self.link.end()));
         match stage {
             Stage::Sent => error,
             Stage::Unsent => error

@@ -161,8 +161,9 @@ impl Watched {
         let leaving = self.dispatch.leaving();
         tokio::select! {
             biased;
-            () = self.conn.closed() => self.conn.close_reason().unwrap_or_default(),
+            // First: soon after it this side ends the connection.
             () = leaving.told() => format!("the peer is about to leave: {}", leaving.reason().unwrap_or_default()),
+            () = self.conn.closed() => self.conn.close_reason().unwrap_or_default(),
         }
     }
 }

@@ -65,7 +65,7 @@ impl<Rpc, Topic, Service, Sessions, Response> Dispatcher<Rpc, Topic, Service, Se
         Dispatcher { rpc, topic, service, session, response }
     }
 
-    /// Registry operations, and notices, go to `service`.
+    /// Registry operations, notices, and a session peer's word that it goes (GOAWAY), go to `service`.
     pub fn on_service<H>(self, service: H) -> Dispatcher<Rpc, Topic, H, Sessions, Response> {
         let Self { rpc, topic, session, response, .. } = self;
         Dispatcher { rpc, topic, service, session, response }
@@ -120,6 +120,8 @@ where
             }
             // That it came is what it says.
             MessageType::Pong if conn.session().is_some() => {}
+            // Where providers register, it says that they go.
+            MessageType::GoAway if conn.session().is_some() => self.service.handle(conn, message),
             _ => Unhandled.handle(conn, message),
         }
     }

@@ -78,6 +78,8 @@ impl End {
 pub(crate) struct Drain {
     pub(crate) since: Instant,
     pub(crate) until: Instant,
+    /// The peer was told, so it is to be the one that ends the connection: it knows when it sends no more.
+    pub(crate) is_told: bool,
 }
 
 /// Why GOAWAY is sent.
@@ -143,14 +145,16 @@ impl<P: Protocol> Conn<P> {
     /// (UNAVAILABLE, not executed): a request may be on its way. One that we made is read no more. A second call
     /// changes nothing.
     ///
-    /// A session peer of an accepted connection that knows GOAWAY is told first.
+    /// A session peer of an accepted connection that knows GOAWAY is told first, and has more time to end it itself: then
+    /// no request of its can be on its way.
     pub fn drain(&self, grace: Duration) {
         let since = Instant::now();
-        if self.0.draining.set(Box::new(Drain { since, until: later(since, grace) })).is_err() {
+        let knows = self.0.session.get().is_some_and(|session| session.features.has(Feature::GoAway));
+        let is_told = knows && self.0.shared.serves;
+        if self.0.draining.set(Box::new(Drain { since, until: later(since, grace), is_told })).is_err() {
             return self.wake();
         }
-        let knows = self.0.session.get().is_some_and(|session| session.features.has(Feature::GoAway));
-        if knows && self.0.shared.serves {
+        if is_told {
             // One that has no room has not read for long; it hears of the end by the end.
             let _ = self.request(Head::new(MessageType::GoAway, b""), &GoAway { reason: LEAVES.into(), grace });
         }
@@ -217,6 +221,11 @@ impl<P: Protocol> Conn<P> {
 
     pub(crate) fn draining(&self) -> Option<Drain> {
         self.0.draining.get().map(|drain| **drain)
+    }
+
+    /// How many requests wait for their answers.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.in_flight.load(SeqCst)
     }
 
     /// No request waits for its answer and nothing waits to be written.

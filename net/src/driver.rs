@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::Conn;
-use crate::conn::End;
+use crate::conn::{Drain, End};
 use crate::later::{deadline_after, later};
 use crate::metrics::add;
 use crate::pulse::{Beat, Pulse};
@@ -78,6 +78,8 @@ const LAST_ANSWER_TIME: Duration = Duration::from_secs(1);
 /// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine
 /// or in one network.
 const QUIET_TIME: Duration = Duration::from_millis(100);
+/// The same for a peer that was told: it ends the connection itself, unless it hangs.
+const QUIET_TIME_OF_TOLD: Duration = Duration::from_secs(1);
 
 impl<S, P, H> Driver<S, P, H>
 where
@@ -183,8 +185,9 @@ where
 
     /// From when on a draining connection may end, if nothing is due on it.
     fn quiet_at(&self, conn: &Conn<P>) -> Option<Instant> {
-        let since = conn.draining()?.since;
-        Some(if conn.shared().serves { self.reader.read_at().unwrap_or(since).max(since) + QUIET_TIME } else { since })
+        let Drain { since, is_told, .. } = conn.draining()?;
+        let quiet = if is_told { QUIET_TIME_OF_TOLD } else { QUIET_TIME };
+        Some(if conn.shared().serves { self.reader.read_at().unwrap_or(since).max(since) + quiet } else { since })
     }
 
     /// Reads once; whether there may be more at once.

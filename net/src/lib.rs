@@ -65,7 +65,7 @@ pub use may_block::{allow_blocking, may_block, refuse_blocking};
 pub use memory::{Memory, MemoryListener};
 pub use metrics::MetricsSnapshot;
 pub use open_files::raise_open_files;
-pub use serve::{ListenError, Serving, Settings, serve, serve_with};
+pub use serve::{ListenError, Serving, Settings, Stopped, serve, serve_with};
 pub use sockets::{AcceptedSocket, BoundSocket, SocketFile, SocketListener, SocketStream, Sockets};
 pub use task_group::{TaskGroup, spawn, spawn_on};
 pub use transport::{Ends, Transport};

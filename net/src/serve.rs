@@ -1,15 +1,20 @@
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 use callboard_common::{Handler, LengthValue, Protocol};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::conn::wait;
 use crate::driver::{Driver, Registration};
 use crate::event_loop::EventLoopGroup;
+use crate::later::deadline_after;
 use crate::metrics::add;
 use crate::shared_state::SharedState;
 use crate::task_group::spawn_on;
@@ -59,8 +64,18 @@ pub struct Serving<P: Protocol = LengthValue> {
     addresses: Vec<Address>,
     shared: Arc<SharedState<P>>,
     loops: Option<EventLoopGroup>,
-    /// And other tasks that end with them.
     acceptors: Vec<JoinHandle<()>>,
+    /// Others that end with it.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// How a server has stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// Requests that were in flight when it was told to stop, and were done with in time.
+    pub finished: usize,
+    /// Requests that were not, when the time was up.
+    pub cut: usize,
 }
 
 /// Listens on the addresses and hands every message to the handler, on event loops of its own.
@@ -129,7 +144,8 @@ where
         shared: Arc::clone(&shared),
         handler,
     };
-    let mut serving = Serving { addresses: taken, shared, loops: Some(loops), acceptors: Vec::new() };
+    let mut serving =
+        Serving { addresses: taken, shared, loops: Some(loops), acceptors: Vec::new(), tasks: Vec::new() };
     for (endpoint, address) in bound.into_iter().zip(&serving.addresses) {
         let acceptor = acceptor.clone();
         let handle = acceptor.deal();
@@ -162,40 +178,73 @@ impl<P: Protocol> Serving<P> {
     /// Runs a task on the first of its loops. It ends with the server: when that stops accepting, at the latest.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let first = self.loops.iter().flat_map(EventLoopGroup::handles).next();
-        self.acceptors.extend(first.map(|first| spawn_on(&first, task)));
+        self.tasks.extend(first.map(|first| spawn_on(&first, task)));
     }
 
-    /// Accepts no more, lets requests in flight finish and queued bytes leave, refuses what still comes (UNAVAILABLE,
-    /// not executed) until each peer is quiet, all for up to `grace`, then closes what is left and stops. It takes
-    /// little longer than `grace`, whatever the peers do.
+    /// Waits until each of its event loops has taken a turn. One that is stuck keeps it waiting.
     ///
     /// # Cancel safety
-    /// Dropping it stops the server at once.
-    pub async fn shutdown(mut self, grace: Duration) {
-        self.shared.stopping.store(true, SeqCst);
-        self.acceptors.drain(..).for_each(|acceptor| acceptor.abort());
-        self.each(|conn| conn.drain(grace));
-        // Time up is an ordinary end of the wait.
-        let emptied = wait(&self.shared.left, || self.shared.connections.is_empty());
-        let _ = tokio::time::timeout(grace, emptied).await;
-        self.each(|conn| conn.end("the server stops"));
-        if let Some(loops) = self.loops.take() {
-            // A handler that blocks its loop can't hold up the program's end.
-            let _ = tokio::time::timeout(STOP_TIME, loops.stop()).await;
+    /// It only watches.
+    pub async fn responds(&self) {
+        let loops: Vec<_> = self.loops.iter().flat_map(EventLoopGroup::handles).collect();
+        let turns: Vec<_> = loops.iter().map(|each| spawn_on(each, async {})).collect();
+        for turn in turns {
+            // An error is a loop that has ended: nobody waits for that one.
+            let _ = turn.await;
         }
     }
 
+    /// Accepts no more than what has connected already, lets requests in flight finish and queued bytes leave, refuses what
+    /// still comes (UNAVAILABLE, not executed) until each peer is quiet, all for up to `grace`, then closes what is left and
+    /// stops. It takes little longer than `grace`, whatever the peers do.
+    ///
+    /// # Cancel safety
+    /// Dropping it stops the server at once.
+    pub async fn shutdown(mut self, grace: Duration) -> Stopped {
+        let until = deadline_after(grace);
+        let _ = self.shared.stopping.set(until); // nobody else sets it
+        self.shared.stop.notify_waiters();
+        self.tasks.drain(..).for_each(|task| task.abort());
+        let told = self.each(|conn| conn.drain(grace));
+        let in_flight = || told.iter().map(Conn::in_flight).sum::<usize>();
+        let before = in_flight();
+        // Time up is an ordinary end of the wait.
+        let _ = timeout_at(until, self.emptied()).await;
+        let cut = in_flight();
+        self.each(|conn| conn.end("the server stops"));
+        if let Some(loops) = self.loops.take() {
+            // A handler that blocks its loop can't hold up the program's end.
+            let _ = timeout(STOP_TIME, loops.stop()).await;
+        }
+        Stopped { finished: before.saturating_sub(cut), cut }
+    }
+
+    /// How many requests wait for their answers.
+    pub fn in_flight(&self) -> usize {
+        self.shared.connections.iter().map(|conn| conn.in_flight()).sum()
+    }
+
+    /// Waits until nobody is accepted any more, then until all connections have ended.
+    async fn emptied(&mut self) {
+        for acceptor in &mut self.acceptors {
+            // An error is one that has ended already.
+            let _ = acceptor.await;
+        }
+        wait(&self.shared.left, || self.shared.connections.is_empty()).await;
+    }
+
     /// No guard of the map is held while `act` runs.
-    fn each(&self, act: impl Fn(&Conn<P>)) {
+    fn each(&self, act: impl Fn(&Conn<P>)) -> Vec<Conn<P>> {
         let mut all: Vec<_> = self.shared.connections.iter().map(|entry| entry.value().clone()).collect();
         all.sort_unstable(); // the map's order is another one each time
         all.iter().for_each(act);
+        all
     }
 }
 
 impl<P: Protocol> Drop for Serving<P> {
     fn drop(&mut self) {
-        self.acceptors.drain(..).for_each(|acceptor| acceptor.abort());
+        self.acceptors.drain(..).chain(self.tasks.drain(..)).for_each(|task| task.abort());
         // Where there are no loops of its own that stop with it.
         self.each(|conn| conn.end("the server stops"));
     }
@@ -227,18 +276,33 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
 
     async fn run(self, listener: T::Listener) {
         let mut rest = REST;
-        loop {
-            match self.transport.accept(&listener).await {
+        while let Some(accepted) = self.next(&listener).await {
+            match accepted {
                 Ok((accepted, ends)) => {
                     rest = REST;
                     self.admit(accepted, ends);
                 }
+                Err(_) if self.shared.stopping.get().is_some() => return,
                 Err(e) => {
                     add(&self.shared.metrics.accept_failures);
                     tracing::warn!("can't accept a connection (trying again in {rest:?}): {e}");
                     tokio::time::sleep(rest).await;
                     rest = (rest * 2).min(LONGEST_REST);
                 }
+            }
+        }
+    }
+
+    /// The next stream; `None` once the server stops and all are taken that had come by then: one that is left to the
+    /// system is reset, and nobody knows what became of its requests.
+    async fn next(&self, listener: &T::Listener) -> Option<io::Result<(T::Accepted, Ends)>> {
+        tokio::select! {
+            biased;
+            accepted = self.transport.accept(listener) => Some(accepted),
+            () = wait(&self.shared.stop, || self.shared.stopping.get().is_some()) => {
+                // The loop looks at its sockets between two turns of its tasks.
+                tokio::task::yield_now().await;
+                poll_once(self.transport.accept(listener)).await
             }
         }
     }
@@ -253,8 +317,9 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
         add(&shared.metrics.accepted);
         // Entered before it is dealt out, so that the bound counts those on their way.
         let registration = Registration::new(Conn::new(Arc::clone(shared), ends), Arc::clone(&self.handler));
-        if shared.stopping.load(SeqCst) {
-            registration.conn.drain(Duration::ZERO); // it came while the others were told
+        if let Some(until) = shared.stopping.get() {
+            // It came while the others were told.
+            registration.conn.drain(until.saturating_duration_since(Instant::now()));
         }
         let handle = self.deal();
         // Here and not in the task, which is as large as all that it ever holds, for as long as the connection lives.
@@ -267,6 +332,16 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
             Err(e) => registration.conn.end(format!("it could not be taken in: {e}")),
         }
     }
+}
+
+/// What there is without a wait.
+async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 impl<T: Clone, P: Protocol, H> Clone for Acceptor<T, P, H> {

@@ -1,8 +1,10 @@
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use callboard_common::{ConnectionId, LengthValue, Protocol};
 use dashmap::DashMap;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::metrics::{Metrics, add};
 use crate::{Conn, Limits, MetricsSnapshot};
@@ -19,7 +21,10 @@ pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) left: Notify,
     /// Whether peers connect to us, and not we to them.
     pub(crate) serves: bool,
-    pub(crate) stopping: AtomicBool,
+    /// By when it has stopped, once it is about to.
+    pub(crate) stopping: OnceLock<Instant>,
+    /// Told when it is about to stop.
+    pub(crate) stop: Notify,
     pub(crate) queued: AtomicUsize,
     pub(crate) partial: AtomicUsize,
 }
@@ -33,7 +38,8 @@ impl<P: Protocol> SharedState<P> {
             connections: DashMap::new(),
             left: Notify::new(),
             serves,
-            stopping: AtomicBool::new(false),
+            stopping: OnceLock::new(),
+            stop: Notify::new(),
             queued: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
         }

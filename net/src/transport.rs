@@ -13,7 +13,7 @@ pub trait Transport: Clone + Send + Sync + 'static {
     /// A listening endpoint that no loop knows yet.
     type Bound: Send;
     /// A listening endpoint on its loop.
-    type Listener: Send;
+    type Listener: Send + Sync;
     /// A stream on its way from the accepting loop to its own.
     type Accepted: Send;
     /// A stream on its loop.

@@ -191,8 +191,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         }
     }
 
-    /// The peer has said that it goes: all that it registered goes offline now.
+    /// The peer has said that it goes: all that it registered goes offline now, and what waits does not come about.
     pub(crate) fn going(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        for ticket in self.probes.cancel_all(peer) {
+            effects.decided(ticket, Err(NotEntered::Withdrawn));
+        }
         for host in self.table.places_of(peer).0 {
             self.depart(peer, host, now, effects);
         }

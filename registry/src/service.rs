@@ -69,11 +69,6 @@ impl<C: Connection> RegistryService<C> {
         self.availability().drain(&mut self.effects(None));
     }
 
-    /// The peer has said that it is about to go (GOAWAY): what it registered is offline now, and its end comes as no surprise.
-    pub fn going(&self, conn: &C) {
-        self.availability().going(conn, Instant::now(), &mut self.effects(None));
-    }
-
     /// How much it holds.
     pub fn size(&self) -> TableSize {
         self.availability().size()
@@ -151,6 +146,12 @@ impl<C: Connection> RegistryService<C> {
         self.wake(&availability, before);
     }
 
+    /// The peer has said that it is about to go (GOAWAY): what it registered is offline now, and its end comes as no
+    /// surprise.
+    fn going(&self, conn: &C) {
+        self.availability().going(conn, Instant::now(), &mut self.effects(Some(conn)));
+    }
+
     fn discover(&self, conn: &C, message: &Message, request: &ServiceRequest<'_>) {
         if message.is_one_way() {
             // It would hear of changes to a list that it was never given.
@@ -191,6 +192,9 @@ impl<C: Connection> Default for RegistryService<C> {
 
 impl<C: Connection> Handler<C> for RegistryService<C> {
     fn handle(&self, conn: &C, message: Message) {
+        if message.kind() == MessageType::GoAway {
+            return self.going(conn);
+        }
         let request = match ServiceRequest::decode::<Json>(message.body()) {
             Ok(request) => request,
             Err(why) => return refuse_body(conn, &message, &why),

@@ -120,8 +120,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How long [`Server::shutdown`] waits for the calls in flight. Default 1 s. A longer grace loses fewer answers and
-    /// makes a stop take longer while some peer does not read.
+    /// How long [`Server::shutdown`] waits for the calls in flight. Default 10 s. A longer grace loses fewer answers and
+    /// makes a stop take longer while some call does not end or some peer does not read.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -162,4 +162,4 @@ impl ServerBuilder {
 
 const DEFAULT_NAME: &str = "callboard-server";
 const DEFAULT_ADDRESS: &str = "tcp://127.0.0.1:0";
-const DEFAULT_GRACE: Duration = Duration::from_secs(1);
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);

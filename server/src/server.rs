@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use callboard_net::{Address, MetricsSnapshot, Serving};
+use callboard_net::{Address, MetricsSnapshot, Serving, Stopped};
 
 use crate::builder::ServerBuilder;
 
@@ -56,13 +56,32 @@ impl Server {
         self.serving.metrics()
     }
 
-    /// Accepts no more connections and calls, lets the calls in flight be answered for up to the builder's
-    /// [`grace`](ServerBuilder::grace), then stops.
+    /// How long [`shutdown`](Self::shutdown) waits for the calls in flight.
+    pub const fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// How many calls wait for their answers; those that are answered in place never do.
+    pub fn in_flight(&self) -> usize {
+        self.serving.in_flight()
+    }
+
+    /// Waits until each event loop has taken a turn: what a watchdog wants to know. One that is stuck keeps it waiting.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn responds(&self) {
+        self.serving.responds().await;
+    }
+
+    /// Accepts no more connections, tells session peers that it goes (GOAWAY), refuses the calls that still come
+    /// (UNAVAILABLE, not executed: a caller tries elsewhere), lets those in flight be answered for up to the builder's
+    /// [`grace`](ServerBuilder::grace), then stops. Says how many were.
     ///
     /// # Cancel safety
     /// Dropping the future stops the server at once.
-    pub async fn shutdown(self) {
-        self.serving.shutdown(self.grace).await;
+    pub async fn shutdown(self) -> Stopped {
+        self.serving.shutdown(self.grace).await
     }
 }
 
@@ -153,11 +172,46 @@ mod tests {
         peer.send(0, b'w', r#"{"method":"wait"}"#).await;
         peer.send(0, b'a', r#"{"method":"add","parameters":{"n":[]}}"#).await;
         assert_eq!(peer.receive().await.1, b'a', "both have come");
-        let ((), answer) = tokio::join!(server.shutdown(), async {
+        assert_eq!(server.in_flight(), 1);
+        let (stopped, answer) = tokio::join!(server.shutdown(), async {
             go.notify_one();
             peer.receive().await
         });
         assert_eq!(answer, (1, b'w', r#"{"rcode":0,"result":{}}"#.into()));
+        assert_eq!((stopped.finished, stopped.cut), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn calls_that_outlast_the_grace_are_cut_and_counted() {
+        let builder = Server::builder().router(router(&Arc::default())).grace(Duration::from_millis(50));
+        let server = builder.start().await.unwrap();
+        let mut peer = Peer::connect(&server).await;
+        for id in *b"ab" {
+            peer.send(0, id, r#"{"method":"wait"}"#).await;
+        }
+        peer.send(0, b'c', r#"{"method":"add","parameters":{"n":[]}}"#).await;
+        assert_eq!(peer.receive().await.1, b'c', "all have come");
+        let stopped = timeout(Duration::from_secs(20), server.shutdown()).await.unwrap();
+        assert_eq!((stopped.finished, stopped.cut), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_is_stuck_does_not_respond() {
+        let (let_go, stuck) = std::sync::mpsc::channel::<()>();
+        let stuck = std::sync::Mutex::new(stuck);
+        let router = Router::new().method("stick", move |(): ()| {
+            let _ = stuck.lock().unwrap().recv();
+            Ok(())
+        });
+        let server = Server::builder().router(router).loops(2).start().await.unwrap();
+        timeout(Duration::from_secs(20), server.responds()).await.unwrap();
+        let mut peer = Peer::connect(&server).await;
+        peer.send(0, b's', r#"{"method":"stick"}"#).await;
+        // Each watch that ends shows only that the call has not come yet.
+        while timeout(Duration::from_millis(200), server.responds()).await.is_ok() {}
+        drop(let_go);
+        timeout(Duration::from_secs(20), server.responds()).await.unwrap();
+        assert_eq!(peer.receive().await.1, b's');
     }
 
     #[tokio::test]

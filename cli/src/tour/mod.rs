@@ -5,10 +5,10 @@ mod play;
 mod process;
 mod report;
 
+use callboard::Signals;
 use clap::Args;
 
 pub(crate) use self::caller::TourCaller;
-use crate::signals::Stop;
 
 /// See it all at once: a center, two providers, a caller and two subscribers, each a process of its own
 ///
@@ -18,10 +18,10 @@ pub(crate) struct Tour {}
 
 impl Tour {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut stop = Stop::new()?;
+        let mut signals = Signals::new()?;
         tokio::select! {
             played = play::play() => played,
-            signal = stop.requested() => anyhow::bail!("the tour was ended by {signal}"),
+            signal = signals.next() => anyhow::bail!("the tour was ended by {signal}"),
         }
     }
 }

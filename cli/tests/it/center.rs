@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
 use tempfile::tempdir;
@@ -86,10 +87,9 @@ fn signals_stop_it_at_once() {
     }
 }
 
-#[test]
-fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
-    let (center, address) = center();
-    let (mut deaf, mut publisher) = (v1(&address), v1(&address));
+/// A subscriber that reads nothing of what waits for it.
+fn deaf(address: &str) -> TcpStream {
+    let (mut deaf, mut publisher) = (v1(address), v1(address));
     assert!(ask(&mut publisher, 2, CREATE).contains("\"rcode\":0"));
     assert!(ask(&mut deaf, 2, SUBSCRIBE).contains("\"rcode\":0"));
     // More than the kernel's buffers take, less than what the center queues for one.
@@ -97,6 +97,13 @@ fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
     for _ in 0..24 {
         assert!(ask(&mut publisher, 2, &message).contains("\"rcode\":0"));
     }
+    deaf
+}
+
+#[test]
+fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
+    let (center, address) = center();
+    let _deaf = deaf(&address);
     // And a frame that stays unfinished.
     let mut half = v1(&address);
     half.write_all(&frame(2, b"1", CREATE)[..9]).unwrap();
@@ -104,6 +111,22 @@ fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
     let ended = center.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.took < PROMISED, "{:?}", ended.took);
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_the_grace() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut command = callboard(&["center", "--listen", "127.0.0.1:0"]);
+        command.env("CALLBOARD_GRACE_MS", "600000");
+        let mut center = Program::spawn(command);
+        let _deaf = deaf(&center.address());
+        center.signal("TERM");
+        while !center.remark().contains("SIGTERM: stopping") {}
+        center.signal(signal);
+        let ended = center.end();
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(ended.took < PROMISED, "{:?}", ended.took);
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use tempfile::tempdir;
 
-use crate::stage::{PROMISED, Program, center, frame, listening, provider, run, v1};
+use crate::stage::{PROMISED, Program, answer, center, frame, listening, provider, run, v1};
 
 #[test]
 fn a_provider_withdraws_when_it_is_stopped() {
@@ -19,17 +19,52 @@ fn a_provider_withdraws_when_it_is_stopped() {
 }
 
 #[test]
-fn a_call_under_way_does_not_hold_up_the_end() {
+fn a_call_that_outlasts_the_grace_does_not_hold_up_the_end() {
     let (_center, center) = center();
-    let (provider, at) = listening(&["provide", "--demo", "--show-calls", "--center", &center]);
-    let mut provider = provider;
-    let mut peer = v1(&at);
-    peer.write_all(&frame(0, b"1", r#"{"method":"sleep","parameters":{"ms":600000}}"#)).unwrap();
-    assert_eq!(provider.line(), "served sleep");
+    let (provider, _peer) = sleeping(&center, "300ms", 600_000);
     provider.signal("TERM");
     let ended = provider.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.took < PROMISED, "{:?}", ended.took);
+    assert!(ended.err.iter().any(|line| line.contains("1 outlasted the grace")), "{ended:?}");
+}
+
+#[test]
+fn a_call_under_way_is_answered_before_the_end() {
+    let (_center, center) = center();
+    let (provider, mut peer) = sleeping(&center, "60s", 700);
+    provider.signal("TERM");
+    assert!(answer(&mut peer).contains(r#""rcode":0"#));
+    let ended = provider.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.err.iter().any(|line| line.contains("1 calls in flight were answered")), "{ended:?}");
+}
+
+#[test]
+fn a_second_signal_stops_a_provider_at_once() {
+    let (_center, center) = center();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let (mut provider, _peer) = sleeping(&center, "10m", 600_000);
+        provider.signal("TERM");
+        while !provider.remark().contains("leaving, with 1 calls in flight") {}
+        // It has left once the center has told.
+        while run(&["discover", "add", "--center", &center]).code == Some(0) {}
+        provider.signal(signal);
+        let ended = provider.end();
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(ended.took < PROMISED, "{:?}", ended.took);
+    }
+}
+
+/// A provider with a call of `sleep` under way, and the peer that waits for its answer.
+fn sleeping(center: &str, grace: &str, millis: u32) -> (Program, TcpStream) {
+    let arguments = ["provide", "--demo", "--show-calls", "--grace", grace, "--center", center];
+    let (mut provider, at) = listening(&arguments);
+    let mut peer = v1(&at);
+    let call = format!(r#"{{"method":"sleep","parameters":{{"ms":{millis}}}}}"#);
+    peer.write_all(&frame(0, b"1", &call)).unwrap();
+    assert_eq!(provider.line(), "served sleep");
+    (provider, peer)
 }
 
 #[test]

@@ -176,6 +176,11 @@ pub(crate) fn v1(address: &str) -> TcpStream {
 /// Sends a request as a v1 peer and returns the body of its answer.
 pub(crate) fn ask(stream: &mut TcpStream, kind: u32, body: &str) -> String {
     stream.write_all(&frame(kind, b"1", body)).unwrap();
+    answer(stream)
+}
+
+/// The body of the next frame, whose id is `1`.
+pub(crate) fn answer(stream: &mut TcpStream) -> String {
     let mut length = [0; 4];
     stream.read_exact(&mut length).unwrap();
     let mut rest = vec![0; u32::from_be_bytes(length) as usize];

@@ -294,6 +294,38 @@ async fn a_peer_that_leaves_answers_what_it_has_and_the_rest_goes_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_peer_leaves_ends_with_its_last_answer_and_takes_no_more() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session(json!({})).await;
+    let under_way = client.start::<i64>("n", &1).await.unwrap();
+    let request = line.call().await;
+    line.send(MessageType::GoAway, b"", r#"{"reason":"restart","grace_ms":1000}"#).await;
+    timeout(GENEROUS, async {
+        while client.is_online() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let refused = client.call::<i64>("n", &2).await.unwrap_err();
+    let told = (refused.executed(), refused.to_string().contains("the peer is about to leave: restart"));
+    assert_eq!(told, (Executed::No, true), "{refused}");
+    assert!(!client.is_closed(), "an answer is due");
+    line.answer(&request, r#"{"rcode":0,"result":1}"#).await;
+    assert_eq!(under_way.await.unwrap(), 1);
+    assert!(line.next().await.is_none(), "nothing else came, and the client has ended it");
+}
+
+#[tokio::test]
+async fn an_idle_connection_whose_peer_leaves_is_ended_by_the_client() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session(json!({})).await;
+    line.send(MessageType::GoAway, b"", r#"{"reason":"restart","grace_ms":1000}"#).await;
+    assert!(line.next().await.is_none());
+    timeout(GENEROUS, client.closed()).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_states_of_a_client_that_is_not_made_again_end_too() {
     let peer = Peer::new().await;
     let (client, line) = peer.client(kept_up().reconnect(Reconnect::never())).await;

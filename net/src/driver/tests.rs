@@ -265,6 +265,27 @@ async fn what_comes_while_it_drains_is_refused_and_it_ends_when_the_peer_is_quie
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_was_told_ends_it_itself_and_one_that_hangs_has_a_second() {
+    for closes in [true, false] {
+        let mut rig = rig(1024, Limits::default());
+        let (features, limits) = (callboard_common::Features::ALL, callboard_common::Limits::default());
+        let session = Session { name: String::new(), instance: String::new(), features, limits, heartbeats: None };
+        assert!(rig.conn.open_session(session));
+        rig.conn.drain(Duration::from_secs(5));
+        let start = Instant::now();
+        let length = rig.peer.read_u32().await.unwrap() as usize;
+        rig.peer.read_exact(&mut vec![0; length]).await.unwrap();
+        tokio::time::sleep(QUIET_TIME * 2).await;
+        assert!(!rig.conn.is_closed(), "a request of its may be on its way");
+        if closes {
+            rig.peer.shutdown().await.unwrap();
+        }
+        rig.conn.closed().await;
+        assert_eq!(start.elapsed() < QUIET_TIME_OF_TOLD, closes, "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_ends_in_its_time_whatever_the_peer_does() {
     let mut rig = rig(64, Limits::default());
     rig.peer.write_all(&frame(b"wait", b"")).await.unwrap();

@@ -74,6 +74,16 @@ impl<K: Clone + Ord, T> Probes<K, T> {
         cancelled.into_iter().map(|registration| registration.ticket).collect()
     }
 
+    /// Nothing of a connection waits any more.
+    pub(super) fn cancel_all(&mut self, peer: &K) -> Vec<T> {
+        let probes = self.of.get_mut(peer).into_iter().flat_map(BTreeMap::values_mut);
+        let waiting = probes.filter_map(|probe| match probe {
+            Probe::Waiting(waiting) => Some(std::mem::take(waiting)),
+            Probe::Reached => None,
+        });
+        waiting.flatten().map(|registration| registration.ticket).collect()
+    }
+
     /// The connection has ended; returns what waited, for nobody.
     pub(super) fn forget(&mut self, peer: &K) {
         self.of.remove(peer);

@@ -279,6 +279,11 @@ fn who_is_gone_unexpectedly_may_come_back() {
         ("another connection says the same", vec![RegisterV1(3, "add", 1), End(1), NotThere(1, 1)], vec![]),
         ("it said so", vec![Going(1)], vec!["9: -add 1"]),
         ("it said so, and its end tells nothing", vec![Going(1), End(1), After(2000)], vec!["9: -add 1"]),
+        (
+            "it said so while a registration waited",
+            vec![Register(1, "a", "sub", 2), Going(1), Reached(1, 2)],
+            vec!["1 sub 2: withdrawn", "9: -add 1"],
+        ),
         ("all was taken back before", vec![Withdraw(1, "add"), End(1)], vec!["9: -add 1"]),
     ];
     for (name, steps, told) in rows {

@@ -1,11 +1,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use callboard_common::{FLAG_ONE_WAY, Features, Host, Limits, Recorder, Sent, Session};
+use callboard_common::{Dispatcher, FLAG_ONE_WAY, Features, Host, Limits, Recorder, Sent, Session};
 
 use super::*;
 
 const ADD_AT_1: &str = r#"{"method":"add","optype":0,"host":{"ip":"127.0.0.1","port":1}}"#;
+const ADD_AT_2: &str = r#"{"method":"add","optype":0,"host":{"ip":"127.0.0.1","port":2}}"#;
 const DISCOVER_ADD: &str = r#"{"method":"add","optype":1}"#;
 
 fn session_peer(id: u64) -> Recorder {
@@ -166,6 +167,26 @@ fn a_session_peer_withdraws_one_method_or_one_host() {
     assert_eq!(send(&service, &provider, r#"{"method":"add","optype":4}"#), [r#"{"rcode":0,"optype":4}"#]);
     assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":2}}"#]);
     assert_eq!(service.size(), TableSize { methods: 1, connections: 1 });
+}
+
+#[test]
+fn a_session_peer_that_goes_away_is_offline_at_once_and_another_is_not() {
+    let center = Dispatcher::new().on_service(RegistryService::<Recorder>::default());
+    let (provider, v1, watcher) = (session_peer(1), Recorder::new(2), session_peer(3));
+    let goaway = br#"{"reason":"it stops","grace_ms":800}"#;
+    for (conn, body) in [(&provider, ADD_AT_1), (&v1, ADD_AT_2), (&watcher, DISCOVER_ADD)] {
+        center.handle(conn, conn.message(4, b"id", body.as_bytes()));
+    }
+    for conn in [&provider, &v1] {
+        conn.take();
+        center.handle(conn, conn.message(21, b"", goaway));
+        assert!(conn.take().is_empty(), "it is not answered");
+    }
+    let told = texts(&watcher);
+    assert!(told.len() == 2 && told[1].contains(r#""optype":3,"host":{"ip":"127.0.0.1","port":1}"#), "{told:?}");
+    center.closed(&provider);
+    assert!(watcher.take().is_empty(), "its end comes as no surprise");
+    assert_eq!((provider.events().len(), v1.events()), (0, vec![Event::Ignored]));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the whole-house tests share: a peer that speaks the wire by hand.
+//! What the whole-house tests share: a peer that speaks the wire by hand, and callers that do not rest.
 //!
 //! [`RawPeer`] knows nothing of `callboard-common`: it builds and takes apart frames as `docs/protocol.md` describes
 //! them, so that a mistake in our codec can't hide itself.
@@ -12,6 +12,8 @@
     reason = "a helper of tests fails by panicking"
 )]
 
+mod load;
 mod raw_peer;
 
+pub use load::{Load, Report};
 pub use raw_peer::{Frame, RawPeer, frame, within};

@@ -12,6 +12,7 @@ mod house;
 mod one_thread;
 mod protocol_page;
 mod registry;
+mod rolling;
 mod rpc;
 mod shutdown;
 mod slow;

@@ -1,4 +1,5 @@
-//! What the whole-house tests share: a peer that speaks the wire by hand, and callers that do not rest.
+//! What the whole-house tests share: a peer that speaks the wire by hand, callers that do not rest, and a proxy that does
+//! what bad networks do.
 //!
 //! [`RawPeer`] knows nothing of `callboard-common`: it builds and takes apart frames as `docs/protocol.md` describes
 //! them, so that a mistake in our codec can't hide itself.
@@ -13,7 +14,9 @@
 )]
 
 mod load;
+mod proxy;
 mod raw_peer;
 
 pub use load::{Load, Report};
+pub use proxy::{FaultProxy, Towards, Weather};
 pub use raw_peer::{Frame, RawPeer, frame, within};

@@ -6,6 +6,8 @@ mod center;
 mod client;
 mod configuration;
 mod deadline;
+mod faults;
+mod namespaces;
 mod provide;
 mod stage;
 mod topics;

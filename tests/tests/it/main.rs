@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod crowd;
+mod faults;
 mod forebear;
 mod foreign;
 mod golden;

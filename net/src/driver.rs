@@ -317,6 +317,10 @@ where
             *times = heartbeat;
             pulse.set_listens(listens, heartbeat, Instant::now());
         }
+        // The first word after a silence counts from when it came: the next look may be far off.
+        if pulse.waits(heartbeat) && self.reader.take_came() {
+            *pulse = Pulse::new(heartbeat, Instant::now());
+        }
         Some(pulse.looks_at())
     }
 

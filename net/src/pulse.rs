@@ -6,7 +6,8 @@ use crate::later::later;
 /// Whether a peer is alive, by what was heard of it. Pure: time comes in.
 ///
 /// Whether something came is looked at now and then only, so that a busy connection reads no clock for it: while something
-/// comes, each quarter of an interval. So a peer may be taken for dead later than it is, by that much.
+/// comes, each quarter of an interval. So a peer may be taken for dead later than it is, by that much. What comes while it
+/// [`waits`](Self::waits) for something is to be told at once, by a new pulse.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     /// By when something was heard last, or listening began.
@@ -46,6 +47,11 @@ impl Pulse {
         }
     }
 
+    /// Whether nothing was heard at the last look.
+    pub(crate) fn waits(&self, heartbeat: Heartbeat) -> bool {
+        !self.deaf && self.looks_at > later(self.heard, heartbeat.interval / LOOKS)
+    }
+
     /// When to look next.
     pub(crate) const fn looks_at(&self) -> Instant {
         self.looks_at
@@ -63,11 +69,13 @@ impl Pulse {
             return Beat::Nothing;
         }
         if now >= later(self.heard, heartbeat.dead) {
-            if !asks || self.asked > 0 {
+            let stood_still = now >= later(self.looks_at, heartbeat.interval);
+            if !stood_still && (!asks || self.asked > 0) {
                 return Beat::Dead;
             }
-            // This side stood still, and has not asked: the peer gets the time to answer.
+            // This side did: the peer gets the time to answer, or to ask.
             self.heard = now.checked_sub(heartbeat.interval).unwrap_or(now);
+            self.asked = 0;
         }
         let dead_at = later(self.heard, heartbeat.dead);
         let is_due = asks && now >= self.asks_at(heartbeat);
@@ -136,6 +144,23 @@ mod tests {
         assert_eq!(pulse.look(PROVIDER, true, false, start + ms(60_000)), Beat::Ask);
         assert_eq!(pulse.look(PROVIDER, true, false, start + ms(61_000)), Beat::Ask);
         assert_eq!(pulse.look(PROVIDER, true, false, start + ms(62_000)), Beat::Dead);
+    }
+
+    #[test]
+    fn who_stood_still_waits_before_it_takes_one_for_dead_who_asks_or_was_asked() {
+        for asks in [true, false] {
+            let start = Instant::now();
+            let mut pulse = Pulse::new(PROVIDER, start);
+            pulse.look(PROVIDER, asks, true, start);
+            pulse.look(PROVIDER, asks, false, start + ms(1000));
+            let late = start + ms(60_000);
+            assert_ne!(pulse.look(PROVIDER, asks, false, late), Beat::Dead);
+            let mut at = pulse.looks_at();
+            while pulse.look(PROVIDER, asks, false, at) != Beat::Dead {
+                at = pulse.looks_at();
+            }
+            assert_eq!(at, late + ms(2000));
+        }
     }
 
     #[test]

@@ -77,6 +77,19 @@ async fn one_who_says_anything_lives_and_is_not_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_falls_silent_after_an_answer_is_dead_a_quarter_of_an_interval_later_at_most() {
+    for answered in [0, 100, 260, 990] {
+        let mut rig = session();
+        rig.conn.set_provider();
+        assert_eq!(next_kind(&mut rig.peer, ms(1001)).await, PING);
+        sleep(ms(answered)).await;
+        rig.peer.write_all(&frame(b"id", b"{}")).await.unwrap();
+        assert!(timeout(ms(2999), rig.conn.closed()).await.is_err(), "{answered}");
+        assert!(timeout(ms(255), rig.conn.closed()).await.is_ok(), "{answered}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_does_not_count_while_the_peer_is_not_read() {
     let rig = session();
     rig.conn.set_provider();

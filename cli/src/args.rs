@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::{call, center, discover, output, provide, publish, subscribe, tour};
+use crate::{call, center, discover, health, output, provide, publish, subscribe, tour};
 
 /// Services sign in, callers find and call them, and topics carry the news.
 #[derive(Debug, Parser)]
@@ -18,6 +18,7 @@ pub(crate) enum Command {
     Center(center::Center),
     Call(call::Call),
     Discover(discover::Discover),
+    Health(health::Health),
     Pub(publish::Publish),
     Sub(subscribe::Subscribe),
     Provide(provide::Provide),
@@ -44,6 +45,7 @@ impl Command {
             Self::Provide(command) => return command.run().await,
             Self::Call(command) => command.run().await?,
             Self::Discover(command) => command.run().await?,
+            Self::Health(command) => command.run().await?,
             Self::Pub(command) => command.run().await?,
             Self::Sub(command) => command.run().await?,
             Self::Tour(command) => command.run().await?,

@@ -3,13 +3,16 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use callboard::Signals;
-use callboard_center::Config;
-use callboard_net::Address;
+use callboard_center::{CenterBuilder, Config};
+use callboard_net::{Address, Sockets};
 use clap::Args;
 
-use crate::{environment, output};
+use crate::{environment, output, service_manager};
 
 /// Run a center: providers register there, callers discover, and topics pass through
+///
+/// It ends with SIGINT or SIGTERM, in good order; a second one stops it at once. systemd hears when it listens, stops and is
+/// well, and may hand it the sockets to listen on.
 #[derive(Debug, Args)]
 #[command(after_long_help = settings())]
 pub(crate) struct Center {
@@ -27,9 +30,13 @@ pub(crate) struct Center {
 
 impl Center {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.configuration()?;
+        let (sockets, addresses) = service_manager::inherit(Sockets::new(config.limits.keep_alive))?;
         environment::warn_of_unknown();
         let mut signals = Signals::new()?;
-        let starting = callboard_center::Center::builder().config(self.configuration()?).start();
+        let builder = callboard_center::Center::builder().config(config);
+        // Those that were handed over count in place of the configured ones.
+        let starting = addresses.iter().fold(builder, CenterBuilder::listen).start_over(sockets);
         let center = tokio::select! {
             started = starting => started?,
             _ = signals.next() => return Ok(ExitCode::SUCCESS),
@@ -37,7 +44,12 @@ impl Center {
         for address in center.addresses() {
             output::announce(&format!("listening on {address}"))?;
         }
-        let signal = signals.next().await;
+        service_manager::ready();
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            never = service_manager::watchdog(&center) => match never {},
+        };
+        service_manager::stopping();
         tracing::info!("{signal}: stopping");
         Ok(match signals.unless_again(center.shutdown()).await {
             Ok(stopped) if stopped.cut > 0 => {

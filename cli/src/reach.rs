@@ -40,6 +40,11 @@ impl Reach {
         Ok((caller, deadline))
     }
 
+    /// The center's address, as a client takes it.
+    pub(crate) fn addresses(&self) -> anyhow::Result<String> {
+        Ok(self.center()?.to_string())
+    }
+
     /// So long from now.
     pub(crate) fn deadline(&self) -> Deadline {
         Deadline(Instant::now() + self.timeout)

@@ -8,7 +8,7 @@
 //!    [`Connector`]: the same over whatever a program is given.
 //! 3. [`Conn`]: a peer as handlers see it; its outbox is bounded in bytes.
 //! 4. `driver`, `reader`, `writer`: the one task of a connection.
-//! 5. [`Transport`] with [`Sockets`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
+//! 5. [`Transport`] with [`Sockets`], [`Inherited`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
 //!    paused in tests.
 //! 6. [`spawn`], by which all of Callboard starts its tasks, and [`TaskGroup`]: tasks that a simulation holds and ends.
 //! 7. `shared_state`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
@@ -35,6 +35,7 @@ mod connector;
 mod driver;
 mod event_loop;
 mod guards;
+mod inherited;
 mod keep_alive;
 mod later;
 mod limits;
@@ -58,6 +59,7 @@ pub use conn::Conn;
 pub use connect::{ConnectError, connect, connect_with};
 pub use connector::Connector;
 pub use guards::{InFlight, ReadHold};
+pub use inherited::Inherited;
 pub use keep_alive::KeepAlive;
 pub use later::{deadline_after, later};
 pub use limits::{Limits, LimitsError};

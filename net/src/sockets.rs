@@ -73,6 +73,11 @@ impl SocketFile {
     fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), identity: identity(path) }
     }
+
+    /// A file that is not ours to remove.
+    pub(crate) fn of_another(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: None }
+    }
 }
 
 impl Drop for SocketFile {

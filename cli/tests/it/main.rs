@@ -9,6 +9,7 @@ mod deadline;
 mod faults;
 mod namespaces;
 mod provide;
+mod service_manager;
 mod stage;
 mod topics;
 mod tour;

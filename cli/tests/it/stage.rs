@@ -73,7 +73,11 @@ impl Program {
     }
 
     pub(crate) fn spawn(command: Command) -> Self {
-        let (program, out, err) = Self::spawn_unread(command);
+        Self::spawn_with_input(command, Stdio::null())
+    }
+
+    pub(crate) fn spawn_with_input(command: Command, input: Stdio) -> Self {
+        let (program, out, err) = Self::spawn_reading(command, input);
         Self { out: lines(out), err: lines(err), ..program }
     }
 
@@ -123,8 +127,12 @@ impl Program {
         Ended { code: self.child.0.wait().unwrap().code(), out, err, took }
     }
 
-    fn spawn_unread(mut command: Command) -> (Self, ChildStdout, ChildStderr) {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn spawn_unread(command: Command) -> (Self, ChildStdout, ChildStderr) {
+        Self::spawn_reading(command, Stdio::null())
+    }
+
+    fn spawn_reading(mut command: Command, input: Stdio) -> (Self, ChildStdout, ChildStderr) {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         (Self { child: Running(child), out: channel().1, err: channel().1 }, out, err)

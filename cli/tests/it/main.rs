@@ -8,6 +8,7 @@ mod configuration;
 mod deadline;
 mod faults;
 mod namespaces;
+mod packaging;
 mod provide;
 mod service_manager;
 mod stage;

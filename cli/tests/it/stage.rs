@@ -107,6 +107,11 @@ impl Program {
         line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned()
     }
 
+    /// The number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// The next line of standard error.
     pub(crate) fn remark(&mut self) -> String {
         self.err.recv_timeout(PATIENCE).unwrap()

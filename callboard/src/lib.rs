@@ -105,6 +105,11 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+/// And that of the page on running it.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/operations.md")]
+struct Operations;
+
 mod leaving;
 mod signals;
 

@@ -1,6 +1,11 @@
 //! The `callboard` program as its users meet it: real processes, their lines, their exit codes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on says so by a panic"
+)]
 
 mod center;
 mod client;
@@ -10,6 +15,7 @@ mod faults;
 mod namespaces;
 mod packaging;
 mod provide;
+mod rolling;
 mod service_manager;
 mod stage;
 mod topics;

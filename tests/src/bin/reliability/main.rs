@@ -1,0 +1,52 @@
+//! Measures what `docs/reliability.md` promises: how long it takes until others notice that a part has gone, and until all
+//! is whole again. It starts centers and providers as processes of their own, which are this program again.
+//!
+//! It prints a table on a terminal, and a JSON object a line elsewhere. `reliability NAME...` measures only what contains
+//! one of the names.
+
+#![expect(clippy::print_stdout, reason = "its lines are what it is for")]
+
+mod crowd;
+mod departures;
+mod network;
+mod part;
+mod process;
+mod report;
+
+use anyhow::{Result, bail};
+
+use crate::report::{Figure, Report};
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["part", "center"] => part::center().await,
+        ["part", "provider", center, method, ip] => part::provider(center, method, ip).await,
+        ["part", ..] => bail!("no such part"),
+        ref names => measure(names).await,
+    }
+}
+
+/// Measures each figure whose name contains one of these; without names all.
+async fn measure(names: &[&str]) -> Result<()> {
+    callboard_net::raise_open_files()?;
+    let mut report = Report::default();
+    let wanted = |figure: &Figure| names.is_empty() || names.iter().any(|name| figure.name.contains(name));
+    for figure in report::FIGURES.iter().filter(|figure| wanted(figure)) {
+        let measured = match figure.what {
+            report::What::Close => departures::close(20).await,
+            report::What::Withdrawal => departures::withdrawal(20).await,
+            report::What::GoAway => departures::go_away(20).await,
+            report::What::Kill => departures::kill(10).await,
+            report::What::Stop => departures::stop(5, &[]).await,
+            report::What::EagerStop => departures::stop(10, &departures::EAGER).await,
+            report::What::Drop => network::dropped(5).await,
+            report::What::Restart => crowd::restart(5).await,
+        };
+        report.tell(figure, measured);
+    }
+    report.end();
+    Ok(())
+}

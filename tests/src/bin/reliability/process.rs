@@ -1,0 +1,80 @@
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// A part in a process of its own, killed with this value.
+#[derive(Debug)]
+pub(crate) struct Part {
+    child: Child,
+    /// Where it listens.
+    pub(crate) address: String,
+}
+
+impl Part {
+    /// Starts a center with these settings, by their variables.
+    pub(crate) async fn center(listen: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut command = Self::command(None)?;
+        command.args(["part", "center"]).env("CALLBOARD_LISTEN", listen).envs(settings.iter().copied());
+        Self::start(command).await
+    }
+
+    /// Starts a provider; it is there when this returns.
+    pub(crate) async fn provider(center: &str, method: &str) -> Result<Self> {
+        let mut command = Self::command(None)?;
+        command.args(["part", "provider", center, method, "127.0.0.1"]);
+        Self::start(command).await
+    }
+
+    /// The same in a network namespace.
+    pub(crate) async fn provider_inside(namespace: &str, center: &str, method: &str, ip: &str) -> Result<Self> {
+        let mut command = Self::command(Some(namespace))?;
+        command.args(["part", "provider", center, method, ip]);
+        Self::start(command).await
+    }
+
+    /// Ends it without a farewell.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.child.start_kill()?;
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    /// The same without waiting until the system has cleared it away.
+    pub(crate) fn start_kill(&mut self) -> Result<()> {
+        Ok(self.child.start_kill()?)
+    }
+
+    /// It stands still.
+    pub(crate) async fn stop(&self) -> Result<()> {
+        let id = self.child.id().context("it has ended")?.to_string();
+        let kill = Command::new("kill").args(["-STOP", &id]).status().await?;
+        ensure!(kill.success(), "kill -STOP failed");
+        Ok(())
+    }
+
+    fn command(namespace: Option<&str>) -> Result<Command> {
+        let program = std::env::current_exe()?;
+        Ok(match namespace {
+            None => Command::new(program),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(program);
+                command
+            }
+        })
+    }
+
+    async fn start(mut command: Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("it has an output")?).lines();
+        let address = timeout(PATIENCE, lines.next_line()).await??.context("it has ended")?;
+        Ok(Self { child, address })
+    }
+}
+
+/// More than anything takes that goes well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

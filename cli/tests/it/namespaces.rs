@@ -19,7 +19,8 @@ impl Net {
         let name = &net.name;
         for line in [
             format!("netns add {name}"),
-            format!("link add {name}b type bridge"),
+            // With an address of its own: else it has that of its port, which would go on taking packets without it.
+            format!("link add {name}b address 02:00:00:00:00:01 type bridge"),
             format!("addr add {BRIDGE}/29 dev {name}b"),
             format!("link set {name}b up"),
             format!("link add {name}o type veth peer name {name}i netns {name}"),
@@ -58,6 +59,7 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         let _ = ip(&format!("netns del {}", self.name));
+        let _ = ip(&format!("link del {}o", self.name));
         let _ = ip(&format!("link del {}b", self.name));
     }
 }

@@ -35,7 +35,8 @@ impl Net {
         let net = Self { name: format!("cb{}", std::process::id()) };
         let name = &net.name;
         ip(&format!("netns add {name}"))?;
-        ip(&format!("link add {name}b type bridge"))?;
+        // With an address of its own: else it has that of its port, which would go on taking packets without it.
+        ip(&format!("link add {name}b address 02:00:00:00:00:01 type bridge"))?;
         ip(&format!("addr add {BRIDGE}/29 dev {name}b"))?;
         ip(&format!("link set {name}b up"))?;
         ip(&format!("link add {name}o type veth peer name {name}i netns {name}"))?;
@@ -57,6 +58,7 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         let _ = ip(&format!("netns del {}", self.name));
+        let _ = ip(&format!("link del {}o", self.name));
         let _ = ip(&format!("link del {}b", self.name));
     }
 }

@@ -13,7 +13,7 @@ use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
-use crate::request::{Request, Stage, Subject, Ticket};
+use crate::request::{Request, Stage, Subject, Ticket, take_turns};
 use crate::shared::{Shared, Way};
 use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates};
 
@@ -100,6 +100,7 @@ impl Client {
                 return read_result(request, &request.outcome(outcome, ticket.kind)?);
             }
         }
+        take_turns().await;
         let mut way = Way::new(&self.shared, subject, deadline);
         loop {
             match call_once(way.next().await?, method, params).await {

@@ -256,9 +256,9 @@ impl Request<'_> {
     }
 }
 
-/// Lets other tasks run now and then: who sends in a loop and waits for no answer has no other place to. On a runtime of
+/// Lets other tasks run now and then: who sends in a loop and waits for no answer, or fails at once, has no other place to. On a runtime of
 /// one thread the connection's task, which writes what was sent, would get no turn.
-async fn take_turns() {
+pub(crate) async fn take_turns() {
     tokio::task::coop::consume_budget().await;
 }
 

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use callboard_client::{CallError, CallErrorKind, Client};
 use callboard_common::{Executed, Host, ResultCode};
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout_at};
 
 use crate::caller::Inner;
@@ -31,7 +32,14 @@ impl<'a> Route<'a> {
     pub(crate) async fn next(&mut self) -> Result<Client, CallError> {
         let pool = &self.caller.pool;
         loop {
-            let Pick { host, others } = self.pick().await?;
+            let Pick { host, others } = match self.pick().await {
+                Ok(pick) => pick,
+                Err(error) => {
+                    // Nothing was waited for, perhaps. Who tries again at once must let the news come in for which it waits.
+                    consume_budget().await;
+                    return Err(error);
+                }
+            };
             self.picked = Some(host);
             let share = share(self.time_left(), others);
             match timeout_at(self.deadline.min(Instant::now() + share), pool.client(host)).await {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use callboard_client::Client;
 use callboard_pubsub::Topics;
+use callboard_registry::Caller;
 use serde_json::Value;
 
 use crate::house::{address, center};
@@ -62,6 +63,25 @@ async fn a_loop_that_starts_calls_lets_others_run() {
     let turns = bystander();
     for number in 0..MESSAGES {
         drop(client.start::<Value>("echo", &number).await.unwrap());
+    }
+    assert_taken(&turns);
+}
+
+#[tokio::test]
+async fn a_loop_of_calls_that_fail_at_once_lets_others_run() {
+    let center = center().await;
+    let caller = Caller::connect(address(&center).to_string()).await.unwrap();
+    let closed = Client::connect(address(&center).to_string()).await.unwrap();
+    caller.call::<()>("nothing", &()).await.unwrap_err();
+    let turns = bystander();
+    for _ in 0..MESSAGES {
+        caller.call::<()>("nothing", &()).await.unwrap_err();
+    }
+    assert_taken(&turns);
+    closed.close();
+    turns.store(0, Relaxed);
+    for _ in 0..MESSAGES {
+        closed.call::<()>("nothing", &()).await.unwrap_err();
     }
     assert_taken(&turns);
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::clock::Alarmist;
 use crate::guard::guarded;
-use crate::link::LAST_WORDS;
+use crate::link::{LAST_WORDS, call_in};
 use crate::request::Stage;
 use crate::{RequestId, Requestor};
 
@@ -193,7 +193,7 @@ impl Calls {
     pub(crate) fn complete(&self, conn: &Conn, message: Message) {
         let complete = |state: &mut State| {
             state.answers += 1;
-            state.requestor.complete(message.id())
+            state.requestor.complete(call_in(message.id()))
         };
         match self.take(conn, complete) {
             Some(waiter) => waiter.wake(conn, Outcome::Answered(message)),

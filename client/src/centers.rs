@@ -1,18 +1,16 @@
 use std::error::Error;
 use std::fmt::Write;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::iter;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use callboard_net::Address;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connect::{SUBJECT, connect_in_background, read_addresses};
-use crate::{CallError, CallErrorKind, Client, ClientBuilder};
+use crate::{CallError, CallErrorKind, Client, ClientBuilder, Together};
 
 /// One center or several: a [`Client`] of each, of which some may be without a connection for a while.
 ///
@@ -90,22 +88,15 @@ impl Centers {
     /// # Cancel safety
     /// It only watches.
     pub async fn wait_online(&self) -> Result<&Client, CallError> {
-        let mut waiting: Vec<Waiting<'_>> = self.iter().map(|center| Some(Box::pin(center.online()) as _)).collect();
-        poll_fn(|cx| {
-            let mut ended = None;
-            for (center, wait) in self.iter().zip(&mut waiting) {
-                match wait.as_mut().map(|wait| wait.as_mut().poll(cx)) {
-                    Some(Poll::Ready(Ok(()))) => return Poll::Ready(Ok(center)),
-                    Some(Poll::Ready(Err(error))) => (*wait, ended) = (None, Some(error)),
-                    Some(Poll::Pending) | None => {}
-                }
+        let mut waiting: Together<Waiting<'_>> = self.iter().map(|center| Box::pin(online(center)) as _).collect();
+        let mut ended = None;
+        loop {
+            match waiting.next().await {
+                Some(Ok(center)) => return Ok(center),
+                Some(Err(error)) => ended = Some(error),
+                None => return ended.map_or(Ok(&self.first), Err),
             }
-            match ended {
-                Some(error) if waiting.iter().all(Option::is_none) => Poll::Ready(Err(error)),
-                _ => Poll::Pending,
-            }
-        })
-        .await
+        }
     }
 
     /// The same connections with another deadline for each request.
@@ -164,7 +155,13 @@ impl From<&Self> for Centers {
     }
 }
 
-type Waiting<'a> = Option<Pin<Box<dyn Future<Output = Result<(), CallError>> + Send + 'a>>>;
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<&'a Client, CallError>> + Send + 'a>>;
+type Attempt<'a> = Pin<Box<dyn Future<Output = (usize, Outcome)> + Send + 'a>>;
+type Outcome = Result<Client, CallError>;
+
+async fn online(center: &Client) -> Result<&Client, CallError> {
+    center.online().await.map(|()| center)
+}
 
 pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<Centers, CallError> {
     let addresses = read_addresses(addresses)?;
@@ -199,19 +196,19 @@ fn settings_of(settings: &ClientBuilder, place: u64) -> ClientBuilder {
 /// Tries each once, all at the same time, until some while after the first has answered; what is not decided by then is
 /// given up.
 async fn first_attempts(settings: &[ClientBuilder], addresses: &[Address]) -> Vec<Option<Outcome>> {
-    let mut attempts = JoinSet::new();
+    let mut attempts: Together<Attempt<'_>> = Together::default();
     for (place, (settings, address)) in settings.iter().zip(addresses).enumerate() {
         let connecting = Box::pin(settings.clone().connect(address.to_string()));
-        attempts.spawn(async move { (place, connecting.await) });
+        attempts.push(Box::pin(async move { (place, connecting.await) }));
     }
     let mut outcomes: Vec<Option<Outcome>> = addresses.iter().map(|_| None).collect();
     let mut until = None;
     loop {
         let next = match until {
-            None => attempts.join_next().await,
-            Some(until) => timeout_at(until, attempts.join_next()).await.unwrap_or(None),
+            None => attempts.next().await,
+            Some(until) => timeout_at(until, attempts.next()).await.unwrap_or(None),
         };
-        let Some(Ok((place, outcome))) = next else { return outcomes };
+        let Some((place, outcome)) = next else { return outcomes };
         if outcome.is_ok() {
             until.get_or_insert_with(|| Instant::now() + PATIENCE);
         }
@@ -220,8 +217,6 @@ async fn first_attempts(settings: &[ClientBuilder], addresses: &[Address]) -> Ve
         }
     }
 }
-
-type Outcome = Result<Client, CallError>;
 
 fn nobody_answered(addresses: &[Address], outcomes: &[Option<Outcome>]) -> CallError {
     let mut what = String::from("no center could be reached: ");

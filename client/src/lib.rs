@@ -37,6 +37,7 @@ mod states;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod together;
 mod v1_peers;
 
 pub use builder::{ClientBuilder, SessionMode};
@@ -51,3 +52,4 @@ pub use line::{Line, Resume, Resuming, WeakLine};
 pub use reconnect::Reconnect;
 pub use requestor::{RequestId, Requestor};
 pub use states::{ClientState, ClientStates};
+pub use together::{OwnTask, Together};

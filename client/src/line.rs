@@ -3,7 +3,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use callboard_common::{BodyError, Connection, Encode, ErrorInfo, Message, ResultCode, Session};
+use callboard_common::{
+    BodyError, Connection, Encode, ErrorInfo, FLAG_ONE_WAY, Head, Message, PublishId, ResultCode, SendError, Session,
+};
 use callboard_net::{Address, Conn};
 
 use crate::CallError;
@@ -74,6 +76,45 @@ impl Line {
     /// bytes wait for company, until something else is sent or they are told to leave.
     pub fn queue_one_way<B: Encode>(&self, body: &B, gather: usize) -> bool {
         self.link.queue_one_way_now(body, gather)
+    }
+
+    /// Waits until it takes no more requests: it has ended, or the peer is about to leave.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn lost(&self) {
+        tokio::select! {
+            biased;
+            () = self.link.conn.closed() => {}
+            () = self.link.dispatch.leaving().told() => {}
+        }
+    }
+
+    /// Whether the peer leaves requests unanswered that ask for it.
+    pub fn knows_one_way(&self) -> bool {
+        self.link.knows_one_way()
+    }
+
+    /// Queues a publish under its own id, which the peer leaves unanswered. Up to `gather` bytes wait for company.
+    ///
+    /// # Errors
+    /// `Full`: there is no room now. It can't be written, or the connection has ended.
+    pub fn publish_one_way<B: Encode>(&self, id: PublishId, body: &B, gather: usize) -> Result<(), SendError> {
+        self.link.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id.to_wire() }, body, gather).map(drop)
+    }
+
+    /// As [`exchange_in_order`](Self::exchange_in_order), for a publish that has an id of its own.
+    ///
+    /// # Errors
+    /// As [`exchange_in_order`](Self::exchange_in_order).
+    pub fn publish_in_order<B: Encode>(
+        &self,
+        id: PublishId,
+        subject: &str,
+        body: &B,
+        done: impl FnOnce(Result<Message, CallError>) + Send + 'static,
+    ) -> Result<(), CallError> {
+        self.request(subject).send_named_in_order(Some(id), body, |_, answer| done(answer))
     }
 
     /// As [`Client::exchange`](crate::Client::exchange), on this connection only.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use callboard_common::{
-    Codec, Connection, Encode, EncodeError, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head, MessageType, SendError,
+    Codec, Connection, Encode, EncodeError, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head, MessageType, PublishId,
+    SendError,
 };
 use callboard_net::{Address, Conn};
 use tokio::runtime::Handle;
@@ -62,6 +63,15 @@ impl Link {
         self.queue_head(Head::new(body.kind(), &id.to_wire()), body, gather)
     }
 
+    /// The same for a publish that has an id of its own, in front of the other.
+    pub(crate) fn queue_named<B: Encode>(&self, name: PublishId, id: RequestId, body: &B) -> Result<u64, SendError> {
+        let mut wire = [0; NAMED_BYTES];
+        for (byte, value) in wire.iter_mut().zip(name.to_wire().iter().chain(&id.to_wire())) {
+            *byte = *value;
+        }
+        self.queue_head(Head::new(body.kind(), &wire), body, 0)
+    }
+
     /// Queues a request that the peer is not to answer.
     pub(crate) fn queue_one_way<B: Encode>(&self, body: &B, gather: usize) -> Result<u64, SendError> {
         let id = RequestId::unanswered(self.unanswered.fetch_add(1, Relaxed));
@@ -78,7 +88,7 @@ impl Link {
         self.calls.forget(&self.conn, id)
     }
 
-    fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B, gather: usize) -> Result<u64, SendError> {
+    pub(crate) fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B, gather: usize) -> Result<u64, SendError> {
         let max_frame_bytes = self.conn.session().map_or(u64::MAX, |session| session.limits.max_frame_bytes);
         let max_frame_bytes = usize::try_from(max_frame_bytes).unwrap_or(usize::MAX);
         let body = Bounded { body, header_bytes: COUNTED_HEADER_BYTES + head.id.len(), max_frame_bytes };
@@ -97,6 +107,16 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("address", &self.address).field("conn", &self.conn).finish_non_exhaustive()
     }
+}
+
+/// What the id of a request takes that has an id of its own, too.
+const NAMED_BYTES: usize = PublishId::WIRE_BYTES + RequestId::WIRE_BYTES;
+/// The call of which an answer's id tells.
+pub(crate) fn call_in(id: &[u8]) -> &[u8] {
+    if id.len() != NAMED_BYTES {
+        return id;
+    }
+    PublishId::split(id).map_or(id, |(_, call)| call)
 }
 
 /// The part of a header that its length field counts.

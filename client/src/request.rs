@@ -3,7 +3,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_common::{BodyError, Encode, ErrorInfo, Executed, Message, MessageType, ResultCode, SendError};
+use callboard_common::{
+    BodyError, Encode, ErrorInfo, Executed, Message, MessageType, PublishId, ResultCode, SendError,
+};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
@@ -102,6 +104,15 @@ impl Request<'_> {
         B: Encode,
         D: FnOnce(Request<'_>, Result<Message, CallError>) + Send + 'static,
     {
+        self.send_named_in_order(None, body, done)
+    }
+
+    /// The same, for a publish that has an id of its own.
+    pub(crate) fn send_named_in_order<B, D>(self, name: Option<PublishId>, body: &B, done: D) -> Result<(), CallError>
+    where
+        B: Encode,
+        D: FnOnce(Request<'_>, Result<Message, CallError>) + Send + 'static,
+    {
         let (link, deadline) = (Arc::clone(self.link), self.deadline);
         let (is_method, subject): (_, Box<str>) = match self.subject {
             Subject::Method(method) => (true, method.into()),
@@ -114,7 +125,10 @@ impl Request<'_> {
             done(request, request.outcome(outcome, kind));
         }));
         let entered = self.enter_now(waiter)?;
-        let queued = self.link.queue(entered.id, body, 0);
+        let queued = match name {
+            None => self.link.queue(entered.id, body, 0),
+            Some(name) => self.link.queue_named(name, entered.id, body),
+        };
         let id = entered.leave();
         // If the connection has just ended, `done` has heard of it and it must not be told twice.
         if let Err(e) = queued

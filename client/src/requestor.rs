@@ -50,6 +50,8 @@ enum Slot<W> {
 }
 
 impl RequestId {
+    pub(crate) const WIRE_BYTES: usize = WIRE_BYTES;
+
     /// The id's bytes on the wire.
     pub fn to_wire(self) -> [u8; WIRE_BYTES] {
         let mut rest = u64::from(self.slot) << NUMBER_BITS | self.number;

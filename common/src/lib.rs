@@ -5,6 +5,7 @@
 //!
 //! 1. [`MessageType`] and [`ResultCode`]: the numbers of the wire.
 //! 2. [`Message`]: one whole frame; [`Head`]: what an encoder is told.
+//!    [`PublishId`]: how a message that is repeated is known.
 //! 3. [`Protocol`] (bytes to messages) and its form [`LengthValue`], with a [`BodyFilter`].
 //! 4. [`Codec`] (bodies to values) and its form [`Json`].
 //! 5. [`Body`]: one type per kind, [`RpcRequest`] to [`SessionAnswer`].
@@ -29,6 +30,7 @@ mod ping;
 #[cfg(feature = "planted")]
 mod planted;
 mod protocol;
+mod publish_id;
 mod recorder;
 mod scan;
 mod session;
@@ -54,5 +56,6 @@ pub use ping::Ping;
 #[doc(hidden)]
 pub use planted::Planted;
 pub use protocol::{BodyFilter, Plain, Protocol, ProtocolError};
+pub use publish_id::PublishId;
 pub use recorder::{RecordedRequest, Recorder, Sent};
 pub use session::{Feature, Features, Session};

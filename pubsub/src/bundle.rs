@@ -2,6 +2,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use callboard_common::PublishId;
 
 use crate::News;
 use crate::backlog::{Load, Portion};
@@ -24,6 +25,8 @@ pub(crate) struct Values {
     parts: Vec<Part>,
     /// The number of the first one; those of the others follow.
     first: Number,
+    /// What those are known by that may be repeated; empty if none may.
+    ids: Vec<Option<PublishId>>,
 }
 
 /// The number of a message.
@@ -52,20 +55,26 @@ enum Text {
 
 impl Bundle {
     /// Messages that were copied together.
-    pub(crate) fn copied(topic: Arc<str>, values: Vec<u8>, parts: Vec<Part>, first: Number) -> Self {
+    pub(crate) fn copied(
+        topic: Arc<str>,
+        values: Vec<u8>,
+        parts: Vec<Part>,
+        first: Number,
+        ids: Vec<Option<PublishId>>,
+    ) -> Self {
         let text = String::from_utf8(values).map_or_else(|e| Text::Bytes(e.into_bytes().into()), Text::Checked);
-        Self::new(topic, text, parts, first)
+        Self::new(Values { topic, text, parts, first, ids })
     }
 
     /// One message, which stays where it is.
-    pub(crate) fn single(topic: Arc<str>, value: Bytes, number: Number) -> Self {
-        let part = Part { end: value.len(), is_plain: false };
-        Self::new(topic, Text::Bytes(value), vec![part], number)
+    pub(crate) fn single(topic: Arc<str>, value: Bytes, first: Number, ids: Vec<Option<PublishId>>) -> Self {
+        let parts = vec![Part { end: value.len(), is_plain: false }];
+        Self::new(Values { topic, text: Text::Bytes(value), parts, first, ids })
     }
 
-    fn new(topic: Arc<str>, text: Text, parts: Vec<Part>, first: Number) -> Self {
-        let left = 0..parts.len();
-        Self { values: Arc::new(Values { topic, text, parts, first }), left }
+    fn new(values: Values) -> Self {
+        let left = 0..values.parts.len();
+        Self { values: Arc::new(values), left }
     }
 
     /// How many messages are left.
@@ -76,7 +85,8 @@ impl Bundle {
     /// What they take, bookkeeping included.
     pub(crate) fn bytes(&self) -> usize {
         let values = self.values.end(self.left.end) - self.values.end(self.left.start);
-        values + self.len() * size_of::<Part>() + size_of::<Self>() + size_of::<Values>()
+        let ids = if self.values.ids.is_empty() { 0 } else { self.len() * size_of::<Option<PublishId>>() };
+        values + self.len() * size_of::<Part>() + ids + size_of::<Self>() + size_of::<Values>()
     }
 
     /// The first `len` of them; the others are left.
@@ -112,6 +122,12 @@ impl Values {
         Number { seq: self.first.seq + index as u64, ..self.first }
     }
 
+    /// What one message is known by if it may be repeated.
+    #[inline]
+    pub(crate) fn id(&self, index: usize) -> Option<PublishId> {
+        self.ids.get(index).copied().flatten()
+    }
+
     /// The bytes of one message.
     pub(crate) fn bytes(&self, index: usize) -> &[u8] {
         let all = match &self.text {
@@ -138,7 +154,8 @@ impl Values {
         };
         let is_plain = self.parts.get(index).is_some_and(|part| part.is_plain);
         let parts = vec![Part { end: value.len(), is_plain }];
-        Self { topic: Arc::clone(&self.topic), text, parts, first: self.number(index) }
+        let ids = self.id(index).map(Some).into_iter().collect();
+        Self { topic: Arc::clone(&self.topic), text, parts, first: self.number(index), ids }
     }
 
     fn range(&self, index: usize) -> Range<usize> {
@@ -169,7 +186,7 @@ pub(crate) fn bundle_of(values: &[&str]) -> Bundle {
     });
     let parts =
         ends.zip(values).map(|(end, value)| Part { end, is_plain: value.starts_with('"') && !value.contains('\\') });
-    Bundle::copied("t".into(), values.concat().into(), parts.collect(), Number { seq: 1, is_told: true })
+    Bundle::copied("t".into(), values.concat().into(), parts.collect(), Number { seq: 1, is_told: true }, Vec::new())
 }
 
 #[cfg(test)]

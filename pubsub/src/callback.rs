@@ -1,6 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use callboard_client::{CallError, Client, spawn};
+use callboard_client::{CallError, Centers, spawn};
 use tokio::sync::oneshot;
 
 use crate::{News, Subscription, SubscriptionError};
@@ -31,11 +31,11 @@ use crate::{News, Subscription, SubscriptionError};
 /// # Cancel safety
 /// That of [`Subscription::open`].
 pub async fn subscribe_with(
-    client: &Client,
+    centers: impl Into<Centers>,
     topic: &str,
     each: impl FnMut(Result<News, SubscriptionError>) + Send + 'static,
 ) -> Result<SubscriptionGuard, CallError> {
-    let news = Subscription::open(client, topic).await?;
+    let news = Subscription::open(centers, topic).await?;
     let (guard, dropped) = oneshot::channel();
     spawn(listen(news, dropped, each));
     Ok(SubscriptionGuard { _dropped: guard })

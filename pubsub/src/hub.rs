@@ -2,10 +2,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, iter};
 
 use bytes::Bytes;
-use callboard_client::{Client, Conn, Inbox, Line, Resuming};
+use callboard_client::{Client, Conn, Inbox, Line, Resuming, WeakLine};
 use callboard_common::{
-    Connection, Decode, Event, FLAG_ONE_WAY, Feature, Head, Json, Message, MessageType, Raw, SendError, Subscribed,
-    TopicOp, TopicOptions, TopicRequest,
+    Connection, Decode, Event, FLAG_ONE_WAY, Feature, Head, Json, Message, MessageType, PublishId, Raw, SendError,
+    Subscribed, TopicOp, TopicOptions, TopicRequest,
 };
 
 use crate::backlog::{End, Mark};
@@ -15,6 +15,7 @@ use crate::listeners::{ListenerId, Listeners, Wants};
 use crate::publication::COPY_BELOW_BYTES;
 use crate::queue::{Freed, Hold, Queue};
 use crate::spelling::Spelling;
+use crate::wishes::Wishes;
 
 /// What a client's connection does with messages of topics: hands each to those who listen, sharing its bytes.
 ///
@@ -25,6 +26,15 @@ pub(crate) struct Hub {
     gathering: Gathering,
     /// Which run of the center was asked last, where it tells.
     pub(crate) instance: Mutex<Option<String>>,
+    /// Topics that this center is to have, as one of several.
+    pub(crate) wished: Mutex<Wished>,
+}
+
+/// Topics that are to be created again, and the connection over which they were last.
+#[derive(Default)]
+pub(crate) struct Wished {
+    pub(crate) topics: Wishes,
+    pub(crate) over: Option<WeakLine>,
 }
 
 impl Hub {
@@ -35,7 +45,7 @@ impl Hub {
 
     pub(crate) fn new(instance: Option<&str>) -> Self {
         let (listeners, gathering) = (Mutex::new(Listeners::new()), Gathering::default());
-        Self { listeners, gathering, instance: Mutex::new(instance.map(str::to_owned)) }
+        Self { listeners, gathering, instance: Mutex::new(instance.map(str::to_owned)), wished: Mutex::default() }
     }
 
     /// Whether what is published over the connection waits for company.
@@ -131,7 +141,7 @@ impl Inbox for Hub {
             if let Some(open) = arrivals.as_mut().filter(|open| open.has_room_for(message.body()))
                 && let Some(value) = spelling.read(message.body())
             {
-                open.add(value.raw.bytes(), value.is_plain);
+                open.add(value.raw.bytes(), value.is_plain, message.id());
                 continue;
             }
             if let Some(done) = arrivals.take() {
@@ -168,7 +178,10 @@ impl Inbox for Hub {
     fn resume(self: Arc<Self>, line: &Line) -> Resuming<'_> {
         // A PING that left over the connection that leaves is not answered here.
         self.gathering.reset();
-        Box::pin(async move { self.subscribe_again(line).await })
+        Box::pin(async move {
+            self.create_again(line).await?;
+            self.subscribe_again(line).await
+        })
     }
 
     fn closed(&self) {
@@ -188,6 +201,8 @@ pub(crate) struct Arrivals {
     large: Option<Bytes>,
     values: Vec<u8>,
     parts: Vec<Part>,
+    /// What they are known by; empty as long as none of them may be repeated.
+    ids: Vec<Option<PublishId>>,
 }
 
 impl Arrivals {
@@ -196,9 +211,11 @@ impl Arrivals {
         let large = (value.len() >= COPY_BELOW_BYTES).then(|| message.frame().slice_ref(value));
         let is_large = large.is_some();
         let (topic, first_seq) = (request.topic.to_string(), request.seq);
-        let mut arrivals = Self { topic, first_seq, large, values: Vec::new(), parts: Vec::new() };
-        if !is_large {
-            arrivals.add(value, Json::is_plain_string(value));
+        let mut arrivals = Self { topic, first_seq, large, values: Vec::new(), parts: Vec::new(), ids: Vec::new() };
+        if is_large {
+            arrivals.know(0, message.id());
+        } else {
+            arrivals.add(value, Json::is_plain_string(value), message.id());
         }
         arrivals
     }
@@ -208,12 +225,22 @@ impl Arrivals {
         self.large.is_none() && self.values.len() + body.len() <= COPY_BELOW_BYTES
     }
 
-    fn add(&mut self, value: &[u8], is_plain: bool) {
+    fn add(&mut self, value: &[u8], is_plain: bool, id: &[u8]) {
+        self.know(self.parts.len(), id);
         if self.parts.len() == 1 {
             self.values.reserve_exact(COPY_BELOW_BYTES.saturating_sub(self.values.len()));
         }
         self.values.extend_from_slice(value);
         self.parts.push(Part { end: self.values.len(), is_plain });
+    }
+
+    /// By what the message is known that comes behind so many.
+    fn know(&mut self, before: usize, id: &[u8]) {
+        let id = PublishId::split(id).map(|(id, _)| id);
+        if id.is_some() || !self.ids.is_empty() {
+            self.ids.resize(before, None);
+            self.ids.push(id);
+        }
     }
 
     fn len(&self) -> u64 {
@@ -223,12 +250,13 @@ impl Arrivals {
     fn bundle(mut self, topic: Arc<str>, first: u64) -> Bundle {
         let first = Number { seq: first, is_told: self.first_seq.is_some() };
         if let Some(value) = self.large {
-            return Bundle::single(topic, value, first);
+            return Bundle::single(topic, value, first, self.ids);
         }
         // What waits takes what it counts as.
         self.values.shrink_to_fit();
         self.parts.shrink_to_fit();
-        Bundle::copied(topic, self.values, self.parts, first)
+        self.ids.shrink_to_fit();
+        Bundle::copied(topic, self.values, self.parts, first, self.ids)
     }
 }
 
@@ -263,7 +291,7 @@ mod tests {
             let mut arrivals = Arrivals::new(&first, &TopicRequest::decode::<Json>(first.body()).unwrap());
             for _ in 0..10_000 {
                 if arrivals.has_room_for(other.body()) {
-                    arrivals.add(&vec![b'1'; others], false);
+                    arrivals.add(&vec![b'1'; others], false, b"1");
                 }
             }
             arrivals

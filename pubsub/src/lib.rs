@@ -16,7 +16,10 @@
 //!    as a type, [`subscribe_with`] hands each to a callback.
 //! 5. What is missing: `sequence`, what one subscription has had, by numbers; `progress`, how far a connection has heard a
 //!    topic, and what is asked for when another takes its place. Both pure; `resume` does it.
-//! 6. Below them: `bundle`, messages that came together; `backlog`, what waits for one subscription, pure, with `queue`
+//! 6. Several centers: `part`, a subscription at one of them, and `several`, all of its parts; `repeats`, which messages
+//!    came before, pure; `relay` publishes to one and again to the next, `unconfirmed`, pure, says what; `wishes`, pure:
+//!    which topics a center that comes back is to have.
+//! 7. Below them: `bundle`, messages that came together; `backlog`, what waits for one subscription, pure, with `queue`
 //!    around it; `listeners`, who on a connection listens to what, pure, with `hub` around it.
 
 #![deny(missing_docs)]
@@ -26,26 +29,34 @@ mod bundle;
 mod callback;
 mod delivery;
 mod event;
+mod everywhere;
 mod gathering;
 mod hub;
 mod kept;
 mod listeners;
 mod news;
 mod numbered;
+mod outgoing;
+mod part;
 mod progress;
 mod publication;
 mod publisher;
 mod queue;
+mod relay;
+mod repeats;
 mod resume;
 mod ring;
 mod sequence;
 mod service;
+mod several;
 mod spelling;
 mod subscription;
 mod subscription_error;
 mod topic;
 mod topic_manager;
 mod topics;
+mod unconfirmed;
+mod wishes;
 
 pub use callback::{SubscriptionGuard, subscribe_with};
 pub use callboard_common::{Missed, SlowPolicy};

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use callboard_common::{Codec, Json, Raw, Shape};
+use callboard_common::{Codec, Json, PublishId, Raw, Shape};
 use serde::de::DeserializeOwned;
 
 use crate::SubscriptionError;
@@ -40,6 +40,12 @@ impl News {
     /// The same, counted here where the center gives none.
     pub(crate) fn number(&self) -> u64 {
         self.values.number(self.index).seq
+    }
+
+    /// What it is known by if its publisher may repeat it.
+    #[inline]
+    pub(crate) fn id(&self) -> Option<PublishId> {
+        self.values.id(self.index)
     }
 
     /// The message for people: a string as it is, any other value as its JSON without white space.
@@ -147,10 +153,14 @@ mod tests {
         let held = bundle.first().map(|news| Arc::downgrade(&news.values)).unwrap();
         drop(bundle);
         assert_eq!(held.strong_count(), 0);
-        let large =
-            Bundle::single("t".into(), Bytes::from(vec![b'1'; 100]).slice(10..20), Number { seq: 7, is_told: true })
-                .next()
-                .unwrap();
+        let large = Bundle::single(
+            "t".into(),
+            Bytes::from(vec![b'1'; 100]).slice(10..20),
+            Number { seq: 7, is_told: true },
+            vec![],
+        )
+        .next()
+        .unwrap();
         assert_eq!(large.detach(), large);
     }
 

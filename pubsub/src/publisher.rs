@@ -1,15 +1,16 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
-use callboard_client::{CallError, CallErrorKind, Client, Line, Ping};
+use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, Ping};
 use callboard_common::{Codec, Encode, EncodeError, Executed, Feature, Json, MessageType, TopicOp, TopicRequest};
 use serde::Serialize;
 use tokio::task::coop::consume_budget;
 
 use crate::hub::{Hub, subject};
-use crate::topics::Publish;
+use crate::relay::Relay;
+use crate::topics::{Publish, unwritten};
 
 /// Publishes to one topic at full speed: it waits for no answers, but while much waits to be sent.
 ///
@@ -49,6 +50,18 @@ pub struct Publisher {
     lost: bool,
     hub: Arc<Hub>,
     pace: Pace,
+    /// Of several centers.
+    relayed: Option<Relayed>,
+}
+
+/// What goes by way of a relay, to one of several centers.
+#[derive(Debug)]
+struct Relayed {
+    relay: Arc<OnceLock<Relay>>,
+    centers: Centers,
+    topic: Arc<str>,
+    /// The number of the last message.
+    last: u64,
 }
 
 /// How fast messages follow each other.
@@ -68,7 +81,9 @@ const GATHER_BYTES: usize = 64 << 10;
 const QUEUE_BYTES: usize = 1 << 20;
 
 impl Publisher {
-    pub(crate) fn new(client: &Client, topic: &str) -> Self {
+    pub(crate) fn new(centers: &Centers, topic: &str, relay: Option<Arc<OnceLock<Relay>>>) -> Self {
+        let client = centers.first();
+        let relayed = relay.map(|relay| Relayed { relay, centers: centers.clone(), topic: topic.into(), last: 0 });
         let before = before_message(topic);
         let pace = Pace { since: Instant::now(), messages: 0 };
         let (client, hub, line) = (client.clone(), Hub::of(client), client.line());
@@ -83,6 +98,7 @@ impl Publisher {
             lost: false,
             hub,
             pace,
+            relayed,
         }
     }
 
@@ -124,6 +140,9 @@ impl Publisher {
     /// # Cancel safety
     /// It only watches.
     pub async fn settle(&mut self) -> Result<(), CallError> {
+        if let Some(relayed) = &self.relayed {
+            return relayed.settled().await;
+        }
         // The center handles the requests of one connection in order.
         if self.knows_ping() {
             self.client.exchange(&self.subject, &Ping).await?;
@@ -156,6 +175,9 @@ impl Publisher {
     }
 
     async fn send<M: Written>(&mut self, message: M) -> Result<(), CallError> {
+        if let Some(relayed) = &mut self.relayed {
+            return relayed.send(message, &self.subject).await;
+        }
         if self.queued_bytes > QUEUE_BYTES {
             self.client.flush_in_time(&self.subject).await?;
             self.queued_bytes = 0;
@@ -179,6 +201,26 @@ impl Publisher {
         }
         self.queued_bytes += bytes;
         Ok(())
+    }
+}
+
+impl Relayed {
+    async fn send<M: Written>(&mut self, message: M, subject: &str) -> Result<(), CallError> {
+        let mut value = BytesMut::new();
+        message.write::<Json>(&mut value).map_err(|why| unwritten(self.centers.first(), subject, &why))?;
+        self.last = self.relay().publish(&self.topic, value.freeze(), self.centers.timeout()).await?;
+        Ok(())
+    }
+
+    async fn settled(&self) -> Result<(), CallError> {
+        match self.last {
+            0 => Ok(()),
+            last => self.relay().settled(&self.topic, last, self.centers.timeout()).await,
+        }
+    }
+
+    fn relay(&self) -> &Relay {
+        self.relay.get_or_init(|| Relay::start(&self.centers))
     }
 }
 

@@ -106,7 +106,7 @@ impl Hub {
     }
 
     /// Whether the center is another run of its program than the one that was asked last.
-    fn is_restarted(&self, instance: Option<&str>) -> bool {
+    pub(crate) fn is_restarted(&self, instance: Option<&str>) -> bool {
         let known = self.instance.lock().unwrap_or_else(PoisonError::into_inner);
         // One that does not tell may be another one each time.
         instance.is_none() || known.as_deref() != instance

@@ -2,23 +2,17 @@ use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use callboard_client::{CallError, Client};
-use callboard_common::{Feature, Missed, SlowPolicy, TopicOp, TopicOperation, TopicOptions};
+use callboard_client::{Address, CallError, Centers};
+use callboard_common::{Missed, SlowPolicy};
 use serde::de::DeserializeOwned;
-use tokio::task::coop::poll_proceed;
 use tokio_stream::{Stream, StreamExt};
 
-use crate::backlog::{Bounds, End, Mark, Next};
-use crate::bundle::Bundle;
-use crate::hub::{Hub, subject};
-use crate::listeners::{ListenerId, Wants};
-use crate::progress::Resumed;
-use crate::queue::Queue;
-use crate::sequence::{Gap, Heard, Sequence};
-use crate::topics::check;
+use crate::backlog::{Bounds, End};
+use crate::part::{Part, Wish};
+use crate::repeats::Repeats;
+use crate::several::Several;
 use crate::{Event, News, SubscriptionError};
 
 /// What is published to one topic, as a [`Stream`] of [`News`] in the order in which it was published.
@@ -35,6 +29,20 @@ use crate::{Event, News, SubscriptionError};
 ///
 /// After an error it ends.
 ///
+/// # Several centers
+/// With [`Centers`] it is subscribed at each center that is there, and at the others as soon as they are; what comes is one
+/// stream. A message that a publisher repeated at another center, since it did not know whether the first had passed it on,
+/// is heard once: the ids that such a publisher gives are remembered, of the newest 32,768 messages of each publisher and
+/// of the 512 publishers at least that were heard last. The messages of one publisher keep their order as long as it stays
+/// with one center. Where it moves on while much of what it had published waits at the old center, that may come later.
+///
+/// Each center numbers by itself, so gaps are those of one center: [`heard_at`](Self::heard_at) tells which. What was heard
+/// there, repeats that were dropped included, and what was told to be missing there is what was published there; some of
+/// what is missing may have come from another center. A center whose connection is lost is told
+/// ([`Event::Disconnected`]) while the others are heard on, and [`Event::Resumed`] when it is subscribed to again, also
+/// one that joins later than the others. A topic that one of them has not is created there. It ends when the topic is
+/// removed at one of them.
+///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use callboard_client::Client;
@@ -47,14 +55,8 @@ use crate::{Event, News, SubscriptionError};
 /// # Ok(()) }
 /// ```
 pub struct Subscription {
-    seat: Seat,
-    /// Taken from the queue and not yet asked for.
-    at_hand: Option<Bundle>,
-    sequence: Sequence,
-    /// What comes next, after a gap that was told before it.
-    after_gap: Option<Event>,
-    /// Messages that it gives before it looks whether others are to have their turn.
-    free_turns: usize,
+    heard: Heard,
+    repeats: Repeats,
     ended: bool,
 }
 
@@ -62,10 +64,14 @@ pub struct Subscription {
 #[derive(Debug)]
 #[must_use]
 pub struct SubscriptionBuilder<'a> {
-    client: &'a Client,
-    topic: &'a str,
-    bounds: Bounds,
-    retain: Option<bool>,
+    centers: Centers,
+    wish: Wish<'a>,
+}
+
+/// Where its messages come from.
+enum Heard {
+    One(Part),
+    Several(Box<Several>),
 }
 
 /// A [`Subscription`] whose messages are read as a type: a [`Stream`] of `Result<T, SubscriptionError>`. A message that
@@ -75,32 +81,18 @@ pub struct TypedSubscription<T> {
     messages: PhantomData<fn() -> T>,
 }
 
-/// A place among the listeners of a topic; given up when it is dropped.
-struct Seat {
-    client: Client,
-    hub: Arc<Hub>,
-    queue: Arc<Queue>,
-    listener: ListenerId,
-}
-
-/// Of what may wait for a subscription that may miss messages at most so much waits at the center, where it is not counted
-/// in messages.
-const AT_CENTER_BYTES: usize = 1 << 20;
-/// Messages that count as one step of a task: tokio lets a task take 128 steps at a time.
-const TURN_MESSAGES: usize = 16;
-
 impl Subscription {
     /// Subscribes to a topic. It hears all that is published after this returns, and what is published before may be
-    /// heard.
+    /// heard. With several centers this holds for those that are there.
     ///
     /// # Errors
-    /// What any call may fail with; [`ResultCode::NotFoundTopic`](callboard_common::ResultCode) if there is no such
+    /// What any call may fail with, with several centers only if it fails at each of them; [`ResultCode::NotFoundTopic`](callboard_common::ResultCode) if there is no such
     /// topic, `Overloaded` if this connection has as many subscriptions as the center permits.
     ///
     /// # Cancel safety
     /// Dropping the future before it is ready takes the subscription back.
-    pub async fn open(client: &Client, topic: &str) -> Result<Self, CallError> {
-        Self::builder(client, topic).open().await
+    pub async fn open(centers: impl Into<Centers>, topic: &str) -> Result<Self, CallError> {
+        Self::builder(centers, topic).open().await
     }
 
     /// The same with each message read as a `T`.
@@ -111,15 +103,16 @@ impl Subscription {
     /// # Cancel safety
     /// That of [`open`](Self::open).
     pub async fn open_typed<T: DeserializeOwned>(
-        client: &Client,
+        centers: impl Into<Centers>,
         topic: &str,
     ) -> Result<TypedSubscription<T>, CallError> {
-        Ok(Self::open(client, topic).await?.typed())
+        Ok(Self::open(centers, topic).await?.typed())
     }
 
     /// Settings first.
-    pub fn builder<'a>(client: &'a Client, topic: &'a str) -> SubscriptionBuilder<'a> {
-        SubscriptionBuilder { client, topic, bounds: Bounds::default(), retain: None }
+    pub fn builder(centers: impl Into<Centers>, topic: &str) -> SubscriptionBuilder<'_> {
+        let wish = Wish { topic, bounds: Bounds::default(), retain: None };
+        SubscriptionBuilder { centers: centers.into(), wish }
     }
 
     /// From now on, each message read as a `T`.
@@ -129,7 +122,23 @@ impl Subscription {
 
     /// The topic.
     pub fn topic(&self) -> &str {
-        &self.seat.listener.topic
+        match &self.heard {
+            Heard::One(part) => part.topic(),
+            Heard::Several(several) => several.topic(),
+        }
+    }
+
+    /// The center from which came what was heard last.
+    pub fn heard_at(&self) -> Address {
+        match &self.heard {
+            Heard::One(part) => part.client().address(),
+            Heard::Several(several) => several.heard_at(),
+        }
+    }
+
+    /// How many messages came a second time, from another center, and were dropped.
+    pub fn repeats(&self) -> u64 {
+        self.repeats.dropped()
     }
 
     /// The next message, or what ended the subscription; `None` after that.
@@ -176,26 +185,26 @@ impl SubscriptionBuilder<'_> {
     /// Default 64 KiB. More lets the reader pause for longer before publishers feel it, takes memory, and is slower where
     /// messages fall out of the processor's cache before they are taken.
     pub const fn hold_bytes(mut self, bytes: usize) -> Self {
-        self.bounds.hold_bytes = bytes;
+        self.wish.bounds.hold_bytes = bytes;
         self
     }
 
     /// The same in messages. Default 8,192.
     pub const fn hold_messages(mut self, messages: usize) -> Self {
-        self.bounds.hold_messages = messages;
+        self.wish.bounds.hold_messages = messages;
         self
     }
 
     /// Past so many bytes the [policy](Self::policy) decides. Default 64 MiB. With `Hold` it comes to this only if calls
     /// wait for answers on the same connection, which then must be read.
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
-        self.bounds.max_bytes = bytes;
+        self.wish.bounds.max_bytes = bytes;
         self
     }
 
     /// The same in messages. Default: no bound.
     pub const fn max_messages(mut self, messages: usize) -> Self {
-        self.bounds.max_messages = messages;
+        self.wish.bounds.max_messages = messages;
         self
     }
 
@@ -204,14 +213,14 @@ impl SubscriptionBuilder<'_> {
     /// [`max_messages`](Self::max_messages) messages are left out, which is told ([`Event::Lagged`]), or, with
     /// `Disconnect`, the subscription ends with [`SubscriptionError::TooSlow`].
     pub const fn policy(mut self, policy: SlowPolicy) -> Self {
-        self.bounds.policy = policy;
+        self.wish.bounds.policy = policy;
         self
     }
 
     /// Whether to get the topic's last message at once, if the center has it. Default: if the topic
     /// [retains](crate::Topics::create_retaining) it.
     pub const fn retain(mut self, retain: bool) -> Self {
-        self.retain = Some(retain);
+        self.wish.retain = Some(retain);
         self
     }
 
@@ -223,45 +232,13 @@ impl SubscriptionBuilder<'_> {
     /// # Cancel safety
     /// That of [`Subscription::open`].
     pub async fn open(self) -> Result<Subscription, CallError> {
-        let subject = subject(self.topic);
-        let seat = Seat::take(self.client, self.topic, self.bounds);
-        loop {
-            let counts = self.client.knows(Feature::Seq);
-            let wanted = TopicOptions { retain: self.retain, ..seat.hub.wants(self.topic) };
-            // A center that does not count is told nothing beyond v1.
-            let options = if counts { wanted } else { TopicOptions::default() };
-            let subscribe = TopicOperation { topic: self.topic.into(), op: TopicOp::Subscribe, options };
-            let answer = self.client.exchange(&subject, &subscribe).await?;
-            let answer = check(self.client, &subject, &answer)?;
-            if let Some(next) = seat.hub.confirm(&seat.listener, answer) {
-                return Ok(Subscription::new(seat, Sequence::from(next)));
-            }
-        }
-    }
-}
-
-impl Seat {
-    fn take(client: &Client, topic: &str, bounds: Bounds) -> Self {
-        let (hub, queue) = (Hub::of(client), Arc::new(Queue::new(bounds)));
-        let wants = Wants { policy: bounds.policy, max_bytes: bounds.max_bytes.min(AT_CENTER_BYTES) };
-        let listener = hub.join(topic, Arc::clone(&queue), wants);
-        Self { client: client.clone(), hub, queue, listener }
-    }
-
-    fn error(&self, end: End) -> SubscriptionError {
-        let (topic, peer) = (self.listener.topic.to_string(), self.client.address().to_string());
-        match end {
-            End::Disconnected => SubscriptionError::Disconnected { topic, peer },
-            End::TopicRemoved => SubscriptionError::TopicRemoved { topic, peer },
-            End::Refused { why } => SubscriptionError::Refused { topic, peer, why: why.to_string() },
-            End::TooSlow { max_bytes } => SubscriptionError::TooSlow { topic, max_bytes },
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.hub.leave(&self.client, &self.listener);
+        let Self { centers, wish } = self;
+        let heard = if centers.is_one() {
+            Heard::One(Part::open(centers.first(), wish).await?.0)
+        } else {
+            Heard::Several(Box::new(Several::open(&centers, wish).await?))
+        };
+        Ok(Subscription { heard, repeats: Repeats::default(), ended: false })
     }
 }
 
@@ -284,74 +261,30 @@ impl Stream for Subscription {
 }
 
 impl Subscription {
-    const fn new(seat: Seat, sequence: Sequence) -> Self {
-        Self { seat, at_hand: None, sequence, after_gap: None, free_turns: 0, ended: false }
-    }
-
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, SubscriptionError>>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let event = ready!(self.poll_heard(cx));
-        Poll::Ready(Some(event.map_err(|end| {
-            self.ended = true;
-            self.seat.hub.leave(&self.seat.client, &self.seat.listener);
-            self.seat.error(end)
-        })))
+        let heard = match &mut self.heard {
+            Heard::One(part) => part.poll(cx, &mut self.repeats),
+            Heard::Several(several) => several.poll(cx, &mut self.repeats),
+        };
+        Poll::Ready(Some(ready!(heard).map_err(|end| self.end(end))))
     }
 
-    fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, End>> {
-        if self.free_turns == 0 {
-            // One who is behind must let others of its thread have their turn, the connection's task among them.
-            ready!(poll_proceed(cx)).made_progress();
-            self.free_turns = TURN_MESSAGES;
+    fn end(&mut self, end: End) -> SubscriptionError {
+        self.ended = true;
+        match &self.heard {
+            Heard::One(part) => part.leave(),
+            Heard::Several(several) => several.leave(),
         }
-        if let Some(event) = self.after_gap.take() {
-            return Poll::Ready(Ok(event));
+        let (topic, peer) = (self.topic().to_owned(), self.heard_at().to_string());
+        match end {
+            End::Disconnected => SubscriptionError::Disconnected { topic, peer },
+            End::TopicRemoved => SubscriptionError::TopicRemoved { topic, peer },
+            End::Refused { why } => SubscriptionError::Refused { topic, peer, why: why.to_string() },
+            End::TooSlow { max_bytes } => SubscriptionError::TooSlow { topic, max_bytes },
         }
-        loop {
-            if let Some(news) = self.at_hand.as_mut().and_then(Bundle::next) {
-                match self.sequence.hear(news.number()) {
-                    Heard::Again => continue,
-                    Heard::New => {}
-                    Heard::After(gap) => return Poll::Ready(Ok(self.tell(gap, Some(Event::Message(news))))),
-                }
-                self.free_turns -= 1;
-                return Poll::Ready(Ok(Event::Message(news)));
-            }
-            self.at_hand = None; // its memory is free while this one waits
-            match ready!(self.seat.queue.poll(cx)) {
-                Ok(Next::Messages(bundle)) => self.at_hand = Some(bundle),
-                Ok(Next::Mark(mark)) => {
-                    if let Some(event) = self.pass(mark) {
-                        return Poll::Ready(Ok(event));
-                    }
-                }
-                Err(end) => return Poll::Ready(Err(end)),
-            }
-        }
-    }
-
-    /// What lies between messages, as an event if it is one.
-    fn pass(&mut self, mark: Mark) -> Option<Event> {
-        match mark {
-            Mark::Reached(seq) => self.sequence.reach(seq).map(|gap| self.tell(gap, None)),
-            Mark::Lost => Some(Event::Disconnected),
-            Mark::Resumed(Resumed { before, missed, next }) => {
-                let gap = self.sequence.reach(before);
-                self.sequence = Sequence::from(next);
-                let resumed = Event::Resumed { missed };
-                Some(match gap {
-                    Some(gap) => self.tell(gap, Some(resumed)),
-                    None => resumed,
-                })
-            }
-        }
-    }
-
-    fn tell(&mut self, gap: Gap, next: Option<Event>) -> Event {
-        self.after_gap = next;
-        Event::Lagged { from: gap.from, to: gap.to }
     }
 }
 

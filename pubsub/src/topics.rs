@@ -1,18 +1,34 @@
+use std::sync::{Arc, OnceLock};
+
 use bytes::BytesMut;
-use callboard_client::{CallError, Client};
+use callboard_client::{CallError, CallErrorKind, Centers, Client};
 use callboard_common::{
-    Codec, Decode, Encode, EncodeError, Feature, Json, Message, MessageType, ResultCode, Shape, Subscribed,
-    TopicAnswer, TopicOp, TopicOperation, TopicOptions, TopicRequest,
+    Codec, Decode, Encode, EncodeError, Json, Message, MessageType, ResultCode, Shape, Subscribed, TopicAnswer,
+    TopicOp, TopicRequest,
 };
 use serde::Serialize;
 
 use crate::Publisher;
+use crate::everywhere::{create, create_at_all, remove_at_all};
 use crate::hub::subject;
+use crate::outgoing::written;
 use crate::publication::compact_text;
+use crate::relay::Relay;
 
 /// Creates, removes and publishes to topics, over a client's connection to a center.
 ///
 /// Messages that are published through one client reach each subscriber in the order of the calls.
+///
+/// # Several centers
+/// With [`Centers`] topics are created and removed at each center that is there. One that comes later, or back after it was
+/// started anew, is told to create what was created through these centers; of what was removed while it was away it is not
+/// told, and still has it.
+///
+/// What is published goes to one center, the first in the list that is there, and to the next when that one is lost. There
+/// what the first has not confirmed is published again, and what it has confirmed within the last second, which it may not
+/// have passed on (up to 16,384 messages or 1 MiB). Each message keeps its id, so that a [`Subscription`](crate::Subscription)
+/// hears it once; other subscribers, and one that subscribes just then, may get some of it twice or late. So nothing is
+/// lost with a center but what it still had in its queues after this second, of which its subscribers are told.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), callboard_client::CallError> {
@@ -26,13 +42,15 @@ use crate::publication::compact_text;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Topics {
-    client: Client,
+    centers: Centers,
+    /// Of several centers.
+    relay: Arc<OnceLock<Relay>>,
 }
 
 impl Topics {
-    /// Topics at the center that this client is connected to.
-    pub fn new(client: &Client) -> Self {
-        Self { client: client.clone() }
+    /// Topics at the center that this client is connected to, or at each of several.
+    pub fn new(centers: impl Into<Centers>) -> Self {
+        Self { centers: centers.into(), relay: Arc::default() }
     }
 
     /// Makes a topic; one that exists keeps its subscribers.
@@ -43,7 +61,7 @@ impl Topics {
     /// # Cancel safety
     /// Dropping the future gives up waiting; the topic may be made all the same.
     pub async fn create(&self, topic: &str) -> Result<(), CallError> {
-        self.ask(topic, &<TopicRequest<'_>>::new(topic, TopicOp::Create)).await
+        self.make(topic, false).await
     }
 
     /// Makes a topic that keeps its last message, for as long as it exists, and gives it to each new subscriber at once
@@ -56,10 +74,7 @@ impl Topics {
     /// # Cancel safety
     /// That of [`create`](Self::create).
     pub async fn create_retaining(&self, topic: &str) -> Result<(), CallError> {
-        // A center that does not count is told nothing beyond v1, and keeps nothing.
-        let retain = self.client.knows(Feature::Seq).then_some(true);
-        let options = TopicOptions { retain, ..TopicOptions::default() };
-        self.ask(topic, &TopicOperation { topic: topic.into(), op: TopicOp::Create, options }).await
+        self.make(topic, true).await
     }
 
     /// Ends a topic and all its subscriptions; one that does not exist stays so.
@@ -70,7 +85,11 @@ impl Topics {
     /// # Cancel safety
     /// Dropping the future gives up waiting; the topic may be removed all the same.
     pub async fn remove(&self, topic: &str) -> Result<(), CallError> {
-        self.ask(topic, &<TopicRequest<'_>>::new(topic, TopicOp::Remove)).await
+        if self.centers.is_one() {
+            self.ask(topic, &<TopicRequest<'_>>::new(topic, TopicOp::Remove)).await
+        } else {
+            remove_at_all(&self.centers, topic).await
+        }
     }
 
     /// Publishes any value that serde can write as JSON. When this returns, the message is queued for every subscriber.
@@ -81,6 +100,10 @@ impl Topics {
     /// # Cancel safety
     /// Dropping the future gives up waiting; the message may be published all the same.
     pub async fn publish<T: Serialize + Sync + ?Sized>(&self, topic: &str, message: &T) -> Result<(), CallError> {
+        if let Some(relay) = self.relay() {
+            let value = written(message).map_err(|why| self.unwritten(topic, &why))?;
+            return relay.publish_and_wait(&topic.into(), value, self.centers.timeout()).await;
+        }
         self.ask(topic, &self.publication(topic, message)).await
     }
 
@@ -98,23 +121,60 @@ impl Topics {
         topic: &str,
         message: &T,
     ) -> Result<(), CallError> {
-        self.client.send_one_way(&subject(topic), &self.publication(topic, message)).await
+        if let Some(relay) = self.relay() {
+            let value = written(message).map_err(|why| self.unwritten(topic, &why))?;
+            return relay.publish(&topic.into(), value, self.centers.timeout()).await.map(drop);
+        }
+        self.center().send_one_way(&subject(topic), &self.publication(topic, message)).await
     }
 
     /// For many messages to one topic, without waiting for answers.
     pub fn publisher(&self, topic: &str) -> Publisher {
-        Publisher::new(&self.client, topic)
+        let relay = (!self.centers.is_one()).then(|| Arc::clone(&self.relay));
+        Publisher::new(&self.centers, topic, relay)
+    }
+
+    async fn make(&self, topic: &str, retain: bool) -> Result<(), CallError> {
+        if self.centers.is_one() {
+            create(self.center(), topic, retain).await
+        } else {
+            create_at_all(&self.centers, topic, retain).await
+        }
+    }
+
+    /// The one, or the first.
+    const fn center(&self) -> &Client {
+        self.centers.first()
+    }
+
+    fn relay(&self) -> Option<&Relay> {
+        (!self.centers.is_one()).then(|| self.relay.get_or_init(|| Relay::start(&self.centers)))
+    }
+
+    fn unwritten(&self, topic: &str, why: &EncodeError) -> CallError {
+        unwritten(self.center(), &subject(topic), why)
     }
 
     fn publication<'a, T: ?Sized>(&self, topic: &'a str, message: &'a T) -> Publish<'a, T> {
-        Publish { topic, message, only_strings: !self.client.has_session() }
+        Publish { topic, message, only_strings: !self.center().has_session() }
     }
 
     async fn ask<B: Encode + Sync>(&self, topic: &str, body: &B) -> Result<(), CallError> {
         let subject = subject(topic);
-        let answer = self.client.exchange(&subject, body).await?;
-        check(&self.client, &subject, &answer).map(drop)
+        let answer = self.center().exchange(&subject, body).await?;
+        check(self.center(), &subject, &answer).map(drop)
     }
+}
+
+/// A message that can't be written as JSON.
+pub(crate) fn unwritten(center: &Client, subject: &str, why: &EncodeError) -> CallError {
+    let what = format!("the message can't be written: {why}");
+    CallError::new(CallErrorKind::Encode, center.address().to_string(), subject, what)
+}
+
+/// Whether an answer says that it was done.
+pub(crate) fn is_ok(answer: &Message) -> bool {
+    TopicAnswer::decode::<Json>(answer.body()).is_ok_and(|answer| answer.code == ResultCode::Ok)
 }
 
 /// What an answer says.

@@ -3,9 +3,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use callboard_client::Centers;
+use callboard_client::{Centers, Together};
 use callboard_common::Host;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::announcer::Announcer;
@@ -62,19 +61,18 @@ pub(crate) async fn register_at_all(
 }
 
 /// Does something with each center, all at the same time, and gives the outcomes in their order. Dropped, it does no more.
-pub(crate) async fn told_all<T, F>(announcers: &[Arc<Announcer>], mut tell: impl FnMut(Arc<Announcer>) -> F) -> Vec<T>
-where
-    T: Send + 'static,
-    F: Future<Output = T> + Send + 'static,
-{
-    let mut telling = JoinSet::new();
-    for (place, announcer) in announcers.iter().enumerate() {
+pub(crate) async fn told_all<T, F: Future<Output = T> + Send>(
+    announcers: &[Arc<Announcer>],
+    mut tell: impl FnMut(Arc<Announcer>) -> F,
+) -> Vec<T> {
+    let telling = announcers.iter().enumerate().map(|(place, announcer)| {
         let told = tell(Arc::clone(announcer));
-        telling.spawn(async move { (place, told.await) });
-    }
+        Box::pin(async move { (place, told.await) })
+    });
+    let mut telling: Together<_> = telling.collect();
     let mut outcomes = Vec::with_capacity(announcers.len());
-    while let Some(told) = telling.join_next().await {
-        outcomes.extend(told.ok());
+    while let Some(told) = telling.next().await {
+        outcomes.push(told);
     }
     outcomes.sort_unstable_by_key(|(place, _)| *place);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()

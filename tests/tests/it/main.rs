@@ -15,6 +15,7 @@ mod protocol_page;
 mod registry;
 mod rolling;
 mod rpc;
+mod several_centers;
 mod shutdown;
 mod slow;
 mod topics;

@@ -1,0 +1,126 @@
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use callboard_net::spawn;
+use tokio::task::JoinHandle;
+
+/// A few futures that are awaited together, in the task that awaits them: each poll looks at all of them. For the layers
+/// above, which ask several centers at the same time.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use std::pin::Pin;
+/// use callboard_client::Together;
+/// let mut doubled: Together<Pin<Box<dyn Future<Output = i32>>>> = Together::default();
+/// for number in [1, 2] {
+///     doubled.push(Box::pin(async move { number * 2 }));
+/// }
+/// assert_eq!([doubled.next().await, doubled.next().await, doubled.next().await], [Some(2), Some(4), None]);
+/// # }); Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Together<F>(Vec<F>);
+
+impl<F: Future + Unpin> Together<F> {
+    /// One more.
+    pub fn push(&mut self, future: F) {
+        self.0.push(future);
+    }
+
+    /// Whether all have been given.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What one of them gives, the first in the order of their coming that is ready; `None` if all have been given.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn next(&mut self) -> Option<F::Output> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The same, without waiting.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+        for index in 0..self.0.len() {
+            let polled = self.0.get_mut(index).map(|future| Pin::new(future).poll(cx));
+            if let Some(Poll::Ready(output)) = polled {
+                drop(self.0.remove(index));
+                return Poll::Ready(Some(output));
+            }
+        }
+        if self.0.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
+}
+
+impl<F> Default for Together<F> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<F> FromIterator<F> for Together<F> {
+    fn from_iter<I: IntoIterator<Item = F>>(futures: I) -> Self {
+        Self(futures.into_iter().collect())
+    }
+}
+
+/// A task that ends when this is dropped. It gives what the task gives, or `None` if that panicked or its runtime stopped.
+#[derive(Debug)]
+pub struct OwnTask<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> OwnTask<T> {
+    /// Starts it on the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn spawn(task: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(spawn(task))
+    }
+}
+
+impl<T> Future for OwnTask<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+    }
+}
+
+impl<T> Drop for OwnTask<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_is_given_when_it_is_ready() {
+        let (first, second) = (oneshot::channel::<i32>(), oneshot::channel());
+        let mut both: Together<_> = [first.1, second.1].into_iter().collect();
+        second.0.send(2).unwrap();
+        assert_eq!(both.next().await, Some(Ok(2)));
+        let waiting = tokio::spawn(async move { (both.next().await, both.next().await, both.is_empty()) });
+        tokio::task::yield_now().await;
+        first.0.send(1).unwrap();
+        assert_eq!(waiting.await.unwrap(), (Some(Ok(1)), None, true));
+    }
+
+    #[tokio::test]
+    async fn a_task_ends_with_its_owner() {
+        let (held, dropped) = oneshot::channel::<()>();
+        let task = OwnTask::spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        drop(task);
+        assert!(dropped.await.is_err());
+        assert_eq!(OwnTask::spawn(async { 1 }).await, Some(1));
+    }
+}

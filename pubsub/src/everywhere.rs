@@ -1,0 +1,173 @@
+//! Topics at several centers.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, Together, WeakLine};
+use callboard_common::{Feature, Message, TopicOp, TopicOperation, TopicOptions, TopicRequest};
+use tokio::time::timeout;
+
+use crate::hub::{Hub, Wished, subject};
+use crate::topics::check;
+
+/// Makes a topic at all centers that are there, and at the others when they are.
+///
+/// # Errors
+/// No center made it; the error is that of the first in the list.
+pub(crate) async fn create_at_all(centers: &Centers, topic: &str, retain: bool) -> Result<(), CallError> {
+    for center in centers.iter() {
+        Hub::of(center).wish(center, topic, retain);
+    }
+    let topic: Arc<str> = topic.into();
+    let created = ask_all(centers, |center| {
+        let topic = Arc::clone(&topic);
+        async move {
+            create(&center, &topic, retain).await?;
+            Hub::of(&center).wished().topics.told(&topic);
+            Ok(())
+        }
+    });
+    let created = created.await;
+    if created.is_err() {
+        centers.iter().for_each(|center| Hub::of(center).wished().topics.forget(&topic));
+    }
+    created
+}
+
+/// Removes a topic at all centers that are there. Others are not told later: somebody may want it again by then.
+///
+/// # Errors
+/// No center removed it; the error is that of the first in the list.
+pub(crate) async fn remove_at_all(centers: &Centers, topic: &str) -> Result<(), CallError> {
+    centers.iter().for_each(|center| Hub::of(center).wished().topics.forget(topic));
+    let topic: Arc<str> = topic.into();
+    let removed = ask_all(centers, |center| {
+        let topic = Arc::clone(&topic);
+        async move {
+            let subject = subject(&topic);
+            let answer = center.exchange(&subject, &<TopicRequest<'_>>::new(&*topic, TopicOp::Remove)).await?;
+            check(&center, &subject, &answer).map(drop)
+        }
+    });
+    removed.await
+}
+
+pub(crate) async fn create(center: &Client, topic: &str, retain: bool) -> Result<(), CallError> {
+    // A center that does not count is told nothing beyond v1, and keeps nothing.
+    let options = options(retain && center.knows(Feature::Seq));
+    let subject = subject(topic);
+    let body = TopicOperation { topic: topic.into(), op: TopicOp::Create, options };
+    let answer = center.exchange(&subject, &body).await?;
+    check(center, &subject, &answer).map(drop)
+}
+
+fn options(retain: bool) -> TopicOptions {
+    TopicOptions { retain: retain.then_some(true), ..TopicOptions::default() }
+}
+
+/// Asks all centers that are there at the same time, where none is each in its time. It is done where one has done it.
+async fn ask_all<F>(centers: &Centers, ask: impl Fn(Client) -> F) -> Result<(), CallError>
+where
+    F: Future<Output = Result<(), CallError>> + Send,
+{
+    let _ = timeout(centers.timeout(), centers.wait_online()).await;
+    let none_is_there = centers.online().is_none();
+    let asked = centers.iter().enumerate().filter(|(_, center)| none_is_there || center.is_online());
+    let asking = asked.map(|(place, center)| {
+        let asked = ask(center.clone());
+        Box::pin(async move { (place, asked.await) })
+    });
+    let mut asking: Together<_> = asking.collect();
+    let (mut done, mut refused) = (false, Vec::new());
+    while let Some((place, asked)) = asking.next().await {
+        match asked {
+            Ok(()) => done = true,
+            Err(error) => refused.push((place, error)),
+        }
+    }
+    refused.sort_unstable_by_key(|(place, _)| *place);
+    if done {
+        for (_, error) in refused {
+            tracing::warn!(%error, "a center does not do what others have done");
+        }
+        return Ok(());
+    }
+    refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+}
+
+impl Hub {
+    pub(crate) fn wished(&self) -> MutexGuard<'_, Wished> {
+        self.wished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The center is to have a topic, now or when it is there.
+    fn wish(self: &Arc<Self>, center: &Client, topic: &str, retain: bool) {
+        let over = {
+            let mut wished = self.wished();
+            if !wished.topics.wish(topic, retain) {
+                tracing::warn!(topic, "too many topics to create them again at a center that comes back");
+            }
+            // One that is being put in place may have been told of the others before.
+            wished.over.as_ref().and_then(WeakLine::upgrade)
+        };
+        if let Some(line) = over.filter(|line| line.is_online() && !center.is_online()) {
+            // The next connection is told if this one can't be.
+            let _ = self.create_over(&line, topic, retain, |_| ());
+        }
+    }
+
+    /// Creates topics again at one of several centers that was started anew, and those of which it was not told.
+    ///
+    /// # Errors
+    /// The connection is of no use.
+    pub(crate) async fn create_again(self: &Arc<Self>, line: &Line) -> Result<(), CallError> {
+        let due = {
+            let mut wished = self.wished();
+            wished.over = Some(line.downgrade());
+            if self.is_restarted(line.session().map(|session| &*session.instance)) {
+                wished.topics.restarted();
+            }
+            wished.topics.due()
+        };
+        let mut answers = Vec::new();
+        for (topic, retain) in due {
+            loop {
+                let (told, answered) = tokio::sync::oneshot::channel();
+                match self.create_over(line, &topic, retain, |answer| {
+                    let _ = told.send(answer);
+                }) {
+                    Ok(()) => break answers.push(answered),
+                    // Fewer are permitted at once; an answer makes room.
+                    Err(error) if matches!(error.kind(), CallErrorKind::Overloaded) && !answers.is_empty() => {
+                        for answered in answers.drain(..) {
+                            let _ = answered.await;
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        for answered in answers {
+            let _ = answered.await;
+        }
+        Ok(())
+    }
+
+    fn create_over(
+        self: &Arc<Self>,
+        line: &Line,
+        topic: &str,
+        retain: bool,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<(), CallError> {
+        let counts = line.session().is_some_and(|session| session.features.has(Feature::Seq));
+        let body = TopicOperation { topic: topic.into(), op: TopicOp::Create, options: options(retain && counts) };
+        let (hub, name) = (Arc::clone(self), Arc::<str>::from(topic));
+        line.exchange_in_order(&subject(topic), &body, move |answer: Result<Message, CallError>| {
+            let is_created = answer.is_ok_and(|answer| crate::topics::is_ok(&answer));
+            if is_created {
+                hub.wished().topics.told(&name);
+            }
+            done(is_created);
+        })
+    }
+}

@@ -1,0 +1,179 @@
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use callboard_client::{CallError, Client};
+use callboard_common::{Feature, Subscribed, TopicOp, TopicOperation, TopicOptions};
+use tokio::task::coop::poll_proceed;
+
+use crate::backlog::{Bounds, End, Mark, Next};
+use crate::bundle::Bundle;
+use crate::hub::{Hub, subject};
+use crate::listeners::{ListenerId, Wants};
+use crate::progress::Resumed;
+use crate::queue::Queue;
+use crate::repeats::{Known, Repeats};
+use crate::sequence::{Gap, Heard, Sequence};
+use crate::topics::check;
+use crate::{Event, News};
+
+/// A subscription at one center: what comes there, in order, with its gaps.
+pub(crate) struct Part {
+    seat: Seat,
+    /// Taken from the queue and not yet asked for.
+    at_hand: Option<Bundle>,
+    sequence: Sequence,
+    /// What comes next, after a gap that was told before it.
+    after_gap: Option<Event>,
+    /// Up to this number messages had been published before it began: those that come of them, the center retained.
+    retained: u64,
+    /// Messages that it gives before it looks whether others are to have their turn.
+    free_turns: usize,
+}
+
+/// What to subscribe to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) bounds: Bounds,
+    pub(crate) retain: Option<bool>,
+}
+
+/// A place among the listeners of a topic; given up when it is dropped.
+struct Seat {
+    client: Client,
+    hub: Arc<Hub>,
+    queue: Arc<Queue>,
+    listener: ListenerId,
+}
+
+/// Of what may wait for a subscription that may miss messages at most so much waits at the center, where it is not counted
+/// in messages.
+const AT_CENTER_BYTES: usize = 1 << 20;
+/// Messages that count as one step of a task: tokio lets a task take 128 steps at a time.
+const TURN_MESSAGES: usize = 16;
+
+impl Part {
+    /// Subscribes; gives what the center says of the topic, too.
+    pub(crate) async fn open(client: &Client, wish: Wish<'_>) -> Result<(Self, Option<Subscribed>), CallError> {
+        let Wish { topic, bounds, retain } = wish;
+        let subject = subject(topic);
+        let seat = Seat::take(client, topic, bounds);
+        loop {
+            let counts = client.knows(Feature::Seq);
+            let wanted = TopicOptions { retain, ..seat.hub.wants(topic) };
+            // A center that does not count is told nothing beyond v1.
+            let options = if counts { wanted } else { TopicOptions::default() };
+            let subscribe = TopicOperation { topic: topic.into(), op: TopicOp::Subscribe, options };
+            let answer = client.exchange(&subject, &subscribe).await?;
+            let answer = check(client, &subject, &answer)?;
+            if let Some(next) = seat.hub.confirm(&seat.listener, answer) {
+                let retained = answer.map_or(0, |answer| answer.at.seq);
+                let sequence = Sequence::from(next);
+                let part = Self { seat, at_hand: None, sequence, after_gap: None, retained, free_turns: 0 };
+                return Ok((part, answer));
+            }
+        }
+    }
+
+    pub(crate) fn topic(&self) -> &Arc<str> {
+        &self.seat.listener.topic
+    }
+
+    pub(crate) const fn client(&self) -> &Client {
+        &self.seat.client
+    }
+
+    /// What comes next. Repeats of what came before are dropped, here or at another center.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, repeats: &mut Repeats) -> Poll<Result<Event, End>> {
+        loop {
+            if self.free_turns == 0 {
+                // One who is behind must let others of its thread have their turn, the connection's task among them.
+                ready!(poll_proceed(cx)).made_progress();
+                self.free_turns = TURN_MESSAGES;
+            }
+            if let Some(event) = self.after_gap.take() {
+                return Poll::Ready(Ok(event));
+            }
+            if let Some(news) = self.at_hand.as_mut().and_then(Bundle::next) {
+                let heard = self.sequence.hear(news.number());
+                if heard == Heard::Again {
+                    continue;
+                }
+                // What is dropped is work too.
+                self.free_turns -= 1;
+                let news = self.unless_known(news, repeats).map(Event::Message);
+                match (heard, news) {
+                    (Heard::After(gap), news) => return Poll::Ready(Ok(self.tell(gap, news))),
+                    (_, Some(news)) => return Poll::Ready(Ok(news)),
+                    (_, None) => continue,
+                }
+            }
+            self.at_hand = None; // its memory is free while this one waits
+            match ready!(self.seat.queue.poll(cx)) {
+                Ok(Next::Messages(bundle)) => self.at_hand = Some(bundle),
+                Ok(Next::Mark(mark)) => {
+                    if let Some(event) = self.pass(mark) {
+                        return Poll::Ready(Ok(event));
+                    }
+                }
+                Err(end) => return Poll::Ready(Err(end)),
+            }
+        }
+    }
+
+    /// Takes it out of the listeners.
+    pub(crate) fn leave(&self) {
+        self.seat.hub.leave(&self.seat.client, &self.seat.listener);
+    }
+
+    /// The message, unless it has come before.
+    #[inline]
+    fn unless_known(&self, news: News, repeats: &mut Repeats) -> Option<News> {
+        let Some(id) = news.id() else { return Some(news) };
+        let drops = match repeats.hear(id) {
+            Known::New => false,
+            // A later one was heard elsewhere: this one is the topic's last no more.
+            Known::Late => news.number() <= self.retained,
+            Known::Repeat => true,
+        };
+        (!drops).then_some(news)
+    }
+
+    /// What lies between messages, as an event if it is one.
+    fn pass(&mut self, mark: Mark) -> Option<Event> {
+        match mark {
+            Mark::Reached(seq) => self.sequence.reach(seq).map(|gap| self.tell(gap, None)),
+            Mark::Lost => Some(Event::Disconnected),
+            Mark::Resumed(Resumed { before, missed, next }) => {
+                let gap = self.sequence.reach(before);
+                self.sequence = Sequence::from(next);
+                self.retained = 0;
+                let resumed = Event::Resumed { missed };
+                Some(match gap {
+                    Some(gap) => self.tell(gap, Some(resumed)),
+                    None => resumed,
+                })
+            }
+        }
+    }
+
+    fn tell(&mut self, gap: Gap, next: Option<Event>) -> Event {
+        self.after_gap = next;
+        Event::Lagged { from: gap.from, to: gap.to }
+    }
+}
+
+impl Seat {
+    fn take(client: &Client, topic: &str, bounds: Bounds) -> Self {
+        let (hub, queue) = (Hub::of(client), Arc::new(Queue::new(bounds)));
+        let wants = Wants { policy: bounds.policy, max_bytes: bounds.max_bytes.min(AT_CENTER_BYTES) };
+        let listener = hub.join(topic, Arc::clone(&queue), wants);
+        Self { client: client.clone(), hub, queue, listener }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.hub.leave(&self.client, &self.listener);
+    }
+}

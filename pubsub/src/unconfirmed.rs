@@ -1,0 +1,284 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What was published and may have to be published again, at another center: all that the center has not confirmed, and
+/// what it confirmed a moment ago, which a center that is killed may not have passed on yet. Pure state.
+///
+/// Its messages are numbered from 1 on, and sent and confirmed in this order.
+#[derive(Debug)]
+pub(crate) struct Unconfirmed<T> {
+    entries: VecDeque<Entry<T>>,
+    /// The number of the first entry.
+    first: u64,
+    /// So many entries, from the first on, are confirmed.
+    confirmed: usize,
+    /// So many were sent over the connection of the moment.
+    sent: usize,
+    /// Up to this number they were sent over any.
+    ever_sent: u64,
+    kept_bytes: usize,
+    waiting_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    /// Gone if it was taken back.
+    what: Option<T>,
+    bytes: usize,
+    confirmed_at: Option<Instant>,
+}
+
+/// So much may wait to be confirmed; a single message always may.
+const WAITING_MESSAGES: usize = 1 << 13;
+const WAITING_BYTES: usize = 1 << 20;
+/// So much of what is confirmed is kept, for so long.
+const KEPT_MESSAGES: usize = 1 << 14;
+const KEPT_BYTES: usize = 1 << 20;
+const KEPT_TIME: Duration = Duration::from_secs(1);
+
+impl<T> Unconfirmed<T> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            entries: VecDeque::new(),
+            first: 1,
+            confirmed: 0,
+            sent: 0,
+            ever_sent: 0,
+            kept_bytes: 0,
+            waiting_bytes: 0,
+        }
+    }
+
+    /// Whether as much waits as may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.entries.len() - self.confirmed >= WAITING_MESSAGES || self.waiting_bytes >= WAITING_BYTES
+    }
+
+    /// Takes one more; gives its number.
+    pub(crate) fn push(&mut self, what: T, bytes: usize) -> u64 {
+        self.entries.push_back(Entry { what: Some(what), bytes, confirmed_at: None });
+        self.waiting_bytes += bytes;
+        self.last()
+    }
+
+    /// The number of the last one.
+    pub(crate) fn last(&self) -> u64 {
+        self.first + self.entries.len() as u64 - 1
+    }
+
+    /// What is to be sent next, with its numbers, so many at most.
+    pub(crate) fn next(&self, most: usize) -> impl Iterator<Item = (u64, Option<&T>)> {
+        let numbered = (self.first..).zip(&self.entries).skip(self.sent).take(most);
+        numbered.map(|(number, entry)| (number, entry.what.as_ref()))
+    }
+
+    /// All up to this number were sent over the connection of the moment.
+    pub(crate) fn sent(&mut self, up_to: u64) {
+        self.sent = self.sent.max(self.count_up_to(up_to));
+        self.ever_sent = self.ever_sent.max(up_to);
+    }
+
+    /// The last number that was sent over the connection of the moment.
+    pub(crate) fn sent_up_to(&self) -> u64 {
+        self.first + self.sent as u64 - 1
+    }
+
+    /// The center has handled all up to this number.
+    pub(crate) fn confirm(&mut self, up_to: u64, now: Instant) {
+        let confirmed = self.count_up_to(up_to).max(self.confirmed);
+        for entry in self.entries.range_mut(self.confirmed..confirmed) {
+            entry.confirmed_at = Some(now);
+            self.kept_bytes += entry.bytes;
+            self.waiting_bytes -= entry.bytes;
+        }
+        self.confirmed = confirmed;
+        self.trim(now);
+    }
+
+    /// Up to this number all is confirmed.
+    pub(crate) fn confirmed_up_to(&self) -> u64 {
+        self.first + self.confirmed as u64 - 1
+    }
+
+    /// Whether nothing waits to be confirmed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.confirmed == self.entries.len()
+    }
+
+    /// The connection of the moment is another one: what is kept is to be sent over it.
+    pub(crate) fn start_over(&mut self, now: Instant) {
+        self.trim(now);
+        self.sent = 0;
+    }
+
+    /// Takes one back, unless it was sent; whether it did.
+    pub(crate) fn take_back(&mut self, number: u64) -> bool {
+        let is_unsent = number > self.ever_sent && number <= self.last();
+        let at = self.count_up_to(number).checked_sub(1).filter(|_| is_unsent);
+        at.and_then(|at| self.entries.get_mut(at)).is_some_and(|entry| entry.what.take().is_some())
+    }
+
+    /// How many entries there are up to this number.
+    fn count_up_to(&self, number: u64) -> usize {
+        let count = usize::try_from((number + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        count.min(self.entries.len())
+    }
+
+    /// Lets go of what was confirmed long ago, or is too much.
+    fn trim(&mut self, now: Instant) {
+        while let Some(confirmed_at) = self.entries.front().and_then(|entry| entry.confirmed_at) {
+            let is_old = now.saturating_duration_since(confirmed_at) > KEPT_TIME;
+            if !(is_old || self.confirmed > KEPT_MESSAGES || self.kept_bytes > KEPT_BYTES) {
+                return;
+            }
+            self.kept_bytes -= self.entries.pop_front().map_or(0, |entry| entry.bytes);
+            self.first += 1;
+            self.confirmed -= 1;
+            self.sent = self.sent.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::repeats::REPEATED_NUMBERS;
+
+    fn numbers(queue: &Unconfirmed<u64>) -> Vec<u64> {
+        queue.next(usize::MAX).map(|(number, _)| number).collect()
+    }
+
+    fn filled(count: u64) -> Unconfirmed<u64> {
+        let mut queue = Unconfirmed::new();
+        for number in 1..=count {
+            assert_eq!(queue.push(number, 100), number);
+        }
+        queue
+    }
+
+    #[test]
+    fn over_another_connection_goes_all_that_is_not_confirmed_and_what_was_a_moment_ago() {
+        let now = Instant::now();
+        let mut queue = filled(6);
+        queue.sent(5);
+        assert_eq!((numbers(&queue), queue.sent_up_to()), (vec![6], 5));
+        queue.confirm(2, now);
+        queue.confirm(4, now + KEPT_TIME / 2);
+        assert_eq!((queue.confirmed_up_to(), queue.is_settled()), (4, false));
+        let mut later = now + KEPT_TIME;
+        queue.start_over(later);
+        assert_eq!(numbers(&queue), [1, 2, 3, 4, 5, 6]);
+        queue.sent(3);
+        later += KEPT_TIME / 4;
+        queue.start_over(later);
+        assert_eq!(numbers(&queue), [3, 4, 5, 6], "the first two were confirmed long ago");
+        queue.confirm(3, later);
+        assert_eq!(queue.confirmed_up_to(), 4, "what is confirmed stays so");
+        queue.sent(6);
+        queue.confirm(6, later);
+        assert!(queue.is_settled() && !queue.is_full());
+        queue.start_over(later + 2 * KEPT_TIME);
+        assert_eq!((numbers(&queue), queue.push(7, 1)), (vec![], 7));
+    }
+
+    #[test]
+    fn what_was_not_sent_can_be_taken_back() {
+        let mut queue = filled(3);
+        queue.sent(1);
+        assert_eq!([1, 2, 2, 9].map(|number| queue.take_back(number)), [false, true, false, false]);
+        queue.start_over(Instant::now());
+        assert!(!queue.take_back(1), "it may have been handled");
+        assert_eq!(queue.next(9).map(|(_, what)| what.copied()).collect::<Vec<_>>(), [Some(1), None, Some(3)]);
+    }
+
+    #[test]
+    fn both_what_waits_and_what_is_kept_is_bounded() {
+        let now = Instant::now();
+        let mut large = Unconfirmed::new();
+        large.push(1, 100 << 20);
+        assert!(large.is_full());
+        large.sent(1);
+        large.confirm(1, now);
+        assert!(!large.is_full() && large.entries.is_empty());
+        let mut many = Unconfirmed::new();
+        for round in 0..10 {
+            while !many.is_full() {
+                many.push(round, 1);
+            }
+            many.sent(many.last());
+            many.confirm(many.last(), now);
+            assert!(many.entries.len() <= KEPT_MESSAGES);
+        }
+        assert!((KEPT_MESSAGES + WAITING_MESSAGES) as u64 <= REPEATED_NUMBERS);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(usize),
+        Send(usize),
+        Confirm(usize),
+        Lose,
+        Wait(u64),
+        TakeBack(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1..10_usize).prop_map(Step::Push),
+            4 => (1..10_usize).prop_map(Step::Send),
+            4 => (0..12_usize).prop_map(Step::Confirm),
+            1 => Just(Step::Lose),
+            1 => (0..1500_u64).prop_map(Step::Wait),
+            1 => (1..200_u64).prop_map(Step::TakeBack),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn all_is_sent_in_order_over_each_connection_until_it_is_confirmed(steps in prop::collection::vec(step(), 1..300)) {
+            let mut now = Instant::now();
+            let mut queue = Unconfirmed::new();
+            let (mut last, mut confirmed, mut sent) = (0_u64, 0_u64, 0_u64);
+            for step in steps {
+                match step {
+                    Step::Push(count) => for _ in 0..count {
+                        last += 1;
+                        prop_assert_eq!(queue.push(last, 50), last);
+                    },
+                    Step::Send(count) => {
+                        let next: Vec<_> = queue.next(count).map(|(number, _)| number).collect();
+                        for number in next {
+                            // Only what was confirmed long ago may be left out.
+                            let follows = number == sent + 1 || (number > sent && number <= confirmed + 1);
+                            prop_assert!(follows, "{} {}", number, sent);
+                            sent = number;
+                        }
+                        if sent > 0 {
+                            queue.sent(sent);
+                        }
+                    }
+                    Step::Confirm(count) => {
+                        let up_to = (confirmed + count as u64).min(sent);
+                        queue.confirm(up_to, now);
+                        confirmed = confirmed.max(up_to);
+                    }
+                    Step::Lose => {
+                        queue.start_over(now);
+                        sent = 0;
+                    }
+                    Step::Wait(ms) => now += Duration::from_millis(ms),
+                    Step::TakeBack(number) => {
+                        let _ = queue.take_back(number);
+                    }
+                }
+                prop_assert_eq!((queue.last(), queue.confirmed_up_to()), (last, confirmed));
+                prop_assert_eq!(queue.is_settled(), last == confirmed);
+                prop_assert_eq!(queue.waiting_bytes, usize::try_from(last - confirmed).unwrap() * 50);
+            }
+        }
+    }
+}

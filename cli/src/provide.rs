@@ -47,7 +47,9 @@ impl Provide {
         for address in server.addresses() {
             output::announce(&format!("listening on {address}"))?;
         }
-        tokio::spawn(miss_center(provider.center().clone()));
+        for center in provider.centers().iter() {
+            tokio::spawn(miss_center(center.clone()));
+        }
         Ok(serve_until(&mut signals, provider, server).await.exit_code())
     }
 
@@ -56,8 +58,8 @@ impl Provide {
         let router = demo::router(teller(self.show_calls));
         let builder = Server::builder().router(router.clone()).grace(self.grace);
         let server = self.listen.iter().fold(builder, ServerBuilder::listen).start().await?;
-        let (center, deadline) = self.reach.client().await?;
-        let provider = Provider::new(center.with_timeout(deadline.left()));
+        let (centers, deadline) = self.reach.centers().await?;
+        let provider = Provider::new(centers.with_timeout(deadline.left()));
         let provider = provider.announce(router.names(), server.addresses()).await?;
         Ok((server, provider))
     }

@@ -30,11 +30,11 @@ impl Publish {
         } else {
             to_raw_value(&self.message)?
         };
-        let (client, deadline) = self.reach.client().await?;
+        let (centers, deadline) = self.reach.centers().await?;
         if self.create {
-            Topics::new(&client.with_timeout(deadline.left())).create(&self.topic).await?;
+            Topics::new(centers.with_timeout(deadline.left())).create(&self.topic).await?;
         }
-        Topics::new(&client.with_timeout(deadline.left())).publish(&self.topic, &message).await?;
+        Topics::new(centers.with_timeout(deadline.left())).publish(&self.topic, &message).await?;
         Ok(())
     }
 }

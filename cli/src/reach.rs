@@ -1,39 +1,46 @@
+use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use callboard_center::Config;
-use callboard_client::Client;
-use callboard_net::Address;
+use callboard_client::{Centers, Client};
+use callboard_net::{Address, AddressError};
 use callboard_registry::Caller;
 use clap::Args;
 
 use crate::environment;
 
-/// Where the center is, and how long to wait for it.
+/// Where the center is, or several are, and how long to wait for them.
 #[derive(Debug, Args)]
 pub(crate) struct Reach {
-    /// The center's address: tcp://host:port, host:port or unix:///path [env: CALLBOARD_CENTER=] [default:
-    /// tcp://127.0.0.1:7070]
-    #[arg(long, value_name = "ADDR")]
-    center: Option<Address>,
+    /// The center's address: tcp://host:port, host:port or unix:///path; of several centers all, with commas between
+    /// them [env: CALLBOARD_CENTER=] [default: tcp://127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR,...")]
+    center: Option<List>,
     /// How long to wait in all, connecting included: 500ms, 2s
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
     pub(crate) timeout: Duration,
 }
+
+/// Addresses, one at least.
+#[derive(Clone, Debug)]
+struct List(Vec<Address>);
 
 /// The end of the timeout. There is one for all steps of a command; each step gets what the others left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Instant);
 
 impl Reach {
-    /// Connects to the center. The timeout runs from now on; the client's own is to be replaced step by step.
-    pub(crate) async fn client(&self) -> anyhow::Result<(Client, Deadline)> {
+    /// Connects to the center, or to each of several. The timeout runs from now on; the clients' own is to be replaced step
+    /// by step.
+    pub(crate) async fn centers(&self) -> anyhow::Result<(Centers, Deadline)> {
         let (center, deadline) = (self.center()?, self.deadline());
-        let client = Client::builder().timeout(self.timeout).connect(center.to_string()).await?;
-        Ok((client, deadline))
+        let centers = Client::builder().timeout(self.timeout).connect_centers(center.to_string()).await?;
+        Ok((centers, deadline))
     }
 
-    /// The same for a caller.
+    /// A caller, which asks the first center that answers.
     pub(crate) async fn caller(&self) -> anyhow::Result<(Caller, Deadline)> {
         let (center, deadline) = (self.center()?, self.deadline());
         let caller = Caller::builder().timeout(self.timeout).connect(center.to_string()).await?;
@@ -51,14 +58,29 @@ impl Reach {
     }
 
     /// Flag over environment over default.
-    fn center(&self) -> anyhow::Result<Address> {
+    fn center(&self) -> anyhow::Result<List> {
         if let Some(center) = &self.center {
             return Ok(center.clone());
         }
         match environment::text(environment::CENTER)? {
             Some(text) => text.parse().context(environment::CENTER),
-            None => Ok(Address::Tcp { host: "127.0.0.1".to_owned(), port: Config::DEFAULT_PORT }),
+            None => Ok(List(vec![Address::Tcp { host: "127.0.0.1".to_owned(), port: Config::DEFAULT_PORT }])),
         }
+    }
+}
+
+impl FromStr for List {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        text.split(',').map(|address| address.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<_> = self.0.iter().map(Address::to_string).collect();
+        f.write_str(&addresses.join(","))
     }
 }
 

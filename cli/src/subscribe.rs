@@ -3,6 +3,7 @@ use std::pin::pin;
 
 use anyhow::Context;
 use callboard::Signals;
+use callboard_net::Address;
 use callboard_pubsub::{Event, Missed, Subscription, Topics};
 use clap::Args;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -38,11 +39,11 @@ impl Subscribe {
     }
 
     async fn listen(&self) -> anyhow::Result<()> {
-        let (client, deadline) = self.reach.client().await?;
+        let (centers, deadline) = self.reach.centers().await?;
         if self.create {
-            Topics::new(&client.with_timeout(deadline.left())).create(&self.topic).await?;
+            Topics::new(centers.with_timeout(deadline.left())).create(&self.topic).await?;
         }
-        let news = Subscription::open(&client.with_timeout(deadline.left()), &self.topic).await?;
+        let news = Subscription::open(centers.with_timeout(deadline.left()), &self.topic).await?;
         output::tell("subscribed");
         let (lines, receiver) = channel(QUEUED_LINES);
         // A thread of its own prints: a reader that does not read must not keep signals from being heard.
@@ -70,22 +71,22 @@ async fn forward(mut news: Subscription, lines: Sender<String>, count: u64) -> a
                 }
                 left -= 1;
             }
-            Some(gap) => tell_gap(&gap),
+            Some(gap) => tell_gap(&gap, &news.heard_at()),
             None => break,
         }
     }
     Ok(())
 }
 
-fn tell_gap(event: &Event) {
+fn tell_gap(event: &Event, center: &Address) {
     match event {
-        Event::Lagged { from, to } => output::tell(&format!("messages {from} to {to} are missing")),
-        Event::Disconnected => output::tell("the connection was lost; it is made again"),
+        Event::Lagged { from, to } => output::tell(&format!("messages {from} to {to} of {center} are missing")),
+        Event::Disconnected => output::tell(&format!("the connection to {center} was lost; it is made again")),
         Event::Resumed { missed: Missed::Exactly(count) } => {
-            output::tell(&format!("subscribed again; {count} messages are missing"));
+            output::tell(&format!("subscribed again at {center}; {count} messages are missing"));
         }
         Event::Resumed { missed: Missed::Unknown } => {
-            output::tell("subscribed again; nobody knows how many messages are missing");
+            output::tell(&format!("subscribed again at {center}; nobody knows how many messages are missing"));
         }
         _ => {}
     }

@@ -14,9 +14,7 @@ use crate::topics::check;
 /// # Errors
 /// No center made it; the error is that of the first in the list.
 pub(crate) async fn create_at_all(centers: &Centers, topic: &str, retain: bool) -> Result<(), CallError> {
-    for center in centers.iter() {
-        Hub::of(center).wish(center, topic, retain);
-    }
+    let new: Vec<_> = centers.iter().filter(|center| Hub::of(center).wish(center, topic, retain)).collect();
     let topic: Arc<str> = topic.into();
     let created = ask_all(centers, |center| {
         let topic = Arc::clone(&topic);
@@ -28,7 +26,10 @@ pub(crate) async fn create_at_all(centers: &Centers, topic: &str, retain: bool) 
     });
     let created = created.await;
     if created.is_err() {
-        centers.iter().for_each(|center| Hub::of(center).wished().topics.forget(&topic));
+        // One that was created before is still to be there.
+        for center in new {
+            Hub::of(center).wished().topics.forget(&topic);
+        }
     }
     created
 }
@@ -99,20 +100,18 @@ impl Hub {
         self.wished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The center is to have a topic, now or when it is there.
-    fn wish(self: &Arc<Self>, center: &Client, topic: &str, retain: bool) {
-        let over = {
+    /// The center is to have a topic, now or when it is there; whether that is new.
+    fn wish(self: &Arc<Self>, center: &Client, topic: &str, retain: bool) -> bool {
+        let (is_new, over) = {
             let mut wished = self.wished();
-            if !wished.topics.wish(topic, retain) {
-                tracing::warn!(topic, "too many topics to create them again at a center that comes back");
-            }
             // One that is being put in place may have been told of the others before.
-            wished.over.as_ref().and_then(WeakLine::upgrade)
+            (wished.topics.wish(topic, retain), wished.over.as_ref().and_then(WeakLine::upgrade))
         };
         if let Some(line) = over.filter(|line| line.is_online() && !center.is_online()) {
             // The next connection is told if this one can't be.
             let _ = self.create_over(&line, topic, retain, |_| ());
         }
+        is_new
     }
 
     /// Creates topics again at one of several centers that was started anew, and those of which it was not told.

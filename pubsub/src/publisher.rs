@@ -20,6 +20,9 @@ use crate::topics::{Publish, unwritten};
 /// example since there is no such topic, is lost unheard:
 /// [`Topics::publish`](crate::Topics::publish) tells.
 ///
+/// Of several centers it publishes to one, as [`Topics`](crate::Topics) says; up to 8,192 messages or 1 MiB go ahead of what
+/// the center has confirmed. Once it and its `Topics` are dropped, what is not confirmed has 5 s left.
+///
 /// ```no_run
 /// # async fn run() -> Result<(), callboard_client::CallError> {
 /// use callboard_client::Client;
@@ -135,7 +138,8 @@ impl Publisher {
     ///
     /// # Errors
     /// What any call may fail with; `Disconnected` if the connection was lost and made again since the last time: some of
-    /// what was published may not have arrived.
+    /// what was published may not have arrived. With several centers that is published again, and `Timeout` says that none
+    /// has confirmed anything for as long as a call may take.
     ///
     /// # Cancel safety
     /// It only watches.

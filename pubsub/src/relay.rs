@@ -100,7 +100,7 @@ impl Relay {
         let number = pushing.await.unwrap_or_else(|_| Err(self.late(topic, time, Executed::No)))?;
         match timeout_at(until, answer).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(self.ended(topic)),
+            Ok(Err(_)) => Err(self.ended(topic).with_executed(Executed::Unknown)),
             Err(_) => {
                 let is_unsent = self.0.lock().queue.take_back(number);
                 Err(self.late(topic, time, if is_unsent { Executed::No } else { Executed::Unknown }))

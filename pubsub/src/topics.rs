@@ -25,10 +25,10 @@ use crate::relay::Relay;
 /// told, and still has it.
 ///
 /// What is published goes to one center, the first in the list that is there, and to the next when that one is lost. There
-/// what the first has not confirmed is published again, and what it has confirmed within the last second, which it may not
+/// what the first has not confirmed is published again, and what it has confirmed within the last 5 s, which it may not
 /// have passed on (up to 16,384 messages or 1 MiB). Each message keeps its id, so that a [`Subscription`](crate::Subscription)
 /// hears it once; other subscribers, and one that subscribes just then, may get some of it twice or late. So nothing is
-/// lost with a center but what it still had in its queues after this second, of which its subscribers are told.
+/// lost with a center but what it still had in its queues after that, of which its subscribers are told.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), callboard_client::CallError> {

@@ -36,7 +36,7 @@ const WAITING_BYTES: usize = 1 << 20;
 /// So much of what is confirmed is kept, for so long.
 const KEPT_MESSAGES: usize = 1 << 14;
 const KEPT_BYTES: usize = 1 << 20;
-const KEPT_TIME: Duration = Duration::from_secs(1);
+const KEPT_TIME: Duration = Duration::from_secs(5);
 
 impl<T> Unconfirmed<T> {
     pub(crate) const fn new() -> Self {
@@ -232,7 +232,7 @@ mod tests {
             4 => (1..10_usize).prop_map(Step::Send),
             4 => (0..12_usize).prop_map(Step::Confirm),
             1 => Just(Step::Lose),
-            1 => (0..1500_u64).prop_map(Step::Wait),
+            1 => (0..7000_u64).prop_map(Step::Wait),
             1 => (1..200_u64).prop_map(Step::TakeBack),
         ]
     }

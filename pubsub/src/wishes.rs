@@ -16,16 +16,18 @@ struct Wished {
 const MAX_TOPICS: usize = 100_000;
 
 impl Wishes {
-    /// The center is to have this topic. Past the bound it is not remembered; whether it is.
+    /// The center is to have this topic; whether that is new. Past the bound it is not remembered.
     pub(crate) fn wish(&mut self, topic: &str, retain: bool) -> bool {
         if let Some(wished) = self.0.get_mut(topic) {
             // As at a center, retaining is only ever turned on.
             *wished = Wished { retain: wished.retain || retain, told: false };
-        } else if self.0.len() < MAX_TOPICS {
-            self.0.insert(topic.into(), Wished { retain, told: false });
-        } else {
             return false;
         }
+        if self.0.len() >= MAX_TOPICS {
+            tracing::warn!(topic, "too many topics to create them all again at a center that comes back");
+            return false;
+        }
+        self.0.insert(topic.into(), Wished { retain, told: false });
         true
     }
 
@@ -74,7 +76,7 @@ mod tests {
         wishes.restarted();
         assert_eq!(due(&wishes), [("a".to_owned(), true), ("b".to_owned(), false)]);
         wishes.told("a");
-        wishes.wish("a", false);
+        assert!(!wishes.wish("a", false));
         assert_eq!(due(&wishes)[0], ("a".to_owned(), true), "it goes on to retain");
     }
 }

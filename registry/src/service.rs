@@ -157,6 +157,10 @@ impl<C: Connection> RegistryService<C> {
             // It would hear of changes to a list that it was never given.
             return conn.count(Event::Refused);
         }
+        if self.draining.load(Ordering::SeqCst) {
+            // Providers leave with the center, and nobody is to conclude from that that nobody provides anything.
+            return refuse_draining(conn, message);
+        }
         let (mut availability, with_revision) = (self.availability(), is_told_revisions(conn));
         let listing = match availability.discover(conn, &request.method, with_revision) {
             Ok(listing) => listing,

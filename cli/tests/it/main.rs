@@ -17,6 +17,7 @@ mod packaging;
 mod provide;
 mod rolling;
 mod service_manager;
+mod several_centers;
 mod stage;
 mod topics;
 mod tour;

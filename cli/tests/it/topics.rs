@@ -88,10 +88,11 @@ fn a_subscriber_says_so_when_the_center_is_gone_and_goes_on_when_it_is_back() {
     let (center, _) = listening(&["center", "--listen", &address]);
     let mut subscriber = subscribed(&["sub", "news", "--create", "--center", &address]);
     center.signal("KILL");
-    assert_eq!(subscriber.remark(), "the connection was lost; it is made again");
+    assert_eq!(subscriber.remark(), format!("the connection to {address} was lost; it is made again"));
     drop(center);
     let _center = listening(&["center", "--listen", &address]);
-    assert_eq!(subscriber.remark(), "subscribed again; nobody knows how many messages are missing");
+    let again = format!("subscribed again at {address}; nobody knows how many messages are missing");
+    assert_eq!(subscriber.remark(), again);
     run(&["pub", "news", "still here", "--center", &address]).ok();
     assert_eq!(subscriber.line(), "still here");
 }

@@ -140,7 +140,7 @@ async fn a_publisher_whose_center_takes_nothing_is_told_when_its_time_is_up() {
     // Its first bytes fill its socket; then it is waited for, and so is the center.
     let stalled = center.stalled_subscriber("news");
     until(|| center.topics.subscriber_count() == 1).await;
-    let mut publisher = Topics::new(&writer.with_timeout(Duration::from_millis(100))).publisher("news");
+    let mut publisher = Topics::new(writer.with_timeout(Duration::from_millis(100))).publisher("news");
     let padding = "x".repeat(10 << 10);
     let publishing = async {
         loop {

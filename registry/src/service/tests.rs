@@ -227,6 +227,8 @@ fn a_center_that_stops_does_not_call_its_providers_offline() {
     service.drain();
     service.closed(&provider);
     assert!(watcher.take().is_empty());
+    let answer = send(&service, &watcher, DISCOVER_ADD).concat();
+    assert!(answer.starts_with(r#"{"rcode":22,"optype":1,"#), "what it no longer knows it does not say: {answer}");
     service.closed(&watcher);
     assert_eq!(service.size(), TableSize::default());
 }

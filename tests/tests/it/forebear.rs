@@ -7,13 +7,14 @@ use callboard_center::Center;
 use callboard_client::{CallErrorKind, Client, Reconnect};
 use callboard_net::Limits;
 use callboard_pubsub::{Subscription, Topics};
-use callboard_registry::{Caller, Provider, TableSize};
+use callboard_registry::{AvailabilityPolicy, Caller, Provider, TableSize};
 use callboard_server::{Router, Server};
 use callboard_tests::{RawPeer, within};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 
 use crate::house::{address, center, center_with, until};
+use crate::slow::narrow;
 
 fn soon() -> Reconnect {
     Reconnect { longest: Duration::from_millis(20), ..Reconnect::default() }
@@ -94,6 +95,31 @@ async fn a_connection_closes_well_in_each_subset_of_its_roles() {
     }
     let mut peer = RawPeer::connect(address(&center)).await;
     assert_eq!(peer.ask(0, r#"{"method":"echo","parameters":{}}"#).await.rcode(), 0);
+}
+
+#[tokio::test]
+async fn a_stalled_watcher_does_not_grow_the_centers_memory() {
+    const BOUND: usize = 256 << 10;
+    let limits = Limits { max_frame_bytes: 64 << 10, queue_bytes: BOUND, ..Limits::default() };
+    let center = Center::builder().listen("tcp://127.0.0.1:0").limits(limits);
+    let center = center.availability(AvailabilityPolicy::trusting()).start().await.unwrap();
+    let mut watcher = narrow(&address(&center)).await;
+    assert_eq!(watcher.ask(4, r#"{"method":"m","optype":1}"#).await.rcode(), 5);
+    let mut provider = RawPeer::with_session(address(&center), &["withdraw"]).await;
+    let register = json!({"method": "m", "optype": 0, "host": {"ip": "127.0.0.1", "port": 7001}}).to_string();
+    let mut most = 0;
+    while center.metrics().slow_readers == 0 {
+        for _ in 0..100 {
+            provider.ask(4, &register).await;
+            provider.ask(4, r#"{"method":"m","optype":4}"#).await;
+        }
+        most = most.max(center.metrics().queued_bytes);
+        assert!(most <= BOUND as u64, "{most} bytes wait");
+    }
+    assert!(most > 0, "the kernel has taken all");
+    let is_free = || center.metrics().connections == 1 && center.metrics().queued_bytes == 0;
+    until("it is gone, and what it held is free", is_free).await;
+    provider.expect_quiet().await;
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ fn limits(stall: Duration) -> Limits {
 }
 
 /// A peer whose kernel takes few bytes, so that its center's outbox soon holds the rest.
-async fn narrow(address: &callboard_net::Address) -> RawPeer {
+pub(crate) async fn narrow(address: &callboard_net::Address) -> RawPeer {
     let address = address.to_socket_addr().unwrap();
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

@@ -8,6 +8,7 @@
 
 mod crowd;
 mod departures;
+mod failover;
 mod network;
 mod part;
 mod process;
@@ -15,7 +16,7 @@ mod report;
 
 use anyhow::{Result, bail};
 
-use crate::report::{Figure, Report};
+use crate::report::{Figure, Measured, Report, What};
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -35,18 +36,22 @@ async fn measure(names: &[&str]) -> Result<()> {
     let mut report = Report::default();
     let wanted = |figure: &Figure| names.is_empty() || names.iter().any(|name| figure.name.contains(name));
     for figure in report::FIGURES.iter().filter(|figure| wanted(figure)) {
-        let measured = match figure.what {
-            report::What::Close => departures::close(20).await,
-            report::What::Withdrawal => departures::withdrawal(20).await,
-            report::What::GoAway => departures::go_away(20).await,
-            report::What::Kill => departures::kill(10).await,
-            report::What::Stop => departures::stop(5, &[]).await,
-            report::What::EagerStop => departures::stop(10, &departures::EAGER).await,
-            report::What::Drop => network::dropped(5).await,
-            report::What::Restart => crowd::restart(5).await,
-        };
-        report.tell(figure, measured);
+        report.tell(figure, run(figure.what).await);
     }
     report.end();
     Ok(())
+}
+
+async fn run(what: What) -> Result<Measured> {
+    Ok(Measured::Times(match what {
+        What::Close => departures::close(20).await?,
+        What::Withdrawal => departures::withdrawal(20).await?,
+        What::GoAway => departures::go_away(20).await?,
+        What::Kill => departures::kill(10).await?,
+        What::Stop => departures::stop(5, &[]).await?,
+        What::EagerStop => departures::stop(10, &departures::EAGER).await?,
+        What::Drop => network::dropped(5).await?,
+        What::Restart => crowd::restart(5).await?,
+        What::Failover => return failover::kill_one_of_two(5).await.map(Measured::Counts),
+    }))
 }

@@ -2,7 +2,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,15 @@ pub(crate) enum What {
     EagerStop,
     Drop,
     Restart,
+    Failover,
+}
+
+/// What came out.
+#[derive(Debug)]
+pub(crate) enum Measured {
+    Times(Vec<Duration>),
+    /// By name.
+    Counts(Vec<(&'static str, u64)>),
 }
 
 /// What is promised of it.
@@ -26,7 +35,7 @@ pub(crate) struct Figure {
     bound: Option<u64>,
 }
 
-pub(crate) const FIGURES: [Figure; 8] = [
+pub(crate) const FIGURES: [Figure; 9] = [
     Figure { what: What::Close, name: "a v1 provider's connection is closed", bound: Some(50) },
     Figure { what: What::Withdrawal, name: "a method is withdrawn", bound: Some(50) },
     Figure { what: What::GoAway, name: "a provider says GOAWAY to its callers", bound: Some(50) },
@@ -35,6 +44,7 @@ pub(crate) const FIGURES: [Figure; 8] = [
     Figure { what: What::EagerStop, name: "SIGSTOP of a provider, set to 100 and 400 ms", bound: Some(500) },
     Figure { what: What::Drop, name: "the network of a provider drops all packets", bound: Some(3500) },
     Figure { what: What::Restart, name: "1,000 clients whole again after the center's restart", bound: None },
+    Figure { what: What::Failover, name: "kill -9 of one of two centers under load", bound: None },
 ];
 
 /// Tells what was measured: to people as a table, to programs as a JSON object a line.
@@ -44,30 +54,13 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn tell(&mut self, figure: &Figure, measured: Result<Vec<Duration>>) {
-        let Figure { name, bound, .. } = figure;
-        let told = measured.map(|mut times| {
-            times.sort_unstable();
-            let median = times.get(times.len() / 2).copied().unwrap_or_default();
-            (times.len(), in_ms(median), in_ms(times.last().copied().unwrap_or_default()))
-        });
+    pub(crate) fn tell(&mut self, figure: &Figure, measured: Result<Measured>) {
         let for_people = std::io::stdout().is_terminal();
         if for_people && self.rows == 0 {
             println!("| what | bound | median | worst | times |\n| --- | --- | --- | --- | --- |");
         }
         self.rows += 1;
-        match told {
-            Ok((times, median, worst)) if for_people => {
-                let bound = bound.map_or("none".to_owned(), |bound| format!("{bound} ms"));
-                println!("| {name} | {bound} | {median:.1} ms | {worst:.1} ms | {times} |");
-            }
-            Ok((times, median, worst)) => println!(
-                "{}",
-                json!({"what": name, "bound_ms": bound, "median_ms": median, "worst_ms": worst, "times": times})
-            ),
-            Err(why) if for_people => println!("| {name} | not measured: {why:#} | | | |"),
-            Err(why) => println!("{}", json!({"what": name, "not_measured": format!("{why:#}")})),
-        }
+        println!("{}", if for_people { figure.row(measured) } else { figure.object(measured).to_string() });
     }
 
     pub(crate) fn end(&self) {
@@ -75,6 +68,48 @@ impl Report {
             println!("nothing has such a name");
         }
     }
+}
+
+impl Figure {
+    fn row(&self, measured: Result<Measured>) -> String {
+        let name = self.name;
+        match measured {
+            Ok(Measured::Times(times)) => {
+                let bound = self.bound.map_or_else(|| "none".to_owned(), |bound| format!("{bound} ms"));
+                let (median, worst) = median_and_worst(&times);
+                format!("| {name} | {bound} | {median:.1} ms | {worst:.1} ms | {} |", times.len())
+            }
+            Ok(Measured::Counts(counts)) => {
+                let counts: Vec<_> = counts.iter().map(|(what, count)| format!("{what}: {count}")).collect();
+                format!("| {name} | {} | | | |", counts.join(", "))
+            }
+            Err(why) => format!("| {name} | not measured: {why:#} | | | |"),
+        }
+    }
+
+    fn object(&self, measured: Result<Measured>) -> Value {
+        let Self { name, bound, .. } = self;
+        match measured {
+            Ok(Measured::Times(times)) => {
+                let (median, worst) = median_and_worst(&times);
+                let times = times.len();
+                json!({"what": name, "bound_ms": bound, "median_ms": median, "worst_ms": worst, "times": times})
+            }
+            Ok(Measured::Counts(counts)) => {
+                let counts: Map<_, _> = counts.iter().map(|(what, count)| ((*what).to_owned(), json!(count))).collect();
+                json!({"what": name, "counts": counts})
+            }
+            Err(why) => json!({"what": name, "not_measured": format!("{why:#}")}),
+        }
+    }
+}
+
+/// In ms.
+fn median_and_worst(times: &[Duration]) -> (f64, f64) {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let at = |index: usize| times.get(index).copied().map_or(0.0, in_ms);
+    (at(times.len() / 2), at(times.len().saturating_sub(1)))
 }
 
 fn in_ms(time: Duration) -> f64 {

@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use callboard::Caller;
 use callboard_tests::Load;
 use tokio::runtime::Runtime;
 
@@ -54,7 +55,8 @@ fn measure(runtime: &Runtime, center: &str, what: &str, time: Duration, parts: &
             part.leave()?;
             *part = Part::start(&part.arguments)?;
             restarts += 1;
-            // Callers find it, and use it, before the next one goes.
+            // The next one goes when all is whole again, and callers have used it.
+            runtime.block_on(whole(center))?;
             runtime.block_on(load.go_on(20 * (PROVIDERS * CALLERS) as u64));
         }
     }
@@ -65,12 +67,25 @@ fn measure(runtime: &Runtime, center: &str, what: &str, time: Duration, parts: &
     Ok(())
 }
 
+/// Waits until a caller that comes anew finds all providers.
+async fn whole(center: &str) -> anyhow::Result<()> {
+    loop {
+        let hosts = Caller::connect(center).await?.hosts("add").await?;
+        if hosts.len() == PROVIDERS {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 impl Part {
     /// Starts it, and waits until it listens. The next time it does so at the same address.
     fn start(arguments: &[impl AsRef<str>]) -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = arguments.iter().map(|argument| argument.as_ref().to_owned()).collect();
         let mut command = Command::new(program()?);
-        let mut child = command.args(&arguments).env("CALLBOARD_LOG", "warn").stdout(Stdio::piped()).spawn()?;
+        // Who is restarted so often would else be announced later.
+        command.env("CALLBOARD_LOG", "warn").env("CALLBOARD_FLAP_CHANGES", "1000000");
+        let mut child = command.args(&arguments).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
         let address = line.trim().strip_prefix("listening on ").context("it does not listen")?.to_owned();

@@ -213,6 +213,10 @@ impl Request<'_> {
     pub(crate) fn late(self, stage: Stage) -> CallError {
         let given = whole_ms(self.deadline.given());
         match stage {
+            #[cfg(feature = "planted")]
+            Stage::Sent if callboard_common::Planted::SaidNotExecuted.is_planted() => {
+                self.error(CallErrorKind::Timeout, "planted").with_executed(Executed::No)
+            }
             Stage::Sent => self.error(CallErrorKind::Timeout, format!("no answer within {given:?}")),
             Stage::Unsent => self
                 .error(CallErrorKind::Timeout, format!("it could not be sent within {given:?}"))
@@ -233,6 +237,8 @@ impl Request<'_> {
     pub(crate) fn disconnected(self, stage: Stage) -> CallError {
         let error = self.error(CallErrorKind::Disconnected, format!("the connection is closed: {}", self.link.end()));
         match stage {
+            #[cfg(feature = "planted")]
+            Stage::Sent if callboard_common::Planted::SentTwice.is_planted() => error.with_executed(Executed::No),
             Stage::Sent => error,
             Stage::Unsent => error
                 .with_executed(Executed::No)

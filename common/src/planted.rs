@@ -15,6 +15,12 @@ pub enum Planted {
     NeverDead,
     /// The center keeps a subscriber whose connection has ended.
     SubscriberKept,
+    /// A call that had left goes over the next connection again.
+    SentTwice,
+    /// A call without an answer in time is said not to be executed.
+    SaidNotExecuted,
+    /// The center announces a provider before it has reached it.
+    Unprobed,
 }
 
 thread_local! {
@@ -22,16 +28,6 @@ thread_local! {
 }
 
 impl Planted {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::NotAnnouncedAgain,
-        Self::RenewalIgnored,
-        Self::ResumedBlindly,
-        Self::HeardAgain,
-        Self::NeverDead,
-        Self::SubscriberKept,
-    ];
-
     /// From now on this thread has this bug, or none, in place of any other.
     pub fn plant(bug: Option<Self>) {
         PLANTED.set(bug);

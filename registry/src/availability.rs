@@ -130,6 +130,8 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<Admission, Refused> {
         let is_trusted = !self.policy.probe || !claim.has_session || self.probes.is_reached(peer, claim.host);
+        #[cfg(feature = "planted")]
+        let is_trusted = is_trusted || callboard_common::Planted::Unprobed.is_planted();
         if is_trusted || self.table.provides(peer, claim.method, claim.host) {
             return self.enter(peer, claim, now, effects).map(|()| Admission::Entered);
         }

@@ -1,13 +1,19 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::mem::replace;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 
 use callboard_center::CenterBuilder;
 use callboard_client::{Client, ClientBuilder, Connector};
+use callboard_net::TaskGroup;
 use callboard_registry::{Caller, CallerBuilder};
 use callboard_server::{Server, ServerBuilder};
 use tokio::task::AbortHandle;
 
 use crate::network::{HostId, SimTransport};
+use crate::sim::lock;
 use crate::{Network, Sim};
 
 /// A machine of a [`Sim`], on which programs are started, killed and started again.
@@ -16,13 +22,25 @@ pub struct Host {
     sim: Sim,
     name: Arc<str>,
     id: HostId,
-    programs: Arc<Mutex<Vec<AbortHandle>>>,
+    programs: Arc<Mutex<Programs>>,
+}
+
+/// What runs on a host.
+#[derive(Default)]
+struct Programs {
+    started: Vec<AbortHandle>,
+    /// How often one was started.
+    starts: u64,
+    /// With all that they have started.
+    group: TaskGroup,
 }
 
 impl Host {
     pub(crate) fn new(sim: Sim, name: &str) -> Self {
-        let id = sim.network().add_host();
-        Self { sim, name: name.into(), id, programs: Arc::default() }
+        let (id, name) = (sim.network().add_host(), Arc::from(name));
+        let programs = Programs::default();
+        sim.watch(&name, &programs.group);
+        Self { sim, name, id, programs: Arc::new(Mutex::new(programs)) }
     }
 
     /// What it is called in the trace.
@@ -35,37 +53,57 @@ impl Host {
         format!("tcp://{}:{port}", self.id.ip())
     }
 
-    /// Starts a program. It ends with its future, and where the host is killed.
+    /// Starts a program. It ends with its future, and where the host is killed. If it panics, so does the run.
     pub fn start<F: Future<Output = ()> + Send + 'static>(&self, program: impl FnOnce(Self) -> F) {
         self.sim.note(|| format!("{} starts", self.name));
-        let task = tokio::spawn(program(self.clone()));
-        self.programs().push(task.abort_handle());
+        let program = Program { sim: self.sim.clone(), program: Box::pin(program(self.clone())) };
+        let mut programs = self.programs();
+        programs.starts += 1;
+        let task = tokio::spawn(programs.group.run(program));
+        programs.started.push(task.abort_handle());
     }
 
     /// Its programs end by themselves: what they hold is dropped, and says what it says then.
     pub fn leave(&self) {
         self.sim.note(|| format!("{} leaves", self.name));
-        self.abort();
+        self.programs().started.drain(..).for_each(|program| program.abort());
     }
 
     /// Ends its programs without a word of theirs: the system closes their connections.
     pub fn kill(&self) {
         self.sim.note(|| format!("{} is killed", self.name));
         self.network().kill(self.id);
-        self.abort();
+        self.end();
     }
 
     /// Switches the machine off: nobody hears of it.
     pub fn switch_off(&self) {
         self.sim.note(|| format!("{} is switched off", self.name));
         self.network().switch_off(self.id);
-        self.abort();
+        self.end();
     }
 
     /// Switches it on again, with nothing running.
     pub fn switch_on(&self) {
         self.sim.note(|| format!("{} is switched on", self.name));
         self.network().switch_on(self.id);
+    }
+
+    /// Its programs stand still, as after SIGSTOP. Others still connect to it; nobody answers.
+    pub fn stop(&self) {
+        self.sim.note(|| format!("{} stands still", self.name));
+        self.programs().group.hold();
+    }
+
+    /// They go on: all of their timers are late, and what has come meanwhile is there.
+    pub fn go_on(&self) {
+        self.sim.note(|| format!("{} goes on", self.name));
+        self.group().go_on();
+    }
+
+    /// Tasks that Callboard has started for its programs, and that have not ended.
+    pub fn tasks(&self) -> usize {
+        self.group().tasks()
     }
 
     /// From now on nothing passes between the two.
@@ -84,6 +122,12 @@ impl Host {
     pub fn lose(&self, other: &Self) {
         self.sim.note(|| format!("connections of {} and {} are lost", self.name, other.name));
         self.network().lose(self.id, other.id);
+    }
+
+    /// The same, only of what this host has sent and sends.
+    pub fn lose_to(&self, other: &Self) {
+        self.sim.note(|| format!("what {} sends to {} is lost", self.name, other.name));
+        self.network().lose_to(self.id, other.id);
     }
 
     /// All passes again.
@@ -130,19 +174,49 @@ impl Host {
 
     /// Names the programs of now.
     fn instance(&self) -> String {
-        format!("{}-{}", self.name, self.network().run_of(self.id))
+        format!("{}-{}", self.name, self.programs().starts)
     }
 
     fn network(&self) -> &Network {
         self.sim.network()
     }
 
-    fn abort(&self) {
-        self.programs().drain(..).for_each(|program| program.abort());
+    /// The programs end with all that they have started.
+    fn end(&self) {
+        let ended = {
+            let mut programs = self.programs();
+            let starts = programs.starts;
+            replace(&mut *programs, Programs { starts, ..Programs::default() })
+        };
+        self.sim.watch(&self.name, &self.group());
+        ended.started.iter().for_each(AbortHandle::abort);
+        ended.group.end();
     }
 
-    fn programs(&self) -> MutexGuard<'_, Vec<AbortHandle>> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn group(&self) -> TaskGroup {
+        self.programs().group.clone()
+    }
+
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        lock(&self.programs)
+    }
+}
+
+/// A program whose panics are those of the run.
+struct Program<F> {
+    sim: Sim,
+    program: Pin<Box<F>>,
+}
+
+impl<F: Future<Output = ()>> Future for Program<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = catch_unwind(AssertUnwindSafe(|| self.program.as_mut().poll(cx)));
+        polled.unwrap_or_else(|why| {
+            self.sim.failed(why);
+            Poll::Ready(())
+        })
     }
 }
 

@@ -56,10 +56,10 @@ impl Pipe {
         Self { packets: VecDeque::new(), bytes: 0, last_at: now, end: None, unread: None, reader: None, writer: None }
     }
 
-    /// How much a write may add now; an error where the other side is gone.
-    pub(crate) fn room(&self) -> io::Result<usize> {
+    /// How much a write may add now; an error where the other side is gone and the writer `hears` of it.
+    pub(crate) fn room(&self, hears: bool) -> io::Result<usize> {
         match self.unread {
-            Some(End::Fin | End::Reset) => Err(io::ErrorKind::ConnectionReset.into()),
+            Some(End::Fin | End::Reset) if hears => Err(io::ErrorKind::ConnectionReset.into()),
             _ => Ok(CAPACITY.saturating_sub(self.bytes)),
         }
     }
@@ -85,7 +85,9 @@ impl Pipe {
 
     /// The reader ends.
     pub(crate) fn stop_reading(&mut self, end: End) {
-        self.unread.get_or_insert(end);
+        if matches!(self.unread, None | Some(End::Silence)) {
+            self.unread = Some(end);
+        }
         if end != End::Silence {
             self.packets.clear();
             self.bytes = 0;

@@ -1,9 +1,12 @@
+use std::any::Any;
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
+use callboard_net::TaskGroup;
 use tokio::runtime::Builder;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, advance, sleep};
 
 use crate::{Host, Network};
 
@@ -17,7 +20,15 @@ pub struct Sim {
     random: Arc<Mutex<fastrand::Rng>>,
     trace: Arc<Trace>,
     began: Instant,
+    failure: Arc<Mutex<Option<Failure>>>,
+    groups: Arc<Mutex<Vec<HostGroup>>>,
 }
+
+/// What a program panicked with.
+type Failure = Box<dyn Any + Send>;
+
+/// The tasks of a host, by its name.
+type HostGroup = (Arc<str>, TaskGroup);
 
 /// Who wants to know what happens, if anybody does.
 pub(crate) struct Trace(Option<Mutex<Listener>>);
@@ -65,8 +76,11 @@ impl Sim {
             let mut random = fastrand::Rng::with_seed(seed);
             let network = Network::new(random.u64(..));
             let random = Arc::new(Mutex::new(random));
-            let sim = Self { network, random, trace, began: Instant::now() };
-            scenario(sim).await
+            let (failure, groups) = (Arc::default(), Arc::default());
+            let sim = Self { network, random, trace, began: Instant::now(), failure, groups };
+            let outcome = scenario(sim.clone()).await;
+            sim.check();
+            outcome
         })
     }
 
@@ -81,8 +95,45 @@ impl Sim {
     }
 
     /// Lets time pass.
+    ///
+    /// # Panics
+    /// If a program has panicked, as all of the run then does.
     pub async fn sleep(&self, time: Duration) {
         sleep(time).await;
+        self.check();
+    }
+
+    /// Ends the run with this, at the next [`sleep`](Self::sleep) of the scenario or at its end. For programs in a place
+    /// where a panic of theirs is caught, as in a method's handler.
+    pub fn fail(&self, why: impl Into<String>) {
+        self.failed(Box::new(why.into()));
+    }
+
+    /// Lets this much time pass at once, as where the whole machine was suspended: what was to happen in it happens late,
+    /// and all together.
+    pub async fn jump(&self, time: Duration) {
+        self.note(|| format!("the clock jumps by {time:?}"));
+        advance(time).await;
+    }
+
+    /// The first counts.
+    pub(crate) fn failed(&self, why: Failure) {
+        lock(&self.failure).get_or_insert(why);
+    }
+
+    /// Its panics are those of the run.
+    pub(crate) fn watch(&self, host: &Arc<str>, group: &TaskGroup) {
+        lock(&self.groups).push((Arc::clone(host), group.clone()));
+    }
+
+    fn check(&self) {
+        let failure = lock(&self.failure).take();
+        if let Some(why) = failure {
+            resume_unwind(why);
+        }
+        let panicked =
+            lock(&self.groups).iter().find(|(_, group)| group.has_panicked()).map(|(host, _)| Arc::clone(host));
+        assert!(panicked.is_none(), "a task on {} panicked; it says above why", panicked.unwrap_or_default());
     }
 
     /// How much time has passed.
@@ -107,13 +158,17 @@ impl Sim {
     pub fn note(&self, what: impl FnOnce() -> String) {
         if let Some(listener) = &self.trace.0 {
             let line = format!("{:>10.3} {}", self.elapsed().as_secs_f64() * 1e3, what());
-            listener.lock().unwrap_or_else(PoisonError::into_inner)(line);
+            lock(listener)(line);
         }
     }
 
     fn random(&self) -> MutexGuard<'_, fastrand::Rng> {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.random)
     }
+}
+
+pub(crate) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Trace {

@@ -62,3 +62,18 @@ fn a_peer_that_is_never_taken_for_dead_is_found() {
 fn a_subscriber_that_is_kept_is_found() {
     is_found(Planted::SubscriberKept);
 }
+
+#[test]
+fn a_call_that_is_sent_twice_is_found() {
+    is_found(Planted::SentTwice);
+}
+
+#[test]
+fn a_call_that_is_wrongly_said_not_to_be_executed_is_found() {
+    is_found(Planted::SaidNotExecuted);
+}
+
+#[test]
+fn a_provider_that_is_announced_before_it_is_reached_is_found() {
+    is_found(Planted::Unprobed);
+}

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use callboard_net::{Address, Ends, Transport};
 use tokio::sync::mpsc;
 
-use super::{HostId, LinkEnd, LinkId, Network, Side, State, draw, pair};
+use super::Network;
+use super::link::{LinkEnd, LinkId, Side};
+use super::state::{HostId, State, pair};
 use crate::pipe::End;
 use crate::stream::{SimStream, dead};
 
@@ -56,6 +58,7 @@ impl Transport for SimTransport {
             return Err(ErrorKind::AddrInUse.into());
         }
         state.listeners.insert(address, sender);
+        state.listened.insert(address, None);
         drop(state);
         let incoming = tokio::sync::Mutex::new(incoming);
         Ok((SimListener { network: self.network.clone(), address, incoming }, address.into()))
@@ -80,11 +83,7 @@ impl Transport for SimTransport {
         let target = HostId::of(to).ok_or(ErrorKind::AddrNotAvailable)?;
         loop {
             self.check()?;
-            let delay = {
-                let mut state = self.network.state();
-                let delay = state.delay;
-                draw(&mut state.random, delay)
-            };
+            let delay = self.network.state().delay();
             tokio::time::sleep(delay).await;
             self.check()?;
             let changed = self.network.0.changed.notified();
@@ -128,7 +127,7 @@ impl Drop for SimListener {
         let mut state = self.network.state();
         // Whoever listens there by now is another one.
         if state.listeners.get(&self.address).is_some_and(mpsc::UnboundedSender::is_closed) {
-            state.listeners.remove(&self.address);
+            state.stop_listening(|address| *address == self.address);
         }
     }
 }

@@ -1,26 +1,36 @@
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use callboard_client::Client;
 use callboard_common::Missed;
 use callboard_pubsub::{Event, Subscription, Topics};
 
+use super::Report;
+use super::programs::until_done;
 use crate::Sim;
-use crate::house::Report;
-
-const TOPIC: &str = "news";
-/// Between two messages at most.
-const PAUSE: Duration = Duration::from_millis(300);
+use crate::sim::lock;
 
 /// What was published to one topic, and what each subscriber says of it.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(super) struct News {
     sim: Sim,
+    /// The number of the next message.
+    next: AtomicU64,
     acknowledged: Mutex<BTreeSet<u64>>,
     is_over: AtomicBool,
-    heard: Vec<Mutex<Vec<Heard>>>,
+    runs: Mutex<Vec<Run>>,
+}
+
+/// A subscriber from its start to its end.
+#[derive(Debug)]
+struct Run {
+    subscriber: usize,
+    /// The first message that was published after it had subscribed.
+    first: u64,
+    heard: Vec<Heard>,
+    has_ended: bool,
 }
 
 /// What a subscriber was given, in this order.
@@ -31,22 +41,23 @@ enum Heard {
 }
 
 impl News {
-    pub(crate) fn new(sim: &Sim, subscribers: usize) -> Arc<Self> {
-        let heard = (0..subscribers).map(|_| Mutex::default()).collect();
-        Arc::new(Self { sim: sim.clone(), acknowledged: Mutex::default(), is_over: AtomicBool::new(false), heard })
+    pub(super) fn new(sim: &Sim) -> Self {
+        Self {
+            sim: sim.clone(),
+            next: AtomicU64::new(0),
+            acknowledged: Mutex::default(),
+            is_over: AtomicBool::new(false),
+            runs: Mutex::default(),
+        }
     }
 
     /// Publishes one message after the other; only those that the center takes count.
-    pub(crate) async fn publish_on(self: Arc<Self>, client: Client) {
+    pub(super) async fn publish(&self, client: Client) {
         let topics = Topics::new(&client);
-        for n in 0.. {
-            if self.is_over.load(Relaxed) {
-                break;
-            }
+        while !self.is_over.load(Relaxed) {
+            let n = self.next.fetch_add(1, Relaxed);
             match topics.publish(TOPIC, &n).await {
-                Ok(()) => {
-                    lock(&self.acknowledged).insert(n);
-                }
+                Ok(()) => drop(lock(&self.acknowledged).insert(n)),
                 Err(error) => self.sim.note(|| format!("message {n}: {error}")),
             }
             self.sim.sleep(self.sim.draw_time(PAUSE)).await;
@@ -55,14 +66,15 @@ impl News {
         drop(client);
     }
 
-    /// Makes the topic and subscribes to it.
-    pub(crate) async fn subscribe(client: &Client) -> Subscription {
-        Topics::new(client).create(TOPIC).await.unwrap_or_else(|error| panic!("{error}"));
-        Subscription::open(client, TOPIC).await.unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// Writes down what a subscriber hears.
-    pub(crate) async fn hear_on(self: Arc<Self>, subscriber: usize, mut subscription: Subscription) {
+    /// Makes the topic, subscribes to it, and writes down what comes.
+    pub(super) async fn hear(&self, subscriber: usize, client: Client) {
+        until_done(|| async { Topics::new(&client).create(TOPIC).await }).await;
+        let mut subscription = until_done(|| Subscription::open(&client, TOPIC)).await;
+        let run = {
+            let mut runs = lock(&self.runs);
+            runs.push(Run { subscriber, first: self.next.load(Relaxed), heard: Vec::new(), has_ended: false });
+            runs.len() - 1
+        };
         while let Some(event) = subscription.next_event().await {
             let event = event.unwrap_or_else(|error| panic!("subscriber {subscriber}: {error}"));
             if !matches!(event, Event::Message(_)) {
@@ -74,17 +86,29 @@ impl News {
                 Event::Resumed { missed } => Heard::Missed(missed),
                 _ => continue,
             };
-            self.heard.get(subscriber).into_iter().for_each(|all| lock(all).push(heard));
+            lock(&self.runs).get_mut(run).into_iter().for_each(|run| run.heard.push(heard));
         }
+        panic!("the subscription of subscriber {subscriber} has ended");
     }
 
-    /// How many messages were acknowledged so far.
-    pub(crate) fn acknowledged(&self) -> usize {
-        lock(&self.acknowledged).len()
+    /// What this subscriber has not heard yet it does not hear any more.
+    pub(super) fn ends(&self, subscriber: usize) {
+        lock(&self.runs).iter_mut().filter(|run| run.subscriber == subscriber).for_each(|run| run.has_ended = true);
+    }
+
+    /// The number of the next message.
+    pub(super) fn next(&self) -> u64 {
+        self.next.load(Relaxed)
+    }
+
+    /// How many subscribers have heard a message of this number or a later one.
+    pub(super) fn subscribers_that_heard(&self, n: u64) -> usize {
+        let hears = |heard: &Heard| matches!(heard, Heard::Message(m) if *m >= n);
+        lock(&self.runs).iter().filter(|run| !run.has_ended && run.heard.iter().rev().any(hears)).count()
     }
 
     /// Nothing more is published.
-    pub(crate) fn end(&self) {
+    pub(super) fn end(&self) {
         self.is_over.store(true, Relaxed);
     }
 
@@ -92,17 +116,21 @@ impl News {
     ///
     /// # Panics
     /// If not.
-    pub(crate) fn check(&self) {
-        for (subscriber, heard) in self.heard.iter().enumerate() {
-            if let Err(why) = accounts_for(&lock(&self.acknowledged), &lock(heard)) {
+    pub(super) fn check(&self) {
+        for Run { subscriber, first, heard, has_ended } in lock(&self.runs).iter() {
+            let last =
+                heard.iter().filter_map(|heard| if let Heard::Message(n) = heard { Some(*n) } else { None }).max();
+            let due = if *has_ended { *first..last.map_or(*first, |last| last + 1) } else { *first..u64::MAX };
+            let due = lock(&self.acknowledged).iter().copied().filter(|n| due.contains(n)).collect();
+            if let Err(why) = accounts_for(&due, heard) {
                 panic!("subscriber {subscriber}: {why}");
             }
         }
     }
 
-    pub(crate) fn count(&self, report: &mut Report) {
-        report.published += self.acknowledged() as u64;
-        for heard in self.heard.iter().flat_map(|heard| lock(heard).clone()) {
+    pub(super) fn count(&self, report: &mut Report) {
+        report.published += lock(&self.acknowledged).len() as u64;
+        for heard in lock(&self.runs).iter().flat_map(|run| &run.heard) {
             match heard {
                 Heard::Message(_) => report.received += 1,
                 Heard::Missed(Missed::Exactly(0)) => {}
@@ -160,9 +188,9 @@ fn covers(told: Missed, lost: u64) -> bool {
     }
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
+const TOPIC: &str = "news";
+/// Between two messages at most.
+const PAUSE: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,141 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use callboard_client::{Client, ClientBuilder, Reconnect, SessionMode};
+use callboard_common::{Heartbeat, Heartbeats};
+use callboard_net::{Address, Limits};
+use callboard_registry::{AvailabilityPolicy, Caller, Provider};
+use callboard_server::Router;
+use tokio::time::sleep;
+
+use super::{House, METHOD};
+use crate::Host;
+use crate::sim::lock;
+
+/// What a machine of the house runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    Center,
+    Provider,
+    Caller,
+    Watcher,
+    Publisher,
+    Subscriber,
+}
+
+impl Role {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Center => "center",
+            Self::Provider => "provider",
+            Self::Caller => "caller",
+            Self::Watcher => "watcher",
+            Self::Publisher => "publisher",
+            Self::Subscriber => "subscriber",
+        }
+    }
+}
+
+/// Runs until the machine is killed, or its user has enough.
+pub(super) async fn run(house: Arc<House>, role: Role, place: usize, host: Host) {
+    match role {
+        Role::Center => center(&house, &host).await,
+        Role::Provider => provide(&house, place, &host).await,
+        Role::Caller => call(&house, place, &host).await,
+        Role::Watcher => watch(&house, place, &host).await,
+        Role::Publisher => house.news.publish(client(&house, &host).await).await,
+        Role::Subscriber => house.news.hear(place, client(&house, &host).await).await,
+    }
+}
+
+async fn center(house: &House, host: &Host) {
+    // Who comes and goes all the time is told of at once: faults here come faster than in any minute of a real house.
+    let policy = AvailabilityPolicy { flap_changes: usize::MAX, ..AvailabilityPolicy::default() };
+    let start = || host.center().availability(policy).limits(limits()).start_over(host.transport());
+    let center = Arc::new(until_done(start).await);
+    *lock(&house.center) = Arc::downgrade(&center);
+    std::future::pending::<()>().await;
+    drop(center);
+}
+
+async fn provide(house: &House, place: usize, host: &Host) {
+    let port = house.next_port();
+    let address = host.address(port);
+    let calls = Arc::clone(&house.calls);
+    let router = Router::new().method(METHOD, move |call: u64| Ok(calls.execute(call)));
+    let names = router.names();
+    let serve = async {
+        // One in four is in a hurry, and signs in before it listens.
+        if house.sim.draw(4) == 0 {
+            sleep(house.sim.draw_time(Duration::from_secs(1))).await;
+        }
+        until_done(|| host.server(port).limits(limits()).router(router.clone()).start_over(host.transport())).await
+    };
+    let sign_in = async {
+        let client = client(house, host).await;
+        let place: Address = address.parse().unwrap_or_else(|why| panic!("{why}"));
+        until_done(|| Provider::new(client.clone()).announce(names.clone(), place.clone())).await
+    };
+    let (server, provider) = tokio::join!(biased; serve, sign_in);
+    lock(&house.providing).insert(place, address.trim_start_matches("tcp://").to_owned());
+    std::future::pending::<()>().await;
+    drop((server, provider));
+}
+
+async fn call(house: &House, place: usize, host: &Host) {
+    let caller = caller(house, host).await;
+    lock(&house.callers).insert((Role::Caller, place), caller.clone());
+    loop {
+        // What becomes of it is in the ledger.
+        let _ = house.calls.call(&caller).await;
+        sleep(house.sim.draw_time(BETWEEN_CALLS)).await;
+    }
+}
+
+async fn watch(house: &House, place: usize, host: &Host) {
+    let caller = caller(house, host).await;
+    lock(&house.callers).insert((Role::Watcher, place), caller.clone());
+    house.watch.follow(&caller).await;
+}
+
+async fn caller(house: &House, host: &Host) -> Caller {
+    let builder = || host.caller().client(settings(host)).timeout(CALL).keep_unconfirmed(KEEP_UNCONFIRMED);
+    until_done(|| builder().connect(house.center_address())).await
+}
+
+async fn client(house: &House, host: &Host) -> Client {
+    until_done(|| settings(host).connect(house.center_address())).await
+}
+
+/// A center that stands still when it is offered a session would else be taken for one of v1, that knows none of this.
+fn settings(host: &Host) -> ClientBuilder {
+    host.client().session(SessionMode::Require).reconnect(soon())
+}
+
+/// Tries until it works: programs may start before those that they need.
+pub(super) async fn until_done<T, E, F: Future<Output = Result<T, E>>>(mut attempt: impl FnMut() -> F) -> T {
+    loop {
+        if let Ok(done) = attempt().await {
+            return done;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Callers are taken for dead as soon as providers, so that a connection that is lost is noticed within 5 s.
+fn limits() -> Limits {
+    let heartbeats = Heartbeats { caller: Heartbeat::from_ms(1000, 3000), ..Heartbeats::default() };
+    Limits { heartbeats, ..Limits::default() }
+}
+
+/// Pauses of up to 5 s, as they are unless set otherwise, would be as long as all may take.
+fn soon() -> Reconnect {
+    Reconnect { longest: Duration::from_secs(1), ..Reconnect::default() }
+}
+
+/// Twice as long as the longest pause of a provider that comes back to a center that began anew.
+const KEEP_UNCONFIRMED: Duration = Duration::from_secs(2);
+/// For a call: shorter than it takes to notice a dead peer, so that both are met.
+const CALL: Duration = Duration::from_secs(2);
+/// At most.
+const BETWEEN_CALLS: Duration = Duration::from_millis(400);

@@ -77,6 +77,18 @@ impl Bundle {
         Self { values: Arc::new(values), left }
     }
 
+    /// The number of the next message.
+    #[inline]
+    pub(crate) fn next_number(&self) -> Option<u64> {
+        (!self.left.is_empty()).then(|| self.values.number(self.left.start).seq)
+    }
+
+    /// Whether some of them may have come before, from elsewhere.
+    #[inline]
+    pub(crate) fn may_repeat(&self) -> bool {
+        !self.values.ids.is_empty()
+    }
+
     /// How many messages are left.
     pub(crate) fn len(&self) -> usize {
         self.left.len()
@@ -171,6 +183,7 @@ impl Values {
 impl Iterator for Bundle {
     type Item = News;
 
+    #[inline]
     fn next(&mut self) -> Option<News> {
         let index = self.left.next()?;
         Some(News::new(Arc::clone(&self.values), index))

@@ -121,6 +121,21 @@ impl Part {
         }
     }
 
+    /// The next message where that is all there is to say: it is at hand, and follows the last one. Else [`poll`](Self::poll)
+    /// tells. Most messages come this way, which is short.
+    #[inline]
+    pub(crate) fn next_at_hand(&mut self) -> Option<News> {
+        if self.free_turns == 0 || self.after_gap.is_some() {
+            return None;
+        }
+        let bundle = self.at_hand.as_mut()?;
+        if bundle.may_repeat() || !self.sequence.goes_on_with(bundle.next_number()?) {
+            return None;
+        }
+        self.free_turns -= 1;
+        bundle.next()
+    }
+
     /// Takes it out of the listeners.
     pub(crate) fn leave(&self) {
         self.seat.hub.leave(&self.seat.client, &self.seat.listener);

@@ -40,6 +40,14 @@ impl Sequence {
         if seq == from { Heard::New } else { Heard::After(Gap { from, to: seq - 1 }) }
     }
 
+    /// One more message, if it is the one that follows; whether it is.
+    #[inline]
+    pub(crate) const fn goes_on_with(&mut self, seq: u64) -> bool {
+        let follows = seq == self.next;
+        self.next += follows as u64;
+        follows
+    }
+
     /// All up to this number was sent or left out.
     pub(crate) fn reach(&mut self, seq: u64) -> Option<Gap> {
         let from = self.next;
@@ -64,5 +72,6 @@ mod tests {
         assert_eq!(sequence.reach(10), None);
         assert_eq!(sequence.reach(12), Some(Gap { from: 11, to: 12 }));
         assert_eq!((sequence.reach(12), sequence.hear(13)), (None, Heard::New));
+        assert_eq!([15, 14, 14, 15].map(|seq| sequence.goes_on_with(seq)), [false, true, false, true]);
     }
 }

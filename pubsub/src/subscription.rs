@@ -246,6 +246,11 @@ impl Stream for Subscription {
     type Item = Result<News, SubscriptionError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Heard::One(part) = &mut self.heard
+            && let Some(news) = part.next_at_hand()
+        {
+            return Poll::Ready(Some(Ok(news)));
+        }
         loop {
             let missed = match ready!(self.poll_event(cx)) {
                 Some(Ok(Event::Message(news))) => return Poll::Ready(Some(Ok(news))),

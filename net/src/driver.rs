@@ -319,14 +319,15 @@ where
         }
         // The first word after a silence counts from when it came: the next look may be far off.
         if pulse.waits(heartbeat) && self.reader.take_came() {
-            *pulse = Pulse::new(heartbeat, Instant::now());
+            pulse.hear(heartbeat, Instant::now());
         }
         Some(pulse.looks_at())
     }
 
     fn look(&mut self, conn: &Conn<P>, now: Instant) -> Option<End> {
         let (heartbeat, pulse) = self.pulse.as_mut().filter(|(_, pulse)| pulse.looks_at() <= now)?;
-        match pulse.look(*heartbeat, conn.shared().serves, self.reader.take_came(), now) {
+        let (_, said) = conn.outbox().load();
+        match pulse.look(*heartbeat, conn.shared().serves, self.reader.take_came(), said, now) {
             Beat::Nothing => None,
             Beat::Ask => {
                 // Where there is no room, the peer has more to answer than this.

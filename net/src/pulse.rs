@@ -14,6 +14,8 @@ pub(crate) struct Pulse {
     heard: Instant,
     /// How often it was asked since.
     asked: u32,
+    /// When this side last said something, as far as is known.
+    said: Instant,
     looks_at: Instant,
     /// The peer is not read: it is only told that this side lives.
     deaf: bool,
@@ -30,7 +32,12 @@ pub(crate) enum Beat {
 impl Pulse {
     /// Listening begins.
     pub(crate) fn new(heartbeat: Heartbeat, now: Instant) -> Self {
-        Self { heard: now, asked: 0, looks_at: later(now, heartbeat.interval / LOOKS), deaf: false }
+        Self { heard: now, asked: 0, said: now, looks_at: later(now, heartbeat.interval / LOOKS), deaf: false }
+    }
+
+    /// Something came. That is no reason for the peer to have heard of this side.
+    pub(crate) fn hear(&mut self, heartbeat: Heartbeat, now: Instant) {
+        *self = Self { said: self.said, ..Self::new(heartbeat, now) };
     }
 
     /// Whether the peer is read.
@@ -40,7 +47,7 @@ impl Pulse {
 
     /// From now on the peer is read, or is not: its silence counts only while it is.
     pub(crate) fn set_listens(&mut self, listens: bool, heartbeat: Heartbeat, now: Instant) {
-        *self = Self::new(heartbeat, now);
+        self.hear(heartbeat, now);
         if !listens {
             self.deaf = true;
             self.looks_at = later(now, heartbeat.interval);
@@ -57,15 +64,34 @@ impl Pulse {
         self.looks_at
     }
 
-    /// Looks, if it is time: whether something `came` since the last look, and what is to be done. To be asked counts as
-    /// done.
-    pub(crate) fn look(&mut self, heartbeat: Heartbeat, asks: bool, came: bool, now: Instant) -> Beat {
+    /// Looks, if it is time: whether something `came` since the last look, when something was `said` last, and what is to
+    /// be done. To be asked counts as done.
+    ///
+    /// The side that `asks` does so too when it has said nothing for an interval, whatever it heard: the peer only listens,
+    /// and would hear nothing while it sends one-way calls.
+    pub(crate) fn look(&mut self, heartbeat: Heartbeat, asks: bool, came: bool, said: Instant, now: Instant) -> Beat {
+        self.said = self.said.max(said);
+        let mut beat = self.listen(heartbeat, asks, came, now);
+        if asks && beat == Beat::Nothing && now >= self.speaks_at(heartbeat) {
+            self.asked += 1;
+            beat = Beat::Ask;
+        }
+        if beat == Beat::Ask {
+            self.said = now;
+        }
+        if asks {
+            self.looks_at = self.looks_at.min(self.speaks_at(heartbeat));
+        }
+        beat
+    }
+
+    fn listen(&mut self, heartbeat: Heartbeat, asks: bool, came: bool, now: Instant) -> Beat {
         if self.deaf {
             self.looks_at = later(now, heartbeat.interval);
             return Beat::Ask;
         }
         if came {
-            *self = Self::new(heartbeat, now);
+            self.hear(heartbeat, now);
             return Beat::Nothing;
         }
         if now >= later(self.heard, heartbeat.dead) {
@@ -82,6 +108,10 @@ impl Pulse {
         self.asked += u32::from(is_due);
         self.looks_at = if asks { self.asks_at(heartbeat).min(dead_at) } else { dead_at };
         if is_due { Beat::Ask } else { Beat::Nothing }
+    }
+
+    fn speaks_at(&self, heartbeat: Heartbeat) -> Instant {
+        later(self.said, heartbeat.interval)
     }
 
     fn asks_at(&self, heartbeat: Heartbeat) -> Instant {
@@ -104,6 +134,11 @@ mod tests {
         Duration::from_millis(count)
     }
 
+    /// A look of a side that has just said something.
+    fn look(pulse: &mut Pulse, asks: bool, came: bool, now: Instant) -> Beat {
+        pulse.look(PROVIDER, asks, came, now, now)
+    }
+
     /// What a peer of which something comes until `last` is asked and when it is dead, at the times of the looks.
     fn run(asks: bool, last: u64) -> Vec<(u64, Beat)> {
         let start = Instant::now();
@@ -111,7 +146,7 @@ mod tests {
         let (mut told, mut looked_at) = (Vec::new(), 0);
         loop {
             let at = u64::try_from((pulse.looks_at() - start).as_millis()).unwrap();
-            let beat = pulse.look(PROVIDER, asks, looked_at < last, start + ms(at));
+            let beat = look(&mut pulse, asks, looked_at < last, start + ms(at));
             looked_at = at;
             if beat != Beat::Nothing {
                 told.push((at, beat));
@@ -141,9 +176,9 @@ mod tests {
     fn who_stood_still_asks_before_it_takes_anybody_for_dead() {
         let start = Instant::now();
         let mut pulse = Pulse::new(PROVIDER, start);
-        assert_eq!(pulse.look(PROVIDER, true, false, start + ms(60_000)), Beat::Ask);
-        assert_eq!(pulse.look(PROVIDER, true, false, start + ms(61_000)), Beat::Ask);
-        assert_eq!(pulse.look(PROVIDER, true, false, start + ms(62_000)), Beat::Dead);
+        assert_eq!(look(&mut pulse, true, false, start + ms(60_000)), Beat::Ask);
+        assert_eq!(look(&mut pulse, true, false, start + ms(61_000)), Beat::Ask);
+        assert_eq!(look(&mut pulse, true, false, start + ms(62_000)), Beat::Dead);
     }
 
     #[test]
@@ -151,12 +186,12 @@ mod tests {
         for asks in [true, false] {
             let start = Instant::now();
             let mut pulse = Pulse::new(PROVIDER, start);
-            pulse.look(PROVIDER, asks, true, start);
-            pulse.look(PROVIDER, asks, false, start + ms(1000));
+            look(&mut pulse, asks, true, start);
+            look(&mut pulse, asks, false, start + ms(1000));
             let late = start + ms(60_000);
-            assert_ne!(pulse.look(PROVIDER, asks, false, late), Beat::Dead);
+            assert_ne!(look(&mut pulse, asks, false, late), Beat::Dead);
             let mut at = pulse.looks_at();
-            while pulse.look(PROVIDER, asks, false, at) != Beat::Dead {
+            while look(&mut pulse, asks, false, at) != Beat::Dead {
                 at = pulse.looks_at();
             }
             assert_eq!(at, late + ms(2000));
@@ -171,11 +206,53 @@ mod tests {
             pulse.set_listens(false, PROVIDER, start);
             for at in 1..60 {
                 assert_eq!(pulse.looks_at(), start + ms(at * 1000));
-                assert_eq!(pulse.look(PROVIDER, asks, false, start + ms(at * 1000)), Beat::Ask);
+                assert_eq!(look(&mut pulse, asks, false, start + ms(at * 1000)), Beat::Ask);
             }
             pulse.set_listens(true, PROVIDER, start + ms(60_000));
-            assert_eq!(pulse.look(PROVIDER, asks, false, start + ms(60_250)), Beat::Nothing);
+            assert_eq!(look(&mut pulse, asks, false, start + ms(60_250)), Beat::Nothing);
         }
+    }
+
+    /// When a peer is asked of which something comes all the time, or nothing, while something else is said to it at these
+    /// times.
+    fn asked(comes: bool, says: &[u64], until: u64) -> Vec<u64> {
+        let start = Instant::now();
+        let (mut pulse, mut asked) = (Pulse::new(PROVIDER, start), Vec::new());
+        loop {
+            let at = u64::try_from((pulse.looks_at() - start).as_millis()).unwrap();
+            if at > until {
+                return asked;
+            }
+            let said = says.iter().chain(&asked).filter(|time| **time <= at).max().unwrap_or(&0);
+            if pulse.look(PROVIDER, true, comes, start + ms(*said), start + ms(at)) == Beat::Ask {
+                asked.push(at);
+            }
+        }
+    }
+
+    #[test]
+    fn who_only_sends_hears_once_an_interval_that_this_side_lives() {
+        assert_eq!(asked(true, &[], 5_000), [1000, 2000, 3000, 4000, 5000]);
+        assert_eq!(asked(true, &[300, 1_100, 2_000], 5_500), [3000, 4000, 5000]);
+        let often: Vec<_> = (0..50).map(|n| n * 990).collect();
+        assert!(asked(true, &often, 49_000).is_empty());
+    }
+
+    #[test]
+    fn who_answers_is_asked_once_an_interval_and_no_more() {
+        let start = Instant::now();
+        let (mut pulse, mut asked, mut heard) = (Pulse::new(PROVIDER, start), 0, false);
+        while pulse.looks_at() <= start + ms(60_000) {
+            let at = pulse.looks_at();
+            let came = std::mem::replace(&mut heard, false);
+            if pulse.look(PROVIDER, true, came, start, at) == Beat::Ask {
+                asked += 1;
+                // The answer comes between two looks.
+                pulse.hear(PROVIDER, at + ms(1));
+                heard = asked % 2 == 0;
+            }
+        }
+        assert_eq!(asked, 60);
     }
 
     #[test]

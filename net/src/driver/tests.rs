@@ -12,7 +12,8 @@ mod flood;
 mod heartbeats;
 mod race;
 
-/// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go.
+/// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go; and those whose
+/// id is "one-way".
 #[derive(Default)]
 struct Echo {
     waiting: Mutex<Vec<crate::InFlight>>,
@@ -24,7 +25,7 @@ impl Handler<Conn> for Echo {
     fn handle(&self, conn: &Conn, message: Message) {
         if message.id() == b"wait" {
             self.waiting.lock().unwrap().extend(conn.begin_request());
-        } else {
+        } else if message.id() != b"one-way" {
             conn.answer(message.id(), &TopicAnswer::ok()).unwrap();
         }
         self.seen.lock().unwrap().push(message.detach());

@@ -76,6 +76,21 @@ async fn one_who_says_anything_lives_and_is_not_asked() {
     assert!(!rig.conn.is_closed());
 }
 
+/// One that sends only one-way calls.
+#[tokio::test(start_paused = true)]
+async fn one_who_is_not_answered_hears_all_the_same_that_this_side_lives() {
+    let mut rig = session();
+    rig.conn.set_provider();
+    let (start, mut heard) = (Instant::now(), Vec::new());
+    while start.elapsed() < ms(10_500) {
+        rig.peer.write_all(&frame(b"one-way", b"{}")).await.unwrap();
+        if next_kind(&mut rig.peer, ms(100)).await == PING {
+            heard.push(start.elapsed().as_secs());
+        }
+    }
+    assert_eq!(heard, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_falls_silent_after_an_answer_is_dead_a_quarter_of_an_interval_later_at_most() {
     for answered in [0, 100, 260, 990] {

@@ -102,7 +102,7 @@ impl Relay {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(self.ended(topic).with_executed(Executed::Unknown)),
             Err(_) => {
-                let is_unsent = self.0.lock().queue.take_back(number);
+                let is_unsent = self.0.take_back(number);
                 Err(self.late(topic, time, if is_unsent { Executed::No } else { Executed::Unknown }))
             }
         }
@@ -203,6 +203,21 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one back that was not sent; whether it did.
+    fn take_back(&self, number: u64) -> bool {
+        let (is_unsent, confirmed) = {
+            let mut state = self.lock();
+            (state.queue.take_back(number, Instant::now()), state.queue.confirmed_up_to())
+        };
+        self.confirmed(confirmed);
+        is_unsent
+    }
+
+    /// Tells those who wait; what was told later is not taken back.
+    fn confirmed(&self, up_to: u64) {
+        self.progress.send_modify(|progress| progress.confirmed = progress.confirmed.max(up_to));
     }
 
     /// Whether nobody has the relay any more, and all is confirmed.

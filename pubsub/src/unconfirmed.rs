@@ -18,13 +18,15 @@ pub(crate) struct Unconfirmed<T> {
     sent: usize,
     /// Up to this number they were sent over any.
     ever_sent: u64,
+    /// Up to this number somebody is about to send them.
+    in_hand: u64,
     kept_bytes: usize,
     waiting_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
-    /// Gone if it was taken back.
+    /// Gone if it was taken back, or can't be sent.
     what: Option<T>,
     bytes: usize,
     confirmed_at: Option<Instant>,
@@ -46,6 +48,7 @@ impl<T> Unconfirmed<T> {
             confirmed: 0,
             sent: 0,
             ever_sent: 0,
+            in_hand: 0,
             kept_bytes: 0,
             waiting_bytes: 0,
         }
@@ -68,16 +71,20 @@ impl<T> Unconfirmed<T> {
         self.first + self.entries.len() as u64 - 1
     }
 
-    /// What is to be sent next, with its numbers, so many at most.
-    pub(crate) fn next(&self, most: usize) -> impl Iterator<Item = (u64, Option<&T>)> {
-        let numbered = (self.first..).zip(&self.entries).skip(self.sent).take(most);
-        numbered.map(|(number, entry)| (number, entry.what.as_ref()))
+    /// What is to be sent next, with its numbers, so many at most. Until [`sent`](Self::sent) tells how far that went, none
+    /// of it is taken back.
+    pub(crate) fn next(&mut self, most: usize) -> impl Iterator<Item = (u64, Option<&T>)> {
+        let end = self.sent.saturating_add(most).min(self.entries.len());
+        let first = self.first + self.sent as u64;
+        self.in_hand = self.first + end as u64 - 1;
+        (first..).zip(self.entries.range(self.sent..end)).map(|(number, entry)| (number, entry.what.as_ref()))
     }
 
-    /// All up to this number were sent over the connection of the moment.
+    /// All up to this number were sent over the connection of the moment, and nothing else is in hand.
     pub(crate) fn sent(&mut self, up_to: u64) {
         self.sent = self.sent.max(self.count_up_to(up_to));
         self.ever_sent = self.ever_sent.max(up_to);
+        self.in_hand = 0;
     }
 
     /// The last number that was sent over the connection of the moment.
@@ -87,11 +94,17 @@ impl<T> Unconfirmed<T> {
 
     /// The center has handled all up to this number.
     pub(crate) fn confirm(&mut self, up_to: u64, now: Instant) {
-        let confirmed = self.count_up_to(up_to).max(self.confirmed);
-        for entry in self.entries.range_mut(self.confirmed..confirmed) {
+        let mut confirmed = self.confirmed;
+        let end = self.count_up_to(up_to).max(confirmed);
+        for entry in self.entries.range_mut(confirmed..) {
+            // Nobody confirms what is not sent: it counts as soon as all before it does.
+            if confirmed >= end && entry.what.is_some() {
+                break;
+            }
             entry.confirmed_at = Some(now);
             self.kept_bytes += entry.bytes;
             self.waiting_bytes -= entry.bytes;
+            confirmed += 1;
         }
         self.confirmed = confirmed;
         self.trim(now);
@@ -110,14 +123,25 @@ impl<T> Unconfirmed<T> {
     /// The connection of the moment is another one: what is kept is to be sent over it.
     pub(crate) fn start_over(&mut self, now: Instant) {
         self.trim(now);
-        self.sent = 0;
+        (self.sent, self.in_hand) = (0, 0);
     }
 
-    /// Takes one back, unless it was sent; whether it did.
-    pub(crate) fn take_back(&mut self, number: u64) -> bool {
-        let is_unsent = number > self.ever_sent && number <= self.last();
-        let at = self.count_up_to(number).checked_sub(1).filter(|_| is_unsent);
-        at.and_then(|at| self.entries.get_mut(at)).is_some_and(|entry| entry.what.take().is_some())
+    /// Takes one back, unless it was sent or is about to be; whether it did.
+    pub(crate) fn take_back(&mut self, number: u64, now: Instant) -> bool {
+        let is_unsent = number > self.ever_sent.max(self.in_hand);
+        is_unsent && self.take_out(number, now).is_some_and(|is_confirmed| !is_confirmed)
+    }
+
+    /// Takes one out that can't be sent; whether it was confirmed before. `None` if it is not there.
+    pub(crate) fn take_out(&mut self, number: u64, now: Instant) -> Option<bool> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let entry = self.entries.get_mut(at)?;
+        entry.what.take()?;
+        let bytes = std::mem::take(&mut entry.bytes);
+        let is_confirmed = at < self.confirmed;
+        *(if is_confirmed { &mut self.kept_bytes } else { &mut self.waiting_bytes }) -= bytes;
+        self.confirm(self.confirmed_up_to(), now);
+        Some(is_confirmed)
     }
 
     /// How many entries there are up to this number.
@@ -148,7 +172,7 @@ mod tests {
     use super::*;
     use crate::repeats::REPEATED_NUMBERS;
 
-    fn numbers(queue: &Unconfirmed<u64>) -> Vec<u64> {
+    fn numbers(queue: &mut Unconfirmed<u64>) -> Vec<u64> {
         queue.next(usize::MAX).map(|(number, _)| number).collect()
     }
 
@@ -165,34 +189,65 @@ mod tests {
         let now = Instant::now();
         let mut queue = filled(6);
         queue.sent(5);
-        assert_eq!((numbers(&queue), queue.sent_up_to()), (vec![6], 5));
+        assert_eq!((numbers(&mut queue), queue.sent_up_to()), (vec![6], 5));
         queue.confirm(2, now);
         queue.confirm(4, now + KEPT_TIME / 2);
         assert_eq!((queue.confirmed_up_to(), queue.is_settled()), (4, false));
         let mut later = now + KEPT_TIME;
         queue.start_over(later);
-        assert_eq!(numbers(&queue), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers(&mut queue), [1, 2, 3, 4, 5, 6]);
         queue.sent(3);
         later += KEPT_TIME / 4;
         queue.start_over(later);
-        assert_eq!(numbers(&queue), [3, 4, 5, 6], "the first two were confirmed long ago");
+        assert_eq!(numbers(&mut queue), [3, 4, 5, 6], "the first two were confirmed long ago");
         queue.confirm(3, later);
         assert_eq!(queue.confirmed_up_to(), 4, "what is confirmed stays so");
         queue.sent(6);
         queue.confirm(6, later);
         assert!(queue.is_settled() && !queue.is_full());
         queue.start_over(later + 2 * KEPT_TIME);
-        assert_eq!((numbers(&queue), queue.push(7, 1)), (vec![], 7));
+        assert_eq!((numbers(&mut queue), queue.push(7, 1)), (vec![], 7));
     }
 
     #[test]
     fn what_was_not_sent_can_be_taken_back() {
         let mut queue = filled(3);
         queue.sent(1);
-        assert_eq!([1, 2, 2, 9].map(|number| queue.take_back(number)), [false, true, false, false]);
-        queue.start_over(Instant::now());
-        assert!(!queue.take_back(1), "it may have been handled");
+        let now = Instant::now();
+        assert_eq!([1, 2, 2, 9].map(|number| queue.take_back(number, now)), [false, true, false, false]);
+        queue.start_over(now);
+        assert!(!queue.take_back(1, now), "it may have been handled");
         assert_eq!(queue.next(9).map(|(_, what)| what.copied()).collect::<Vec<_>>(), [Some(1), None, Some(3)]);
+    }
+
+    #[test]
+    fn what_somebody_is_about_to_send_is_not_taken_back() {
+        let (mut queue, now) = (filled(3), Instant::now());
+        assert_eq!(queue.next(2).count(), 2);
+        assert_eq!([1, 2].map(|number| queue.take_back(number, now)), [false, false]);
+        queue.sent(1);
+        assert!(queue.take_back(2, now), "there was no room for it");
+    }
+
+    #[test]
+    fn what_is_not_sent_takes_no_room_and_waits_for_no_confirmation() {
+        let (mut queue, now) = (Unconfirmed::new(), Instant::now());
+        queue.push(1, WAITING_BYTES);
+        assert!(queue.is_full() && queue.take_back(1, now));
+        assert!(!queue.is_full() && queue.is_settled());
+        for number in 2..2 + WAITING_MESSAGES as u64 {
+            assert_eq!(queue.push(number, 1), number);
+        }
+        assert!(queue.is_full());
+        for number in (2..=queue.last()).rev() {
+            assert!(queue.take_back(number, now));
+        }
+        assert!(queue.is_settled() && queue.confirmed_up_to() == queue.last());
+        let number = queue.push(0, 7);
+        queue.sent(number);
+        queue.confirm(number, now);
+        assert_eq!((queue.take_out(number, now), queue.kept_bytes), (Some(true), 0));
+        assert_eq!(queue.take_out(number, now), None);
     }
 
     #[test]
@@ -243,6 +298,7 @@ mod tests {
             let mut now = Instant::now();
             let mut queue = Unconfirmed::new();
             let (mut last, mut confirmed, mut sent) = (0_u64, 0_u64, 0_u64);
+            let mut taken = std::collections::BTreeSet::new();
             for step in steps {
                 match step {
                     Step::Push(count) => for _ in 0..count {
@@ -257,12 +313,10 @@ mod tests {
                             prop_assert!(follows, "{} {}", number, sent);
                             sent = number;
                         }
-                        if sent > 0 {
-                            queue.sent(sent);
-                        }
+                        queue.sent(sent);
                     }
                     Step::Confirm(count) => {
-                        let up_to = (confirmed + count as u64).min(sent);
+                        let up_to = (confirmed + count as u64).min(sent.max(confirmed));
                         queue.confirm(up_to, now);
                         confirmed = confirmed.max(up_to);
                     }
@@ -272,12 +326,18 @@ mod tests {
                     }
                     Step::Wait(ms) => now += Duration::from_millis(ms),
                     Step::TakeBack(number) => {
-                        let _ = queue.take_back(number);
+                        if queue.take_back(number, now) {
+                            taken.insert(number);
+                        }
                     }
                 }
+                while taken.contains(&(confirmed + 1)) {
+                    confirmed += 1;
+                }
+                let waiting = (confirmed + 1..=last).filter(|number| !taken.contains(number)).count();
                 prop_assert_eq!((queue.last(), queue.confirmed_up_to()), (last, confirmed));
                 prop_assert_eq!(queue.is_settled(), last == confirmed);
-                prop_assert_eq!(queue.waiting_bytes, usize::try_from(last - confirmed).unwrap() * 50);
+                prop_assert_eq!(queue.waiting_bytes, waiting * 50);
             }
         }
     }

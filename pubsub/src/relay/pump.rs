@@ -8,7 +8,7 @@ use callboard_common::{Decode, Feature, Json, Message, Ping, ResultCode, SendErr
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use super::{Progress, Shared};
+use super::Shared;
 use crate::hub::subject;
 use crate::outgoing::Outgoing;
 
@@ -114,10 +114,9 @@ impl Shared {
             up_to = *number;
         }
         let mut state = self.lock();
-        if up_to > 0 {
-            state.queue.sent(up_to);
-            state.is_to_ask |= asks;
-        }
+        state.queue.sent(up_to);
+        state.is_to_ask |= asks;
+        drop(state);
         stopped.unwrap_or(if next.len() < AT_ONCE { Sent::All } else { Sent::Some })
     }
 
@@ -223,7 +222,7 @@ impl Shared {
             state.queue.confirm(number, Instant::now());
             state.queue.confirmed_up_to()
         };
-        self.progress.send_modify(|progress| *progress = Progress { confirmed, ..*progress });
+        self.confirmed(confirmed);
         self.work.notify_one();
     }
 }

@@ -18,12 +18,47 @@ pub(crate) struct Outgoing {
     /// Who waits for the center's answer.
     answer: Mutex<Option<oneshot::Sender<Result<(), CallError>>>>,
     is_awaited: bool,
+    /// Who is told later if it can't be sent.
+    losses: Option<Arc<Losses>>,
+}
+
+/// What can't be sent of what a publisher has published and heard no error of.
+#[derive(Debug, Default)]
+pub(crate) struct Losses(Mutex<Lost>);
+
+#[derive(Debug, Default)]
+struct Lost {
+    first: Option<CallError>,
+    count: u64,
+}
+
+impl Losses {
+    fn add(&self, why: CallError) {
+        let mut lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.count += 1;
+        lost.first.get_or_insert(why);
+    }
+
+    /// Why the first was lost, and that of how many, since the last time.
+    pub(crate) fn take(&self) -> Result<(), CallError> {
+        let Lost { first, count } = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let advice = match count {
+            1 => "one message is lost; publish it in parts, or raise the center's max_frame_bytes".to_owned(),
+            _ => format!("{count} messages are lost; publish them in parts, or raise the center's max_frame_bytes"),
+        };
+        first.map_or(Ok(()), |why| Err(why.with_advice(advice)))
+    }
 }
 
 impl Outgoing {
     pub(crate) fn new(topic: &Arc<str>, value: Bytes, answer: Option<oneshot::Sender<Result<(), CallError>>>) -> Self {
         let is_awaited = answer.is_some();
-        Self { topic: Arc::clone(topic), value, answer: Mutex::new(answer), is_awaited }
+        Self { topic: Arc::clone(topic), value, answer: Mutex::new(answer), is_awaited, losses: None }
+    }
+
+    /// One whose loss is told to a publisher.
+    pub(crate) fn of(topic: &Arc<str>, value: Bytes, losses: &Arc<Losses>) -> Self {
+        Self { losses: Some(Arc::clone(losses)), ..Self::new(topic, value, None) }
     }
 
     pub(crate) const fn topic(&self) -> &Arc<str> {
@@ -45,6 +80,14 @@ impl Outgoing {
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(answer) = answer {
             let _ = answer.send(outcome); // it may have given up
+        }
+    }
+
+    /// It can't be sent: tells the one who waits, or will ask.
+    pub(crate) fn lost(&self, why: CallError) {
+        match &self.losses {
+            Some(losses) => losses.add(why),
+            None => self.answer(Err(why)),
         }
     }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::task::coop::consume_budget;
 
 use crate::hub::{Hub, subject};
+use crate::outgoing::{Losses, Outgoing};
 use crate::relay::Relay;
 use crate::topics::{Publish, unwritten};
 
@@ -65,6 +66,7 @@ struct Relayed {
     topic: Arc<str>,
     /// The number of the last message.
     last: u64,
+    losses: Arc<Losses>,
 }
 
 /// How fast messages follow each other.
@@ -86,7 +88,7 @@ const QUEUE_BYTES: usize = 1 << 20;
 impl Publisher {
     pub(crate) fn new(centers: &Centers, topic: &str, relay: Option<Arc<OnceLock<Relay>>>) -> Self {
         let client = centers.first();
-        let relayed = relay.map(|relay| Relayed { relay, centers: centers.clone(), topic: topic.into(), last: 0 });
+        let relayed = relay.map(|relay| Relayed::new(relay, centers, topic));
         let before = before_message(topic);
         let pace = Pace { since: Instant::now(), messages: 0 };
         let (client, hub, line) = (client.clone(), Hub::of(client), client.line());
@@ -138,8 +140,9 @@ impl Publisher {
     ///
     /// # Errors
     /// What any call may fail with; `Disconnected` if the connection was lost and made again since the last time: some of
-    /// what was published may not have arrived. With several centers that is published again, and `Timeout` says that none
-    /// has confirmed anything for as long as a call may take.
+    /// what was published may not have arrived. With several centers that is published again; `Timeout` says that none has
+    /// confirmed anything for as long as a call may take, and `Encode` that something was too large for the center that
+    /// was there when it could be sent, and is lost.
     ///
     /// # Cancel safety
     /// It only watches.
@@ -209,18 +212,23 @@ impl Publisher {
 }
 
 impl Relayed {
+    fn new(relay: Arc<OnceLock<Relay>>, centers: &Centers, topic: &str) -> Self {
+        Self { relay, centers: centers.clone(), topic: topic.into(), last: 0, losses: Arc::default() }
+    }
+
     async fn send<M: Written>(&mut self, message: M, subject: &str) -> Result<(), CallError> {
         let mut value = BytesMut::new();
         message.write::<Json>(&mut value).map_err(|why| unwritten(self.centers.first(), subject, &why))?;
-        self.last = self.relay().publish(&self.topic, value.freeze(), self.centers.timeout()).await?;
+        let outgoing = Outgoing::of(&self.topic, value.freeze(), &self.losses);
+        self.last = self.relay().publish(outgoing, self.centers.timeout()).await?;
         Ok(())
     }
 
     async fn settled(&self) -> Result<(), CallError> {
-        match self.last {
-            0 => Ok(()),
-            last => self.relay().settled(&self.topic, last, self.centers.timeout()).await,
+        if self.last > 0 {
+            self.relay().settled(&self.topic, self.last, self.centers.timeout()).await?;
         }
+        self.losses.take()
     }
 
     fn relay(&self) -> &Relay {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use callboard_client::{CallError, CallErrorKind, Centers, spawn};
+use callboard_client::{CallError, CallErrorKind, Centers, Line, spawn};
 use callboard_common::{Executed, PublishId};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::coop::consume_budget;
@@ -54,6 +54,12 @@ struct Progress {
     ended: bool,
 }
 
+/// What a peer takes.
+fn bound_of(line: &Line) -> usize {
+    let bound = line.session().and_then(|session| usize::try_from(session.limits.max_frame_bytes).ok());
+    bound.unwrap_or(usize::MAX)
+}
+
 /// How long what was published may take to leave once nobody has the relay any more.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -69,7 +75,7 @@ impl Relay {
             work: Notify::new(),
             dropped: watch::Sender::new(false),
             progress: watch::Sender::default(),
-            max_frame_bytes: AtomicUsize::new(usize::MAX),
+            max_frame_bytes: AtomicUsize::new(centers.online().map_or(usize::MAX, |center| bound_of(&center.line()))),
         });
         spawn(pump::run(Arc::clone(&shared)));
         Self(shared)
@@ -79,9 +85,9 @@ impl Relay {
     ///
     /// # Errors
     /// `Encode`: it is too large. `Timeout`: nothing was confirmed for so long. `Disconnected`: no center is left.
-    pub(crate) async fn publish(&self, topic: &Arc<str>, value: Bytes, time: Duration) -> Result<u64, CallError> {
+    pub(crate) async fn publish(&self, outgoing: Outgoing, time: Duration) -> Result<u64, CallError> {
         consume_budget().await;
-        self.push(Outgoing::new(topic, value, None), time).await
+        self.push(outgoing, time).await
     }
 
     /// Publishes a message, and waits until a center has handled it.
@@ -213,6 +219,22 @@ impl Shared {
         };
         self.confirmed(confirmed);
         is_unsent
+    }
+
+    /// It can't be sent, and never will be.
+    fn undeliverable(&self, number: u64, outgoing: &Outgoing, why: CallError) {
+        let (taken, was_sent, confirmed) = {
+            let mut state = self.lock();
+            let was_sent = state.queue.was_sent(number);
+            (state.queue.take_out(number, Instant::now()), was_sent, state.queue.confirmed_up_to())
+        };
+        // One that is confirmed has arrived; it only can't be repeated.
+        if taken == Some(false) {
+            tracing::error!(topic = %outgoing.topic(), %why, "a message can't be published, and is dropped");
+            outgoing.lost(if was_sent { why.with_executed(Executed::Unknown) } else { why });
+        }
+        // Afterwards: who hears that all is settled asks what was lost.
+        self.confirmed(confirmed);
     }
 
     /// Tells those who wait; what was told later is not taken back.

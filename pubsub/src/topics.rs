@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::Publisher;
 use crate::everywhere::{create, create_at_all, remove_at_all};
 use crate::hub::subject;
-use crate::outgoing::written;
+use crate::outgoing::{Outgoing, written};
 use crate::publication::compact_text;
 use crate::relay::Relay;
 
@@ -123,7 +123,7 @@ impl Topics {
     ) -> Result<(), CallError> {
         if let Some(relay) = self.relay() {
             let value = written(message).map_err(|why| self.unwritten(topic, &why))?;
-            return relay.publish(&topic.into(), value, self.centers.timeout()).await.map(drop);
+            return relay.publish(Outgoing::new(&topic.into(), value, None), self.centers.timeout()).await.map(drop);
         }
         self.center().send_one_way(&subject(topic), &self.publication(topic, message)).await
     }

@@ -87,6 +87,11 @@ impl<T> Unconfirmed<T> {
         self.in_hand = 0;
     }
 
+    /// Whether it was sent over any connection.
+    pub(crate) const fn was_sent(&self, number: u64) -> bool {
+        number <= self.ever_sent
+    }
+
     /// The last number that was sent over the connection of the moment.
     pub(crate) fn sent_up_to(&self) -> u64 {
         self.first + self.sent as u64 - 1
@@ -226,6 +231,7 @@ mod tests {
         assert_eq!(queue.next(2).count(), 2);
         assert_eq!([1, 2].map(|number| queue.take_back(number, now)), [false, false]);
         queue.sent(1);
+        assert_eq!((queue.was_sent(1), queue.was_sent(2)), (true, false));
         assert!(queue.take_back(2, now), "there was no room for it");
     }
 

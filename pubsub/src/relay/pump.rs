@@ -8,7 +8,7 @@ use callboard_common::{Decode, Feature, Json, Message, Ping, ResultCode, SendErr
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::{Shared, bound_of};
 use crate::hub::subject;
 use crate::outgoing::Outgoing;
 
@@ -51,9 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 impl Shared {
     /// Another connection: what is not known to have been handled is to be sent over it.
     fn begin(&self, line: &Line) -> u64 {
-        if let Some(session) = line.session() {
-            self.max_frame_bytes.store(usize::try_from(session.limits.max_frame_bytes).unwrap_or(usize::MAX), Relaxed);
-        }
+        self.max_frame_bytes.store(bound_of(line), Relaxed);
         let mut state = self.lock();
         state.turn += 1;
         (state.asks, state.is_to_ask) = (false, false);
@@ -125,7 +123,9 @@ impl Shared {
         match line.publish_one_way(self.id(number), &outgoing.body(false), GATHER_BYTES) {
             Err(SendError::Full) => Err(Sent::Full),
             Err(SendError::Encode(why)) => {
-                tracing::error!(topic = %outgoing.topic(), %why, "a message can't be published, and is dropped");
+                let (center, subject) = (line.address().to_string(), subject(outgoing.topic()));
+                let why = CallError::new(CallErrorKind::Encode, center, subject, format!("it can't be sent: {why}"));
+                self.undeliverable(number, outgoing, why);
                 Ok(())
             }
             // That the connection has ended is seen where its end is waited for.
@@ -152,7 +152,7 @@ impl Shared {
                 CallErrorKind::Overloaded => Err(Sent::Busy),
                 CallErrorKind::Disconnected => Err(Sent::All),
                 _ => {
-                    outgoing.answer(Err(error));
+                    self.undeliverable(number, outgoing, error);
                     Ok(())
                 }
             },

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_center::Center;
-use callboard_client::{Centers, Client, Reconnect};
-use callboard_common::{Missed, ResultCode};
+use callboard_client::{CallError, CallErrorKind, Centers, Client, Reconnect};
+use callboard_common::{Executed, Missed, ResultCode};
 use callboard_pubsub::{Event, Subscription, SubscriptionError, Topics};
 use callboard_registry::{Caller, Provider};
 use callboard_tests::{RawPeer, within};
@@ -180,6 +180,46 @@ async fn a_publish_that_waits_for_its_answer_goes_to_the_next_center() {
     for expected in 1..=200 {
         assert_eq!(number(&mut news).await, expected);
     }
+}
+
+fn is_too_large(error: &CallError) -> bool {
+    matches!(error.kind(), CallErrorKind::Encode) && error.executed() == Executed::No
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused_and_holds_up_no_other() {
+    let stage = Stage::new();
+    let (_a, _b) = (stage.center("a").await, stage.center("b").await);
+    let publishing = stage.centers().await;
+    let topics = Topics::new(&publishing);
+    topics.create("t").await.unwrap();
+    let large = "x".repeat(17 << 20);
+    let mut publisher = topics.publisher("t");
+    let error = publisher.publish(&large).await.unwrap_err();
+    assert!(is_too_large(&error), "{error}");
+    for _ in 0..2 {
+        assert!(is_too_large(&topics.publish("t", &large).await.unwrap_err()));
+        topics.publish("t", &1).await.unwrap();
+    }
+    publisher.settle().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_proves_too_large_once_a_center_is_there_is_told_of_when_all_is_settled() {
+    let stage = Stage::new();
+    let client = |name| Client::builder().connect_in_background(stage.address(name)).unwrap();
+    let publishing = Centers::new(client("a"), [client("b")]);
+    let topics = Topics::new(&publishing);
+    let large = "x".repeat(17 << 20);
+    let mut publisher = topics.publisher("t");
+    publisher.publish(&large).await.unwrap();
+    let _a = stage.center("a").await;
+    let error = publisher.settle().await.unwrap_err();
+    assert!(is_too_large(&error), "{error}");
+    topics.create("t").await.unwrap();
+    publisher.publish(&1).await.unwrap();
+    publisher.settle().await.unwrap();
+    topics.publish("t", &2).await.unwrap();
 }
 
 #[tokio::test]

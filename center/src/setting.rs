@@ -324,7 +324,7 @@ pub(crate) const ALL: &[Setting] = &[
         "max_probes",
         1,
         |config| &mut config.availability.max_probes,
-        "Such attempts under way at once; others wait",
+        "Such attempts at once for registrations, a quarter for one connection; as many again for the departed",
     ),
     millis(
         "provider_grace_ms",

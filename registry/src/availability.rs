@@ -1,14 +1,17 @@
+mod attempts;
 mod damping;
 mod departures;
 mod probes;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use callboard_common::Host;
 use tokio::time::Instant;
 
+pub(crate) use self::attempts::Attempt;
+use self::attempts::{Attempts, Reason};
 use self::damping::Damping;
 use self::departures::Departures;
 use self::probes::{Probes, Registration};
@@ -26,11 +29,7 @@ pub(crate) struct Availability<K, T> {
     damping: Damping,
     /// When what is held back may be announced.
     held: BTreeSet<(Instant, Arc<str>, Host)>,
-    /// Hosts to be tried: first those where somebody is told of that can perhaps not be called.
-    urgent: VecDeque<Attempt<K>>,
-    attempts: VecDeque<Attempt<K>>,
-    /// At so many attempts those that nobody waits for any longer are swept out.
-    sweep_at: usize,
+    attempts: Attempts<K>,
     policy: AvailabilityPolicy,
     metrics: RegistryMetrics,
 }
@@ -44,14 +43,6 @@ pub(crate) struct Claim<'a> {
     pub(crate) instance: Option<&'a str>,
     /// Whether it opened a session; else it is taken at its word.
     pub(crate) has_session: bool,
-}
-
-/// A host to be connected to once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Attempt<K> {
-    /// The connection whose host it is.
-    pub(crate) peer: K,
-    pub(crate) host: Host,
 }
 
 /// Why a host was not reached.
@@ -102,9 +93,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             departures: Departures::default(),
             damping: Damping::new(policy.flap_changes, policy.flap_window),
             held: BTreeSet::new(),
-            urgent: VecDeque::new(),
-            attempts: VecDeque::new(),
-            sweep_at: LEAST_SWEPT,
+            attempts: Attempts::new(policy.max_probes),
             policy,
             metrics: RegistryMetrics::default(),
         }
@@ -144,8 +133,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         let registration =
             Registration { method: claim.method.into(), instance: claim.instance.map(Arc::from), ticket };
         if self.probes.wait(peer, claim.host, registration) {
-            self.sweep();
-            self.attempts.push_back(Attempt { peer: peer.clone(), host: claim.host });
+            self.attempts.ask(Reason::Registration, peer, claim.host);
         }
         self.departures.hold(claim.host, claim.instance, now + self.policy.probe_timeout);
     }
@@ -178,6 +166,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// instance tells.
     pub(crate) fn ended(&mut self, peer: &K, has_session: bool, now: Instant, effects: &mut impl Outcomes<K, T>) {
         self.probes.forget(peer);
+        self.attempts.forget(Reason::Registration, peer);
         let (hosts, instance) = self.table.places_of(peer);
         let Some(instance) = instance.filter(|_| has_session && !self.policy.provider_grace.is_zero()) else {
             return self.leave(peer, now, effects);
@@ -187,8 +176,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         for host in hosts {
             self.departures.enter(peer, host, Arc::clone(&instance), now + self.policy.provider_grace);
             if self.policy.probe {
-                self.sweep();
-                self.urgent.push_back(Attempt { peer: peer.clone(), host });
+                self.attempts.ask(Reason::Departed, peer, host);
             }
         }
     }
@@ -206,41 +194,25 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// Takes back all that a connection registered and watched.
     pub(crate) fn leave(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
         self.probes.forget(peer);
+        self.attempts.forget(Reason::Registration, peer);
         self.table.leave(peer, &mut Noted { damping: &mut self.damping, now, effects });
     }
 
     /// Nothing is tried any more.
     pub(crate) fn drain(&mut self, effects: &mut impl Outcomes<K, T>) {
-        self.attempts.clear();
-        self.urgent.clear();
+        self.attempts.forget_all();
         for ticket in self.probes.stop() {
             effects.decided(ticket, Err(NotEntered::Draining));
         }
     }
 
-    /// A host that is to be tried now.
+    /// A host that is to be tried now, within the bounds of the policy; [`tried`](Self::tried) is to tell how that ended.
     pub(crate) fn next_attempt(&mut self) -> Option<Attempt<K>> {
-        loop {
-            let attempt = self.urgent.pop_front().or_else(|| self.attempts.pop_front())?;
-            if is_wanted(&self.departures, &self.probes, &attempt) {
-                return Some(attempt);
-            }
-        }
-    }
-
-    /// Peers that register and go leave attempts behind.
-    fn sweep(&mut self) {
-        if self.urgent.len() + self.attempts.len() < self.sweep_at {
-            return;
-        }
-        let (departures, probes) = (&self.departures, &self.probes);
-        self.urgent.retain(|attempt| is_wanted(departures, probes, attempt));
-        self.attempts.retain(|attempt| is_wanted(departures, probes, attempt));
-        self.sweep_at = LEAST_SWEPT.max(2 * (self.urgent.len() + self.attempts.len()));
+        self.attempts.next()
     }
 
     pub(crate) fn has_attempts(&self) -> bool {
-        !(self.urgent.is_empty() && self.attempts.is_empty())
+        self.attempts.has_next()
     }
 
     /// How an attempt ended.
@@ -251,17 +223,30 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) {
-        let Attempt { peer, host } = attempt;
         *(if outcome.is_ok() { &mut self.metrics.reached } else { &mut self.metrics.unreached }) += 1;
-        if self.departures.has(peer, *host) && outcome.as_ref().is_err_and(|unreached| unreached.is_refused) {
-            self.depart(peer, *host, now, effects);
+        self.attempts.end(attempt.host);
+        for peer in &attempt.peers {
+            self.tried_for(peer, attempt.host, outcome, now, effects);
         }
-        for Registration { method, instance, ticket } in self.probes.decide(peer, *host, outcome.is_ok()) {
-            let claim = Claim { method: &method, host: *host, instance: instance.as_deref(), has_session: true };
+    }
+
+    fn tried_for(
+        &mut self,
+        peer: &K,
+        host: Host,
+        outcome: &Result<(), Unreached>,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) {
+        if self.departures.has(peer, host) && outcome.as_ref().is_err_and(|unreached| unreached.is_refused) {
+            self.depart(peer, host, now, effects);
+        }
+        for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
+            let claim = Claim { method: &method, host, instance: instance.as_deref(), has_session: true };
             let entered = match outcome {
                 Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
                 Err(Unreached { why, .. }) => {
-                    Err(NotEntered::Unreached { method: method.clone(), host: *host, why: why.clone() })
+                    Err(NotEntered::Unreached { method: method.clone(), host, why: why.clone() })
                 }
             };
             effects.decided(ticket, entered);
@@ -293,6 +278,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// What a connection that ended left at a host goes. Whether there was anything.
     fn depart(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
         self.departures.remove(peer, host);
+        self.attempts.withdraw(Reason::Departed, peer, host);
         self.table.leave_host(peer, host, &mut Noted { damping: &mut self.damping, now, effects })
     }
 
@@ -335,17 +321,6 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         Ok(())
     }
 }
-
-fn is_wanted<K: Clone + Hash + Ord, T>(
-    departures: &Departures<K>,
-    probes: &Probes<K, T>,
-    Attempt { peer, host }: &Attempt<K>,
-) -> bool {
-    departures.has(peer, *host) || probes.is_waiting(peer, *host)
-}
-
-/// Fewer attempts than this are not worth a sweep.
-const LEAST_SWEPT: usize = 1024;
 
 /// Writes down what changes, beside telling it.
 struct Noted<'a, E> {

@@ -9,12 +9,14 @@ pub struct AvailabilityPolicy {
     /// Whether a provider is announced only after the center has connected to its host once. Also whether the host of one
     /// whose connection ended unexpectedly is tried at once: if nobody listens there, it is offline. Default yes; to be set
     /// to no where callers reach hosts that the center can't. A host is connected to as peers register it, once for each
-    /// connection.
+    /// connection; those that wait for the same host at the same time share one attempt.
     pub probe: bool,
     /// How long one attempt to connect to a host may take. Default 1 s. Longer, and a provider behind a lost network waits
     /// longer for its refusal.
     pub probe_timeout: Duration,
-    /// Attempts under way at once, over all providers; others wait. Default 64.
+    /// Attempts under way at once for registrations, over all providers, of which one connection has at most a quarter (and
+    /// at least one); others wait, and connections take turns. As many again are kept for the hosts of providers whose
+    /// connections ended. Default 64. More, and more hosts that do not answer are waited for at once; each takes a descriptor.
     pub max_probes: usize,
     /// How long the entries of a provider stay whose connection ended unexpectedly, while its host still accepts: if the same
     /// run of it registers again in this time, nobody notices. Default 2 s. Longer, and callers are longer sent to one that

@@ -53,10 +53,8 @@ impl<C: Connection> RegistryService<C> {
         let reach = Arc::new(reach);
         let mut attempts = Attempts { tasks: JoinSet::new(), of: HashMap::new() };
         loop {
-            let (limit, max_attempts) = self.bounds();
-            while attempts.tasks.len() < max_attempts
-                && let Some(attempt) = self.next_attempt()
-            {
+            let limit = self.limit();
+            while let Some(attempt) = self.next_attempt() {
                 attempts.begin(attempt, Arc::clone(&reach), limit);
             }
             let deadline = self.on_time(Instant::now());

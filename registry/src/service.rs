@@ -88,10 +88,9 @@ impl<C: Connection> RegistryService<C> {
         self.woken.notified().await;
     }
 
-    /// How long an attempt may take, and how many may be under way.
-    pub(crate) fn bounds(&self) -> (Duration, usize) {
-        let policy = *self.availability().policy();
-        (policy.probe_timeout, policy.max_probes)
+    /// How long an attempt may take.
+    pub(crate) fn limit(&self) -> Duration {
+        self.availability().policy().probe_timeout
     }
 
     pub(crate) fn next_attempt(&self) -> Option<Attempt<C>> {

@@ -45,10 +45,6 @@ impl<K: Clone + Ord, T> Probes<K, T> {
         true
     }
 
-    pub(super) fn is_waiting(&self, peer: &K, host: Host) -> bool {
-        self.of.get(peer).is_some_and(|hosts| matches!(hosts.get(&host), Some(Probe::Waiting(_))))
-    }
-
     /// All that waited for the host, in the order in which they came.
     pub(super) fn decide(&mut self, peer: &K, host: Host, is_reached: bool) -> Vec<Registration<T>> {
         let Some(hosts) = self.of.get_mut(peer) else { return Vec::new() };

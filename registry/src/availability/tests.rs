@@ -132,7 +132,7 @@ impl House {
 
     /// Not before it is to be tried.
     fn tried(&mut self, peer: u32, port: u16, outcome: &Result<(), Unreached>) {
-        let attempt = Attempt { peer, host: host(port) };
+        let attempt = Attempt { peers: vec![peer], host: host(port) };
         self.availability.tried(&attempt, outcome, self.now, &mut self.told);
     }
 
@@ -152,9 +152,9 @@ impl House {
         self.now = end;
     }
 
-    fn attempts(&mut self) -> Vec<(u32, u16)> {
+    fn attempts(&mut self) -> Vec<(Vec<u32>, u16)> {
         let attempts = std::iter::from_fn(|| self.availability.next_attempt());
-        attempts.map(|attempt| (attempt.peer, attempt.host.port())).collect()
+        attempts.map(|attempt| (attempt.peers, attempt.host.port())).collect()
     }
 }
 
@@ -212,11 +212,11 @@ fn each_host_of_a_connection_is_tried_once_and_the_departed_first() {
     for step in [Register(1, "a", "add", 1), Register(1, "a", "sub", 1), Register(1, "a", "add", 2)] {
         house.take(&step);
     }
-    assert_eq!(house.attempts(), [(1, 1), (1, 2)]);
+    assert_eq!(house.attempts(), [(vec![1], 1), (vec![1], 2)]);
     for step in [Reached(1, 1), Register(2, "b", "add", 3), Register(3, "c", "add", 4), End(3), End(1)] {
         house.take(&step);
     }
-    assert_eq!(house.attempts(), [(1, 1), (2, 3)], "what waited ends with its connection");
+    assert_eq!(house.attempts(), [(vec![1], 1), (vec![2], 3)], "what waited ends with its connection");
     assert_eq!(house.availability.metrics(), RegistryMetrics { reached: 1, departures: 1, ..Default::default() });
 }
 
@@ -383,14 +383,34 @@ fn what_is_remembered_of_changes_is_bounded() {
 }
 
 #[test]
-fn attempts_of_peers_that_are_gone_are_swept_out() {
+fn peers_that_are_gone_leave_no_attempts_behind() {
     let mut house = House::new(AvailabilityPolicy::default());
     for peer in 0..10_000 {
         house.take(&Register(peer, "a", "add", 1));
         house.take(&End(peer));
     }
-    assert!(house.availability.attempts.len() <= LEAST_SWEPT);
-    assert_eq!(house.attempts(), []);
+    assert!(house.availability.attempts.is_empty());
+}
+
+#[test]
+fn hosts_that_do_not_answer_hold_up_neither_a_registration_nor_a_departure() {
+    let mut house = House::new(AvailabilityPolicy::default());
+    house.take(&Register(1, "a", "add", 1));
+    assert_eq!(house.attempts(), [(vec![1], 1)]);
+    house.take(&Reached(1, 1));
+    for peer in 1000..1900 {
+        house.take(&Register(peer, "x", "m", 9));
+    }
+    assert_eq!(house.attempts(), [((1000..1900).collect(), 9)], "one attempt for all");
+    house.take(&Register(2, "b", "add", 2));
+    house.take(&End(1));
+    assert_eq!(house.attempts(), [(vec![1], 1), (vec![2], 2)], "at once");
+    for port in 100..1000 {
+        house.take(&Register(3, "c", "add", port));
+    }
+    assert_eq!(house.attempts().len(), 16, "a quarter");
+    house.take(&Register(4, "d", "add", 3));
+    assert_eq!(house.attempts(), [(vec![4], 3)], "at once");
 }
 
 #[test]

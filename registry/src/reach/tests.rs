@@ -125,13 +125,34 @@ async fn who_is_gone_goes_offline_when_its_time_is_over() {
 async fn attempts_under_way_are_bounded() {
     let house = House::new(AvailabilityPolicy { max_probes: 3, ..AvailabilityPolicy::default() });
     let providers: Vec<_> = (1..=10).map(|id| run_of(id, "a")).collect();
-    for provider in &providers {
-        house.register(provider, 1);
+    for (provider, port) in providers.iter().zip(11..) {
+        house.register(provider, port);
     }
     sleep(Duration::from_millis(35)).await;
     assert_eq!(providers.iter().map(|provider| provider.take().len()).sum::<usize>(), 9);
     sleep(Duration::from_millis(10)).await;
     assert_eq!((providers[9].take().len(), house.reach.most.load(SeqCst)), (1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_that_do_not_answer_hold_up_nobody_else() {
+    let house = House::new(AvailabilityPolicy::default());
+    let (watcher, online, healthy) = (house.watcher(), run_of(1, "a"), run_of(2, "b"));
+    house.register(&online, 1);
+    sleep(Duration::from_millis(11)).await;
+    assert_eq!(texts(&watcher).len(), 1);
+    let silent: Vec<_> = (1000..1900).map(|id| run_of(id, "x")).collect();
+    for provider in &silent {
+        house.register(provider, 3);
+    }
+    sleep(Duration::from_millis(1)).await;
+    house.register(&healthy, 11);
+    house.service.closed(&online);
+    sleep(Duration::from_millis(12)).await;
+    assert_eq!(texts(&healthy), [r#"{"rcode":0,"optype":0}"#]);
+    assert_eq!(*house.reach.tried.lock().unwrap(), [1, 3, 1, 11], "all at once, and the silent one once");
+    sleep(Duration::from_millis(2001)).await;
+    assert!(silent.iter().all(|provider| provider.take().len() == 1), "refused");
 }
 
 #[tokio::test(start_paused = true)]

@@ -168,6 +168,7 @@ impl Attempt<'_> {
                 link.dispatch.pass(&link.conn);
                 Ok(link)
             }
+            Err(why @ NoSession::Later(_)) => Err(self.later(why)),
             Err(why) if self.settings.mode == SessionMode::Require => Err(self.no_session(why)),
             // One that had a session before has not become a v1 peer by being slow.
             Err(why @ (NoSession::Silence | NoSession::Closed)) if self.had_session => Err(self.no_session(why)),
@@ -233,6 +234,13 @@ impl Attempt<'_> {
             .with_source(why)
     }
 
+    fn later(&self, why: NoSession) -> CallError {
+        self.error("the peer opens no session at the moment")
+            .with_executed(Executed::No)
+            .with_advice("try again in a moment, or connect to another address")
+            .with_source(why)
+    }
+
     fn late(&self) -> CallError {
         let what = format!("it was not made within {:?}", self.time);
         CallError::new(CallErrorKind::Timeout, self.address.to_string(), SUBJECT, what)
@@ -250,6 +258,9 @@ pub(crate) enum NoSession {
     Closed,
     #[error("the peer answered {0}")]
     Refused(ResultCode),
+    /// It knows sessions.
+    #[error("the peer answered {0}")]
+    Later(ResultCode),
     #[error("the peer's answer can't be read")]
     Unreadable(#[source] BodyError),
     #[error("the peer's answer opens no session of version {VERSION}")]
@@ -259,8 +270,11 @@ pub(crate) enum NoSession {
 /// Opens the session that an answer grants; says how many calls may wait at once.
 fn open(conn: &Conn, answer: &Message) -> Result<usize, NoSession> {
     let granted = SessionAnswer::decode::<Json>(answer.body()).map_err(NoSession::Unreadable)?;
-    if granted.code != ResultCode::Ok {
-        return Err(NoSession::Refused(granted.code));
+    match granted.code {
+        ResultCode::Ok => {}
+        // No v1 program knows these codes.
+        code @ (ResultCode::Unavailable | ResultCode::Overloaded) => return Err(NoSession::Later(code)),
+        code => return Err(NoSession::Refused(code)),
     }
     let features = Features::from_names(granted.features.iter().map(AsRef::as_ref)) & Features::ALL;
     let session = Session {

@@ -78,6 +78,31 @@ async fn where_a_session_is_required_its_lack_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_peer_that_opens_no_session_now_is_not_taken_for_one_without() {
+    for code in [17, 22] {
+        let peer = Peer::new().await;
+        let builder = Client::builder().timeout(GENEROUS).session_timeout(GENEROUS);
+        let answer = format!(r#"{{"rcode":{code},"error":{{"message":"not now","executed":"no"}}}}"#);
+        let (client, ()) = tokio::join!(builder.clone().connect(peer.address()), async {
+            let mut line = peer.accept().await;
+            let opening = line.next().await.unwrap();
+            line.answer(&opening, &answer).await;
+            assert!(line.next().await.is_none(), "nothing follows the opening but the end");
+        });
+        let error = client.unwrap_err();
+        assert!(matches!(error.kind(), CallErrorKind::Connect), "{error}");
+        assert!(error.to_string().contains("no session at the moment"), "{error}");
+
+        let (client, _line) = tokio::join!(builder.connect(peer.address()), async {
+            let mut line = peer.accept().await;
+            line.open_session(json!({})).await;
+            line
+        });
+        assert!(client.unwrap().has_session(), "it is asked again");
+    }
+}
+
+#[tokio::test]
 async fn a_session_says_what_the_peer_can_do_and_how_long_a_call_may_take() {
     let peer = Peer::new().await;
     let (client, mut line) = peer.session(json!({"in_flight": 7})).await;

@@ -1,9 +1,12 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use callboard_client::{CallError, Client};
-use callboard_common::{Feature, Subscribed, TopicOp, TopicOperation, TopicOptions};
+use callboard_client::{CallError, Client, OwnTask, Ping};
+use callboard_common::{Feature, Message, Subscribed, TopicOp, TopicOperation, TopicOptions, TopicRequest};
+use tokio::sync::oneshot;
 use tokio::task::coop::poll_proceed;
+use tokio::time::{sleep, timeout};
 
 use crate::backlog::{Bounds, End, Mark, Next};
 use crate::bundle::Bundle;
@@ -28,6 +31,8 @@ pub(crate) struct Part {
     retained: u64,
     /// Messages that it gives before it looks whether others are to have their turn.
     free_turns: usize,
+    /// Ends it once all has come that is on its way.
+    ending: Option<OwnTask<()>>,
 }
 
 /// What to subscribe to.
@@ -51,6 +56,8 @@ struct Seat {
 const AT_CENTER_BYTES: usize = 1 << 20;
 /// Messages that count as one step of a task: tokio lets a task take 128 steps at a time.
 const TURN_MESSAGES: usize = 16;
+/// Where a sign that all has come could not be asked for, or did not come.
+const BEFORE_ASKING_AGAIN: Duration = Duration::from_millis(50);
 
 impl Part {
     /// Subscribes; gives what the center says of the topic, too.
@@ -69,7 +76,8 @@ impl Part {
             if let Some(next) = seat.hub.confirm(&seat.listener, answer) {
                 let retained = answer.map_or(0, |answer| answer.at.seq);
                 let sequence = Sequence::from(next);
-                let part = Self { seat, at_hand: None, sequence, after_gap: None, retained, free_turns: 0 };
+                let part =
+                    Self { seat, at_hand: None, sequence, after_gap: None, retained, free_turns: 0, ending: None };
                 return Ok((part, answer));
             }
         }
@@ -136,6 +144,20 @@ impl Part {
         bundle.next()
     }
 
+    /// The topic was removed elsewhere: it ends as removed here, too, once what the center has queued for it has come.
+    pub(crate) fn end_behind_what_comes(&mut self) {
+        let (client, queue, topic) = (self.client().clone(), Arc::clone(&self.seat.queue), Arc::clone(self.topic()));
+        self.ending = Some(OwnTask::spawn(async move {
+            if timeout(client.timeout(), end_in_order(&client, &topic, &queue)).await.is_err() {
+                // What was on its way is in doubt; if the connection is gone, that was told.
+                if client.is_online() {
+                    queue.mark(Mark::Lost).let_go();
+                }
+                queue.end(End::TopicRemoved).let_go();
+            }
+        }));
+    }
+
     /// Takes it out of the listeners.
     pub(crate) fn leave(&self) {
         self.seat.hub.leave(&self.seat.client, &self.seat.listener);
@@ -176,6 +198,41 @@ impl Part {
         self.after_gap = next;
         Event::Lagged { from: gap.from, to: gap.to }
     }
+}
+
+/// Ends the queue in order with all else that comes over the connection, or over a later one if that is lost.
+async fn end_in_order(client: &Client, topic: &str, queue: &Arc<Queue>) {
+    loop {
+        let (told, answered) = oneshot::channel();
+        let ends = Arc::clone(queue);
+        let done = move |answer: Result<Message, CallError>| {
+            if answer.is_ok() {
+                ends.end(End::TopicRemoved).let_go();
+            }
+            let _ = told.send(answer.is_ok());
+        };
+        if ask(client, topic, done).is_ok() && answered.await == Ok(true) {
+            return;
+        }
+        sleep(BEFORE_ASKING_AGAIN).await;
+        if client.online().await.is_err() {
+            return; // its end comes by itself
+        }
+    }
+}
+
+/// Asks for an answer that comes behind what the center has sent.
+fn ask(
+    client: &Client,
+    topic: &str,
+    done: impl FnOnce(Result<Message, CallError>) + Send + 'static,
+) -> Result<(), CallError> {
+    let subject = subject(topic);
+    if client.knows(Feature::Ping) {
+        return client.exchange_in_order(&subject, &Ping, done);
+    }
+    // To one who is subscribed this changes nothing.
+    client.exchange_in_order(&subject, &<TopicRequest<'_>>::new(topic, TopicOp::Subscribe), done)
 }
 
 impl Seat {

@@ -1,3 +1,4 @@
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub(crate) struct Several {
     /// The part that is read until it has nothing, and how many of its messages were read in a row.
     current: usize,
     in_a_row: usize,
-    /// The topic was removed somewhere; what has come of it is still heard.
+    /// The topic was removed somewhere; what was published before is still heard everywhere.
     removed: bool,
 }
 
@@ -123,16 +124,16 @@ impl Several {
         if let Some(event) = self.poll_opening(cx) {
             return Poll::Ready(Ok(event));
         }
-        if self.removed {
-            return Poll::Ready(Err(End::TopicRemoved));
+        if !self.opening.is_empty() || self.parts.iter().any(Option::is_some) {
+            return Poll::Pending;
         }
-        let is_over = self.opening.is_empty() && self.parts.iter().all(Option::is_none);
-        if is_over { Poll::Ready(Err(End::Disconnected)) } else { Poll::Pending }
+        Poll::Ready(Err(if self.removed { End::TopicRemoved } else { End::Disconnected }))
     }
 
-    /// Leaves all centers.
-    pub(crate) fn leave(&self) {
-        self.parts.iter().flatten().for_each(Part::leave);
+    /// Leaves all centers, and asks no more.
+    pub(crate) fn leave(&mut self) {
+        self.opening = Together::default();
+        self.parts.fill_with(|| None);
     }
 
     fn turn_to(&mut self, index: usize) {
@@ -161,11 +162,19 @@ impl Several {
         }
         match end {
             End::TooSlow { .. } => return Some(end),
-            End::TopicRemoved => self.removed = true,
-            End::Refused { .. } => self.open_later(index),
-            End::Disconnected => {}
+            End::TopicRemoved => self.remove(),
+            End::Refused { .. } if !self.removed => self.open_later(index),
+            End::Refused { .. } | End::Disconnected => {}
         }
         None
+    }
+
+    /// The topic was removed at a center: elsewhere comes what was published before, and that is all.
+    fn remove(&mut self) {
+        if !mem::replace(&mut self.removed, true) {
+            self.opening = Together::default();
+            self.parts.iter_mut().flatten().for_each(Part::end_behind_what_comes);
+        }
     }
 
     fn center(&self, index: usize) -> Option<&Client> {

@@ -41,7 +41,8 @@ use crate::{Event, News, SubscriptionError};
 /// what is missing may have come from another center. A center whose connection is lost is told
 /// ([`Event::Disconnected`]) while the others are heard on, and [`Event::Resumed`] when it is subscribed to again, also
 /// one that joins later than the others. A topic that one of them has not is created there. It ends when the topic is
-/// removed at one of them.
+/// removed at one of them, behind what was published before at the others; a center that does not hand that out within the
+/// client's timeout is told as disconnected.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -279,11 +280,11 @@ impl Subscription {
 
     fn end(&mut self, end: End) -> SubscriptionError {
         self.ended = true;
-        match &self.heard {
+        let (topic, peer) = (self.topic().to_owned(), self.heard_at().to_string());
+        match &mut self.heard {
             Heard::One(part) => part.leave(),
             Heard::Several(several) => several.leave(),
         }
-        let (topic, peer) = (self.topic().to_owned(), self.heard_at().to_string());
         match end {
             End::Disconnected => SubscriptionError::Disconnected { topic, peer },
             End::TopicRemoved => SubscriptionError::TopicRemoved { topic, peer },

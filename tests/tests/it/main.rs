@@ -16,6 +16,7 @@ mod registry;
 mod rolling;
 mod rpc;
 mod several_centers;
+mod several_heard;
 mod shutdown;
 mod slow;
 mod topics;

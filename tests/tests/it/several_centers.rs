@@ -18,23 +18,23 @@ use tokio::sync::Semaphore;
 use crate::house::{router, until};
 
 /// Places for centers that nobody else takes while one of them is away.
-struct Stage(TempDir);
+pub(crate) struct Stage(TempDir);
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn address(&self, name: &str) -> String {
+    pub(crate) fn address(&self, name: &str) -> String {
         format!("unix://{}", self.0.path().join(name).display())
     }
 
-    async fn center(&self, name: &str) -> Center {
+    pub(crate) async fn center(&self, name: &str) -> Center {
         Center::builder().listen(self.address(name)).loops(1).start().await.unwrap()
     }
 
     /// Connected to both.
-    async fn centers(&self) -> Centers {
+    pub(crate) async fn centers(&self) -> Centers {
         let soon = Reconnect { longest: Duration::from_millis(50), ..Reconnect::default() };
         let settings = Client::builder().timeout(Duration::from_secs(20)).reconnect(soon);
         settings.connect_centers(format!("{},{}", self.address("a"), self.address("b"))).await.unwrap()
@@ -68,11 +68,11 @@ impl Mortal {
     }
 }
 
-async fn online(centers: &Centers, how_many: usize) {
+pub(crate) async fn online(centers: &Centers, how_many: usize) {
     until("so many are online", || centers.iter().filter(|center| center.is_online()).count() == how_many).await;
 }
 
-async fn next(news: &mut Subscription) -> Event {
+pub(crate) async fn next(news: &mut Subscription) -> Event {
     within(news.next_event()).await.unwrap().unwrap()
 }
 

@@ -43,6 +43,16 @@ pub(crate) struct Wish<'a> {
     pub(crate) retain: Option<bool>,
 }
 
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug)]
+enum Verdict {
+    Heard,
+    /// It was heard before.
+    Dropped,
+    /// It is not given, and told to be missing.
+    Missing,
+}
+
 /// A place among the listeners of a topic; given up when it is dropped.
 struct Seat {
     client: Client,
@@ -103,17 +113,22 @@ impl Part {
                 return Poll::Ready(Ok(event));
             }
             if let Some(news) = self.at_hand.as_mut().and_then(Bundle::next) {
-                let heard = self.sequence.hear(news.number());
+                let (number, heard) = (news.number(), self.sequence.hear(news.number()));
                 if heard == Heard::Again {
                     continue;
                 }
                 // What is dropped is work too.
                 self.free_turns -= 1;
-                let news = self.unless_known(news, repeats).map(Event::Message);
-                match (heard, news) {
-                    (Heard::After(gap), news) => return Poll::Ready(Ok(self.tell(gap, news))),
-                    (_, Some(news)) => return Poll::Ready(Ok(news)),
-                    (_, None) => continue,
+                let gap = if let Heard::After(gap) = heard { Some(gap) } else { None };
+                let (gap, news) = match self.judge(&news, repeats) {
+                    Verdict::Heard => (gap, Some(Event::Message(news))),
+                    Verdict::Dropped => (gap, None),
+                    Verdict::Missing => (Some(Gap { from: gap.map_or(number, |gap| gap.from), to: number }), None),
+                };
+                match (gap, news) {
+                    (Some(gap), news) => return Poll::Ready(Ok(self.tell(gap, news))),
+                    (None, Some(news)) => return Poll::Ready(Ok(news)),
+                    (None, None) => continue,
                 }
             }
             self.at_hand = None; // its memory is free while this one waits
@@ -163,17 +178,19 @@ impl Part {
         self.seat.hub.leave(&self.seat.client, &self.seat.listener);
     }
 
-    /// The message, unless it has come before.
+    /// What becomes of a message by what came before, here and elsewhere.
     #[inline]
-    fn unless_known(&self, news: News, repeats: &mut Repeats) -> Option<News> {
-        let Some(id) = news.id() else { return Some(news) };
-        let drops = match repeats.hear(id) {
-            Known::New => false,
+    fn judge(&self, news: &News, repeats: &mut Repeats) -> Verdict {
+        let Some(id) = news.id() else { return Verdict::Heard };
+        let is_retained = news.number() <= self.retained;
+        match repeats.hear(id) {
+            Known::New => Verdict::Heard,
+            Known::Repeat => Verdict::Dropped,
             // A later one was heard elsewhere: this one is the topic's last no more.
-            Known::Late => news.number() <= self.retained,
-            Known::Repeat => true,
-        };
-        (!drops).then_some(news)
+            Known::Late | Known::Forgotten if is_retained => Verdict::Dropped,
+            Known::Late => Verdict::Heard,
+            Known::Forgotten => Verdict::Missing,
+        }
     }
 
     /// What lies between messages, as an event if it is one.

@@ -6,8 +6,9 @@ use callboard_common::PublishId;
 /// Which messages one subscription has had, by the ids that their publishers gave them, so that one which comes again from
 /// another center is known. Pure state.
 ///
-/// Of each run of a publisher it keeps which of the newest 32,768 numbers came; a publisher repeats no older ones. It
-/// keeps the 512 runs, at least, that were heard last, and twice as many at most.
+/// Of each run of a publisher it keeps which numbers came: all of the newest 32,768, further back than which no publisher
+/// repeats, and older ones as long as they take little room. It keeps the 512 runs, at least, that were heard last, and
+/// twice as many at most.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
     recent: HashMap<[u8; 16], Seen>,
@@ -17,12 +18,26 @@ pub(crate) struct Repeats {
 }
 
 /// Which numbers of one run came.
+///
+/// In words of 64 numbers. Only words with numbers that came take room, and full ones in a row as much as one.
 #[derive(Debug, Default)]
 struct Seen {
-    /// One bit a number, 64 numbers a word; the last word has the highest number.
-    words: VecDeque<u64>,
-    /// Which word the last one is.
-    last: u64,
+    /// In the order of the numbers.
+    spans: VecDeque<Span>,
+    /// The highest number that came.
+    highest: u64,
+    /// Which numbers of words before this one came is forgotten.
+    first_known: u64,
+}
+
+/// A word, or several that are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    first: u64,
+    /// The word after the last one.
+    end: u64,
+    /// One bit a number.
+    bits: u64,
 }
 
 /// What a message is by its id.
@@ -32,6 +47,8 @@ pub(crate) enum Known {
     /// It is new, but a later one of the same run has come.
     Late,
     Repeat,
+    /// It lies so far back that nobody knows.
+    Forgotten,
 }
 
 impl Repeats {
@@ -62,48 +79,63 @@ impl Repeats {
 impl Seen {
     fn hear(&mut self, number: u64) -> Known {
         let (word, bit) = (number / 64, 1 << (number % 64));
-        if self.words.is_empty() || word > self.last {
-            self.go_on_to(word);
+        if word < self.first_known {
+            return Known::Forgotten;
         }
-        let back = self.last - word;
-        if back >= MAX_WORDS {
+        let is_late = !self.spans.is_empty() && number < self.highest;
+        let at = self.place(word);
+        let Some(span) = self.spans.get_mut(at) else { return Known::Forgotten };
+        if span.bits & bit != 0 {
             return Known::Repeat;
         }
-        let back = usize::try_from(back).unwrap_or(usize::MAX);
-        while self.words.len() <= back {
-            self.words.push_front(0);
+        span.bits |= bit;
+        self.highest = self.highest.max(number);
+        self.join(at + 1);
+        self.join(at);
+        self.bound();
+        if is_late { Known::Late } else { Known::New }
+    }
+
+    /// Where the span with this word is; it is made if there is none.
+    fn place(&mut self, word: u64) -> usize {
+        // Most messages are the next ones of their publishers.
+        let at = match self.spans.back() {
+            Some(last) if last.first <= word => self.spans.len(),
+            _ => self.spans.partition_point(|span| span.first <= word),
+        };
+        let before = at.checked_sub(1);
+        if let Some(before) = before.filter(|before| self.spans.get(*before).is_some_and(|span| word < span.end)) {
+            return before;
         }
-        let is_last = back == 0;
-        let at = self.words.len() - 1 - back;
-        let Some(bits) = self.words.get_mut(at) else { return Known::New };
-        let later = bits.checked_shr(u32::try_from(number % 64 + 1).unwrap_or(0)).unwrap_or(0);
-        if mem::replace(bits, *bits | bit) & bit != 0 {
-            Known::Repeat
-        } else if is_last && later == 0 {
-            Known::New
-        } else {
-            Known::Late
+        self.spans.insert(at, Span { first: word, end: word + 1, bits: 0 });
+        at
+    }
+
+    /// Makes this span and the one before it one if both are full and nothing lies between.
+    fn join(&mut self, at: usize) {
+        let before = at.checked_sub(1);
+        let (Some(span), Some(before)) = (self.spans.get(at).copied(), before.and_then(|at| self.spans.get_mut(at)))
+        else {
+            return;
+        };
+        if before.bits == u64::MAX && span.bits == u64::MAX && before.end == span.first {
+            before.end = span.end;
+            self.spans.remove(at);
         }
     }
 
-    /// This word is the last from now on.
-    fn go_on_to(&mut self, word: u64) {
-        let ahead = if self.words.is_empty() { MAX_WORDS } else { word - self.last };
-        if ahead >= MAX_WORDS {
-            self.words.clear();
-            self.words.push_back(0);
-        } else {
-            let ahead = usize::try_from(ahead).unwrap_or(usize::MAX);
-            self.words.extend(std::iter::repeat_n(0, ahead));
-            let over = self.words.len().saturating_sub(usize::try_from(MAX_WORDS).unwrap_or(usize::MAX));
-            self.words.drain(..over);
+    /// Forgets the lowest numbers at the bound.
+    fn bound(&mut self) {
+        while self.spans.len() >= MAX_SPANS {
+            self.first_known = self.spans.pop_front().map_or(self.first_known, |span| span.end);
         }
-        self.last = word;
     }
 }
 
-const MAX_WORDS: u64 = REPEATED_NUMBERS / 64;
+/// With fewer a run takes 24 KiB at most.
+const MAX_SPANS: usize = 1 << 10;
 /// No publisher repeats a message that so many others of it have followed.
+#[cfg(test)]
 pub(crate) const REPEATED_NUMBERS: u64 = 1 << 15;
 const RECENT_RUNS: usize = 512;
 
@@ -143,16 +175,37 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_too_far_back_counts_as_a_repeat_and_takes_no_room() {
+    fn one_that_waits_at_another_center_is_new_however_many_have_followed() {
         let mut repeats = Repeats::default();
-        for number in (0..10 * REPEATED_NUMBERS).step_by(50) {
+        for number in (2..20 * REPEATED_NUMBERS).filter(|number| number % 50_000 != 0) {
             assert_eq!(repeats.hear(id(1, number)), Known::New);
         }
-        assert_eq!(repeats.hear(id(1, 8 * REPEATED_NUMBERS + 1)), Known::Repeat);
-        assert_eq!(repeats.hear(id(1, u64::MAX)), Known::New);
-        assert_eq!(repeats.hear(id(1, 9 * REPEATED_NUMBERS + 1)), Known::Repeat);
+        assert_eq!(repeats.hear(id(1, 77_777)), Known::Repeat);
+        for number in [1, 50_000, 600_000, 550_000] {
+            assert_eq!([(); 2].map(|()| repeats.hear(id(1, number))), [Known::Late, Known::Repeat], "{number}");
+        }
         let seen = &repeats.recent[&id(1, 0).run];
-        assert!(seen.words.len() <= 512, "{}", seen.words.len());
+        assert!(seen.spans.len() <= 30, "those that followed each other take no room: {}", seen.spans.len());
+    }
+
+    #[test]
+    fn the_oldest_of_many_that_did_not_follow_each_other_are_forgotten_and_not_taken_for_repeats() {
+        let mut repeats = Repeats::default();
+        let last = 10 * REPEATED_NUMBERS;
+        for number in (0..=last).step_by(2) {
+            assert_eq!(repeats.hear(id(1, number)), Known::New);
+        }
+        for number in [0, 1, last / 2, last / 2 + 1] {
+            assert_eq!(repeats.hear(id(1, number)), Known::Forgotten, "{number}");
+        }
+        for number in (last - REPEATED_NUMBERS..last).step_by(2) {
+            assert_eq!(repeats.hear(id(1, number)), Known::Repeat);
+            assert_eq!(repeats.hear(id(1, number + 1)), Known::Late);
+        }
+        assert_eq!(repeats.hear(id(1, u64::MAX)), Known::New);
+        assert_eq!(repeats.hear(id(1, u64::MAX)), Known::Repeat);
+        let seen = &repeats.recent[&id(1, 0).run];
+        assert!(seen.spans.capacity() <= MAX_SPANS);
     }
 
     #[test]
@@ -168,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn within_the_window_it_is_a_set(steps in prop::collection::vec((0..4_u64, 0..2_000_u64, 0..300_u64), 1..400)) {
+        fn what_is_not_forgotten_is_a_set(steps in prop::collection::vec((0..4_u64, 0..2_000_u64, 0..300_u64), 1..400)) {
             let (mut repeats, mut model) = (Repeats::default(), BTreeSet::new());
             let mut highest = [0; 4];
             for (run, ahead, back) in steps {
@@ -176,6 +229,7 @@ mod tests {
                 let number = if ahead % 3 == 0 { *highest + ahead } else { highest.saturating_sub(back) };
                 let known = repeats.hear(id(run, number));
                 prop_assert_eq!(known != Known::Repeat, model.insert((run, number)));
+                prop_assert_ne!(known, Known::Forgotten);
                 let later = model.range((run, number + 1)..(run, u64::MAX)).next().is_some();
                 prop_assert_eq!(known == Known::Late, known != Known::Repeat && later);
                 *highest = number.max(*highest);

@@ -32,9 +32,12 @@ use crate::{Event, News, SubscriptionError};
 /// # Several centers
 /// With [`Centers`] it is subscribed at each center that is there, and at the others as soon as they are; what comes is one
 /// stream. A message that a publisher repeated at another center, since it did not know whether the first had passed it on,
-/// is heard once: the ids that such a publisher gives are remembered, of the newest 32,768 messages of each publisher and
-/// of the 512 publishers at least that were heard last. The messages of one publisher keep their order as long as it stays
-/// with one center. Where it moves on while much of what it had published waits at the old center, that may come later.
+/// is heard once: of the ids that such a publisher gives, those that were heard are remembered, for the 512 publishers at
+/// least that were heard last. The messages of one publisher keep their order as long as it stays with one center. Where it
+/// moves on while some of what it had published waits at the old center, that comes later, however many others came first.
+/// Of each publisher all of the newest 32,768 numbers are known, and of what lies further back as much as takes 24 KiB (all,
+/// as long as what was heard follows on each other); a message from before that is told to be missing, for nobody knows any
+/// more whether it was heard.
 ///
 /// Each center numbers by itself, so gaps are those of one center: [`heard_at`](Self::heard_at) tells which. What was heard
 /// there, repeats that were dropped included, and what was told to be missing there is what was published there; some of

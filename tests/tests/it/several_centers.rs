@@ -76,7 +76,7 @@ pub(crate) async fn next(news: &mut Subscription) -> Event {
     within(news.next_event()).await.unwrap().unwrap()
 }
 
-async fn number(news: &mut Subscription) -> u64 {
+pub(crate) async fn number(news: &mut Subscription) -> u64 {
     loop {
         match next(news).await {
             Event::Message(message) => return message.json().unwrap(),

@@ -1,11 +1,12 @@
 //! What one subscription at two centers tells: each message that was published, or that it is missing.
 
-use callboard_client::Client;
+use callboard_center::Center;
+use callboard_client::{Centers, Client};
 use callboard_pubsub::{Event, Subscription, SubscriptionError, Topics};
 use callboard_tests::within;
 
 use crate::house::until;
-use crate::several_centers::{Stage, online};
+use crate::several_centers::{Stage, number, online};
 
 /// How many were heard, and how many were told to be missing, until the end.
 async fn heard_and_told(news: &mut Subscription) -> (u64, u64, SubscriptionError) {
@@ -68,4 +69,49 @@ async fn a_subscription_that_has_ended_does_nothing_at_a_center_that_comes_later
     until("the later one is there", || b.subscriber_count() >= 1).await;
     assert_eq!((a.topic_count(), b.topic_count(), b.subscriber_count()), (1, 1, 1));
     drop(later);
+}
+
+/// Publishes to the first center, then much to another topic, and then to the second center. Of the first topic both
+/// messages have come when it returns, and nothing is read.
+async fn publish_far_apart(stage: &Stage, hearing: &Centers, a: Center) {
+    const BETWEEN: u64 = 40_000;
+    let publishing = stage.centers().await;
+    let topics = Topics::new(&publishing);
+    topics.create("other").await.unwrap();
+    // What one subscription over a connection has heard has come for all of them.
+    let [mut at_a, mut at_b] = {
+        let (first, second) = (hearing.first(), hearing.iter().nth(1).unwrap());
+        [Subscription::open(first, "t").await.unwrap(), Subscription::open(second, "t").await.unwrap()]
+    };
+    topics.publish("t", &1).await.unwrap();
+    assert_eq!(number(&mut at_a).await, 1);
+    let mut other = topics.publisher("other");
+    for number in 0..BETWEEN {
+        other.publish(&number).await.unwrap();
+    }
+    other.settle().await.unwrap();
+    a.shutdown().await;
+    topics.publish("t", &2).await.unwrap();
+    assert_eq!(number(&mut at_b).await, 2);
+}
+
+/// Makes the second center the one that is read first.
+async fn hear_at(stage: &Stage, name: &str, news: &mut Subscription) {
+    let only = Client::connect(stage.address(name)).await.unwrap();
+    Topics::new(&only).publish("t", &0).await.unwrap();
+    assert_eq!(number(news).await, 0);
+    assert_eq!(news.heard_at().to_string(), stage.address(name));
+}
+
+#[tokio::test]
+async fn a_message_that_waits_at_one_center_while_very_many_follow_at_another_is_heard() {
+    let stage = Stage::new();
+    let (a, _b) = (stage.center("a").await, stage.center("b").await);
+    let hearing = stage.centers().await;
+    Topics::new(&hearing).create("t").await.unwrap();
+    let mut news = Subscription::open(&hearing, "t").await.unwrap();
+    hear_at(&stage, "b", &mut news).await;
+    publish_far_apart(&stage, &hearing, a).await;
+    assert_eq!([number(&mut news).await, number(&mut news).await], [2, 1]);
+    assert_eq!(news.repeats(), 0);
 }

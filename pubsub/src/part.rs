@@ -3,7 +3,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use callboard_client::{CallError, Client, OwnTask, Ping};
-use callboard_common::{Feature, Message, Subscribed, TopicOp, TopicOperation, TopicOptions, TopicRequest};
+use callboard_common::{Feature, Message, SlowPolicy, Subscribed, TopicOp, TopicOperation, TopicOptions, TopicRequest};
 use tokio::sync::oneshot;
 use tokio::task::coop::poll_proceed;
 use tokio::time::{sleep, timeout};
@@ -29,6 +29,8 @@ pub(crate) struct Part {
     after_gap: Option<Event>,
     /// Up to this number messages had been published before it began: those that come of them, the center retained.
     retained: u64,
+    /// Of each publisher's messages none is wanted once a later one was heard.
+    latest: bool,
     /// Messages that it gives before it looks whether others are to have their turn.
     free_turns: usize,
     /// Ends it once all has come that is on its way.
@@ -86,8 +88,9 @@ impl Part {
             if let Some(next) = seat.hub.confirm(&seat.listener, answer) {
                 let retained = answer.map_or(0, |answer| answer.at.seq);
                 let sequence = Sequence::from(next);
-                let part =
-                    Self { seat, at_hand: None, sequence, after_gap: None, retained, free_turns: 0, ending: None };
+                let latest = bounds.policy == SlowPolicy::Latest;
+                let (at_hand, after_gap, ending) = (None, None, None);
+                let part = Self { seat, at_hand, sequence, after_gap, retained, latest, free_turns: 0, ending };
                 return Ok((part, answer));
             }
         }
@@ -188,8 +191,8 @@ impl Part {
             Known::Repeat => Verdict::Dropped,
             // A later one was heard elsewhere: this one is the topic's last no more.
             Known::Late | Known::Forgotten if is_retained => Verdict::Dropped,
-            Known::Late => Verdict::Heard,
-            Known::Forgotten => Verdict::Missing,
+            Known::Late if !self.latest => Verdict::Heard,
+            Known::Late | Known::Forgotten => Verdict::Missing,
         }
     }
 

@@ -34,7 +34,8 @@ use crate::{Event, News, SubscriptionError};
 /// stream. A message that a publisher repeated at another center, since it did not know whether the first had passed it on,
 /// is heard once: of the ids that such a publisher gives, those that were heard are remembered, for the 512 publishers at
 /// least that were heard last. The messages of one publisher keep their order as long as it stays with one center. Where it
-/// moves on while some of what it had published waits at the old center, that comes later, however many others came first.
+/// moves on while some of what it had published waits at the old center, that comes later, however many others came first
+/// (with [`SlowPolicy::Latest`] it is told to be missing, as what is newer was heard).
 /// Of each publisher all of the newest 32,768 numbers are known, and of what lies further back as much as takes 24 KiB (all,
 /// as long as what was heard follows on each other); a message from before that is told to be missing, for nobody knows any
 /// more whether it was heard.

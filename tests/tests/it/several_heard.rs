@@ -2,11 +2,12 @@
 
 use callboard_center::Center;
 use callboard_client::{Centers, Client};
+use callboard_common::SlowPolicy;
 use callboard_pubsub::{Event, Subscription, SubscriptionError, Topics};
 use callboard_tests::within;
 
 use crate::house::until;
-use crate::several_centers::{Stage, number, online};
+use crate::several_centers::{Stage, next, number, online};
 
 /// How many were heard, and how many were told to be missing, until the end.
 async fn heard_and_told(news: &mut Subscription) -> (u64, u64, SubscriptionError) {
@@ -114,4 +115,18 @@ async fn a_message_that_waits_at_one_center_while_very_many_follow_at_another_is
     publish_far_apart(&stage, &hearing, a).await;
     assert_eq!([number(&mut news).await, number(&mut news).await], [2, 1]);
     assert_eq!(news.repeats(), 0);
+}
+
+#[tokio::test]
+async fn who_wants_the_latest_only_is_told_of_an_older_one_that_it_is_missing() {
+    let stage = Stage::new();
+    let (a, _b) = (stage.center("a").await, stage.center("b").await);
+    let hearing = stage.centers().await;
+    Topics::new(&hearing).create("t").await.unwrap();
+    let mut news = Subscription::builder(&hearing, "t").policy(SlowPolicy::Latest).open().await.unwrap();
+    hear_at(&stage, "b", &mut news).await;
+    publish_far_apart(&stage, &hearing, a).await;
+    assert_eq!(number(&mut news).await, 2);
+    assert_eq!(next(&mut news).await, Event::Lagged { from: 1, to: 1 });
+    assert_eq!(news.heard_at().to_string(), stage.address("a"));
 }

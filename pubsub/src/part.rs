@@ -31,6 +31,8 @@ pub(crate) struct Part {
     retained: u64,
     /// Of each publisher's messages none is wanted once a later one was heard.
     latest: bool,
+    /// The connection was lost, and it was told.
+    lost: bool,
     /// Messages that it gives before it looks whether others are to have their turn.
     free_turns: usize,
     /// Ends it once all has come that is on its way.
@@ -90,7 +92,8 @@ impl Part {
                 let sequence = Sequence::from(next);
                 let latest = bounds.policy == SlowPolicy::Latest;
                 let (at_hand, after_gap, ending) = (None, None, None);
-                let part = Self { seat, at_hand, sequence, after_gap, retained, latest, free_turns: 0, ending };
+                let (lost, free_turns) = (false, 0);
+                let part = Self { seat, at_hand, sequence, after_gap, retained, latest, lost, free_turns, ending };
                 return Ok((part, answer));
             }
         }
@@ -162,6 +165,11 @@ impl Part {
         bundle.next()
     }
 
+    /// Whether it was told that the connection is lost.
+    pub(crate) const fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// The topic was removed elsewhere: it ends as removed here, too, once what the center has queued for it has come.
     pub(crate) fn end_behind_what_comes(&mut self) {
         let (client, queue, topic) = (self.client().clone(), Arc::clone(&self.seat.queue), Arc::clone(self.topic()));
@@ -200,11 +208,14 @@ impl Part {
     fn pass(&mut self, mark: Mark) -> Option<Event> {
         match mark {
             Mark::Reached(seq) => self.sequence.reach(seq).map(|gap| self.tell(gap, None)),
-            Mark::Lost => Some(Event::Disconnected),
+            Mark::Lost => {
+                self.lost = true;
+                Some(Event::Disconnected)
+            }
             Mark::Resumed(Resumed { before, missed, next }) => {
                 let gap = self.sequence.reach(before);
                 self.sequence = Sequence::from(next);
-                self.retained = 0;
+                (self.retained, self.lost) = (0, false);
                 let resumed = Event::Resumed { missed };
                 Some(match gap {
                     Some(gap) => self.tell(gap, Some(resumed)),

@@ -18,6 +18,8 @@ pub(crate) struct Several {
     centers: Centers,
     /// One for each center, in the same order.
     parts: Vec<Option<Part>>,
+    /// Which of them have ever taken it.
+    began: Vec<bool>,
     opening: Together<OwnTask<(usize, Option<Opened>)>>,
     /// The part that is read until it has nothing, and how many of its messages were read in a row.
     current: usize,
@@ -54,6 +56,7 @@ impl Several {
             wanted,
             centers: centers.clone(),
             parts: centers.iter().map(|_| None).collect(),
+            began: centers.iter().map(|_| false).collect(),
             opening: Together::default(),
             current: 0,
             in_a_row: 0,
@@ -113,8 +116,8 @@ impl Several {
                 }
                 Poll::Ready(Err(end)) => {
                     self.turn_to(index);
-                    if let Some(end) = self.ended(index, end) {
-                        return Poll::Ready(Err(end));
+                    if let Some(told) = self.ended(index, end) {
+                        return Poll::Ready(told);
                     }
                 }
                 Poll::Pending => {}
@@ -124,7 +127,7 @@ impl Several {
         if let Some(event) = self.poll_opening(cx) {
             return Poll::Ready(Ok(event));
         }
-        if !self.opening.is_empty() || self.parts.iter().any(Option::is_some) {
+        if !self.is_over() {
             return Poll::Pending;
         }
         Poll::Ready(Err(if self.removed { End::TopicRemoved } else { End::Disconnected }))
@@ -146,27 +149,32 @@ impl Several {
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         while let Poll::Ready(Some(opened)) = self.opening.poll_next(cx) {
             let Some((index, Some((part, answer)))) = opened else { continue };
+            // Where nothing had been published, nothing was missed, unless the topic was another one before.
+            let is_all = !self.has_begun(index) && answer.is_some_and(|answer| answer.next() <= 1);
             self.put(index, part);
             self.turn_to(index);
-            // Where nothing had been published, nothing was missed.
-            let is_first = answer.is_some_and(|answer| answer.next() <= 1);
-            return Some(Event::Resumed { missed: if is_first { Missed::Exactly(0) } else { Missed::Unknown } });
+            return Some(Event::Resumed { missed: if is_all { Missed::Exactly(0) } else { Missed::Unknown } });
         }
         None
     }
 
-    /// A part has ended; `Some` if all has.
-    fn ended(&mut self, index: usize, end: End) -> Option<End> {
-        if let Some(part) = self.parts.get_mut(index) {
-            *part = None;
-        }
+    /// A part has ended; gives what is to be told of that.
+    fn ended(&mut self, index: usize, end: End) -> Option<Result<Event, End>> {
+        let ended = self.parts.get_mut(index).and_then(Option::take);
+        let is_told = ended.is_none_or(|part| part.is_lost());
         match end {
-            End::TooSlow { .. } => return Some(end),
+            End::TooSlow { .. } => return Some(Err(end)),
             End::TopicRemoved => self.remove(),
             End::Refused { .. } if !self.removed => self.open_later(index),
-            End::Refused { .. } | End::Disconnected => {}
+            End::Refused { .. } => {}
+            End::Disconnected if is_told => {}
+            End::Disconnected => return (self.removed || !self.is_over()).then_some(Ok(Event::Disconnected)),
         }
         None
+    }
+
+    fn is_over(&self) -> bool {
+        self.opening.is_empty() && self.parts.iter().all(Option::is_none)
     }
 
     /// The topic was removed at a center: elsewhere comes what was published before, and that is all.
@@ -181,9 +189,13 @@ impl Several {
         self.centers.iter().nth(index)
     }
 
+    fn has_begun(&self, index: usize) -> bool {
+        self.began.get(index).copied().unwrap_or_default()
+    }
+
     fn put(&mut self, index: usize, part: Part) {
-        if let Some(place) = self.parts.get_mut(index) {
-            *place = Some(part);
+        if let (Some(place), Some(began)) = (self.parts.get_mut(index), self.began.get_mut(index)) {
+            (*place, *began) = (Some(part), true);
         }
     }
 

@@ -1,8 +1,10 @@
 //! What one subscription at two centers tells: each message that was published, or that it is missing.
 
+use std::time::Duration;
+
 use callboard_center::Center;
-use callboard_client::{Centers, Client};
-use callboard_common::SlowPolicy;
+use callboard_client::{Centers, Client, Reconnect};
+use callboard_common::{Missed, SlowPolicy};
 use callboard_pubsub::{Event, Subscription, SubscriptionError, Topics};
 use callboard_tests::within;
 
@@ -129,4 +131,35 @@ async fn who_wants_the_latest_only_is_told_of_an_older_one_that_it_is_missing() 
     assert_eq!(number(&mut news).await, 2);
     assert_eq!(next(&mut news).await, Event::Lagged { from: 1, to: 1 });
     assert_eq!(news.heard_at().to_string(), stage.address("a"));
+}
+
+#[tokio::test]
+async fn a_center_that_has_gone_for_good_is_told_and_the_other_one_heard_on() {
+    let stage = Stage::new();
+    let (a, _b) = (stage.center("a").await, stage.center("b").await);
+    let settings = Client::builder().timeout(Duration::from_secs(20)).reconnect(Reconnect::never());
+    let list = format!("{},{}", stage.address("a"), stage.address("b"));
+    let hearing = settings.connect_centers(list).await.unwrap();
+    Topics::new(&hearing).create("t").await.unwrap();
+    let mut news = Subscription::open(&hearing, "t").await.unwrap();
+    a.shutdown().await;
+    assert_eq!(next(&mut news).await, Event::Disconnected);
+    hear_at(&stage, "b", &mut news).await;
+}
+
+#[tokio::test]
+async fn at_a_center_that_was_started_anew_nobody_knows_what_was_missed() {
+    let stage = Stage::new();
+    let (_a, b) = (stage.center("a").await, stage.center("b").await);
+    let hearing = stage.centers().await;
+    for name in ["a", "b"] {
+        let only = Client::connect(stage.address(name)).await.unwrap();
+        Topics::new(&only).create("t").await.unwrap();
+    }
+    let mut news = Subscription::open(&hearing, "t").await.unwrap();
+    b.shutdown().await;
+    assert_eq!(next(&mut news).await, Event::Disconnected);
+    let _b = stage.center("b").await;
+    assert_eq!(next(&mut news).await, Event::Resumed { missed: Missed::Unknown });
+    hear_at(&stage, "b", &mut news).await;
 }

@@ -103,9 +103,14 @@ impl Announcer {
         self.tell_all(ServiceOp::Withdraw, &entries, &Over::Moment).await
     }
 
-    /// Takes all back, and waits for all answers.
+    /// Takes all back, and waits for all answers. Until [`end`](Self::end) it is known what was to be taken back: this may be
+    /// dropped before all was asked for.
     pub(crate) async fn withdraw(&self) -> Result<(), CallError> {
-        let entries = self.end();
+        let entries = {
+            let mut announced = self.announced();
+            announced.over = true;
+            flat(&announced.entries)
+        };
         self.tell_all(ServiceOp::Withdraw, &entries, &Over::Moment).await
     }
 

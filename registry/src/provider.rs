@@ -217,7 +217,9 @@ async fn withdraw_at(announcer: &Announcer) -> Result<(), ProviderError> {
         announcer.hang_up();
         return Ok(());
     }
-    match announcer.withdraw().await {
+    let outcome = announcer.withdraw().await;
+    announcer.end();
+    match outcome {
         Ok(()) => Ok(()),
         Err(error) => {
             announcer.hang_up();
@@ -406,6 +408,26 @@ mod tests {
         assert!(announcing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(announcing);
         assert!(Discovery::new(&shared).hosts("who").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_withdrawal_that_nobody_waits_for_any_longer_takes_all_back() {
+        for methods in [2, 200, 3000] {
+            let center = Center::start().await;
+            let shared = Client::connect(center.address()).await.unwrap();
+            let methods = (0..methods).map(|n| format!("m{n}"));
+            let provider = Provider::new(shared.clone()).announce(methods, dead_host(1)).await.unwrap();
+            let mut leaving = Box::pin(provider.withdraw());
+            // The answers can't come before this task waits.
+            assert!(leaving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop(leaving);
+            let left = async {
+                while center.registry().size() != TableSize::default() {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            };
+            timeout(LONG, left).await.unwrap();
+        }
     }
 
     #[tokio::test]

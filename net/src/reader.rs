@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut as _, BytesMut};
-use callboard_common::{Connection, Event, Handler, Message, MessageType, Protocol, ProtocolError, refuse_draining};
+use callboard_common::{
+    Connection, Event, Feature, Handler, Message, MessageType, Protocol, ProtocolError, refuse_draining,
+};
 use tokio::io::AsyncRead;
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
@@ -249,7 +251,7 @@ impl Reader {
                         Ok(Some(message)) => {
                             frames += 1;
                             calls += usize::from(message.kind() == MessageType::RpcRequest);
-                            if conn.draining().is_none() || !message.kind().is_request() {
+                            if conn.draining().is_none() || !is_refused(conn, &message) {
                                 return Some(message);
                             }
                             refuse_draining(conn, &message);
@@ -381,6 +383,13 @@ impl Reader {
             started.last_byte += pause;
         }
     }
+}
+
+/// Whether a message is refused while the connection drains. What can't be answered is taken: its sender would not hear
+/// that it is lost.
+fn is_refused<P: Protocol>(conn: &Conn<P>, message: &Message) -> bool {
+    let unanswered = message.is_one_way() && conn.session().is_some_and(|known| known.features.has(Feature::OneWay));
+    message.kind().is_request() && !unanswered
 }
 
 /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.

@@ -287,6 +287,22 @@ async fn a_peer_that_was_told_ends_it_itself_and_one_that_hangs_has_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_way_requests_are_taken_while_a_connection_drains() {
+    let mut rig = rig(1024, Limits::default());
+    let (features, limits) = (callboard_common::Features::ALL, callboard_common::Limits::default());
+    let session = Session { name: String::new(), instance: String::new(), features, limits, heartbeats: None };
+    assert!(rig.conn.open_session(session));
+    rig.conn.drain(Duration::from_secs(5));
+    let kind = u32::from(callboard_common::FLAG_ONE_WAY) << 24 | 2;
+    let one_way = Recorder::new(0).message(kind, b"one-way", b"{}").frame().to_vec();
+    rig.peer.write_all(&[one_way, frame(b"asks", b"{}")].concat()).await.unwrap();
+    rig.peer.shutdown().await.unwrap();
+    rig.conn.closed().await;
+    let seen = rig.echo.seen.lock().unwrap();
+    assert_eq!(seen.iter().map(Message::id).collect::<Vec<_>>(), [b"one-way"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_ends_in_its_time_whatever_the_peer_does() {
     let mut rig = rig(64, Limits::default());
     rig.peer.write_all(&frame(b"wait", b"")).await.unwrap();

@@ -30,10 +30,11 @@ pub(crate) struct Center {
 
 impl Center {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        // First: before that, process 1 of a container does not hear them.
+        let mut signals = Signals::new()?;
         let config = self.configuration()?;
         let (sockets, addresses) = service_manager::inherit(Sockets::new(config.limits.keep_alive))?;
         environment::warn_of_unknown();
-        let mut signals = Signals::new()?;
         let builder = callboard_center::Center::builder().config(config);
         // Those that were handed over count in place of the configured ones.
         let starting = addresses.iter().fold(builder, CenterBuilder::listen).start_over(sockets);

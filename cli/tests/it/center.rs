@@ -1,6 +1,8 @@
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::tempdir;
 
@@ -85,6 +87,19 @@ fn signals_stop_it_at_once() {
         assert_eq!((ended.code, ended.out.len()), (Some(0), 0), "{ended:?}");
         assert!(ended.took < PROMISED, "{signal}: {:?}", ended.took);
     }
+}
+
+#[test]
+fn a_signal_counts_before_the_settings_are_read() {
+    let directory = tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    let center = Program::start(&["center", "--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()]);
+    // Opened once the center reads it.
+    let writer = File::options().write(true).open(&config).unwrap();
+    center.signal("TERM");
+    drop(writer);
+    assert_eq!(center.end().code, Some(0), "not ended by the signal itself");
 }
 
 /// A subscriber that reads nothing of what waits for it.

@@ -3,6 +3,8 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use socket2::SockRef;
+
 use crate::sockets::SocketFile;
 use crate::{AcceptedSocket, Address, BoundSocket, Ends, SocketListener, SocketStream, Sockets, Transport};
 
@@ -35,8 +37,9 @@ impl Inherited {
     /// Takes a TCP socket that listens; returns the address at which it is to be bound.
     ///
     /// # Errors
-    /// As the system says.
+    /// It does not listen (`InvalidInput`), or as the system says.
     pub fn tcp(&self, listener: TcpListener) -> io::Result<Address> {
+        listens(&listener)?;
         listener.set_nonblocking(true)?;
         let address = Address::from(listener.local_addr()?);
         Ok(self.add(address, BoundSocket::Tcp(listener)))
@@ -45,8 +48,9 @@ impl Inherited {
     /// The same for a Unix socket. Its file is left in place at the end: others made it.
     ///
     /// # Errors
-    /// It has no path, or as the system says.
+    /// It does not listen or has no path (`InvalidInput`), or as the system says.
     pub fn unix(&self, listener: UnixListener) -> io::Result<Address> {
+        listens(&listener)?;
         listener.set_nonblocking(true)?;
         let local = listener.local_addr()?;
         let no_path = || io::Error::new(io::ErrorKind::InvalidInput, "the Unix socket has no path");
@@ -64,6 +68,17 @@ impl Inherited {
         let at = sockets.iter().position(|(of, _)| of == address)?;
         Some(sockets.remove(at).1)
     }
+}
+
+/// Nobody could ever connect to one that is only bound, or that is a connection itself.
+fn listens<'a>(socket: impl Into<SockRef<'a>>) -> io::Result<()> {
+    if socket.into().is_listener()? {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the socket does not listen; hand over one that does, and not one for each connection (systemd: Accept=no)",
+    ))
 }
 
 impl Transport for Inherited {

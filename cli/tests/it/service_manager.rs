@@ -1,11 +1,12 @@
 //! The center under a service manager, as systemd is one.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::tempdir;
 
 use crate::stage::{PATIENCE, Program, callboard, run, v1};
@@ -106,9 +107,29 @@ fn serves_over_a_restart(address: &str, socket: impl Fn() -> OwnedFd) {
 
 #[test]
 fn what_is_no_listening_socket_is_an_error() {
-    let (one, _other) = UnixDatagram::pair().unwrap();
-    let told = activated(one).end().failed(1);
+    let datagrams = UnixDatagram::pair().unwrap();
+    let told = activated(datagrams.0).end().failed(1);
     assert!(told.contains("LISTEN_FDS"), "{told}");
+    let directory = tempdir().unwrap();
+    let bound = |domain, address: SockAddr| {
+        let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+        socket.bind(&address).unwrap();
+        OwnedFd::from(socket)
+    };
+    let any = |text: &str| text.parse::<SocketAddr>().unwrap().into();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let rows: [(&str, OwnedFd); 5] = [
+        ("bound, IPv4", bound(Domain::IPV4, any("127.0.0.1:0"))),
+        ("bound, IPv6", bound(Domain::IPV6, any("[::1]:0"))),
+        ("bound, Unix", bound(Domain::UNIX, SockAddr::unix(directory.path().join("s")).unwrap())),
+        ("connected, TCP", listener.accept().unwrap().0.into()),
+        ("connected, Unix", UnixStream::pair().unwrap().0.into()),
+    ];
+    for (name, socket) in rows {
+        let told = activated(socket).end().failed(1);
+        assert!(told.contains("LISTEN_FDS") && told.contains("does not listen"), "{name}: {told}");
+    }
 }
 
 #[test]

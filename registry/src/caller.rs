@@ -32,7 +32,7 @@ use crate::{Balancer, CallerBuilder, Discovery, Notices};
 /// has; others are spoken to in v1.
 ///
 /// Of several centers it asks the first that answers, and the next when that one is lost. One that was just started may not
-/// have been found by the providers yet (which takes them 5 s at most): those that are known are called on for that long, but
+/// have been found by the providers yet (which takes them 7 s at most): those that are known are called on for that long, but
 /// a method that is called for the first time may be answered `NotFound`.
 ///
 /// Clones share everything. Connections are driven on the runtime that made the caller, and end with its last clone.

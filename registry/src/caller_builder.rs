@@ -99,7 +99,7 @@ impl CallerBuilder {
     }
 
     /// How long providers stay known that a center which began anew does not name: they have to find it first. Default
-    /// 5 s. A longer one survives slower providers, a shorter one finds out sooner who is gone.
+    /// 7 s. A longer one survives slower providers, a shorter one finds out sooner who is gone.
     #[must_use]
     pub fn keep_unconfirmed(mut self, time: Duration) -> Self {
         self.keep_unconfirmed = time;

@@ -19,7 +19,7 @@ use crate::{CacheLimits, Notices};
 /// Clones share what they know, and so do all that are made over one client. While the connection to the center is lost,
 /// what is known stays in use. When it was made again, the center is asked again for all methods, and what has changed is told
 /// as ordinary notices. A center that began anew has to be found by the providers first: those that it does not name stay
-/// known for a while (5 s, unless it is set otherwise).
+/// known for a while (7 s, unless it is set otherwise).
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

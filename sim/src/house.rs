@@ -242,6 +242,8 @@ impl House {
     async fn leave(&self) {
         lock(&self.callers).clear();
         self.members.iter().skip(1).for_each(|member| member.host.leave());
+        // One that was lost before it opened a session has no heartbeats, and keep-alive takes longer than a run.
+        self.sim.network().keep_alive();
         self.sim.sleep(LEAVING).await;
         let center = lock(&self.center).upgrade().unwrap_or_else(|| panic!("the center does not run"));
         let (size, metrics) = (center.registry_size(), center.metrics());

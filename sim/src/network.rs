@@ -124,6 +124,22 @@ impl Network {
         });
     }
 
+    /// All connections that were lost are found out, as TCP's keep-alive does it in the end: both sides hear of a reset.
+    pub fn keep_alive(&self) {
+        let wakers = {
+            let (mut state, now) = (self.state(), Instant::now());
+            for link in state.links.values_mut().filter(|link| link.is_lost.caller || link.is_lost.listener) {
+                link.is_lost = Both { caller: false, listener: false };
+                for pipe in link.pipes.all_mut() {
+                    pipe.end(End::Reset, now, Duration::ZERO);
+                    pipe.stop_reading(End::Reset);
+                }
+            }
+            state.wakers(|_| true)
+        };
+        wake(wakers);
+    }
+
     fn change_links(&self, one: HostId, other: HostId, change: impl Fn(&mut Link, Instant)) {
         let wakers = {
             let (mut state, now) = (self.state(), Instant::now());

@@ -29,6 +29,8 @@ struct Shared {
     state: Mutex<State>,
     /// Tells the task that there is something to do.
     work: Notify,
+    /// Tells the task that something waits to be confirmed.
+    begins_to_wait: Notify,
     /// Nobody has the relay any more.
     dropped: watch::Sender<bool>,
     progress: watch::Sender<Progress>,
@@ -44,6 +46,8 @@ struct State {
     asks: bool,
     /// Something was sent since that nobody will confirm by itself.
     is_to_ask: bool,
+    /// Since then nothing was confirmed of what is to be.
+    waits_since: Option<Instant>,
 }
 
 /// What those who wait are told.
@@ -67,12 +71,13 @@ impl Relay {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(crate) fn start(centers: &Centers) -> Self {
-        let state = State { queue: Unconfirmed::new(), turn: 0, asks: false, is_to_ask: false };
+        let state = State { queue: Unconfirmed::new(), turn: 0, asks: false, is_to_ask: false, waits_since: None };
         let shared = Arc::new(Shared {
             run: uuid::Uuid::new_v4().into_bytes(),
             centers: centers.clone(),
             state: Mutex::new(state),
             work: Notify::new(),
+            begins_to_wait: Notify::new(),
             dropped: watch::Sender::new(false),
             progress: watch::Sender::default(),
             max_frame_bytes: AtomicUsize::new(centers.online().map_or(usize::MAX, |center| bound_of(&center.line()))),

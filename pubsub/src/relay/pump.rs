@@ -1,12 +1,14 @@
 //! The task that sends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Line};
+use callboard_client::{CallError, CallErrorKind, Centers, Client, Line};
 use callboard_common::{Decode, Feature, Json, Message, Ping, ResultCode, SendError, TopicAnswer};
 use tokio::task::coop::consume_budget;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Shared, bound_of};
 use crate::hub::subject;
@@ -15,6 +17,8 @@ use crate::outgoing::Outgoing;
 /// Whether a connection is still to be published over.
 enum Served {
     Lost,
+    /// Its center confirms nothing, and another is there.
+    Silent,
     /// Nobody has the relay any more, and all is confirmed or time is up.
     Over,
 }
@@ -30,22 +34,64 @@ enum Sent {
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
-    loop {
+    // One for all: what nobody wants any more has its time once, whatever becomes of connections meanwhile.
+    let mut given_up = pin!(shared.given_up());
+    let mut silent = Silent::default();
+    while !shared.is_done() {
         let center = tokio::select! {
             biased;
-            () = shared.given_up() => break,
+            () = &mut given_up => break,
             center = shared.centers.wait_online() => center,
         };
-        let Ok(center) = center else { break };
+        let Ok(first) = center else { break };
+        let (place, center) = silent.choose(&shared.centers).unwrap_or((0, first));
         let line = center.line();
         let turn = shared.begin(&line);
-        if let Served::Over = shared.serve(&line, turn).await {
-            break;
+        let served = tokio::select! {
+            biased;
+            () = &mut given_up => Served::Over,
+            () = shared.silent(&silent, place) => Served::Silent,
+            served = shared.serve(&line, turn) => served,
+        };
+        match served {
+            Served::Over => break,
+            Served::Lost => {}
+            Served::Silent => {
+                tracing::warn!(center = %line.address(), "it confirms nothing; what is published goes to another center");
+                silent.note(place);
+            }
         }
     }
     shared.progress.send_modify(|progress| progress.ended = true);
     // Who waits for an answer hears of the end when its message goes.
     shared.lock().queue = crate::unconfirmed::Unconfirmed::new();
+}
+
+/// Which centers, by their place in the list, have confirmed nothing for too long, and when that was seen.
+#[derive(Default)]
+struct Silent(Vec<(usize, Instant)>);
+
+impl Silent {
+    fn note(&mut self, place: usize) {
+        self.0.retain(|(noted, _)| *noted != place);
+        self.0.push((place, Instant::now()));
+    }
+
+    fn has(&self, place: usize) -> bool {
+        self.0.iter().any(|(noted, at)| *noted == place && at.elapsed() < SHUNNED)
+    }
+
+    /// Whether another one is online that is not silent.
+    fn is_another(&self, centers: &Centers, place: usize) -> bool {
+        let mut others = centers.iter().enumerate().filter(|(other, _)| *other != place && !self.has(*other));
+        others.any(|(_, center)| center.is_online())
+    }
+
+    /// The first that is online, where there is one without those that are silent.
+    fn choose<'a>(&self, centers: &'a Centers) -> Option<(usize, &'a Client)> {
+        let mut online = centers.iter().enumerate().filter(|(_, center)| center.is_online());
+        online.clone().find(|(place, _)| !self.has(*place)).or_else(|| online.next())
+    }
 }
 
 impl Shared {
@@ -54,6 +100,7 @@ impl Shared {
         self.max_frame_bytes.store(bound_of(line), Relaxed);
         let mut state = self.lock();
         state.turn += 1;
+        state.waits_since = None;
         (state.asks, state.is_to_ask) = (false, false);
         state.queue.start_over(Instant::now());
         state.turn
@@ -67,23 +114,48 @@ impl Shared {
             }
             let sent = self.send_some(line, turn);
             line.conn().leave();
-            self.ask(line, turn);
+            let is_asked = self.ask(line, turn);
             if self.is_done() {
                 return Served::Over;
             }
             let wait = async {
                 match sent {
                     Sent::Some => {}
+                    Sent::All if is_asked => self.work.notified().await,
                     // One that has ended meanwhile is seen above.
                     Sent::Full => drop(line.conn().room().await),
-                    Sent::All | Sent::Busy => self.work.notified().await,
+                    Sent::All | Sent::Busy => self.place(line).await,
                 }
             };
             tokio::select! {
                 biased;
-                () = self.given_up() => return Served::Over,
                 () = line.lost() => return Served::Lost,
                 () = wait => {}
+            }
+        }
+    }
+
+    /// Waits until one more request may be taken.
+    async fn place(&self, line: &Line) {
+        let _ = line.conn().room().await; // one that has ended meanwhile is seen elsewhere
+        // Places for requests are shared with others, of whose answers nobody is told here.
+        let _ = timeout(BUSY_PAUSE, self.work.notified()).await;
+    }
+
+    /// Waits until the center has confirmed nothing for too long and another one is there.
+    async fn silent(&self, silent: &Silent, place: usize) {
+        let patience = (self.centers.timeout() / 2).clamp(BUSY_PAUSE, SHUNNED);
+        loop {
+            let since = self.lock().waits_since;
+            let is_silent = since.is_some_and(|since| since.elapsed() >= patience);
+            if is_silent && silent.is_another(&self.centers, place) {
+                return;
+            }
+            let until = since.filter(|_| !is_silent).unwrap_or_else(Instant::now) + patience;
+            tokio::select! {
+                biased;
+                () = self.begins_to_wait.notified(), if since.is_none() => {}
+                () = sleep_until(until), if since.is_some() => {}
             }
         }
     }
@@ -114,7 +186,14 @@ impl Shared {
         let mut state = self.lock();
         state.queue.sent(up_to);
         state.is_to_ask |= asks;
+        let begins = state.waits_since.is_none() && !state.queue.is_settled();
+        if begins {
+            state.waits_since = Some(Instant::now());
+        }
         drop(state);
+        if begins {
+            self.begins_to_wait.notify_one();
+        }
         stopped.unwrap_or(if next.len() < AT_ONCE { Sent::All } else { Sent::Some })
     }
 
@@ -159,12 +238,12 @@ impl Shared {
         }
     }
 
-    /// Asks for a sign that all has been handled, unless one is on its way.
-    fn ask(self: &Arc<Self>, line: &Line, turn: u64) {
+    /// Asks for a sign that all has been handled, unless one is on its way; false if there was no room for that.
+    fn ask(self: &Arc<Self>, line: &Line, turn: u64) -> bool {
         let up_to = {
             let mut state = self.lock();
             if state.asks || !state.is_to_ask {
-                return;
+                return true;
             }
             (state.asks, state.is_to_ask) = (true, false);
             state.queue.sent_up_to()
@@ -176,10 +255,12 @@ impl Shared {
             if is_handled {
                 shared.confirm(turn, up_to, &over);
             }
+            shared.work.notify_one();
         });
         if asked.is_err() {
             self.asked(turn, false);
         }
+        asked.is_ok()
     }
 
     /// The sign has come, or does not come.
@@ -189,13 +270,26 @@ impl Shared {
             state.asks = false;
             state.is_to_ask |= !is_handled;
         }
-        drop(state);
+    }
+
+    /// An answer has come, or does not come.
+    fn answered(&self, turn: u64, number: u64, line: &Line, outgoing: &Outgoing, answer: Result<Message, CallError>) {
+        match answer {
+            Ok(message) => self.heard(turn, number, line, outgoing, &message),
+            // Of one that is late a sign may still tell; what was lost is published again over the next connection.
+            Err(_) if knows_quiet(line) => self.asked_late(turn),
+            Err(_) => {}
+        }
+        // There is a place for one more.
         self.work.notify_one();
     }
 
-    fn answered(&self, turn: u64, number: u64, line: &Line, outgoing: &Outgoing, answer: Result<Message, CallError>) {
-        // What was not answered is published again over the next connection.
-        let Ok(message) = answer else { return };
+    fn asked_late(&self, turn: u64) {
+        let mut state = self.lock();
+        state.is_to_ask |= state.turn == turn;
+    }
+
+    fn heard(&self, turn: u64, number: u64, line: &Line, outgoing: &Outgoing, message: &Message) {
         let subject = subject(outgoing.topic());
         let outcome = match TopicAnswer::decode::<Json>(message.body()) {
             // A center that is about to end; the next one is asked.
@@ -219,11 +313,12 @@ impl Shared {
             if state.turn != turn {
                 return;
             }
-            state.queue.confirm(number, Instant::now());
+            let now = Instant::now();
+            state.queue.confirm(number, now);
+            state.waits_since = (!state.queue.is_settled()).then_some(now);
             state.queue.confirmed_up_to()
         };
         self.confirmed(confirmed);
-        self.work.notify_one();
     }
 }
 
@@ -232,6 +327,10 @@ fn knows_quiet(line: &Line) -> bool {
     line.knows_one_way() && line.session().is_some_and(|session| session.features.has(Feature::Ping))
 }
 
+/// A center that was silent is turned to last for so long: longer than it takes to find a connection dead.
+const SHUNNED: Duration = Duration::from_secs(30);
+/// After so long places for requests are looked for again.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// So many messages are sent before others have their turn.
 const AT_ONCE: usize = 64;
 /// Above so much that waits for company it leaves.

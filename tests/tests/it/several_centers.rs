@@ -1,8 +1,8 @@
 //! Two centers that do not know each other, either of which may go at any time.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use callboard_center::Center;
 use callboard_client::{CallError, CallErrorKind, Centers, Client, Reconnect};
@@ -14,6 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::house::{router, until};
 
@@ -35,8 +36,12 @@ impl Stage {
 
     /// Connected to both.
     pub(crate) async fn centers(&self) -> Centers {
+        self.centers_within(Duration::from_secs(20)).await
+    }
+
+    async fn centers_within(&self, timeout: Duration) -> Centers {
         let soon = Reconnect { longest: Duration::from_millis(50), ..Reconnect::default() };
-        let settings = Client::builder().timeout(Duration::from_secs(20)).reconnect(soon);
+        let settings = Client::builder().timeout(timeout).reconnect(soon);
         settings.connect_centers(format!("{},{}", self.address("a"), self.address("b"))).await.unwrap()
     }
 }
@@ -53,6 +58,17 @@ impl Mortal {
         let builder = Center::builder().listen(stage.address(name)).here(true);
         let center = runtime.spawn(builder.start()).await.unwrap().unwrap();
         Self { center, runtime }
+    }
+
+    /// Its runtime stands still as long as the sender lives.
+    fn stand_still(&self) -> mpsc::Sender<()> {
+        let ((go, goes), (told, stands)) = (mpsc::channel::<()>(), mpsc::channel());
+        self.runtime.spawn(async move {
+            told.send(()).unwrap();
+            let _ = goes.recv();
+        });
+        stands.recv().unwrap();
+        go
     }
 
     /// It leaves as it should.
@@ -220,6 +236,57 @@ async fn what_proves_too_large_once_a_center_is_there_is_told_of_when_all_is_set
     publisher.publish(&1).await.unwrap();
     publisher.settle().await.unwrap();
     topics.publish("t", &2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_center_that_stands_still_holds_up_nothing_that_another_takes() {
+    let stage = Stage::new();
+    let (a, _b) = (Mortal::born(&stage, "a").await, stage.center("b").await);
+    let publishing = stage.centers_within(Duration::from_secs(6)).await;
+    let topics = Topics::new(&publishing);
+    topics.create("t").await.unwrap();
+    topics.publish("t", &0).await.unwrap();
+    let still = a.stand_still();
+    topics.publish("t", &1).await.unwrap();
+    let mut publisher = topics.publisher("t");
+    publisher.publish(&2).await.unwrap();
+    publisher.settle().await.unwrap();
+    assert!(publishing.first().is_online(), "nobody has found it dead yet");
+    drop(still);
+    a.kill().await;
+}
+
+#[tokio::test]
+async fn last_words_to_a_center_that_stands_still_end_and_cost_nothing() {
+    let stage = Stage::new();
+    let a = Mortal::born(&stage, "a").await;
+    let settings = Client::builder().timeout(Duration::from_secs(1)).in_flight(4);
+    let publishing = settings.connect_centers(format!("{},{}", stage.address("a"), stage.address("b"))).await.unwrap();
+    let mut states = publishing.first().states();
+    let topics = Topics::new(&publishing);
+    topics.create("t").await.unwrap();
+    topics.publish("t", &0).await.unwrap();
+    let still = a.stand_still();
+    // They take all places for requests, so that none is left to ask whether the last one was handled.
+    let waiting = (0..8).map(|number| {
+        let topics = topics.clone();
+        tokio::spawn(async move { topics.publish("t", &number).await.unwrap_err() })
+    });
+    let waiting: Vec<_> = waiting.collect();
+    tokio::task::yield_now().await;
+    topics.publish_unacknowledged("t", &9).await.unwrap();
+    drop((topics, publishing));
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let (began, busy) = (Instant::now(), metrics.worker_total_busy_duration(0));
+    for waits in waiting {
+        waits.await.unwrap();
+    }
+    let ended = async { while states.next().await.is_some() {} };
+    timeout(Duration::from_secs(30), ended).await.unwrap();
+    let busy = metrics.worker_total_busy_duration(0).saturating_sub(busy);
+    assert!(busy < began.elapsed() / 4, "{busy:?} of {:?}", began.elapsed());
+    drop(still);
+    a.kill().await;
 }
 
 #[tokio::test]

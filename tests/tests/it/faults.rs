@@ -13,6 +13,8 @@ use callboard_registry::{AvailabilityPolicy, Caller, Provider};
 use callboard_server::{Router, Server};
 use callboard_tests::{FaultProxy, Towards, Weather, within};
 
+use crate::house::until;
+
 /// What happens to the connections of one role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -200,7 +202,11 @@ impl House {
     async fn suffer(&mut self, role: Role, fault: Fault) {
         let others: Vec<_> = self.others(role).into_iter().map(|client| (client.generation(), client)).collect();
         let mut states = self.concerned(role).map(Client::states);
+        let closed = self.servers[0].metrics().closed;
         fault.begin(self.proxy(role));
+        if role == Role::Callee {
+            self.call_through(fault).await;
+        }
         for _ in 0..10 {
             self.work_undisturbed().await;
         }
@@ -213,8 +219,26 @@ impl House {
             within(client.online()).await.unwrap();
         }
         self.is_whole().await;
+        // A silence that passes before a sign of life is due ends nothing.
+        if role == Role::Callee && fault.ends_connections() && fault != Fault::Silence {
+            let is_over = || self.servers[0].metrics().closed > closed;
+            until("the connection that the fault came over has ended", is_over).await;
+        }
         for (before, client) in others {
             assert_eq!(client.generation(), before, "{role:?} {fault:?}: another connection has ended");
+        }
+    }
+
+    /// Calls go over the connection to the callee, until one has met what does not let it through.
+    async fn call_through(&self, fault: Fault) {
+        let hurried = self.callers[1].with_timeout(Duration::from_millis(500));
+        if fault == Fault::Silence {
+            let meets_it = async { while hurried.call::<String>("who", &()).await.is_ok() {} };
+            return within(meets_it).await;
+        }
+        for _ in 0..4 {
+            // It may be under way when its connection is cut.
+            let _ = hurried.call::<String>("who", &()).await;
         }
     }
 

@@ -50,7 +50,7 @@ fn message() -> Run {
     let runtime = runtime();
     let (center, topics, mut news) = runtime.block_on(async {
         let center = Center::builder().listen("127.0.0.1:0").loops(1).start().await.unwrap();
-        let topics = Topics::new(&Client::connect(center.address()).await.unwrap());
+        let topics = Topics::new(Client::connect(center.address()).await.unwrap());
         topics.create("news").await.unwrap();
         let hearing = Client::connect(center.address()).await.unwrap();
         let news = Subscription::open(&hearing, "news").await.unwrap();

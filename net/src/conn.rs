@@ -39,6 +39,8 @@ struct State<P: Protocol> {
     in_flight: AtomicUsize,
     /// Tasks that its answers woke, ever; it may wrap.
     woken: AtomicUsize,
+    /// Nothing is to be written after what is queued.
+    sends_no_more: AtomicBool,
     /// Set once it is about to end. Boxed like what follows, since most connections are idle and many.
     draining: OnceLock<Box<Drain>>,
     /// Set once it has ended.
@@ -101,6 +103,7 @@ impl<P: Protocol> Conn<P> {
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             woken: AtomicUsize::new(0),
+            sends_no_more: AtomicBool::new(false),
             draining: OnceLock::new(),
             end: OnceLock::new(),
             partial_since: Mutex::new(None),
@@ -138,6 +141,19 @@ impl<P: Protocol> Conn<P> {
     /// [`Connection::close`]: callboard_common::Connection::close
     pub fn end(&self, reason: impl Into<Cow<'static, str>>) {
         self.finish(End::ordinary(reason));
+    }
+
+    /// Closes this side's half: what is queued leaves, then the peer is told that no more will come. What the peer sends
+    /// is still read, until it closes its half too; how long that may take is for the caller to bound, by
+    /// [`end`](Self::end) or [`drain`](Self::drain): its silence is not looked at any more. Nothing is to be sent
+    /// afterwards, it would end the connection.
+    pub fn finish_sending(&self) {
+        self.0.sends_no_more.store(true, SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn sends_no_more(&self) -> bool {
+        self.0.sends_no_more.load(SeqCst)
     }
 
     /// Ends in good order, after `grace` at the latest: what is queued leaves, and what requests in flight still

@@ -1,19 +1,18 @@
+mod ends;
+
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
-use callboard_common::{
-    Connection, ErrorInfo, Handler, Head, Heartbeat, MessageType, Ping, Protocol, ProtocolError, Refusal, ResultCode,
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use callboard_common::{Connection, Handler, Head, Heartbeat, MessageType, Ping, Protocol};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
+use self::ends::{Broken, LastAnswer};
 use crate::Conn;
-use crate::conn::{Drain, End};
-use crate::later::{deadline_after, later};
+use crate::conn::End;
 use crate::metrics::add;
 use crate::pulse::{Beat, Pulse};
 use crate::reader::{Read, ReadFailure, Reader};
@@ -31,6 +30,8 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     ended: Option<Instant>,
     /// Since when nothing can be written any more; what came before that is still read.
     broken: Option<Broken>,
+    /// The peer knows that nothing more will be written.
+    is_shut: bool,
     last_answer: Option<LastAnswer>,
     timer: Option<Pin<Box<Sleep>>>,
     /// While the peer is listened to, in a session with heartbeats.
@@ -54,33 +55,11 @@ impl<P: Protocol, H: Handler<Conn<P>>> Registration<P, H> {
     }
 }
 
-/// A socket that takes no more bytes may still hold answers.
-#[derive(Debug)]
-struct Broken {
-    reason: String,
-    until: Instant,
-}
-
-/// A last word is written and the peer given a moment to read it: closing a socket that holds unread bytes resets it,
-/// and a reset would overtake the word.
-#[derive(Debug)]
-struct LastAnswer {
-    until: Instant,
-    said: bool,
-}
-
 /// Rounds of reading before other connections of the loop get their turn.
 const ROUNDS: usize = 8;
 /// After so many frames they get it too: as many as the rounds bring of frames of 128 bytes. A peer that sends far
 /// smaller ones would hold up the others for ten times as long.
 const FRAMES: u64 = 4_096;
-const LAST_ANSWER_TIME: Duration = Duration::from_secs(1);
-/// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine
-/// or in one network.
-const QUIET_TIME: Duration = Duration::from_millis(100);
-/// The same for a peer that was told: it ends the connection itself, unless it hangs.
-const QUIET_TIME_OF_TOLD: Duration = Duration::from_secs(1);
-
 impl<S, P, H> Driver<S, P, H>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -96,6 +75,7 @@ where
             registration,
             ended: None,
             broken: None,
+            is_shut: false,
             last_answer: None,
             timer: None,
             pulse: None,
@@ -163,31 +143,16 @@ where
         if deaf || self.broken.is_some() {
             return false;
         }
-        self.writer.write(cx, &mut self.stream, conn).unwrap_or_else(|e| {
-            let reason = format!("writing failed: {e}");
-            self.broken = Some(Broken { reason, until: deadline_after(LAST_ANSWER_TIME) });
+        let written = self.writer.write(cx, &mut self.stream, conn).and_then(|all| {
+            if all && conn.sends_no_more() {
+                self.shut(cx)?;
+            }
+            Ok(all)
+        });
+        written.unwrap_or_else(|e| {
+            self.broken = Some(Broken::now(&e));
             false
         })
-    }
-
-    /// Whether all is said and heard.
-    fn finished(&self, conn: &Conn<P>) -> Option<End> {
-        match (&self.broken, self.ended) {
-            (Some(broken), Some(_)) => return Some(End::ordinary(broken.reason.clone())),
-            (None, Some(_)) if conn.is_idle() || !conn.shared().serves => {
-                return Some(End::ordinary("the peer has closed it"));
-            }
-            _ => {}
-        }
-        let quiet = self.quiet_at(conn)? <= Instant::now();
-        (quiet && conn.is_idle()).then(|| End::ordinary("this side ends it"))
-    }
-
-    /// From when on a draining connection may end, if nothing is due on it.
-    fn quiet_at(&self, conn: &Conn<P>) -> Option<Instant> {
-        let Drain { since, is_told, .. } = conn.draining()?;
-        let quiet = if is_told { QUIET_TIME_OF_TOLD } else { QUIET_TIME };
-        Some(if conn.shared().serves { self.reader.read_at().unwrap_or(since).max(since) + quiet } else { since })
     }
 
     /// Reads once; whether there may be more at once.
@@ -209,70 +174,6 @@ where
                 Ok(true)
             }
         }
-    }
-
-    /// Why the connection ends now; `None` if a last word is said first.
-    fn failed(&mut self, cx: &mut Context<'_>, conn: &Conn<P>, failure: ReadFailure) -> Option<End> {
-        let wrong = match failure {
-            ReadFailure::Io(e) => return Some(End::ordinary(format!("reading failed: {e}"))),
-            ReadFailure::Protocol(wrong) => wrong,
-        };
-        add(&conn.shared().metrics.protocol_errors);
-        if conn.session().is_none() || !matches!(wrong, ProtocolError::TooLarge { .. }) {
-            // Answers to the frames before it still leave, as far as the socket takes them.
-            let _ = self.writer.write(cx, &mut self.stream, conn);
-            return Some(End::fault(wrong.to_string()));
-        }
-        let (kind, id) =
-            conn.shared().protocol.peek(self.reader.pending()).unwrap_or((MessageType::SessionRequest, &[]));
-        let bound = conn.shared().limits.max_frame_bytes;
-        let error = ErrorInfo::not_executed(wrong.to_string()).with_limit("max_frame_bytes", bound);
-        let refusal = Refusal { code: ResultCode::TooLarge, request: kind, optype: None, error: &error, v1: false };
-        if let Err(e) = conn.answer(id, &refusal) {
-            return Some(End::fault(e.to_string()));
-        }
-        self.last_answer = Some(LastAnswer { until: deadline_after(LAST_ANSWER_TIME), said: false });
-        None
-    }
-
-    /// Writes what is queued, says that no more will come, and waits for the peer to close, up to a moment.
-    fn give_last_answer(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Poll<End> {
-        let Some(last_answer) = &mut self.last_answer else { return Poll::Pending };
-        let over = || Poll::Ready(End::fault("a frame was over the bound"));
-        if !last_answer.said {
-            match self.writer.write(cx, &mut self.stream, conn) {
-                Ok(true) => last_answer.said = true,
-                Ok(false) => {}
-                Err(_) => return over(),
-            }
-        }
-        let until = last_answer.until;
-        if last_answer.said {
-            if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
-                return over();
-            }
-            let mut room = [0; 4096];
-            let mut more = true;
-            for _ in 0..ROUNDS {
-                let mut discarded = ReadBuf::new(&mut room);
-                match Pin::new(&mut self.stream).poll_read(cx, &mut discarded) {
-                    Poll::Ready(Ok(())) if !discarded.filled().is_empty() => {}
-                    Poll::Ready(_) => return over(),
-                    Poll::Pending => {
-                        more = false;
-                        break;
-                    }
-                }
-            }
-            if more {
-                cx.waker().wake_by_ref(); // others of this loop first
-            }
-        }
-        if self.sleep_until(cx, until) {
-            return over();
-        }
-        conn.outbox().park_full(cx.waker());
-        if conn.is_closed() { over() } else { Poll::Pending }
     }
 
     /// Does what is due: lets publishers go that wait for a peer which takes nothing. `Some` ends the connection.
@@ -306,7 +207,7 @@ where
             return None;
         }
         let heartbeat = conn.heartbeat()?;
-        if self.ended.is_some() {
+        if self.ended.is_some() || self.is_shut {
             self.pulse = None;
             return None;
         }
@@ -340,20 +241,6 @@ where
                 Some(End::silence(reason))
             }
         }
-    }
-
-    /// Whether it ends now, whatever is still due.
-    fn out_of_time(&self, conn: &Conn<P>) -> Option<End> {
-        let is_over = self.ends_at(conn)? <= Instant::now();
-        is_over.then(|| End::ordinary("time is up for what was still to be written or answered"))
-    }
-
-    /// When it ends, whatever is still due.
-    fn ends_at(&self, conn: &Conn<P>) -> Option<Instant> {
-        let drained = conn.draining().map(|drain| drain.until);
-        let half_closed = self.ended.map(|since| later(since, conn.shared().limits.half_closed));
-        let broken = self.broken.as_ref().map(|broken| broken.until);
-        [drained, half_closed, broken].into_iter().flatten().min()
     }
 
     /// Whether that time has come; if not, the task is woken by then.

@@ -1,8 +1,10 @@
 use std::sync::Mutex;
+use std::time::Duration;
 
 use callboard_common::{LengthValue, Message, Recorder, Session, TopicAnswer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
+use super::ends::{QUIET_TIME, QUIET_TIME_OF_TOLD};
 use super::*;
 use crate::shared_state::SharedState;
 use crate::{Ends, Limits};
@@ -239,6 +241,22 @@ async fn a_peer_that_has_finished_is_kept_for_its_answers_only_so_long() {
     let start = Instant::now();
     rig.conn.closed().await;
     assert_eq!(start.elapsed(), Limits::default().half_closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_says_no_more_says_what_is_queued_and_goes_on_reading() {
+    let mut rig = rig(1024, Limits::default());
+    rig.conn.answer(b"queued", &TopicAnswer::ok()).unwrap();
+    rig.conn.finish_sending();
+    assert_eq!(answer(&mut rig.peer).await, b"queued");
+    assert_eq!(rig.peer.read(&mut [0]).await.unwrap(), 0, "the peer is told that no more comes");
+    rig.peer.write_all(&frame(b"one-way", b"")).await.unwrap();
+    while rig.echo.seen.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!rig.conn.is_closed(), "it ends by the peer");
+    rig.peer.shutdown().await.unwrap();
+    rig.conn.closed().await;
 }
 
 #[tokio::test(start_paused = true)]

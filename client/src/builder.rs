@@ -9,7 +9,8 @@ use crate::{CallError, Centers, Client, Reconnect, blocking, centers, connect};
 pub enum SessionMode {
     /// Speak v1. Saves a round trip, and what a peer without sessions costs.
     Off,
-    /// Ask; where the peer knows no sessions, connect again without one, and for ten minutes do not ask there again.
+    /// Ask; where the peer knows no sessions, connect again without one, and for ten minutes do not ask there again. A peer
+    /// that grants the session late, within ten minutes, has only stood still: the client connects to it anew, with one.
     #[default]
     Try,
     /// Ask, and fail where the peer knows no sessions.

@@ -1,4 +1,6 @@
 use std::cell::Cell;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use callboard_common::{Connection, Event, Message};
@@ -25,6 +27,8 @@ pub(crate) struct Calls {
     runtime: Handle,
     /// Hears of calls whose time was up.
     on_overdue: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// An answer has come.
+    answered: Arc<AtomicBool>,
 }
 
 struct State {
@@ -125,7 +129,14 @@ impl Calls {
             in_line: 0,
             looks_at: None,
         };
-        Self { state: Mutex::new(state), line: Semaphore::new(0), clock, runtime, on_overdue: OnceLock::new() }
+        Self {
+            state: Mutex::new(state),
+            line: Semaphore::new(0),
+            clock,
+            runtime,
+            on_overdue: OnceLock::new(),
+            answered: Arc::default(),
+        }
     }
 
     /// Has `hook` called, by the clock, each time after it has ended calls; the first one counts.
@@ -136,6 +147,11 @@ impl Calls {
     /// How many answers have come, awaited or not.
     pub(crate) fn answers(&self) -> u64 {
         self.state().answers
+    }
+
+    /// Whether any has come; may be kept beyond the connection.
+    pub(crate) fn answered(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.answered)
     }
 
     /// The peer permits so many. To be said before the first place is taken.
@@ -192,6 +208,9 @@ impl Calls {
     /// An answer has come.
     pub(crate) fn complete(&self, conn: &Conn, message: Message) {
         let complete = |state: &mut State| {
+            if state.answers == 0 {
+                self.answered.store(true, Relaxed);
+            }
             state.answers += 1;
             state.requestor.complete(call_in(message.id()))
         };

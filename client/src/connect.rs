@@ -9,7 +9,7 @@ use callboard_common::{
 use callboard_net::{Address, Conn, deadline_after, spawn_on};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::calls::{Calls, Outcome, Place, Waiter};
 use crate::clock::Alarmist;
@@ -157,12 +157,20 @@ impl Attempt<'_> {
             SessionMode::Try => !v1_peers().contains(self.address, Instant::now()),
             SessionMode::Require => true,
         };
-        let link = self.dial().await?;
+        let mut link = self.dial().await?;
         if !asks {
             link.dispatch.pass(&link.conn);
             return Ok(link);
         }
-        match self.open_session(&link).await {
+        let mut asked = self.ask_for_session(&link);
+        let mut granted = self.session(&link, &mut asked).await;
+        if let Err(NoSession::Closed) = granted {
+            // It may have died just now, and another is in its place.
+            link = self.dial().await?;
+            asked = self.ask_for_session(&link);
+            granted = self.session(&link, &mut asked).await;
+        }
+        match granted {
             Ok(()) => {
                 v1_peers().forget(self.address);
                 link.dispatch.pass(&link.conn);
@@ -174,15 +182,28 @@ impl Attempt<'_> {
             Err(why @ (NoSession::Silence | NoSession::Closed)) if self.had_session => Err(self.no_session(why)),
             Err(why) => {
                 tracing::debug!(address = %self.address, %why, "no session; connecting again without one");
-                drop(link);
-                let link = self.dial().await?;
-                if self.settings.remembers_v1 {
-                    v1_peers().remember(self.address, Instant::now());
-                }
-                link.dispatch.pass(&link.conn);
-                Ok(link)
+                self.without_session(link, asked.ok().filter(|_| matches!(why, NoSession::Silence))).await
             }
         }
+    }
+
+    /// Another connection, which begins no session. While the peer may still answer to what it was `asked` on the first
+    /// one, that is waited for.
+    async fn without_session(&self, first: Link, asked: Option<Asked>) -> Result<Link, CallError> {
+        match asked {
+            // A peer that serves one connection after the other goes on to the next.
+            Some(_) => first.conn.finish_sending(),
+            None => first.conn.end("it opens no session"),
+        }
+        let plain = self.dial().await?;
+        if self.settings.remembers_v1 {
+            v1_peers().remember(self.address, plain.calls.answered(), Instant::now());
+        }
+        if let Some(asked) = asked {
+            spawn_on(self.runtime, leave_if_answered(first, asked, plain.conn.clone(), Arc::clone(&plain.dispatch)));
+        }
+        plain.dispatch.pass(&plain.conn);
+        Ok(plain)
     }
 
     async fn dial(&self) -> Result<Link, CallError> {
@@ -195,8 +216,8 @@ impl Attempt<'_> {
         Ok(Link::new(self.address.clone(), conn, calls, dispatch, self.runtime.clone()))
     }
 
-    /// Asks for a session, alone on the connection, and waits for the answer.
-    async fn open_session(&self, link: &Link) -> Result<(), NoSession> {
+    /// Asks for a session, alone on the connection. The answer may come when it is waited for no longer.
+    fn ask_for_session(&self, link: &Link) -> Result<Asked, NoSession> {
         let (told, answered) = oneshot::channel();
         let conn = link.conn.clone();
         let waiter = Waiter::InOrder(Box::new(move |outcome| {
@@ -207,10 +228,17 @@ impl Attempt<'_> {
                 Outcome::Late => Err(NoSession::Silence),
             });
         }));
-        let until = deadline_after(self.settings.session_timeout);
+        let until = deadline_after(self.settings.session_timeout + LATE_ANSWER);
         let id = link.calls.enter(&link.conn, waiter, until, Place::None).map_err(|_| NoSession::Closed)?;
         link.queue(id, &self.session_request(), 0).map_err(|_| NoSession::Closed)?;
-        let in_flight = answered.await.map_err(|_| NoSession::Closed)??;
+        Ok(answered)
+    }
+
+    /// Waits for the answer.
+    async fn session(&self, link: &Link, asked: &mut Result<Asked, NoSession>) -> Result<(), NoSession> {
+        let Ok(answered) = asked else { return Err(NoSession::Closed) }; // it ended before it could be asked
+        let answer = timeout(self.settings.session_timeout, answered).await.map_err(|_| NoSession::Silence)?;
+        let in_flight = answer.map_err(|_| NoSession::Closed)??;
         link.calls.restrict(in_flight);
         Ok(())
     }
@@ -246,6 +274,23 @@ impl Attempt<'_> {
         CallError::new(CallErrorKind::Timeout, self.address.to_string(), SUBJECT, what)
             .with_executed(Executed::No)
             .with_advice("check the address and that the peer runs, or allow it more time")
+    }
+}
+
+/// How many calls may wait at once in the session, once it is granted.
+type Asked = oneshot::Receiver<Result<usize, NoSession>>;
+
+/// A peer that grants the session late has stood still and is none of v1: the connection without one is left, so that
+/// another one is made.
+async fn leave_if_answered(asked_over: Link, asked: Asked, plain: Conn, dispatch: Arc<Dispatch>) {
+    let answered = tokio::select! {
+        biased;
+        () = plain.closed() => return,
+        answered = asked => answered,
+    };
+    if let Ok(Ok(_)) = answered {
+        v1_peers().forget(&asked_over.address);
+        dispatch.leave(&plain, "the peer knows sessions after all".to_owned());
     }
 }
 
@@ -314,3 +359,5 @@ fn v1_peers() -> MutexGuard<'static, V1Peers> {
 
 const VERSION: i64 = 2;
 pub(crate) const SUBJECT: &str = "connection";
+/// A peer that has not answered for so long beyond the time for it is taken for one of v1.
+const LATE_ANSWER: Duration = Duration::from_mins(10);

@@ -24,7 +24,7 @@ pub(crate) struct Dispatch {
     leaving: Arc<Leaving>,
 }
 
-/// Whether the peer has said that it is about to leave.
+/// Whether the connection is about to be left.
 #[derive(Debug, Default)]
 pub(crate) struct Leaving {
     reason: OnceLock<String>,
@@ -32,12 +32,12 @@ pub(crate) struct Leaving {
 }
 
 impl Leaving {
-    /// Why it leaves; `None` while it has not said so.
+    /// Why it is left; `None` while it is not.
     pub(crate) fn reason(&self) -> Option<&str> {
         self.reason.get().map(String::as_str)
     }
 
-    /// Waits until it says so.
+    /// Waits until it is.
     pub(crate) async fn told(&self) {
         let told = self.told.notified();
         if self.reason.get().is_none() {
@@ -45,9 +45,8 @@ impl Leaving {
         }
     }
 
-    fn tell(&self, message: &Message) {
-        let reason = GoAway::decode::<Json>(message.body()).map(|told| told.reason.into_owned());
-        let _ = self.reason.set(reason.unwrap_or_default()); // the first counts
+    fn tell(&self, reason: String) {
+        let _ = self.reason.set(reason); // the first counts
         self.told.notify_waiters();
     }
 }
@@ -122,6 +121,13 @@ impl Dispatch {
         }
     }
 
+    /// No call enters any longer, those that wait get their answers, and the connection is made again.
+    pub(crate) fn leave(&self, conn: &Conn, reason: String) {
+        // First, so that whoever finds a connection that takes no calls also finds why.
+        self.leaving.tell(reason);
+        self.calls.leave(conn);
+    }
+
     pub(crate) fn leaving(&self) -> &Arc<Leaving> {
         &self.leaving
     }
@@ -134,9 +140,8 @@ impl Dispatch {
     fn pass_by(&self, conn: &Conn, message: Message) {
         if message.kind() == MessageType::GoAway {
             if conn.session().is_some() {
-                // First, so that whoever finds a connection that takes no calls also finds why.
-                self.leaving.tell(&message);
-                return self.calls.leave(conn);
+                let told = GoAway::decode::<Json>(message.body()).map(|told| told.reason.into_owned());
+                return self.leave(conn, format!("the peer is about to leave: {}", told.unwrap_or_default()));
             }
             return conn.count(Event::Ignored);
         }

@@ -47,7 +47,7 @@ impl Link {
     /// Why it takes no requests any more.
     pub(crate) fn end(&self) -> String {
         match self.dispatch.leaving().reason() {
-            Some(reason) => format!("the peer is about to leave: {reason}"),
+            Some(reason) => reason.to_owned(),
             None => self.conn.close_reason().unwrap_or_else(|| "it has ended".to_owned()),
         }
     }

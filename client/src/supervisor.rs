@@ -162,7 +162,7 @@ impl Watched {
         tokio::select! {
             biased;
             // First: soon after it this side ends the connection.
-            () = leaving.told() => format!("the peer is about to leave: {}", leaving.reason().unwrap_or_default()),
+            () = leaving.told() => leaving.reason().unwrap_or_default().to_owned(),
             () = self.conn.closed() => self.conn.close_reason().unwrap_or_default(),
         }
     }

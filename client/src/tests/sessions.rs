@@ -26,6 +26,10 @@ const V1_MANNERS: [Manner; 8] = [
 ];
 
 async fn take_opening(peer: &Peer, manner: Manner) -> Option<Line> {
+    if matches!(manner, Manner::Closes) {
+        // Asked twice: one that closes may have died.
+        assert_eq!(peer.accept().await.next().await.unwrap().kind(), MessageType::SessionRequest);
+    }
     let mut line = peer.accept().await;
     let opening = line.next().await.unwrap();
     assert_eq!(opening.kind(), MessageType::SessionRequest);
@@ -190,4 +194,45 @@ async fn a_hook_hears_of_calls_that_are_not_answered_in_time() {
     client.with_timeout(Duration::from_millis(20)).call::<i64>("n", &1).await.unwrap_err();
     timeout(GENEROUS, heard.recv()).await.unwrap().unwrap();
     assert_eq!(client.answers(), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_stood_still_while_it_was_asked_gets_its_session_once_it_answers() {
+    let peer = Peer::new().await;
+    let reconnect = Reconnect { longest: Duration::from_millis(1), ..Reconnect::default() };
+    let settings = Client::builder().timeout(GENEROUS).reconnect(reconnect).session_timeout(Duration::from_millis(20));
+    let (client, (mut asked, mut plain)) =
+        tokio::join!(settings.connect(peer.address()), async { (peer.accept().await, peer.accept().await) });
+    let client = client.unwrap();
+    assert!(!client.has_session(), "it is taken for a v1 peer");
+    let call = client.start::<i64>("n", &1).await.unwrap();
+    let request = plain.call().await;
+    asked.open_session(json!({"max_frame_bytes": 1 << 20, "in_flight": 1})).await;
+    assert!(asked.next().await.is_none(), "nothing follows the opening but the end");
+    plain.answer(&request, r#"{"rcode":0,"result":1}"#).await;
+    assert_eq!(call.await.unwrap(), 1, "what waits there gets its answer");
+    assert!(timeout(GENEROUS, plain.next()).await.unwrap().is_none(), "the connection without a session ends");
+    let mut again = timeout(GENEROUS, peer.accept()).await.unwrap();
+    again.open_session(json!({"max_frame_bytes": 1 << 20, "in_flight": 1})).await;
+    let has_session = async {
+        while !client.has_session() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(GENEROUS, has_session).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_dies_while_it_is_asked_is_asked_again() {
+    let peer = Peer::new().await;
+    let builder = Client::builder().timeout(GENEROUS).session_timeout(GENEROUS);
+    let (client, _line) = tokio::join!(builder.connect(peer.address()), async {
+        let mut dies = peer.accept().await;
+        assert_eq!(dies.next().await.unwrap().kind(), MessageType::SessionRequest);
+        drop(dies);
+        let mut line = peer.accept().await;
+        line.open_session(json!({})).await;
+        line
+    });
+    assert!(client.unwrap().has_session());
 }

@@ -197,7 +197,9 @@ impl Attempt<'_> {
         }
         let plain = self.dial().await?;
         if self.settings.remembers_v1 {
-            v1_peers().remember(self.address, plain.calls.answered(), Instant::now());
+            // A peer that only closed its connection may have died, or a proxy has closed it in the peer's place.
+            let counts = if asked.is_some() { Arc::new(true.into()) } else { plain.calls.answered() };
+            v1_peers().remember(self.address, counts, Instant::now());
         }
         if let Some(asked) = asked {
             spawn_on(self.runtime, leave_if_answered(first, asked, plain.conn.clone(), Arc::clone(&plain.dispatch)));

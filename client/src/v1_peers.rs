@@ -7,8 +7,8 @@ use std::time::Duration;
 use callboard_net::Address;
 use tokio::time::Instant;
 
-/// The addresses whose peers opened no session when they were asked, and answered without one: asking there again costs
-/// time and a connection. Bounded, and forgotten after a while, since a peer may learn.
+/// The addresses whose peers opened no session when they were asked: asking there again costs time and a connection.
+/// Bounded, and forgotten after a while, since a peer may learn.
 #[derive(Debug, Default)]
 pub(crate) struct V1Peers(VecDeque<Known>);
 
@@ -16,8 +16,7 @@ pub(crate) struct V1Peers(VecDeque<Known>);
 struct Known {
     address: Address,
     since: Instant,
-    /// A peer that only closed its connection may have died, or a proxy has closed it in the peer's place.
-    answered: Arc<AtomicBool>,
+    counts: Arc<AtomicBool>,
 }
 
 impl V1Peers {
@@ -25,8 +24,8 @@ impl V1Peers {
         Self(VecDeque::new())
     }
 
-    /// The peer opened no session; it counts once it has `answered` without one.
-    pub(crate) fn remember(&mut self, address: &Address, answered: Arc<AtomicBool>, now: Instant) {
+    /// The peer opened no session; that `counts` now or later.
+    pub(crate) fn remember(&mut self, address: &Address, counts: Arc<AtomicBool>, now: Instant) {
         if self.contains(address, now) {
             return;
         }
@@ -34,7 +33,7 @@ impl V1Peers {
         if self.0.len() >= REMEMBERED {
             self.0.pop_front();
         }
-        self.0.push_back(Known { address: address.clone(), since: now, answered });
+        self.0.push_back(Known { address: address.clone(), since: now, counts });
     }
 
     /// The peer opened a session after all.
@@ -45,7 +44,7 @@ impl V1Peers {
     /// Whether the peer is one that need not be asked.
     pub(crate) fn contains(&self, address: &Address, now: Instant) -> bool {
         let is_fresh = |known: &Known| now.saturating_duration_since(known.since) < REMEMBERED_FOR;
-        self.0.iter().any(|known| known.address == *address && known.answered.load(Relaxed) && is_fresh(known))
+        self.0.iter().any(|known| known.address == *address && known.counts.load(Relaxed) && is_fresh(known))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the whole-house tests share: a peer that speaks the wire by hand, callers that do not rest, and a proxy that does
-//! what bad networks do.
+//! What the whole-house tests share: a peer that speaks the wire by hand, callers that do not rest, a proxy that does what
+//! bad networks do, and a host whose packets are dropped.
 //!
 //! [`RawPeer`] knows nothing of `callboard-common`: it builds and takes apart frames as `docs/protocol.md` describes
 //! them, so that a mistake in our codec can't hide itself.
@@ -13,10 +13,12 @@
     reason = "a helper of tests fails by panicking"
 )]
 
+mod far_host;
 mod load;
 mod proxy;
 mod raw_peer;
 
+pub use far_host::{FarHost, Unable};
 pub use load::{Load, Report};
 pub use proxy::{FaultProxy, Towards, Weather};
 pub use raw_peer::{Frame, RawPeer, frame, within};

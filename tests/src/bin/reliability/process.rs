@@ -2,6 +2,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use callboard_tests::FarHost;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -17,23 +18,23 @@ pub(crate) struct Part {
 impl Part {
     /// Starts a center with these settings, by their variables.
     pub(crate) async fn center(listen: &str, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut command = Self::command(None)?;
+        let mut command = Self::command()?;
         command.args(["part", "center"]).env("CALLBOARD_LISTEN", listen).envs(settings.iter().copied());
         Self::start(command).await
     }
 
     /// Starts a provider; it is there when this returns.
     pub(crate) async fn provider(center: &str, method: &str) -> Result<Self> {
-        let mut command = Self::command(None)?;
+        let mut command = Self::command()?;
         command.args(["part", "provider", center, method, "127.0.0.1"]);
         Self::start(command).await
     }
 
-    /// The same in a network namespace.
-    pub(crate) async fn provider_inside(namespace: &str, center: &str, method: &str, ip: &str) -> Result<Self> {
-        let mut command = Self::command(Some(namespace))?;
-        command.args(["part", "provider", center, method, ip]);
-        Self::start(command).await
+    /// The same on another host.
+    pub(crate) async fn provider_far(far: &FarHost, center: &str, method: &str) -> Result<Self> {
+        let mut command = Self::command()?;
+        command.args(["part", "provider", center, method, &far.there()]);
+        Self::start(far.inside(command.as_std()).into()).await
     }
 
     /// Ends it without a farewell.
@@ -56,16 +57,8 @@ impl Part {
         Ok(())
     }
 
-    fn command(namespace: Option<&str>) -> Result<Command> {
-        let program = std::env::current_exe()?;
-        Ok(match namespace {
-            None => Command::new(program),
-            Some(name) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", name]).arg(program);
-                command
-            }
-        })
+    fn command() -> Result<Command> {
+        Ok(Command::new(std::env::current_exe()?))
     }
 
     async fn start(mut command: Command) -> Result<Self> {

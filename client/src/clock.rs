@@ -113,16 +113,22 @@ impl Alarmist {
             Self::Clock(clock) => clock.set(at, calls, conn),
             Self::Runtime => {
                 spawn_on(runtime, async move {
-                    sleep_until(at).await;
-                    if let Some(calls) = calls.upgrade() {
-                        calls.end_overdue(&conn, Instant::now());
+                    tokio::select! {
+                        biased;
+                        // Nothing waits any more then.
+                        () = conn.closed() => {}
+                        () = sleep_until(at) => {
+                            if let Some(calls) = calls.upgrade() {
+                                calls.end_overdue(&conn, Instant::now());
+                            }
+                        }
                     }
                 });
             }
         }
     }
 
-    /// Takes an alarm back; one of a runtime rings all the same and finds nothing.
+    /// Takes an alarm back; one of a runtime rings all the same and finds nothing, unless its connection ends before.
     pub(crate) fn clear(self, at: Instant, conn: &Conn) {
         if let Self::Clock(clock) = self {
             clock.clear(at, conn);
@@ -222,6 +228,18 @@ mod tests {
         assert_eq!(alarms.clear(start, ONE), None);
         assert_eq!(alarms.next(start + ms(1)), Next::Due("of two"));
         assert_eq!(alarms.next(start + ms(1)), Next::Due("of one, later"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_of_a_runtime_ends_with_its_connection() {
+        let group = callboard_net::TaskGroup::default();
+        let conn = Conn::unmade(&"127.0.0.1:1".parse().unwrap(), &callboard_net::Limits::default(), "it is to end");
+        let (at, runtime) = (Instant::now() + Duration::from_mins(10), Handle::current());
+        group.run(async { Alarmist::Runtime.set(at, Weak::new(), conn, &runtime) }).await;
+        for _ in 0..10 {
+            tokio::time::sleep(ms(1)).await;
+        }
+        assert_eq!(group.tasks(), 0);
     }
 
     #[test]

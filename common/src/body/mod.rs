@@ -24,7 +24,6 @@ pub use host_list::{HostList, ListedHost};
 pub use rpc::{CallMeta, RpcAnswer, RpcError, RpcRequest, RpcResponse};
 pub use service::{ServiceAnswer, ServiceOp, ServiceRequest};
 pub use session::{Limits, SessionAnswer, SessionRequest};
-use topic::natural;
 pub use topic::{Missed, Subscribed, TopicAnswer, TopicOp, TopicPosition, TopicRequest};
 pub use topic_options::{SlowPolicy, TopicOperation, TopicOptions};
 
@@ -274,6 +273,14 @@ impl Optype<'_> {
 }
 
 /// The code of an answer; an answer without one is what `absent` says.
+/// A number from 0 on; what else stands there is as good as absent.
+fn natural<C: Codec>(value: Raw<'_>) -> Option<u64> {
+    match C::integer(value)? {
+        Integer::Small(number) => u64::try_from(number).ok(),
+        Integer::Big => None,
+    }
+}
+
 fn answer_code<C: Codec>(value: Option<Raw<'_>>, absent: Option<ResultCode>) -> Result<ResultCode, BodyError> {
     let Some(value) = value else { return absent.ok_or_else(|| missing("rcode")) };
     match C::integer(value) {

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{HostList, NO_OPTYPE, Optype, answer_code, answer_error, missing, optype, required_text, wrong_type};
+use super::{
+    HostList, NO_OPTYPE, Optype, answer_code, answer_error, missing, natural, optype, required_text, wrong_type,
+};
 use crate::{
     BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Host, Integer, MessageType, Raw, ResultCode, Shape,
 };
@@ -121,20 +123,7 @@ impl<'a> Decode<'a> for ServiceRequest<'a> {
             (_, None) | (ServiceOp::Discover, Some(_)) => None,
         };
         // To a peer without a session these are unknown keys, which may hold anything.
-        Ok(Self {
-            method,
-            op,
-            host,
-            instance: instance.and_then(C::text),
-            revision: revision.and_then(read_revision::<C>),
-        })
-    }
-}
-
-fn read_revision<C: Codec>(value: Raw<'_>) -> Option<u64> {
-    match C::integer(value)? {
-        Integer::Small(number) => u64::try_from(number).ok(),
-        Integer::Big => None,
+        Ok(Self { method, op, host, instance: instance.and_then(C::text), revision: revision.and_then(natural::<C>) })
     }
 }
 
@@ -229,7 +218,7 @@ impl<'a> Decode<'a> for ServiceAnswer<'a> {
             op: optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype)).ok(),
             method: method.and_then(C::text),
             hosts,
-            revision: revision.and_then(read_revision::<C>),
+            revision: revision.and_then(natural::<C>),
             error: answer_error::<C>(error),
         })
     }

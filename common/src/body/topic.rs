@@ -3,8 +3,8 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{Optype, answer_code, answer_error, missing, optype, required_text};
-use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
+use super::{Optype, answer_code, answer_error, missing, natural, optype, required_text};
+use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, MessageType, Raw, ResultCode};
 
 /// What a REQ_TOPIC asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -240,14 +240,6 @@ impl Missed {
             Self::Exactly(count) => i64::try_from(count).unwrap_or(i64::MAX),
             Self::Unknown => -1,
         }
-    }
-}
-
-/// A number from 0 on; what else stands there is as good as absent.
-pub(super) fn natural<C: Codec>(value: Raw<'_>) -> Option<u64> {
-    match C::integer(value)? {
-        Integer::Small(number) => u64::try_from(number).ok(),
-        Integer::Big => None,
     }
 }
 

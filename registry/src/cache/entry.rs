@@ -174,7 +174,7 @@ impl Heard {
         self.revisions = Some(match self.revisions {
             None => (revision, revision),
             Some((first, last)) => {
-                self.is_broken |= revision != last + 1;
+                self.is_broken |= last.checked_add(1) != Some(revision);
                 (first.min(revision), last.max(revision))
             }
         });

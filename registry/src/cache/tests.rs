@@ -150,6 +150,18 @@ fn revised(port: u16, online: bool, revision: u64) -> Notice {
 }
 
 #[test]
+fn the_highest_revision_that_there_is_does_no_harm() {
+    let mut cache = HostCache::default();
+    cache.look_up("add");
+    for port in [1, 2] {
+        cache.notice(&revised(port, true, u64::MAX));
+    }
+    cache.answer("add", &listed(&[3]), Some(u64::MAX - 1));
+    assert_eq!(ports(&cache), [3, 1, 2]);
+    assert!(!cache.notice(&revised(3, false, u64::MAX)).changed);
+}
+
+#[test]
 fn a_missed_change_is_seen_and_asked_for() {
     enum What {
         Ask,

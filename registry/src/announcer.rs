@@ -22,6 +22,8 @@ pub(crate) struct Announcer {
 #[derive(Debug, Default)]
 struct Announced {
     entries: Entries,
+    /// What it was asked to take back since, and may have still.
+    leaving: Entries,
     /// The provider has gone: nothing more is registered.
     over: bool,
     /// The connection over which all was announced again last.
@@ -92,15 +94,20 @@ impl Announcer {
 
     /// Nothing more is told of this method, to a center that is away.
     pub(crate) fn forget(&self, method: &str) {
-        self.announced().entries.remove(method);
+        let mut announced = self.announced();
+        announced.entries.remove(method);
+        announced.leaving.remove(method);
     }
 
-    /// Takes one method back, and waits for all answers.
+    /// Takes one method back, and waits for all answers. Until they have come it is known what was to be taken back: this may
+    /// be dropped, or fail, before that.
     pub(crate) async fn withdraw_method(&self, method: &str) -> Result<(), CallError> {
         // First, so that it is not announced again meanwhile.
-        let hosts = self.announced().entries.remove(method).unwrap_or_default();
+        let hosts = self.announced().begin_to_leave(method);
         let entries: Vec<_> = hosts.into_iter().map(|host| (method.to_owned(), host)).collect();
-        self.tell_all(ServiceOp::Withdraw, &entries, &Over::Moment).await
+        self.tell_all(ServiceOp::Withdraw, &entries, &Over::Moment).await?;
+        self.announced().leaving.remove(method);
+        Ok(())
     }
 
     /// Takes all back, and waits for all answers. Until [`end`](Self::end) it is known what was to be taken back: this may be
@@ -109,7 +116,7 @@ impl Announcer {
         let entries = {
             let mut announced = self.announced();
             announced.over = true;
-            flat(&announced.entries)
+            announced.all()
         };
         self.tell_all(ServiceOp::Withdraw, &entries, &Over::Moment).await
     }
@@ -118,8 +125,9 @@ impl Announcer {
     pub(crate) fn end(&self) -> Vec<(String, Host)> {
         let mut announced = self.announced();
         announced.over = true;
-        let entries = flat(&announced.entries);
+        let entries = announced.all();
         announced.entries.clear();
+        announced.leaving.clear();
         entries
     }
 
@@ -244,6 +252,21 @@ impl Announcer {
 }
 
 impl Announced {
+    /// Where the method is to be taken back.
+    fn begin_to_leave(&mut self, method: &str) -> BTreeSet<Host> {
+        if let Some(hosts) = self.entries.remove(method) {
+            self.leaving.entry(method.to_owned()).or_default().extend(hosts);
+        }
+        self.leaving.get(method).cloned().unwrap_or_default()
+    }
+
+    /// All that the center may have.
+    fn all(&self) -> Vec<(String, Host)> {
+        let mut all = flat(&self.leaving);
+        all.extend(flat(&self.entries));
+        all
+    }
+
     /// A connection that is about to take the place of a lost one: what was announced has been, over it.
     fn coming(&self, center: &Client) -> Option<Line> {
         if center.is_online() {
@@ -263,6 +286,8 @@ impl Resume for Announcer {
         let has_entries = {
             let mut announced = self.announced();
             announced.resumed = Some(line.downgrade());
+            // The end of the connection before took it back.
+            announced.leaving.clear();
             !announced.entries.is_empty()
         };
         if has_entries {

@@ -334,11 +334,15 @@ mod tests {
         assert!(discovery.hosts("add").await.unwrap().is_empty());
         assert_eq!(discovery.hosts("who").await.unwrap()[..], [host_of(&server)]);
         drop(provider);
-        let gone = discovery.notices();
+        nobody_provides(&discovery, "who").await;
+    }
+
+    /// Waits until discovery knows that.
+    async fn nobody_provides(discovery: &Discovery, method: &str) {
+        let mut notices = discovery.notices();
         let left = async {
-            tokio::pin!(gone);
-            while !discovery.hosts("who").await.unwrap().is_empty() {
-                tokio_stream::StreamExt::next(&mut gone).await;
+            while !discovery.hosts(method).await.unwrap().is_empty() {
+                tokio_stream::StreamExt::next(&mut notices).await;
             }
         };
         timeout(LONG, left).await.unwrap();
@@ -411,6 +415,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_withdrawal_has_left_is_taken_back_by_the_next_one_or_with_the_provider() {
+        for again in [true, false] {
+            let center = Center::start().await;
+            let shared = Client::connect(center.address()).await.unwrap();
+            let hosts: Vec<_> = (1..=200).map(|port| Host::new([127, 0, 0, 1].into(), port).unwrap()).collect();
+            let provider = Provider::new(shared.clone()).announce(["who"], hosts).await.unwrap();
+            let mut leaving = Box::pin(provider.withdraw_method("who"));
+            // Not all is asked for before the first answer comes.
+            assert!(leaving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop(leaving);
+            if again {
+                provider.withdraw_method("who").await.unwrap();
+            }
+            drop(provider);
+            empty(&center).await;
+            assert!(!shared.is_closed());
+        }
+    }
+
+    /// Waits until nothing is registered.
+    async fn empty(center: &Center) {
+        let left = async {
+            while center.registry().size() != TableSize::default() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        timeout(LONG, left).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_withdrawal_that_nobody_waits_for_any_longer_takes_all_back() {
         for methods in [2, 200, 3000] {
             let center = Center::start().await;
@@ -421,12 +455,7 @@ mod tests {
             // The answers can't come before this task waits.
             assert!(leaving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             drop(leaving);
-            let left = async {
-                while center.registry().size() != TableSize::default() {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
-            };
-            timeout(LONG, left).await.unwrap();
+            empty(&center).await;
         }
     }
 
@@ -454,14 +483,6 @@ mod tests {
         let error = provider.withdraw_method("who").await.unwrap_err();
         assert!(matches!(error, ProviderError::NoSession), "{error}");
         provider.withdraw().await.unwrap();
-        let discovery = discovery(&center).await;
-        let gone = discovery.notices();
-        let left = async {
-            tokio::pin!(gone);
-            while !discovery.hosts("who").await.unwrap().is_empty() {
-                tokio_stream::StreamExt::next(&mut gone).await;
-            }
-        };
-        timeout(LONG, left).await.unwrap();
+        nobody_provides(&discovery(&center).await, "who").await;
     }
 }

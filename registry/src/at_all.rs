@@ -29,22 +29,23 @@ pub(crate) async fn register_at_all(
     if there.is_empty() {
         std::mem::swap(&mut there, &mut away);
     }
-    let mut known = Arc::default();
-    let mut places = Vec::new();
+    let mut places: Vec<Arc<[Host]>> = Vec::new();
     for announcer in &there {
-        known = Arc::from(hosts(place, announcer.center()).await?);
-        // All of it first: what a lost connection keeps from being told is told over the next one.
-        announcer.enter(&methods, &known);
-        places.push(Arc::clone(&known));
+        places.push(Arc::from(hosts(place, announcer.center()).await?));
     }
+    // All of it before any is told: what a lost connection keeps from being told is told over the next one.
+    for (announcer, known) in there.iter().zip(&places) {
+        announcer.enter(&methods, known);
+    }
+    // How a center that is away reaches this machine is not known; most likely as the others do.
+    let known = places.last().cloned().unwrap_or_default();
     for announcer in &away {
-        // How such a center reaches this machine is not known; most likely as the others do.
         announcer.enter(&methods, &known);
         announcer.tell_in_background();
     }
     let (methods, mut places): (Arc<[String]>, _) = (methods.into(), places.into_iter());
     let outcomes = told_all(&there, |announcer| {
-        let (methods, hosts): (_, Arc<[Host]>) = (Arc::clone(&methods), places.next().unwrap_or_default());
+        let (methods, hosts) = (Arc::clone(&methods), places.next().unwrap_or_default());
         async move { announcer.register(&methods, &hosts).await }
     });
     let (refused, taken): (Vec<_>, Vec<_>) = there.iter().zip(outcomes.await).partition(|(_, told)| told.is_err());

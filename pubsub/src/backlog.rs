@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use callboard_common::SlowPolicy;
@@ -82,7 +83,7 @@ impl Default for Bounds {
 /// take something again and again: the center does not wait for those who pause.
 const STEP_BYTES: usize = 64 << 10;
 const STEP_MESSAGES: usize = 1 << 10;
-/// So many losses of the connection and resumptions may wait to be told.
+/// So many losses of the connection, resumptions and gaps may wait to be told.
 const MAX_MARKS: usize = 1 << 10;
 
 /// Why no more comes.
@@ -94,9 +95,26 @@ pub(crate) enum End {
     Refused {
         why: Arc<str>,
     },
-    TooSlow {
-        max_bytes: usize,
-    },
+    TooSlow(Bound),
+}
+
+/// What would wait that may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    Bytes(usize),
+    Messages(usize),
+    /// Marks between messages.
+    Marks(usize),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "over {bytes} bytes of messages"),
+            Self::Messages(messages) => write!(f, "over {messages} messages"),
+            Self::Marks(marks) => write!(f, "word of over {marks} losses of the connection and gaps"),
+        }
+    }
 }
 
 impl<T: Portion> Backlog<T> {
@@ -141,7 +159,7 @@ impl<T: Portion> Backlog<T> {
             self.marks += 1;
         }
         if self.marks > MAX_MARKS {
-            self.end_too_slow();
+            self.end(End::TooSlow(Bound::Marks(MAX_MARKS)));
         }
     }
 
@@ -176,7 +194,7 @@ impl<T: Portion> Backlog<T> {
         }
         match self.bounds.policy {
             SlowPolicy::DropNewest => self.left_out = Some(message.last()),
-            _ => self.end_too_slow(),
+            _ => self.end(End::TooSlow(self.bound_over(message.load()))),
         }
     }
 
@@ -222,8 +240,14 @@ impl<T: Portion> Backlog<T> {
         (self.load, self.behind) = (Load::default(), false);
     }
 
-    fn end_too_slow(&mut self) {
-        self.end(End::TooSlow { max_bytes: self.bounds.max_bytes });
+    /// Which hard bound keeps so much more from waiting.
+    const fn bound_over(&self, load: Load) -> Bound {
+        let Bounds { max_bytes, max_messages, .. } = self.bounds;
+        if self.load.bytes.saturating_add(load.bytes) > max_bytes {
+            Bound::Bytes(max_bytes)
+        } else {
+            Bound::Messages(max_messages)
+        }
     }
 }
 
@@ -280,7 +304,7 @@ mod tests {
                 Ok(Next::Mark(Mark::Reached(seq))) => taken.push(format!("reached {seq}")),
                 Ok(Next::Mark(Mark::Lost)) => taken.push("lost".to_owned()),
                 Ok(Next::Mark(Mark::Resumed(_))) => taken.push("resumed".to_owned()),
-                Err(End::TooSlow { .. }) => return [taken, vec!["too slow".to_owned()]].concat(),
+                Err(End::TooSlow(bound)) => return [taken, vec![format!("too slow: {bound}")]].concat(),
                 Err(end) => return [taken, vec![format!("{end:?}")]].concat(),
             }
         }
@@ -335,8 +359,9 @@ mod tests {
         backlog.push(Few(2..3, 1));
         assert!(!backlog.is_behind(), "nobody waits for a subscription that has ended");
         backlog.push(Few(3..4, 0));
-        assert_eq!(taken(&mut backlog), ["0", "1", "too slow"]);
-        assert_eq!(taken(&mut backlog), ["too slow"], "again and again");
+        let ended = "too slow: over 200 bytes of messages";
+        assert_eq!(taken(&mut backlog), ["0", "1", ended]);
+        assert_eq!(taken(&mut backlog), [ended], "again and again");
         assert_eq!(taken(&mut holding(&[1000])), ["0"]);
     }
 
@@ -350,7 +375,10 @@ mod tests {
             (SlowPolicy::Latest, &["6"]),
         ];
         for (policy, expected) in rows {
-            for (max_bytes, max_messages) in [(40, 50), (200, 4)] {
+            let bounds = [(40, 50, "too slow: over 40 bytes of messages"), (200, 4, "too slow: over 4 messages")];
+            for (max_bytes, max_messages, ended) in bounds {
+                let expected: Vec<_> =
+                    expected.iter().map(|one| if *one == "too slow" { ended } else { *one }).collect();
                 for together in [1, 2, 3, 6] {
                     let mut backlog = Backlog::new(Bounds { policy, max_bytes, max_messages, ..BOUNDS });
                     for first in (1..7).step_by(together) {
@@ -382,7 +410,8 @@ mod tests {
         }
         let mut flapping = backlog(SlowPolicy::Latest);
         (0..=MAX_MARKS).for_each(|_| flapping.mark(Mark::Lost));
-        assert_eq!(taken(&mut flapping).last().unwrap(), "too slow");
+        let ended = "too slow: word of over 1024 losses of the connection and gaps";
+        assert_eq!(taken(&mut flapping).last().unwrap(), ended);
     }
 
     #[test]

@@ -160,7 +160,7 @@ mod tests {
         for expected in ["1", "2"] {
             assert_eq!(texts(queue.poll(&cx)), expected.repeat(100));
         }
-        assert!(matches!(queue.poll(&cx), Poll::Ready(Err(End::TooSlow { .. }))));
+        assert!(matches!(queue.poll(&cx), Poll::Ready(Err(End::TooSlow(_)))));
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Several {
         let ended = self.parts.get_mut(index).and_then(Option::take);
         let is_told = ended.is_none_or(|part| part.is_lost());
         match end {
-            End::TooSlow { .. } => return Some(Err(end)),
+            End::TooSlow(_) => return Some(Err(end)),
             End::TopicRemoved => self.remove(),
             End::Refused { .. } if !self.removed => self.open_later(index),
             End::Refused { .. } => {}

@@ -293,7 +293,7 @@ impl Subscription {
             End::Disconnected => SubscriptionError::Disconnected { topic, peer },
             End::TopicRemoved => SubscriptionError::TopicRemoved { topic, peer },
             End::Refused { why } => SubscriptionError::Refused { topic, peer, why: why.to_string() },
-            End::TooSlow { max_bytes } => SubscriptionError::TooSlow { topic, max_bytes },
+            End::TooSlow(bound) => SubscriptionError::TooSlow { topic, waiting: bound.to_string() },
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use callboard_net::Limits;
-use callboard_pubsub::{Event, SlowPolicy, Subscription, SubscriptionError, Topics};
+use callboard_pubsub::{Event, SlowPolicy, Subscription, Topics};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -76,7 +76,7 @@ async fn a_reader_that_is_behind_while_a_call_waits_ends_at_its_bound_and_the_co
         heard += 1;
     };
     assert!((5..20).contains(&heard), "{heard}");
-    assert!(matches!(error, SubscriptionError::TooSlow { max_bytes: 102_400, .. }), "{error}");
+    assert!(error.to_string().contains("over 102400 bytes of messages would wait"), "{error}");
     assert!(news.next().await.is_none());
     settle(&reader).await;
     assert_eq!(center.topics.subscriber_count(), 0);
@@ -129,7 +129,8 @@ async fn one_that_may_miss_messages_gets_what_its_policy_says_and_is_told_of_eac
     for n in 1..=3 {
         assert_eq!(next(&mut cut_off).await.unwrap().seq(), Some(n));
     }
-    assert!(matches!(next(&mut cut_off).await, Err(SubscriptionError::TooSlow { .. })));
+    let error = next(&mut cut_off).await.unwrap_err();
+    assert!(error.to_string().contains("over 3 messages would wait"), "{error}");
     topics.publish("news", "more").await.unwrap();
     for news in &mut subscriptions {
         assert_eq!(next(news).await.unwrap().seq(), Some(101), "and goes on");

@@ -99,6 +99,18 @@ impl<C: Connection> State<C> {
             tell_reached(subscriber, name, seq, &id);
         }
     }
+
+    /// The topic is about to be removed: what was left out for those who are behind does not come any more.
+    pub(crate) fn tell_those_behind(&mut self, name: &str) {
+        let Ok(topic) = self.topics.topic_mut(name) else { return };
+        let seq = topic.position().seq;
+        let behind = topic.subscribers_mut().filter(|(_, how)| how.behind.is_some());
+        let behind: Vec<C> = behind.map(|(subscriber, _)| subscriber.clone()).collect();
+        for subscriber in behind {
+            let id = self.next_notice();
+            tell_reached(&subscriber, name, seq, &id);
+        }
+    }
 }
 
 /// Queues what is kept after this number, as far as there is room; how far that is.

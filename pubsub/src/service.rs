@@ -252,6 +252,7 @@ impl<C: Connection> State<C> {
 
     /// Ends a topic and tells those of its subscribers that have a session, all with the same frame.
     fn remove(&mut self, remover: &C, topic: &str) -> Result<(), EncodeError> {
+        self.tell_those_behind(topic);
         let mut told = self.topics.remove(topic).filter(|peer| peer.session().is_some()).peekable();
         if told.peek().is_none() {
             return Ok(());

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::hash::Hash;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -89,9 +90,10 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// The peer has registered methods: from now on the session's heartbeats of providers count. By default nothing.
     fn set_provider(&self) {}
 
-    /// Whether it has ended since the peer said nothing for so long that it was taken for dead. By default no.
-    fn fell_silent(&self) -> bool {
-        false
+    /// How long it is, once the connection has ended, until a peer would be taken for dead that was asked for a sign of
+    /// life and gave none: zero if it was. `None` for a peer that owed no sign of life, which is the default.
+    fn patience_left(&self) -> Option<Duration> {
+        None
     }
 
     /// Encodes a frame as this connection's protocol has it.

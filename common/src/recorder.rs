@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -30,7 +31,6 @@ struct State {
     session: OnceLock<Session>,
     settled: AtomicBool,
     full: AtomicBool,
-    silent: AtomicBool,
     in_flight: Arc<AtomicUsize>,
     log: Mutex<Log>,
     /// It says that so many bytes wait.
@@ -43,6 +43,7 @@ struct Log {
     sent: Vec<Sent>,
     events: Vec<Event>,
     closed: Option<Cow<'static, str>>,
+    patience_left: Option<Duration>,
 }
 
 /// A frame that a [`Recorder`] was given.
@@ -121,9 +122,9 @@ impl Recorder {
         self.0.full.store(true, SeqCst);
     }
 
-    /// It counts as one that was taken for dead.
-    pub fn fall_silent(&self) {
-        self.0.silent.store(true, SeqCst);
+    /// It counts as one that was asked for a sign of life, and has so long to give it.
+    pub fn fall_silent(&self, patience_left: Duration) {
+        self.log().patience_left = Some(patience_left);
     }
 
     /// From now on so many bytes wait to be written. Where none do, who waits for that is run.
@@ -177,8 +178,8 @@ impl Connection for Recorder {
         self.0.settled.store(true, SeqCst);
     }
 
-    fn fell_silent(&self) -> bool {
-        self.0.silent.load(SeqCst)
+    fn patience_left(&self) -> Option<Duration> {
+        self.log().patience_left
     }
 
     fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {

@@ -57,21 +57,22 @@ pub(crate) struct End {
     pub(crate) reason: Cow<'static, str>,
     /// The peer broke the rules: that is worth a line in the log.
     pub(crate) fault: bool,
-    /// The peer said nothing for too long.
-    pub(crate) silence: bool,
+    /// By when the peer, which owed a sign of life, is taken for dead.
+    pub(crate) silent_until: Option<Instant>,
 }
 
 impl End {
     pub(crate) fn ordinary(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), fault: false, silence: false }
+        Self { reason: reason.into(), fault: false, silent_until: None }
     }
 
     pub(crate) fn fault(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), fault: true, silence: false }
+        Self { reason: reason.into(), fault: true, silent_until: None }
     }
 
-    pub(crate) fn silence(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { silence: true, ..Self::fault(reason) }
+    /// The peer said nothing for too long.
+    pub(crate) fn silence(reason: impl Into<Cow<'static, str>>, now: Instant) -> Self {
+        Self { silent_until: Some(now), ..Self::fault(reason) }
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     is_shut: bool,
     last_answer: Option<LastAnswer>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// While the peer is listened to, in a session with heartbeats.
+    /// In a session with heartbeats.
     pulse: Option<(Heartbeat, Pulse)>,
     /// Whom the timer wakes.
     timer_wakes: Option<Waker>,
@@ -207,8 +207,7 @@ where
             return None;
         }
         let heartbeat = conn.heartbeat()?;
-        if self.ended.is_some() || self.is_shut {
-            self.pulse = None;
+        if !self.listens() {
             return None;
         }
         // The times of a provider are others: it begins anew when it becomes one.
@@ -225,8 +224,14 @@ where
         Some(pulse.looks_at())
     }
 
+    /// Whether it counts what the peer says, and does not.
+    fn listens(&self) -> bool {
+        self.ended.is_none() && !self.is_shut
+    }
+
     fn look(&mut self, conn: &Conn<P>, now: Instant) -> Option<End> {
-        let (heartbeat, pulse) = self.pulse.as_mut().filter(|(_, pulse)| pulse.looks_at() <= now)?;
+        let is_listened_to = self.listens();
+        let (heartbeat, pulse) = self.pulse.as_mut().filter(|(_, pulse)| is_listened_to && pulse.looks_at() <= now)?;
         let (_, said) = conn.outbox().load();
         match pulse.look(*heartbeat, conn.shared().serves, self.reader.take_came(), said, now) {
             Beat::Nothing => None,
@@ -238,7 +243,7 @@ where
             Beat::Dead => {
                 add(&conn.shared().metrics.peers_dead);
                 let reason = format!("nothing was heard from it for {:?}: it is taken for dead", heartbeat.dead);
-                Some(End::silence(reason))
+                Some(End::silence(reason, now))
             }
         }
     }
@@ -303,7 +308,8 @@ where
         }
         this.gathering = false;
         let end = ready!(this.advance(cx));
-        this.registration.conn.finish(end);
+        let silent_until = end.silent_until.or_else(|| this.silent_until());
+        this.registration.conn.finish(End { silent_until, ..end });
         this.reader.forget(&this.registration.conn);
         Poll::Ready(())
     }

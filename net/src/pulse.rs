@@ -14,6 +14,8 @@ pub(crate) struct Pulse {
     heard: Instant,
     /// How often it was asked since.
     asked: u32,
+    /// When the first time was.
+    asked_at: Option<Instant>,
     /// When this side last said something, as far as is known.
     said: Instant,
     looks_at: Instant,
@@ -32,7 +34,8 @@ pub(crate) enum Beat {
 impl Pulse {
     /// Listening begins.
     pub(crate) fn new(heartbeat: Heartbeat, now: Instant) -> Self {
-        Self { heard: now, asked: 0, said: now, looks_at: later(now, heartbeat.interval / LOOKS), deaf: false }
+        let looks_at = later(now, heartbeat.interval / LOOKS);
+        Self { heard: now, asked: 0, asked_at: None, said: now, looks_at, deaf: false }
     }
 
     /// Something came. That is no reason for the peer to have heard of this side.
@@ -64,6 +67,18 @@ impl Pulse {
         self.looks_at
     }
 
+    /// By when a peer would be taken for dead that was asked, has had the time to answer, and gave no sign of life; `None`
+    /// for any other. `came` is as in [`look`](Self::look).
+    ///
+    /// A connection that ends may so be known for one that was lost before: where only this side's packets are dropped, it
+    /// is the peer that hears nothing, and gives up first.
+    pub(crate) fn silent_until(&self, heartbeat: Heartbeat, came: bool, now: Instant) -> Option<Instant> {
+        let asked_at = self.asked_at.filter(|_| !came && !self.deaf)?;
+        // One that is asked as it ends owes nothing. The second bound is for limits that are short of two intervals.
+        let answer_time = heartbeat.interval.min(heartbeat.dead.saturating_sub(heartbeat.interval) / 2);
+        (now >= later(asked_at, answer_time)).then(|| later(self.heard, heartbeat.dead))
+    }
+
     /// Looks, if it is time: whether something `came` since the last look, when something was `said` last, and what is to
     /// be done. To be asked counts as done.
     ///
@@ -78,6 +93,7 @@ impl Pulse {
         }
         if beat == Beat::Ask {
             self.said = now;
+            self.asked_at.get_or_insert(now);
         }
         if asks {
             self.looks_at = self.looks_at.min(self.speaks_at(heartbeat));
@@ -102,6 +118,7 @@ impl Pulse {
             // This side did: the peer gets the time to answer, or to ask.
             self.heard = now.checked_sub(heartbeat.interval).unwrap_or(now);
             self.asked = 0;
+            self.asked_at = None;
         }
         let dead_at = later(self.heard, heartbeat.dead);
         let is_due = asks && now >= self.asks_at(heartbeat);
@@ -253,6 +270,109 @@ mod tests {
             }
         }
         assert_eq!(asked, 60);
+    }
+
+    /// By when a peer is dead that was heard of last at the beginning, if its connection ends after so many milliseconds.
+    fn silent_until(heartbeat: Heartbeat, ends: u64) -> Option<u64> {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(heartbeat, start);
+        while pulse.looks_at() <= start + ms(ends) {
+            let at = pulse.looks_at();
+            if pulse.look(heartbeat, true, false, start, at) == Beat::Dead {
+                break;
+            }
+        }
+        let until = pulse.silent_until(heartbeat, false, start + ms(ends))?;
+        Some(u64::try_from((until - start).as_millis()).unwrap())
+    }
+
+    #[test]
+    fn who_was_asked_and_gave_no_sign_has_what_is_left_of_its_time() {
+        let rows = [
+            ("not asked yet", 999, None),
+            ("asked just now", 1_000, None),
+            ("as long as an answer may take", 1_999, None),
+            ("longer", 2_000, Some(3_000)),
+            ("as long as the peer waits for us", 2_999, Some(3_000)),
+            ("dead", 3_001, Some(3_000)),
+        ];
+        for (name, ends, until) in rows {
+            assert_eq!(silent_until(PROVIDER, ends), until, "{name}");
+        }
+        let eager = Heartbeat::from_ms(100, 400);
+        assert_eq!([199, 200, 399].map(|ends| silent_until(eager, ends)), [None, Some(400), Some(400)]);
+        // Where the limit is short of two intervals, it is dead soon after it was asked.
+        let short = Heartbeat::from_ms(1_000, 1_500);
+        assert_eq!([1_249, 1_250, 1_499].map(|ends| silent_until(short, ends)), [None, Some(1_500), Some(1_500)]);
+    }
+
+    #[test]
+    fn a_sign_of_life_counts_though_nobody_has_looked_yet() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(PROVIDER, start);
+        assert_eq!(look(&mut pulse, true, false, start + ms(1_000)), Beat::Ask);
+        let end = start + ms(2_900);
+        assert!(pulse.silent_until(PROVIDER, false, end).is_some());
+        assert_eq!(
+            pulse.silent_until(PROVIDER, true, end),
+            None,
+            "this side stood still, and reads answer and end at once"
+        );
+        pulse.hear(PROVIDER, start + ms(1_100));
+        assert_eq!(pulse.silent_until(PROVIDER, false, end), None, "it was not asked since");
+    }
+
+    #[test]
+    fn who_is_not_read_or_was_asked_late_owes_nothing() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(PROVIDER, start);
+        assert_eq!(look(&mut pulse, true, false, start + ms(60_000)), Beat::Ask, "this side stood still");
+        assert_eq!(pulse.silent_until(PROVIDER, false, start + ms(60_900)), None);
+        assert!(pulse.silent_until(PROVIDER, false, start + ms(61_000)).is_some());
+        pulse.set_listens(false, PROVIDER, start + ms(61_000));
+        for second in 62..70 {
+            assert_eq!(look(&mut pulse, true, false, start + ms(second * 1_000)), Beat::Ask);
+            assert_eq!(pulse.silent_until(PROVIDER, false, start + ms(second * 1_000 + 999)), None);
+        }
+    }
+
+    /// What is owed by a peer that says something at these times, and gives up and ends the connection when it has heard
+    /// nothing for as long as this side waits for it.
+    fn owed_by_one_that_gives_up(heartbeat: Heartbeat, says: &[Instant], ends: Instant, start: Instant) -> Instant {
+        let (mut pulse, mut says, mut came) = (Pulse::new(heartbeat, start), says.iter().copied().peekable(), false);
+        loop {
+            let at = says.peek().copied().unwrap_or(ends).min(pulse.looks_at());
+            if says.next_if_eq(&at).is_some() {
+                if pulse.waits(heartbeat) {
+                    pulse.hear(heartbeat, at);
+                } else {
+                    came = true;
+                }
+            } else if at == ends {
+                return pulse.silent_until(heartbeat, came, ends).expect("it was asked for long enough");
+            } else {
+                assert_ne!(pulse.look(heartbeat, true, std::mem::take(&mut came), start, at), Beat::Dead);
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_gives_up_first_is_dead_when_it_would_have_been_and_at_most_a_quarter_of_an_interval_later() {
+        for heartbeat in [PROVIDER, Heartbeat::from_ms(100, 400), Heartbeat::from_ms(1_000, 2_000)] {
+            let (interval, start) = (u64::try_from(heartbeat.interval.as_millis()).unwrap(), Instant::now());
+            for first in 0..40 {
+                for second in 0..40 {
+                    // The last word is its answer to what it has heard last.
+                    let says = [first, first + second].map(|part| start + ms(interval * part / 20 + 1));
+                    let until = owed_by_one_that_gives_up(heartbeat, &says, says[1] + heartbeat.dead - ms(1), start);
+                    let dead = says[1] + heartbeat.dead;
+                    assert!(
+                        until >= dead && until <= dead + heartbeat.interval / LOOKS,
+                        "{heartbeat:?} {first} {second}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

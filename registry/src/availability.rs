@@ -6,6 +6,7 @@ mod probes;
 use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use callboard_common::Host;
 use tokio::time::Instant;
@@ -163,18 +164,19 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     }
 
     /// A connection has ended, and not because its peer had taken all back. With a session it may be back soon, which its
-    /// instance tells.
-    pub(crate) fn ended(&mut self, peer: &K, has_session: bool, now: Instant, effects: &mut impl Outcomes<K, T>) {
+    /// instance tells: within `patience`, which is what its silence has left of it, and within the grace of the policy.
+    pub(crate) fn ended(&mut self, peer: &K, patience: Duration, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        let grace = patience.min(self.policy.provider_grace);
         self.probes.forget(peer);
         self.attempts.forget(Reason::Registration, peer);
         let (hosts, instance) = self.table.places_of(peer);
-        let Some(instance) = instance.filter(|_| has_session && !self.policy.provider_grace.is_zero()) else {
+        let Some(instance) = instance.filter(|_| !grace.is_zero()) else {
             return self.leave(peer, now, effects);
         };
         self.table.end_watches(peer);
         self.metrics.departures += u64::from(!hosts.is_empty());
         for host in hosts {
-            self.departures.enter(peer, host, Arc::clone(&instance), now + self.policy.provider_grace);
+            self.departures.enter(peer, host, Arc::clone(&instance), now + grace);
             if self.policy.probe {
                 self.attempts.ask(Reason::Departed, peer, host);
             }

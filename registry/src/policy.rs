@@ -19,8 +19,9 @@ pub struct AvailabilityPolicy {
     /// connections ended. Default 64. More, and more hosts that do not answer are waited for at once; each takes a descriptor.
     pub max_probes: usize,
     /// How long the entries of a provider stay whose connection ended unexpectedly, while its host still accepts: if the same
-    /// run of it registers again in this time, nobody notices. Default 2 s. Longer, and callers are longer sent to one that
-    /// will not come back.
+    /// run of it registers again in this time, nobody notices. One that owed a sign of life when its connection ended has
+    /// no more than was left of its time to give it. Default 2 s. Longer, and callers are longer sent to one that will not
+    /// come back.
     pub provider_grace: Duration,
     /// Changes of one method at one host within [`flap_window`](Self::flap_window) that are told at once. After them, its
     /// coming waits to be told until there are fewer; its going never waits. Default 5.

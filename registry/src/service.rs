@@ -215,9 +215,10 @@ impl<C: Connection> Handler<C> for RegistryService<C> {
     fn closed(&self, conn: &C) {
         let mut availability = self.availability();
         let (before, effects) = (availability.next_deadline(), &mut self.effects(None));
-        // Of a center that goes nobody comes back to it. And one that said nothing for long has had its time.
-        let may_be_back = conn.session().is_some() && effects.tells && !conn.fell_silent();
-        availability.ended(conn, may_be_back, Instant::now(), effects);
+        // Of a center that goes nobody comes back to it.
+        let may_be_back = conn.session().is_some() && effects.tells;
+        let patience = if may_be_back { conn.patience_left().unwrap_or(Duration::MAX) } else { Duration::ZERO };
+        availability.ended(conn, patience, Instant::now(), effects);
         self.wake(&availability, before);
     }
 }

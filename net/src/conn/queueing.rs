@@ -177,8 +177,9 @@ impl<P: Protocol> Connection for Conn<P> {
         }
     }
 
-    fn fell_silent(&self) -> bool {
-        self.known_end().is_some_and(|end| end.silence)
+    fn patience_left(&self) -> Option<Duration> {
+        let until = self.known_end()?.silent_until?;
+        Some(until.saturating_duration_since(Instant::now()))
     }
 
     fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {

@@ -145,6 +145,12 @@ where
         Ok(())
     }
 
+    /// By when the peer is taken for dead, if it owed a sign of life as the connection ended.
+    pub(super) fn silent_until(&mut self) -> Option<Instant> {
+        let (heartbeat, pulse) = self.pulse.as_ref()?;
+        pulse.silent_until(*heartbeat, self.reader.take_came(), self.ended.unwrap_or_else(Instant::now))
+    }
+
     /// Whether it ends now, whatever is still due.
     pub(super) fn out_of_time(&self, conn: &Conn<P>) -> Option<End> {
         let is_over = self.ends_at(conn)? <= Instant::now();

@@ -27,12 +27,14 @@ enum Step {
     /// The connection of a session peer ends.
     End(u32),
     EndV1(u32),
+    /// The same of one that owed a sign of life, and has so many milliseconds left to give it.
+    EndSilent(u32, u64),
     /// So many milliseconds go by.
     After(u64),
 }
 use Step::{
-    After, Discover, DiscoverAll, End, EndV1, Going, Reached, Refused as NotThere, Register, RegisterV1, TimedOut,
-    Withdraw,
+    After, Discover, DiscoverAll, End, EndSilent, EndV1, Going, Reached, Refused as NotThere, Register, RegisterV1,
+    TimedOut, Withdraw,
 };
 
 /// A center without sockets, its clock, and what it has told.
@@ -114,8 +116,9 @@ impl House {
             DiscoverAll(peer, method) => self.discover(peer, method, true),
             Withdraw(peer, method) => availability.withdraw(&peer, method, None, now, told),
             Going(peer) => availability.going(&peer, now, told),
-            End(peer) => self.end(peer, true),
-            EndV1(peer) => self.end(peer, false),
+            End(peer) => self.end(peer, Duration::MAX),
+            EndV1(peer) => self.end(peer, Duration::ZERO),
+            EndSilent(peer, left) => self.end(peer, Duration::from_millis(left)),
             After(millis) => self.pass(Duration::from_millis(millis)),
         }
     }
@@ -136,10 +139,10 @@ impl House {
         self.availability.tried(&attempt, outcome, self.now, &mut self.told);
     }
 
-    fn end(&mut self, peer: u32, has_session: bool) {
+    fn end(&mut self, peer: u32, patience: Duration) {
         self.told.views.retain(|(watcher, _), _| *watcher != peer);
         self.told.caches.remove(&peer);
-        self.availability.ended(&peer, has_session, self.now, &mut self.told);
+        self.availability.ended(&peer, patience, self.now, &mut self.told);
     }
 
     /// As the keeper does: what is due is done when it is.
@@ -270,6 +273,17 @@ fn who_is_gone_unexpectedly_may_come_back() {
             vec![End(1), After(1900), Register(2, "a", "add", 1), After(1000), TimedOut(2, 1)],
             vec!["9: -add 1", "2 add 1: no answer in time"],
         ),
+        ("silent until it was dead", vec![EndSilent(1, 0)], vec!["9: -add 1"]),
+        ("silent until shortly before", vec![EndSilent(1, 10), After(9)], vec![]),
+        ("and then dead", vec![EndSilent(1, 10), After(10)], vec!["9: -add 1"]),
+        ("though it is reached", vec![EndSilent(1, 10), Reached(1, 1), After(10)], vec!["9: -add 1"]),
+        ("silent, and refused", vec![EndSilent(1, 900), NotThere(1, 1)], vec!["9: -add 1"]),
+        (
+            "silent, and back in the time that is left",
+            vec![EndSilent(1, 900), After(800), Register(2, "a", "add", 1), Reached(2, 1), After(9000)],
+            vec!["2 add 1: ok"],
+        ),
+        ("no more than the grace is left", vec![EndSilent(1, 90_000), After(2000)], vec!["9: -add 1"]),
         ("a v1 connection", vec![RegisterV1(3, "add", 3), EndV1(3)], vec!["9: +add 3", "9: -add 3"]),
         (
             "a run without a name",
@@ -456,7 +470,7 @@ fn renumbered(steps: Vec<Step>) -> Vec<Step> {
     let mut steps = steps;
     for step in &mut steps {
         match step {
-            End(peer) | EndV1(peer) => number(peer, true),
+            End(peer) | EndV1(peer) | EndSilent(peer, _) => number(peer, true),
             Register(peer, ..) | RegisterV1(peer, ..) | Reached(peer, _) | NotThere(peer, _) | TimedOut(peer, _) => {
                 number(peer, false);
             }

@@ -122,6 +122,26 @@ async fn who_is_gone_goes_offline_when_its_time_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_was_silent_before_its_end_has_only_what_is_left_of_its_time() {
+    let house = House::new(AvailabilityPolicy::default());
+    let watcher = house.watcher();
+    for (id, left) in [(1, 0), (2, 40), (3, 700)] {
+        let provider = run_of(id, "a");
+        house.register(&provider, 1);
+        sleep(Duration::from_millis(11)).await;
+        assert_eq!(texts(&watcher).len(), 1);
+        provider.fall_silent(Duration::from_millis(left));
+        house.service.closed(&provider);
+        if left > 0 {
+            sleep(Duration::from_millis(left - 2)).await;
+            assert_eq!(texts(&watcher), [""; 0], "{left}");
+            sleep(Duration::from_millis(3)).await;
+        }
+        assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":1}}"#], "{left}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_under_way_are_bounded() {
     let house = House::new(AvailabilityPolicy { max_probes: 3, ..AvailabilityPolicy::default() });
     let providers: Vec<_> = (1..=10).map(|id| run_of(id, "a")).collect();

@@ -224,20 +224,38 @@ async fn a_killed_provider_whose_port_accepts_is_offline_after_the_grace() {
     assert!(began.elapsed() >= grace, "{:?}", began.elapsed());
 }
 
-#[tokio::test]
-async fn a_provider_that_falls_silent_is_offline_without_a_grace() {
-    let heartbeats = Heartbeats { provider: Heartbeat::from_ms(20, 200), ..Heartbeats::default() };
+/// A center that listens to providers so closely, and gives them ten minutes to come back; one of them, and a watcher.
+async fn one_who_owes_signs_of_life(provider: Heartbeat) -> (Center, RawPeer, RawPeer, u16, TcpListener) {
+    let heartbeats = Heartbeats { provider, ..Heartbeats::default() };
     let long = AvailabilityPolicy { provider_grace: Duration::from_mins(10), ..AvailabilityPolicy::default() };
     let center = Center::builder().listen("tcp://127.0.0.1:0").availability(long);
     let center = center.limits(Limits { heartbeats, ..Limits::default() }).start().await.unwrap();
-    let (_server, port) = listener().await; // as the system of a program that was stopped accepts for it
+    let (server, port) = listener().await; // as the system of a program that was stopped accepts for it
     let mut watcher = RawPeer::connect(address(&center)).await;
     assert_eq!(discover(&mut watcher, "add").await["rcode"], 5);
     let mut provider = RawPeer::with_session(address(&center), &["heartbeat"]).await;
     provider.ask(4, &register("add", port)).await;
     assert_eq!(watcher.receive().await.json(), notice("add", 2, port));
+    (center, watcher, provider, port, server)
+}
+
+#[tokio::test]
+async fn a_provider_that_falls_silent_is_offline_without_a_grace() {
+    let (center, mut watcher, _provider, port, _server) = one_who_owes_signs_of_life(Heartbeat::from_ms(20, 200)).await;
     assert_eq!(watcher.receive().await.json(), notice("add", 3, port));
     assert_eq!(center.metrics().peers_dead, 1);
+}
+
+/// As one does to whom no packet comes any more: it gives up on the center, and its own end does come.
+#[tokio::test]
+async fn a_provider_that_owes_signs_of_life_and_ends_is_offline_when_it_would_have_been() {
+    let (_center, mut watcher, mut provider, port, _server) =
+        one_who_owes_signs_of_life(Heartbeat::from_ms(50, 1_000)).await;
+    for _ in 0..3 {
+        assert_eq!(provider.receive().await.mtype, 18, "it is asked");
+    }
+    drop(provider);
+    assert_eq!(watcher.receive().await.json(), notice("add", 3, port));
 }
 
 #[tokio::test]

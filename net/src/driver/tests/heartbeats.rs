@@ -146,3 +146,45 @@ async fn who_stood_still_asks_first() {
     let _ = &mut rig.peer;
     assert!(!rig.conn.is_closed());
 }
+
+/// The provider's own limit: it hears nothing any more, and what it says still comes.
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_gives_up_first_was_silent_and_one_that_only_ends_was_not() {
+    let rows = [
+        ("it gives up", 2_990, false, Some(ms(10))),
+        ("it ends when it has not been asked for long", 1_500, false, None),
+        ("it ends right after it was asked", 1_001, false, None),
+        ("it answers, and ends", 2_990, true, None),
+    ];
+    for (name, ends, answers, left) in rows {
+        let mut rig = session();
+        rig.conn.set_provider();
+        sleep(ms(ends)).await;
+        assert_eq!(rig.conn.patience_left(), None, "{name}");
+        if answers {
+            rig.peer.write_all(&frame(b"one-way", b"{}")).await.unwrap();
+        }
+        drop(rig.peer);
+        rig.conn.closed().await;
+        let left_now = rig.conn.patience_left();
+        assert!(left_now <= left && left_now.is_some() == left.is_some(), "{name}: {left_now:?}");
+        sleep(ms(20)).await;
+        assert_eq!(rig.conn.patience_left(), left.map(|_| Duration::ZERO), "{name}");
+        assert_eq!(rig.shared.snapshot().peers_dead, 0, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_silence_is_known_though_the_end_waits_for_an_answer() {
+    let mut rig = session();
+    rig.conn.set_provider();
+    sleep(ms(100)).await;
+    rig.peer.write_all(&frame(b"wait", b"{}")).await.unwrap();
+    sleep(ms(2_900)).await;
+    drop(rig.peer);
+    sleep(ms(5_000)).await;
+    assert!(!rig.conn.is_closed(), "an answer is due");
+    rig.echo.waiting.lock().unwrap().clear();
+    timeout(ms(10), rig.conn.closed()).await.unwrap();
+    assert_eq!((rig.conn.patience_left(), rig.shared.snapshot().peers_dead), (Some(Duration::ZERO), 0));
+}

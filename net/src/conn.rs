@@ -81,8 +81,6 @@ impl End {
 pub(crate) struct Drain {
     pub(crate) since: Instant,
     pub(crate) until: Instant,
-    /// The peer was told, so it is to be the one that ends the connection: it knows when it sends no more.
-    pub(crate) is_told: bool,
 }
 
 /// Why GOAWAY is sent.
@@ -158,24 +156,40 @@ impl<P: Protocol> Conn<P> {
     }
 
     /// Ends in good order, after `grace` at the latest: what is queued leaves, and what requests in flight still
-    /// answer. A connection that was accepted goes on reading until its peer is quiet, and refuses what comes
-    /// (UNAVAILABLE, not executed): a request may be on its way. One that we made is read no more. A second call
-    /// changes nothing.
+    /// answer. A second call changes nothing.
     ///
-    /// A session peer of an accepted connection that knows GOAWAY is told first, and has more time to end it itself: then
-    /// no request of its can be on its way.
+    /// A connection that was accepted goes on reading until its peer is quiet, and refuses what comes (UNAVAILABLE, not
+    /// executed): a request may be on its way. A session peer of it that knows GOAWAY is told first, and has more time to
+    /// end it itself: then no request of its can be on its way.
+    ///
+    /// One that we made takes no requests any more (`Closed`). Once all is written it says so to the peer, and what comes is
+    /// thrown away until the peer has closed its half too: then it has read all.
     pub fn drain(&self, grace: Duration) {
         let since = Instant::now();
-        let knows = self.0.session.get().is_some_and(|session| session.features.has(Feature::GoAway));
-        let is_told = knows && self.0.shared.serves;
-        if self.0.draining.set(Box::new(Drain { since, until: later(since, grace), is_told })).is_err() {
-            return self.wake();
+        if !self.0.shared.serves {
+            // Before its task hears of it: what comes in later would not be written.
+            self.0.outbox.only_answers();
         }
-        if is_told {
-            // One that has no room has not read for long; it hears of the end by the end.
-            let _ = self.request(Head::new(MessageType::GoAway, b""), &GoAway { reason: LEAVES.into(), grace });
-        }
+        let _ = self.0.draining.set(Box::new(Drain { since, until: later(since, grace) })); // the first counts
+        self.0.room.notify_waiters();
         self.wake();
+    }
+
+    /// Queues the word that this side leaves; whether its peer knows it.
+    pub(crate) fn tell_leaving(&self) -> bool {
+        let Some(Drain { since, until }) = self.draining() else { return false };
+        let knows = self.0.session.get().is_some_and(|session| session.features.has(Feature::GoAway));
+        if knows {
+            // One that has no room has not read for long; it hears of the end by the end.
+            let go_away = GoAway { reason: LEAVES.into(), grace: until.saturating_duration_since(since) };
+            let _ = self.request(Head::new(MessageType::GoAway, b""), &go_away);
+        }
+        knows
+    }
+
+    /// Whether requests are refused: it has ended, or it is one that we made and is about to.
+    pub(crate) fn takes_no_more(&self) -> bool {
+        self.is_closed() || (!self.0.shared.serves && self.0.draining.get().is_some())
     }
 
     /// Stops reading from the peer while the returned value lives, so that TCP pushes back. Frames that were read
@@ -226,8 +240,7 @@ impl<P: Protocol> Conn<P> {
         let state = &*self.0;
         let held = state.holds.load(SeqCst) > 0 && state.expecting.load(SeqCst) == 0;
         let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.shared.limits.in_flight;
-        let draining = !state.shared.serves && state.draining.get().is_some() || self.is_closed();
-        !(held || busy || draining) && state.outbox.glance() <= state.shared.limits.high_water()
+        !(held || busy || self.takes_no_more()) && state.outbox.glance() <= state.shared.limits.high_water()
     }
 
     /// What holds on this connection, if its session knows heartbeats.

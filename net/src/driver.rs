@@ -10,7 +10,7 @@ use callboard_common::{Connection, Handler, Head, Heartbeat, MessageType, Ping, 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-use self::ends::{Broken, LastAnswer};
+use self::ends::{Broken, Draining, LastAnswer};
 use crate::Conn;
 use crate::conn::End;
 use crate::metrics::add;
@@ -30,6 +30,8 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     ended: Option<Instant>,
     /// Since when nothing can be written any more; what came before that is still read.
     broken: Option<Broken>,
+    /// It was seen that the connection is about to end.
+    drain: Option<Draining>,
     /// The peer knows that nothing more will be written.
     is_shut: bool,
     last_answer: Option<LastAnswer>,
@@ -60,6 +62,7 @@ const ROUNDS: usize = 8;
 /// After so many frames they get it too: as many as the rounds bring of frames of 128 bytes. A peer that sends far
 /// smaller ones would hold up the others for ten times as long.
 const FRAMES: u64 = 4_096;
+
 impl<S, P, H> Driver<S, P, H>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -75,6 +78,7 @@ where
             registration,
             ended: None,
             broken: None,
+            drain: None,
             is_shut: false,
             last_answer: None,
             timer: None,
@@ -95,6 +99,7 @@ where
             if self.last_answer.is_some() {
                 return self.give_last_answer(cx, &conn);
             }
+            self.look_for_drain(&conn);
             let more = match self.read(cx, &conn) {
                 Ok(more) => more,
                 Err(failure) => match self.failed(cx, &conn, failure) {
@@ -144,7 +149,7 @@ where
             return false;
         }
         let written = self.writer.write(cx, &mut self.stream, conn).and_then(|all| {
-            if all && conn.sends_no_more() {
+            if all && self.has_said_all(conn) {
                 self.shut(cx)?;
             }
             Ok(all)
@@ -159,6 +164,9 @@ where
     fn read(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Result<bool, ReadFailure> {
         if self.ended.is_some() {
             return Ok(false);
+        }
+        if matches!(self.drain, Some(Draining::Ours)) {
+            return self.discard(cx).map_err(ReadFailure::Io);
         }
         let writer = &mut self.writer;
         // What goes wrong with it goes wrong again in its turn.
@@ -179,7 +187,8 @@ where
     /// Does what is due: lets publishers go that wait for a peer which takes nothing. `Some` ends the connection.
     fn overdue(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Option<End> {
         loop {
-            let gives_up = if self.ended.is_some() { None } else { self.reader.gives_up_at(conn) };
+            let reads = self.ended.is_none() && !matches!(self.drain, Some(Draining::Ours));
+            let gives_up = if reads { self.reader.gives_up_at(conn) } else { None };
             let ends = self.ends_at(conn);
             let looks = if conn.is_idle() { self.quiet_at(conn) } else { None };
             let stalls = conn.outbox().stalls_at(conn.marks());
@@ -285,7 +294,8 @@ where
         }
         // Whoever changes one of these wakes a sleeping task, and it sleeps only from here on.
         let can_read = self.ended.is_none() && conn.may_read();
-        !(conn.is_closed() || self.finished(conn).is_some() || (can_read && !could_read))
+        let is_told = self.drain.is_none() && conn.draining().is_some();
+        !(conn.is_closed() || is_told || self.finished(conn).is_some() || (can_read && !could_read))
     }
 }
 

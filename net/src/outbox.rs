@@ -47,6 +47,8 @@ struct State<H> {
     waker: Option<Waker>,
     /// The socket takes no more, so a push has no reason to wake the task.
     full: bool,
+    /// The connection is about to end: only answers, which have no bound, still come in.
+    only_answers: bool,
     closed: bool,
 }
 
@@ -108,6 +110,8 @@ const UNBOOKED_BYTES: usize = 1 << 10;
 /// A larger buffer is given back once all is written; and small frames are not joined into much larger ones, so that
 /// who often queues more than this grows none anew each time.
 const KEEP_BYTES: usize = 64 << 10;
+/// The bound of an answer: how many there may be is bounded where requests come in.
+pub(crate) const UNBOUNDED: usize = usize::MAX;
 /// A connection over which no more than this was queued so far keeps no buffer: most say little but their first words.
 const YOUNG_BYTES: u64 = 1 << 10;
 
@@ -128,6 +132,7 @@ impl<H> Outbox<H> {
             held_at: now,
             waker: None,
             full: false,
+            only_answers: false,
             closed: false,
         };
         Self { state: Mutex::new(state), glance: AtomicUsize::new(0) }
@@ -145,7 +150,7 @@ impl<H> Outbox<H> {
     ) -> Result<Pushed, Refused> {
         let mut state = self.lock();
         let len = frame.len();
-        if state.closed {
+        if state.closed || (state.only_answers && bound != UNBOUNDED) {
             return Err(Refused::Closed);
         }
         if state.bytes > marks.high && state.bytes.saturating_add(len) > bound {
@@ -312,6 +317,11 @@ impl<H> Outbox<H> {
             state.waiting.push((at, then));
         }
         waits
+    }
+
+    /// From now on all but answers are refused: whoever was not refused has what it queued written.
+    pub(crate) fn only_answers(&self) {
+        self.lock().only_answers = true;
     }
 
     /// Drops all that waits, but for what is being written; later pushes fail. Gives the waker too.

@@ -38,6 +38,8 @@ pub(crate) struct Reader {
     brought: u64,
     /// Frames are left, and who got an answer is to run before them.
     yields: bool,
+    /// Requests are refused.
+    drains: bool,
     /// When the peer last sent something, while the connection drains.
     read_at: Option<Instant>,
     /// Something came since somebody asked.
@@ -220,7 +222,7 @@ impl Reader {
             Poll::Ready(Ok(bytes)) => {
                 conn.shared().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
                 self.came = true;
-                self.read_at = conn.draining().map(|_| Instant::now());
+                self.read_at = self.drains.then(Instant::now);
                 self.handle_pending(conn, handler, before, flush)?;
                 Ok(Read::Some)
             }
@@ -235,7 +237,7 @@ impl Reader {
         before: usize,
         flush: &mut dyn FnMut(),
     ) -> Result<(), ReadFailure> {
-        let shared = conn.shared();
+        let (shared, drains) = (conn.shared(), self.drains);
         let (mut frames, mut failure) = (0, None);
         loop {
             let mut calls = 0;
@@ -251,7 +253,7 @@ impl Reader {
                         Ok(Some(message)) => {
                             frames += 1;
                             calls += usize::from(message.kind() == MessageType::RpcRequest);
-                            if conn.draining().is_none() || !is_refused(conn, &message) {
+                            if !drains || !is_refused(conn, &message) {
                                 return Some(message);
                             }
                             refuse_draining(conn, &message);
@@ -354,11 +356,17 @@ impl Reader {
         self.pending = BytesMut::new();
     }
 
-    /// When the peer last sent something, if that was while the connection drained.
+    /// Whether something came since this was last asked.
     pub(crate) fn take_came(&mut self) -> bool {
         std::mem::take(&mut self.came)
     }
 
+    /// From now on requests are refused.
+    pub(crate) fn drain(&mut self) {
+        self.drains = true;
+    }
+
+    /// When the peer last sent something, if that was while the connection drained.
     pub(crate) fn read_at(&self) -> Option<Instant> {
         self.read_at
     }

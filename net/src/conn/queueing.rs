@@ -15,7 +15,7 @@ use super::{Conn, End, wait, wake};
 use crate::InFlight;
 use crate::guards::Counted;
 use crate::metrics::add;
-use crate::outbox::{Frame, Marks, Pushed, Refused, Then};
+use crate::outbox::{Frame, Marks, Pushed, Refused, Then, UNBOUNDED};
 
 /// Of several frames that are shared as one. More would let few subscribers share less work; it is a fraction of what a
 /// core's cache holds.
@@ -84,8 +84,8 @@ impl<P: Protocol> Conn<P> {
     /// `Closed`.
     pub async fn room(&self) -> Result<(), SendError> {
         let high = self.0.shared.limits.high_water();
-        wait(&self.0.room, || self.is_closed() || self.0.outbox.bytes() <= high).await;
-        if self.is_closed() { Err(SendError::Closed) } else { Ok(()) }
+        wait(&self.0.room, || self.takes_no_more() || self.0.outbox.bytes() <= high).await;
+        if self.takes_no_more() { Err(SendError::Closed) } else { Ok(()) }
     }
 
     /// Waits until the socket has taken all that was queued before the first poll, whatever others queue meanwhile.
@@ -189,7 +189,7 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
-        self.queue_encoded(Head::new(body.kind(), id), body, usize::MAX, 0).map(drop)
+        self.queue_encoded(Head::new(body.kind(), id), body, UNBOUNDED, 0).map(drop)
     }
 
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {

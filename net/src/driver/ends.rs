@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Driver, ROUNDS};
 use crate::Conn;
-use crate::conn::{Drain, End};
+use crate::conn::End;
 use crate::later::{deadline_after, later};
 use crate::metrics::add;
 use crate::reader::ReadFailure;
@@ -37,6 +37,16 @@ pub(super) struct LastAnswer {
     said: bool,
 }
 
+/// How a connection that is about to end does so.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Draining {
+    /// We made it: this side says all, then that it says no more, and then waits for the peer's end.
+    Ours,
+    /// It was accepted, and ends when the peer is quiet for so long.
+    Accepted { quiet: Duration },
+}
+
+const THIS_SIDE: &str = "this side ends it";
 const LAST_ANSWER_TIME: Duration = Duration::from_secs(1);
 /// So long a peer has sent nothing when a draining connection ends: longer than a request is on its way on one machine
 /// or in one network.
@@ -55,19 +65,55 @@ where
         match (&self.broken, self.ended) {
             (Some(broken), Some(_)) => return Some(End::ordinary(broken.reason.clone())),
             (None, Some(_)) if conn.is_idle() || !conn.shared().serves => {
-                return Some(End::ordinary("the peer has closed it"));
+                return Some(End::ordinary(if self.is_shut { THIS_SIDE } else { "the peer has closed it" }));
             }
             _ => {}
         }
         let quiet = self.quiet_at(conn)? <= Instant::now();
-        (quiet && conn.is_idle()).then(|| End::ordinary("this side ends it"))
+        (quiet && conn.is_idle()).then(|| End::ordinary(THIS_SIDE))
+    }
+
+    /// Looks whether the connection is about to end. Between two rounds of reading: a session that one of them opens is
+    /// told after its answer, and nothing is refused that comes before the word.
+    pub(super) fn look_for_drain(&mut self, conn: &Conn<P>) {
+        if self.drain.is_some() || conn.draining().is_none() {
+            return;
+        }
+        self.reader.drain();
+        self.drain = Some(if !conn.shared().serves {
+            Draining::Ours
+        } else if conn.tell_leaving() {
+            Draining::Accepted { quiet: QUIET_TIME_OF_TOLD }
+        } else {
+            Draining::Accepted { quiet: QUIET_TIME }
+        });
     }
 
     /// From when on a draining connection may end, if nothing is due on it.
     pub(super) fn quiet_at(&self, conn: &Conn<P>) -> Option<Instant> {
-        let Drain { since, is_told, .. } = conn.draining()?;
-        let quiet = if is_told { QUIET_TIME_OF_TOLD } else { QUIET_TIME };
-        Some(if conn.shared().serves { self.reader.read_at().unwrap_or(since).max(since) + quiet } else { since })
+        let Some(Draining::Accepted { quiet }) = self.drain else { return None };
+        let since = conn.draining()?.since;
+        Some(self.reader.read_at().unwrap_or(since).max(since) + quiet)
+    }
+
+    /// Whether nothing is to follow what was written.
+    pub(super) fn has_said_all(&self, conn: &Conn<P>) -> bool {
+        conn.sends_no_more() || (matches!(self.drain, Some(Draining::Ours)) && conn.is_idle())
+    }
+
+    /// Reads once what nobody wants: closing a socket that holds unread bytes resets it, and a reset would overtake what
+    /// was written last.
+    pub(super) fn discard(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut room = [0; 4096];
+        let mut discarded = ReadBuf::new(&mut room);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut discarded) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(read) => read?,
+        }
+        if discarded.filled().is_empty() {
+            self.ended = Some(Instant::now());
+        }
+        Ok(true)
     }
 
     /// Why the connection ends now; `None` if a last word is said first.
@@ -110,17 +156,15 @@ where
             if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
                 return over();
             }
-            let mut room = [0; 4096];
             let mut more = true;
             for _ in 0..ROUNDS {
-                let mut discarded = ReadBuf::new(&mut room);
-                match Pin::new(&mut self.stream).poll_read(cx, &mut discarded) {
-                    Poll::Ready(Ok(())) if !discarded.filled().is_empty() => {}
-                    Poll::Ready(_) => return over(),
-                    Poll::Pending => {
-                        more = false;
-                        break;
-                    }
+                match self.discard(cx) {
+                    Ok(_) if self.ended.is_some() => return over(),
+                    Ok(some) => more = some,
+                    Err(_) => return over(),
+                }
+                if !more {
+                    break;
                 }
             }
             if more {
@@ -154,7 +198,8 @@ where
     /// Whether it ends now, whatever is still due.
     pub(super) fn out_of_time(&self, conn: &Conn<P>) -> Option<End> {
         let is_over = self.ends_at(conn)? <= Instant::now();
-        is_over.then(|| End::ordinary("time is up for what was still to be written or answered"))
+        let reason = if self.is_shut { THIS_SIDE } else { "time is up for what was still to be written or answered" };
+        is_over.then(|| End::ordinary(reason))
     }
 
     /// When it ends, whatever is still due.

@@ -12,6 +12,7 @@ use crate::{Ends, Limits};
 mod chunks;
 mod flood;
 mod heartbeats;
+mod leaving;
 mod race;
 
 /// Answers each message, except those whose id is "wait": they stay in flight until the test lets them go; and those whose

@@ -74,6 +74,10 @@ impl Link {
 
     /// Queues a request that the peer is not to answer.
     pub(crate) fn queue_one_way<B: Encode>(&self, body: &B, gather: usize) -> Result<u64, SendError> {
+        // It goes elsewhere, as a call does that is not entered: the peer reads no longer than others are under way.
+        if self.is_leaving() {
+            return Err(SendError::Closed);
+        }
         let id = RequestId::unanswered(self.unanswered.fetch_add(1, Relaxed));
         self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id }, body, gather)
     }

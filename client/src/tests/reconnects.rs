@@ -310,6 +310,7 @@ async fn a_connection_whose_peer_leaves_ends_with_its_last_answer_and_takes_no_m
     let refused = client.call::<i64>("n", &2).await.unwrap_err();
     let told = (refused.executed(), refused.to_string().contains("the peer is about to leave: restart"));
     assert_eq!(told, (Executed::No, true), "{refused}");
+    assert_eq!(client.notify("n", &3).await.unwrap_err().executed(), Executed::No);
     assert!(!client.is_closed(), "an answer is due");
     line.answer(&request, r#"{"rcode":0,"result":1}"#).await;
     assert_eq!(under_way.await.unwrap(), 1);
@@ -322,6 +323,7 @@ async fn an_idle_connection_whose_peer_leaves_is_ended_by_the_client() {
     let (client, mut line) = peer.session(json!({})).await;
     line.send(MessageType::GoAway, b"", r#"{"reason":"restart","grace_ms":1000}"#).await;
     assert!(line.next().await.is_none());
+    drop(line);
     timeout(GENEROUS, client.closed()).await.unwrap();
 }
 

@@ -2,12 +2,15 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use callboard::{Client, Reconnect, Router, Server};
+use callboard_common::Executed;
 use callboard_net::Address;
-use callboard_tests::{RawPeer, frame};
+use callboard_tests::{RawPeer, frame, within};
 use tokio::io::AsyncWriteExt;
 
 use crate::house::{address, center, router, until};
@@ -81,6 +84,44 @@ async fn session_peers_that_know_it_are_told_that_the_center_goes_away() {
     }
 }
 
+/// Its sender has no answer to miss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_one_way_call_that_was_taken_is_executed_though_its_server_leaves() {
+    for _ in 0..20 {
+        let executed = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&executed);
+        let router = Router::new().method("log", move |(): ()| {
+            count.fetch_add(1, SeqCst);
+            Ok(())
+        });
+        let server = Server::builder().router(router).listen("127.0.0.1:0").loops(1).start().await.unwrap();
+        let client = Client::builder().reconnect(Reconnect::never());
+        let client = client.connect(server.addresses()[0].to_string()).await.unwrap();
+        let callers = [(); 2].map(|()| tokio::spawn(call_one_way(client.clone())));
+        until("calls come", || executed.load(SeqCst) > 100).await;
+        within(server.shutdown()).await;
+        let mut taken = 0;
+        for caller in callers {
+            taken += within(caller).await.unwrap();
+        }
+        assert_eq!(executed.load(SeqCst), taken);
+    }
+}
+
+/// Calls one-way until the peer leaves; so many calls were taken.
+async fn call_one_way(client: Client) -> u64 {
+    let mut taken = 0;
+    loop {
+        match client.notify("log", &()).await {
+            Ok(()) => taken += 1,
+            Err(error) => {
+                assert_eq!(error.executed(), Executed::No, "{error}");
+                return taken;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_address_in_use_is_an_error_and_a_stale_socket_file_is_not() {
     let center = center().await;
@@ -122,7 +163,7 @@ async fn a_server_listens_on_any_number_of_addresses_at_once() {
     assert_eq!(center.addresses()[3], unix);
     for address in center.addresses() {
         assert!(!address.to_string().ends_with(":0"), "{address}");
-        let client = callboard_client::Client::connect(address.to_string()).await.unwrap();
+        let client = Client::connect(address.to_string()).await.unwrap();
         assert_eq!(client.timeout(), Duration::from_secs(5));
         let sum: i64 = client.call("add", &serde_json::json!({"num1": 1, "num2": 2})).await.unwrap();
         assert_eq!(sum, 3);

@@ -19,6 +19,6 @@ mod proxy;
 mod raw_peer;
 
 pub use far_host::{FarHost, Unable};
-pub use load::{Load, Report};
+pub use load::{Load, Report, methods};
 pub use proxy::{FaultProxy, Towards, Weather};
 pub use raw_peer::{Frame, RawPeer, frame, within};

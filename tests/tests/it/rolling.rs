@@ -1,36 +1,21 @@
 //! A rolling restart: everything is restarted in turn, under load, and no call is lost.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use callboard::{Center, Provider, Router, Server, leave};
-use callboard_tests::{Load, within};
-use serde::Deserialize;
+use callboard::{Center, Provider, Server, leave};
+use callboard_tests::{Load, methods, within};
 
 use crate::house::until;
 
 const PROVIDERS: usize = 4;
 const CALLERS: usize = 8;
 
-#[derive(Deserialize)]
-struct Pair {
-    num1: i64,
-    num2: i64,
-}
-
-#[derive(Deserialize)]
-struct Nap {
-    ms: u64,
-}
-
 /// A provider and its server.
 type Part = (Provider, Server);
 
-async fn provider(center: &str, listen: &str) -> Part {
-    let router =
-        Router::new().method("add", |p: Pair| Ok(p.num1 + p.num2)).method_async("sleep", |nap: Nap| async move {
-            tokio::time::sleep(Duration::from_millis(nap.ms)).await;
-            Ok(())
-        });
+async fn provider(center: &str, listen: &str, noted: &Arc<AtomicU64>) -> Part {
+    let router = methods(noted);
     let server = Server::builder().router(router.clone()).loops(1).listen(listen).start().await.unwrap();
     let provider = Provider::connect(center).await.unwrap();
     (provider.announce(router.names(), server.addresses()).await.unwrap(), server)
@@ -49,11 +34,12 @@ async fn go_on(load: &Load) {
 async fn a_rolling_restart_of_everything_loses_no_call() {
     let mut house = center("127.0.0.1:0").await;
     let at = house.address();
+    let noted = Arc::default();
     let mut providers = Vec::new();
     for _ in 0..PROVIDERS {
-        providers.push(provider(&at, "127.0.0.1:0").await);
+        providers.push(provider(&at, "127.0.0.1:0", &noted).await);
     }
-    let load = Load::start(&at, CALLERS).await;
+    let load = Load::start_with_notes(&at, CALLERS).await;
     go_on(&load).await;
     for number in 0..PROVIDERS {
         let (leaving, server) = providers.remove(0);
@@ -61,7 +47,7 @@ async fn a_rolling_restart_of_everything_loses_no_call() {
         let stopped = within(leave(leaving, server)).await;
         assert_eq!(stopped.cut, 0, "provider {number}");
         go_on(&load).await;
-        let back = provider(&at, &listen).await;
+        let back = provider(&at, &listen, &noted).await;
         until("callers have found it again", || back.1.connections() == CALLERS).await;
         providers.push(back);
         go_on(&load).await;
@@ -69,9 +55,11 @@ async fn a_rolling_restart_of_everything_loses_no_call() {
     within(house.shutdown()).await;
     go_on(&load).await;
     house = center(&at).await;
-    // Each provider has two methods at one host.
+    // Each provider has three methods at one host.
     until("all are registered again", || house.registry_size().connections == PROVIDERS + CALLERS).await;
     go_on(&load).await;
     let report = within(load.stop()).await;
     assert_eq!((report.failed, &report.errors[..]), (0, &[][..]), "{} calls", report.calls);
+    until("all one-way calls are executed", || noted.load(Relaxed) >= report.notes).await;
+    assert_eq!(noted.load(Relaxed), report.notes);
 }

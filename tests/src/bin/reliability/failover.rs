@@ -1,5 +1,6 @@
 //! One of two centers is killed while many call, publish and listen.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -7,9 +8,8 @@ use callboard_client::Centers;
 use callboard_common::Missed;
 use callboard_pubsub::{Event, Subscription, Topics};
 use callboard_registry::Provider;
-use callboard_server::{Router, Server};
-use callboard_tests::Load;
-use serde::Deserialize;
+use callboard_server::Server;
+use callboard_tests::{Load, methods};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -36,17 +36,6 @@ struct Heard {
     received: u64,
     missing: u64,
     unknown: u64,
-}
-
-#[derive(Deserialize)]
-struct Pair {
-    num1: i64,
-    num2: i64,
-}
-
-#[derive(Deserialize)]
-struct Nap {
-    ms: u64,
 }
 
 pub(crate) async fn kill_one_of_two(times: usize) -> Result<Counts> {
@@ -99,11 +88,7 @@ async fn once() -> Result<Counts> {
 }
 
 async fn provide(centers: &str) -> Result<(Server, Provider)> {
-    let router =
-        Router::new().method("add", |p: Pair| Ok(p.num1 + p.num2)).method_async("sleep", |nap: Nap| async move {
-            sleep(Duration::from_millis(nap.ms)).await;
-            Ok(())
-        });
+    let router = methods(&Arc::default());
     let names = router.names();
     let server = Server::builder().router(router).loops(1).listen("127.0.0.1:0").start().await?;
     let provider = Provider::connect(centers).await?.announce(names, server.addresses()).await?;

@@ -13,6 +13,7 @@ mod network;
 mod part;
 mod process;
 mod report;
+mod rolling;
 
 use anyhow::{Result, bail};
 
@@ -25,6 +26,7 @@ async fn main() -> Result<()> {
     match arguments[..] {
         ["part", "center"] => part::center().await,
         ["part", "provider", center, method, ip] => part::provider(center, method, ip).await,
+        ["part", "called", center, listen] => part::called(center, listen).await,
         ["part", ..] => bail!("no such part"),
         ref names => measure(names).await,
     }
@@ -52,6 +54,8 @@ async fn run(what: What) -> Result<Measured> {
         What::EagerStop => departures::stop(10, &departures::EAGER).await?,
         What::Drop => network::dropped(5).await?,
         What::Restart => crowd::restart(5).await?,
+        What::Providers => return rolling::providers(25).await.map(Measured::Counts),
+        What::Center => return rolling::center(10).await.map(Measured::Counts),
         What::Failover => return failover::kill_one_of_two(5).await.map(Measured::Counts),
     }))
 }

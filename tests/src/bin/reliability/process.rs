@@ -3,14 +3,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use callboard_tests::FarHost;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// A part in a process of its own, killed with this value.
 #[derive(Debug)]
 pub(crate) struct Part {
     child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
     /// Where it listens.
     pub(crate) address: String,
 }
@@ -30,6 +31,13 @@ impl Part {
         Self::start(command).await
     }
 
+    /// Starts a provider of what a load calls, at an address.
+    pub(crate) async fn called(center: &str, listen: &str) -> Result<Self> {
+        let mut command = Self::command()?;
+        command.args(["part", "called", center, listen]);
+        Self::start(command).await
+    }
+
     /// The same on another host.
     pub(crate) async fn provider_far(far: &FarHost, center: &str, method: &str) -> Result<Self> {
         let mut command = Self::command()?;
@@ -44,16 +52,29 @@ impl Part {
         Ok(())
     }
 
-    /// The same without waiting until the system has cleared it away.
+    /// Asks it to leave and waits until it has; its last words, if it says any.
+    pub(crate) async fn leave(&mut self) -> Result<Option<String>> {
+        self.signal("-TERM").await?;
+        let words = timeout(PATIENCE, self.lines.next_line()).await.context("it does not leave")??;
+        let ended = timeout(PATIENCE, self.child.wait()).await.context("it does not end")??;
+        ensure!(ended.success(), "it ended with {ended}");
+        Ok(words)
+    }
+
+    /// Kills it without waiting until the system has cleared it away.
     pub(crate) fn start_kill(&mut self) -> Result<()> {
         Ok(self.child.start_kill()?)
     }
 
     /// It stands still.
     pub(crate) async fn stop(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
         let id = self.child.id().context("it has ended")?.to_string();
-        let kill = Command::new("kill").args(["-STOP", &id]).status().await?;
-        ensure!(kill.success(), "kill -STOP failed");
+        let kill = Command::new("kill").args([signal, &id]).status().await?;
+        ensure!(kill.success(), "kill {signal} failed");
         Ok(())
     }
 
@@ -65,7 +86,7 @@ impl Part {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("it has an output")?).lines();
         let address = timeout(PATIENCE, lines.next_line()).await??.context("it has ended")?;
-        Ok(Self { child, address })
+        Ok(Self { child, lines, address })
     }
 }
 

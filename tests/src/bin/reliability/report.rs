@@ -16,6 +16,8 @@ pub(crate) enum What {
     Drop,
     Restart,
     Failover,
+    Providers,
+    Center,
 }
 
 /// What came out.
@@ -35,7 +37,7 @@ pub(crate) struct Figure {
     bound: Option<u64>,
 }
 
-pub(crate) const FIGURES: [Figure; 9] = [
+pub(crate) const FIGURES: [Figure; 11] = [
     Figure { what: What::Close, name: "a v1 provider's connection is closed", bound: Some(50) },
     Figure { what: What::Withdrawal, name: "a method is withdrawn", bound: Some(50) },
     Figure { what: What::GoAway, name: "a provider says GOAWAY to its callers", bound: Some(50) },
@@ -45,6 +47,8 @@ pub(crate) const FIGURES: [Figure; 9] = [
     Figure { what: What::Drop, name: "the network of a provider drops all packets", bound: Some(3500) },
     Figure { what: What::Restart, name: "1,000 clients whole again after the center's restart", bound: None },
     Figure { what: What::Failover, name: "kill -9 of one of two centers under load", bound: None },
+    Figure { what: What::Providers, name: "rolling restart of 4 providers under load", bound: None },
+    Figure { what: What::Center, name: "rolling restart of the center under load", bound: None },
 ];
 
 /// Tells what was measured: to people as a table, to programs as a JSON object a line.

@@ -53,7 +53,7 @@ use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     timeout: Duration,
 }
 

@@ -27,7 +27,8 @@ pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<
     let link = Arc::new(Box::pin(dialer.dial()).await?);
     let (watched, runtime, timeout) = (Watched::new(&link), link.runtime.clone(), dialer.settings.timeout);
     let reconnects = dialer.settings.reconnect.attempts != Some(0);
-    let shared = Arc::new(Shared::new(link, Arc::clone(&dialer.inboxes), reconnects));
+    let has_others = dialer.addresses.len() > 1;
+    let shared = Arc::new(Shared::new(link, Arc::clone(&dialer.inboxes), reconnects, has_others));
     if reconnects {
         spawn_on(&runtime, Supervisor::new(&shared, dialer).run(watched));
     } else {
@@ -46,7 +47,8 @@ pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<
 pub(crate) fn connect_in_background(settings: ClientBuilder, addresses: &str) -> Result<Client, CallError> {
     let dialer = Dialer::new(settings, addresses)?;
     let (runtime, timeout) = (dialer.runtime.clone(), dialer.settings.timeout);
-    let shared = Arc::new(Shared::offline(Arc::new(dialer.unmade()?), Arc::clone(&dialer.inboxes)));
+    let has_others = dialer.addresses.len() > 1;
+    let shared = Arc::new(Shared::offline(Arc::new(dialer.unmade()?), Arc::clone(&dialer.inboxes), has_others));
     spawn_on(&runtime, Supervisor::new(&shared, dialer).run_offline());
     Ok(Client::new(shared, timeout))
 }
@@ -106,36 +108,63 @@ impl Dialer {
         Ok(Link::new(address, conn, calls, dispatch, self.runtime.clone()))
     }
 
-    /// Tries each address once; the error is that of the last.
+    /// Tries each address once; the error is that of the last. One that says nothing when a session is offered may only stand
+    /// still: of several it is taken for one of v1 if no other one can be connected to.
     pub(crate) async fn dial(&mut self) -> Result<Link, CallError> {
-        let each = self.settings.timeout / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX).max(1);
-        let mut failure = None;
-        for _ in 0..self.addresses.len() {
-            let place = self.next % self.addresses.len();
-            let Some(address) = self.addresses.get(place) else { break };
-            self.next += 1;
-            let attempt = Attempt {
-                settings: &self.settings,
-                address,
-                runtime: &self.runtime,
-                inboxes: &self.inboxes,
-                had_session: self.with_session.contains(&place),
-                time: each,
-            };
-            let deadline = Deadline::after(each);
-            match timeout_at(deadline.at(), Box::pin(attempt.open())).await.unwrap_or_else(|_| Err(attempt.late())) {
-                Ok(link) => {
-                    if link.conn.session().is_some() {
-                        self.with_session.insert(place);
-                    }
-                    return Ok(link);
+        let count = self.addresses.len();
+        let (mut silent, mut failure) = (Vec::new(), None);
+        for _ in 0..count {
+            let place = self.next % count;
+            match self.attempt(place, count == 1).await {
+                Ok(link) => return Ok(link),
+                Err(failed) => {
+                    silent.extend(failed.said_nothing.then_some(place));
+                    failure = Some(failed.error);
                 }
-                Err(error) => failure = Some(error),
+            }
+        }
+        for place in silent {
+            match self.attempt(place, true).await {
+                Ok(link) => return Ok(link),
+                Err(failed) => failure = Some(failed.error),
             }
         }
         // An address list that was read has one at least.
         Err(failure.unwrap_or_else(no_address))
     }
+
+    async fn attempt(&mut self, place: usize, may_be_v1: bool) -> Result<Link, Failed> {
+        self.next = place + 1;
+        let address = self.addresses.get(place).ok_or_else(|| Failed { error: no_address(), said_nothing: false })?;
+        let time = self.settings.timeout / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut attempt = Attempt {
+            settings: &self.settings,
+            address,
+            runtime: &self.runtime,
+            inboxes: &self.inboxes,
+            had_session: self.with_session.contains(&place),
+            may_be_v1,
+            said_nothing: false,
+            time,
+        };
+        let outcome = timeout_at(Deadline::after(time).at(), Box::pin(attempt.open())).await;
+        match outcome.unwrap_or_else(|_| Err(attempt.late())) {
+            Ok(link) => {
+                if link.conn.session().is_some() {
+                    self.with_session.insert(place);
+                }
+                Ok(link)
+            }
+            Err(error) => Err(Failed { error, said_nothing: attempt.said_nothing }),
+        }
+    }
+}
+
+/// Why an address could not be connected to.
+struct Failed {
+    error: CallError,
+    /// It has not answered when a session was offered.
+    said_nothing: bool,
 }
 
 struct Attempt<'a> {
@@ -147,10 +176,13 @@ struct Attempt<'a> {
     time: Duration,
     /// The address has opened a session to this client before.
     had_session: bool,
+    /// Whether one that says nothing is spoken to in v1.
+    may_be_v1: bool,
+    said_nothing: bool,
 }
 
 impl Attempt<'_> {
-    async fn open(&self) -> Result<Link, CallError> {
+    async fn open(&mut self) -> Result<Link, CallError> {
         let asks = match self.settings.mode {
             SessionMode::Off => false,
             SessionMode::Try if !self.settings.remembers_v1 => true,
@@ -180,6 +212,10 @@ impl Attempt<'_> {
             Err(why) if self.settings.mode == SessionMode::Require => Err(self.no_session(why)),
             // One that had a session before has not become a v1 peer by being slow.
             Err(why @ (NoSession::Silence | NoSession::Closed)) if self.had_session => Err(self.no_session(why)),
+            Err(why @ NoSession::Silence) if !self.may_be_v1 => {
+                self.said_nothing = true;
+                Err(self.no_session(why))
+            }
             Err(why) => {
                 tracing::debug!(address = %self.address, %why, "no session; connecting again without one");
                 self.without_session(link, asked.ok().filter(|_| matches!(why, NoSession::Silence))).await
@@ -197,9 +233,8 @@ impl Attempt<'_> {
         }
         let plain = self.dial().await?;
         if self.settings.remembers_v1 {
-            // A peer that only closed its connection may have died, or a proxy has closed it in the peer's place.
-            let counts = if asked.is_some() { Arc::new(true.into()) } else { plain.calls.answered() };
-            v1_peers().remember(self.address, counts, Instant::now());
+            // One that has not answered at all may have died, may stand still, or a proxy has closed in its place.
+            v1_peers().remember(self.address, plain.calls.answered(), Instant::now());
         }
         if let Some(asked) = asked {
             spawn_on(self.runtime, leave_if_answered(first, asked, plain.conn.clone(), Arc::clone(&plain.dispatch)));

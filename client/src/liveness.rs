@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use callboard_common::{Encode, Feature, Head, Ping};
+use callboard_common::{Connection, Encode, Feature, Head, Ping};
 use tokio::sync::oneshot;
 
 use crate::Client;
 use crate::calls::{Outcome, Place, Waiter};
 use crate::deadline::Deadline;
+use crate::link::Link;
 
 /// For the layers above: whether the peer of the moment is alive.
 impl Client {
@@ -28,23 +29,40 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future leaves the question asked; nobody hears the answer.
     pub async fn gives_sign(&self, limit: Duration) -> bool {
-        let link = self.link();
-        let before = link.calls.answers();
-        let until = Deadline::after(limit).at();
-        let (told, answered) = oneshot::channel();
-        let asked = self.knows(Feature::Ping).then(|| {
-            let waiter = Waiter::InOrder(Box::new(move |outcome| {
-                // Perhaps nobody waits any more.
-                let _ = told.send(matches!(outcome, Outcome::Answered(_)));
-            }));
-            let id = link.calls.enter(&link.conn, waiter, until, Place::None).ok()?;
-            link.conn.request(Head::new(Ping.kind(), &id.to_wire()), &Ping).ok()
-        });
-        match asked.flatten() {
-            Some(_) if answered.await.unwrap_or(false) => return true,
-            Some(_) => {}
-            None => drop(tokio::time::timeout_at(until, link.conn.closed()).await),
-        }
-        link.calls.answers() != before
+        gives_sign(&self.link(), limit).await
     }
+
+    /// For one who waits for an answer for too long: where the peer of the moment gives no sign of life up to `limit`
+    /// either, its connection is ended, so that the next one goes to another address. With a single address nothing is
+    /// done.
+    ///
+    /// # Cancel safety
+    /// As [`gives_sign`](Self::gives_sign).
+    pub async fn turn_from_silence(&self, limit: Duration) {
+        let link = self.link();
+        if self.shared.may_turn_elsewhere() && !gives_sign(&link, limit).await {
+            link.conn.end("it does not answer, and there is another address");
+        }
+    }
+}
+
+async fn gives_sign(link: &Link, limit: Duration) -> bool {
+    let before = link.calls.answers();
+    let until = Deadline::after(limit).at();
+    let (told, answered) = oneshot::channel();
+    let knows = link.conn.session().is_some_and(|session| session.features.has(Feature::Ping));
+    let asked = knows.then(|| {
+        let waiter = Waiter::InOrder(Box::new(move |outcome| {
+            // Perhaps nobody waits any more.
+            let _ = told.send(matches!(outcome, Outcome::Answered(_)));
+        }));
+        let id = link.calls.enter(&link.conn, waiter, until, Place::None).ok()?;
+        link.conn.request(Head::new(Ping.kind(), &id.to_wire()), &Ping).ok()
+    });
+    match asked.flatten() {
+        Some(_) if answered.await.unwrap_or(false) => return true,
+        Some(_) => {}
+        None => drop(tokio::time::timeout_at(until, link.conn.closed()).await),
+    }
+    link.calls.answers() != before
 }

@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     inboxes: Arc<Inboxes>,
     /// Whether a lost connection is made again.
     reconnects: bool,
+    /// Whether there is another address to turn to.
+    has_others: bool,
     /// Set once it has ended for good.
     closed: OnceLock<String>,
     /// How many connections there have been; it grows at the end too.
@@ -29,20 +31,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool) -> Self {
-        Self::with(link, inboxes, reconnects, ClientState::Online)
+    pub(crate) fn new(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool, has_others: bool) -> Self {
+        Self::with(link, inboxes, reconnects, has_others, ClientState::Online)
     }
 
     /// Where the first connection is yet to be made, and `unmade` stands in its place.
-    pub(crate) fn offline(unmade: Arc<Link>, inboxes: Arc<Inboxes>) -> Self {
-        Self::with(unmade, inboxes, true, ClientState::Connecting)
+    pub(crate) fn offline(unmade: Arc<Link>, inboxes: Arc<Inboxes>, has_others: bool) -> Self {
+        Self::with(unmade, inboxes, true, has_others, ClientState::Connecting)
     }
 
-    fn with(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool, state: ClientState) -> Self {
+    fn with(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool, has_others: bool, state: ClientState) -> Self {
         Self {
             link: ArcSwap::new(link),
             inboxes,
             reconnects,
+            has_others,
             closed: OnceLock::new(),
             changes: watch::Sender::new(u64::from(state == ClientState::Online)),
             resumes: Mutex::default(),
@@ -73,6 +76,11 @@ impl Shared {
     pub(crate) fn close_reason(&self) -> Option<String> {
         let given = self.closed.get().cloned();
         if self.reconnects { given } else { given.or_else(|| self.link.load().conn.close_reason()) }
+    }
+
+    /// Whether a peer that says nothing had better be left for another one.
+    pub(crate) fn may_turn_elsewhere(&self) -> bool {
+        self.has_others && self.goes_on()
     }
 
     /// Whether another connection may follow.

@@ -1,13 +1,14 @@
 mod renewal;
 mod state;
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_client::{CallError, CallErrorKind, Client};
 use callboard_common::{Executed, Host, Message, ResultCode, ServiceOp, ServiceRequest};
 use tokio::sync::broadcast;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::state::{Begun, State};
 use crate::deadline::deadline_after;
@@ -80,6 +81,9 @@ impl Discovery {
     /// The hosts that provide `method`, in the order in which they registered; empty if nobody does. The center is asked
     /// the first time, once however many ask at the same time; from then on the list is kept true by its notices.
     ///
+    /// A center that lets it wait for a second (a quarter of the timeout, if that is shorter), and gives no sign of life for
+    /// another, is left for the next one, if the client has several.
+    ///
     /// # Errors
     /// The center can't be asked or does not answer in time: `Disconnected`, `Timeout`, or what it answered (`Remote`).
     /// `Overloaded` when as many methods are known as may be.
@@ -113,10 +117,21 @@ impl Discovery {
                 answered
             }
         };
-        let outcome = answered.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        let doubted = async {
+            let patience = LONGEST_PATIENCE.min(self.client.timeout() / 4);
+            sleep(patience).await;
+            self.client.turn_from_silence(patience).await;
+            pending::<()>().await;
+        };
+        let outcome = tokio::select! {
+            biased;
+            answered = answered.wait_for(Option::is_some) => answered.ok().and_then(|outcome| outcome.clone()),
+            () = doubted => None,
+        };
         match outcome {
             Some(Ok(hosts)) => Ok(hosts),
-            Some(Err(error)) => Err(error),
+            // Whatever became of the question, no code of a provider has run.
+            Some(Err(error)) => Err(error.with_executed(Executed::No)),
             None => Err(center_gone(&self.state.center, method)),
         }
     }
@@ -203,6 +218,8 @@ fn is_lost(error: &CallError) -> bool {
     is_leaving || matches!(error.kind(), CallErrorKind::Disconnected)
 }
 
+/// A center that lives answers within milliseconds.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 /// A provider pauses for up to 5 s before it asks again a center that is there again; it has two more to register.
 pub(crate) const DEFAULT_KEEP_UNCONFIRMED: Duration = Duration::from_secs(7);
 

@@ -66,6 +66,29 @@ impl<F> FromIterator<F> for Together<F> {
     }
 }
 
+/// Awaits all of these together; gives what they give in their order. For the layers above.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let doubled = callboard_client::all_together([1, 2].map(|number| async move { number * 2 })).await;
+/// assert_eq!(doubled, [2, 4]);
+/// # }); Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Cancel safety
+/// Dropping the future drops them.
+pub async fn all_together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let placed = futures.into_iter().enumerate();
+    let placed = placed.map(|(place, future)| Box::pin(async move { (place, future.await) }));
+    let mut waiting: Together<_> = placed.collect();
+    let mut outputs = Vec::new();
+    while let Some(output) = waiting.next().await {
+        outputs.push(output);
+    }
+    outputs.sort_unstable_by_key(|(place, _)| *place);
+    outputs.into_iter().map(|(_, output)| output).collect()
+}
+
 /// A task that ends when this is dropped. It gives what the task gives, or `None` if that panicked or its runtime stopped.
 #[derive(Debug)]
 pub struct OwnTask<T>(JoinHandle<T>);

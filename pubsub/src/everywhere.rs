@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, Together, WeakLine};
+use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, WeakLine, all_together};
 use callboard_common::{Feature, Message, TopicOp, TopicOperation, TopicOptions, TopicRequest};
 use tokio::time::timeout;
 
@@ -72,27 +72,17 @@ where
 {
     let _ = timeout(centers.timeout(), centers.wait_online()).await;
     let none_is_there = centers.online().is_none();
-    let asked = centers.iter().enumerate().filter(|(_, center)| none_is_there || center.is_online());
-    let asking = asked.map(|(place, center)| {
-        let asked = ask(center.clone());
-        Box::pin(async move { (place, asked.await) })
-    });
-    let mut asking: Together<_> = asking.collect();
-    let (mut done, mut refused) = (false, Vec::new());
-    while let Some((place, asked)) = asking.next().await {
-        match asked {
-            Ok(()) => done = true,
-            Err(error) => refused.push((place, error)),
-        }
+    let asked = centers.iter().filter(|center| none_is_there || center.is_online());
+    let answers = all_together(asked.map(|center| ask(center.clone()))).await;
+    let is_done = answers.iter().any(Result::is_ok);
+    let mut refused = answers.into_iter().filter_map(Result::err);
+    if !is_done {
+        return refused.next().map_or(Ok(()), Err);
     }
-    refused.sort_unstable_by_key(|(place, _)| *place);
-    if done {
-        for (_, error) in refused {
-            tracing::warn!(%error, "a center does not do what others have done");
-        }
-        return Ok(());
+    for error in refused {
+        tracing::warn!(%error, "a center does not do what others have done");
     }
-    refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    Ok(())
 }
 
 impl Hub {

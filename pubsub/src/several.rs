@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use callboard_client::{Address, CallError, CallErrorKind, Centers, Client, OwnTask, Together};
+use callboard_client::{Address, CallError, CallErrorKind, Centers, Client, OwnTask, Together, all_together};
 use callboard_common::{Missed, ResultCode, Subscribed};
 use tokio::time::sleep;
 
@@ -47,11 +47,8 @@ impl Several {
         let _ = tokio::time::timeout(centers.timeout(), centers.wait_online()).await;
         let none_is_there = centers.online().is_none();
         let asked = centers.iter().enumerate().filter(|(_, center)| none_is_there || center.is_online());
-        let asking = asked.map(|(index, center)| {
-            let (center, wanted) = (center.clone(), wanted.clone());
-            Box::pin(async move { (index, wanted.open_at(&center).await) })
-        });
-        let mut asking: Together<_> = asking.collect();
+        let asking = asked.map(async |(index, center)| (index, wanted.open_at(center).await));
+        let answers = all_together(asking).await;
         let mut this = Self {
             wanted,
             centers: centers.clone(),
@@ -63,13 +60,12 @@ impl Several {
             removed: false,
         };
         let mut refused = Vec::new();
-        while let Some((index, asked)) = asking.next().await {
-            match asked {
+        for (index, answer) in answers {
+            match answer {
                 Ok((part, _)) => this.put(index, part),
                 Err(error) => refused.push((index, error)),
             }
         }
-        refused.sort_unstable_by_key(|(index, _)| *index);
         if this.parts.iter().all(Option::is_none) {
             return Err(first_of(refused));
         }

@@ -1,9 +1,8 @@
 //! What a provider tells several centers.
 
-use std::future::Future;
 use std::sync::Arc;
 
-use callboard_client::{Centers, Together};
+use callboard_client::{Centers, all_together};
 use callboard_common::Host;
 use tokio::time::timeout;
 
@@ -43,12 +42,9 @@ pub(crate) async fn register_at_all(
         announcer.enter(&methods, &known);
         announcer.tell_in_background();
     }
-    let (methods, mut places): (Arc<[String]>, _) = (methods.into(), places.into_iter());
-    let outcomes = told_all(&there, |announcer| {
-        let (methods, hosts) = (Arc::clone(&methods), places.next().unwrap_or_default());
-        async move { announcer.register(&methods, &hosts).await }
-    });
-    let (refused, taken): (Vec<_>, Vec<_>) = there.iter().zip(outcomes.await).partition(|(_, told)| told.is_err());
+    let telling = there.iter().zip(&places).map(|(announcer, known)| announcer.register(&methods, known));
+    let outcomes = all_together(telling).await;
+    let (refused, taken): (Vec<_>, Vec<_>) = there.iter().zip(outcomes).partition(|(_, told)| told.is_err());
     if taken.is_empty() {
         return refused.into_iter().next().map_or(Ok(()), |(_, told)| Ok(told?));
     }
@@ -59,22 +55,4 @@ pub(crate) async fn register_at_all(
         announcer.tell_in_background();
     }
     Ok(())
-}
-
-/// Does something with each center, all at the same time, and gives the outcomes in their order. Dropped, it does no more.
-pub(crate) async fn told_all<T, F: Future<Output = T> + Send>(
-    announcers: &[Arc<Announcer>],
-    mut tell: impl FnMut(Arc<Announcer>) -> F,
-) -> Vec<T> {
-    let telling = announcers.iter().enumerate().map(|(place, announcer)| {
-        let told = tell(Arc::clone(announcer));
-        Box::pin(async move { (place, told.await) })
-    });
-    let mut telling: Together<_> = telling.collect();
-    let mut outcomes = Vec::with_capacity(announcers.len());
-    while let Some(told) = telling.next().await {
-        outcomes.push(told);
-    }
-    outcomes.sort_unstable_by_key(|(place, _)| *place);
-    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }

@@ -1,13 +1,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use callboard_client::{Address, CallError, CallErrorKind, Centers, Client};
+use callboard_client::{Address, CallError, CallErrorKind, Centers, Client, all_together};
 use callboard_common::Host;
 use indexmap::IndexSet;
 use tokio::net::lookup_host;
 
 use crate::announcer::Announcer;
-use crate::at_all::{register_at_all, told_all};
+use crate::at_all::register_at_all;
 use crate::place::announced;
 use crate::{Place, PlaceError};
 
@@ -144,17 +144,14 @@ impl Provider {
         if let [only] = &self.announcers[..] {
             return withdraw_method_at(only, method).await;
         }
-        let told = told_all(&self.announcers, |announcer| {
-            let method = method.to_owned();
-            async move {
-                if announcer.is_there() {
-                    return withdraw_method_at(&announcer, &method).await;
-                }
-                announcer.forget(&method);
-                Ok(())
+        let telling = self.announcers.iter().map(async |announcer| {
+            if announcer.is_there() {
+                return withdraw_method_at(announcer, method).await;
             }
+            announcer.forget(method);
+            Ok(())
         });
-        told.await.into_iter().collect()
+        all_together(telling).await.into_iter().collect()
     }
 
     /// Takes back all that this provider announced; done when the center has told its watchers. The connection goes on if
@@ -168,7 +165,7 @@ impl Provider {
     pub async fn withdraw(self) -> Result<(), ProviderError> {
         match &self.announcers[..] {
             [only] => withdraw_at(only).await,
-            all => told_all(all, |announcer| async move { withdraw_at(&announcer).await }).await.into_iter().collect(),
+            all => all_together(all.iter().map(|announcer| withdraw_at(announcer))).await.into_iter().collect(),
         }
     }
 

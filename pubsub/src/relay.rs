@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use callboard_client::{CallError, CallErrorKind, Centers, Line, spawn};
+use callboard_client::{CallError, CallErrorKind, Centers, Line, deadline_after, spawn};
 use callboard_common::{Executed, PublishId};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::coop::consume_budget;
@@ -105,7 +105,7 @@ impl Relay {
         value: Bytes,
         time: Duration,
     ) -> Result<(), CallError> {
-        let until = Instant::now() + time;
+        let until = deadline_after(time);
         let (told, answer) = oneshot::channel();
         let pushing = timeout_at(until, self.push(Outgoing::new(topic, value, Some(told)), time));
         let number = pushing.await.unwrap_or_else(|_| Err(self.late(topic, time, Executed::No)))?;

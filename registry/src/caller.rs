@@ -3,7 +3,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect, spawn_on};
+use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect, deadline_after, spawn_on};
 use callboard_common::Host;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +11,6 @@ use serde_json::value::to_raw_value;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::deadline::deadline_after;
 use crate::discovery::DiscoverySettings;
 use crate::errors::call_of;
 use crate::pool::{Connect, Pool};

@@ -5,13 +5,12 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Client};
+use callboard_client::{CallError, CallErrorKind, Client, deadline_after};
 use callboard_common::{Executed, Host, Message, ResultCode, ServiceOp, ServiceRequest};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::state::{Begun, State};
-use crate::deadline::deadline_after;
 use crate::errors::{center_gone, discovery_of};
 use crate::{CacheLimits, Notices};
 

@@ -47,7 +47,6 @@ mod balancer;
 mod cache;
 mod caller;
 mod caller_builder;
-mod deadline;
 mod discovery;
 mod doubt;
 mod errors;

@@ -1,15 +1,18 @@
 //! Topics at several centers.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, WeakLine, all_together};
+use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, WeakLine, all_together, spawn};
 use callboard_common::{Feature, Message, TopicOp, TopicOperation, TopicOptions, TopicRequest};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use crate::hub::{Hub, Wished, subject};
 use crate::topics::check;
 
-/// Makes a topic at all centers that are there, and at the others when they are.
+/// Makes a topic at all centers that are there, and at the others when they are. One that refuses while another one does
+/// not is asked again in the background.
 ///
 /// # Errors
 /// No center made it; the error is that of the first in the list.
@@ -30,6 +33,11 @@ pub(crate) async fn create_at_all(centers: &Centers, topic: &str, retain: bool) 
         for center in new {
             Hub::of(center).wished().topics.forget(&topic);
         }
+    }
+    for center in centers.iter().filter(|center| center.is_online()) {
+        let hub = Hub::of(center);
+        hub.wished().over.get_or_insert_with(|| center.line().downgrade());
+        hub.settle_in_background();
     }
     created
 }
@@ -99,7 +107,7 @@ impl Hub {
         };
         if let Some(line) = over.filter(|line| line.is_online() && !center.is_online()) {
             // The next connection is told if this one can't be.
-            let _ = self.create_over(&line, topic, retain, |_| ());
+            let _ = self.create_over(&line, topic, retain, || ());
         }
         is_new
     }
@@ -109,20 +117,27 @@ impl Hub {
     /// # Errors
     /// The connection is of no use.
     pub(crate) async fn create_again(self: &Arc<Self>, line: &Line) -> Result<(), CallError> {
-        let due = {
+        {
             let mut wished = self.wished();
             wished.over = Some(line.downgrade());
             if self.is_restarted(line.session().map(|session| &*session.instance)) {
                 wished.topics.restarted();
             }
-            wished.topics.due()
-        };
+        }
+        self.create_due(line).await?;
+        self.settle_in_background();
+        Ok(())
+    }
+
+    /// Creates the topics of which the center was not told, and waits for all answers.
+    async fn create_due(self: &Arc<Self>, line: &Line) -> Result<(), CallError> {
+        let due = self.wished().topics.due();
         let mut answers = Vec::new();
         for (topic, retain) in due {
             loop {
-                let (told, answered) = tokio::sync::oneshot::channel();
-                match self.create_over(line, &topic, retain, |answer| {
-                    let _ = told.send(answer);
+                let (told, answered) = oneshot::channel();
+                match self.create_over(line, &topic, retain, move || {
+                    let _ = told.send(());
                 }) {
                     Ok(()) => break answers.push(answered),
                     // Fewer are permitted at once; an answer makes room.
@@ -141,22 +156,70 @@ impl Hub {
         Ok(())
     }
 
+    /// Nothing happens where the topic is not wished for any more.
     fn create_over(
         self: &Arc<Self>,
         line: &Line,
         topic: &str,
         retain: bool,
-        done: impl FnOnce(bool) + Send + 'static,
+        done: impl FnOnce() + Send + 'static,
     ) -> Result<(), CallError> {
         let counts = line.session().is_some_and(|session| session.features.has(Feature::Seq));
         let body = TopicOperation { topic: topic.into(), op: TopicOp::Create, options: options(retain && counts) };
         let (hub, name) = (Arc::clone(self), Arc::<str>::from(topic));
+        // Until it is queued, so that nothing is created behind its removal.
+        let wished = self.wished();
+        if !wished.topics.has(topic) {
+            return Ok(());
+        }
         line.exchange_in_order(&subject(topic), &body, move |answer: Result<Message, CallError>| {
-            let is_created = answer.is_ok_and(|answer| crate::topics::is_ok(&answer));
-            if is_created {
+            if answer.is_ok_and(|answer| crate::topics::is_ok(&answer)) {
                 hub.wished().topics.told(&name);
             }
-            done(is_created);
+            done();
         })
     }
+
+    /// Sees to it that the center is asked again for what it has refused.
+    fn settle_in_background(self: &Arc<Self>) {
+        let begins = {
+            let mut wished = self.wished();
+            !wished.topics.due().is_empty() && !std::mem::replace(&mut wished.settles, true)
+        };
+        if begins {
+            spawn(settle(Arc::downgrade(self)));
+        }
+    }
+
+    /// Whether all is as it is wished; if so, nobody asks any more.
+    fn is_settled(&self) -> bool {
+        let mut wished = self.wished();
+        wished.settles = !wished.topics.due().is_empty();
+        !wished.settles
+    }
 }
+
+/// Asks for the topics that were refused, again and again until there are all. It keeps neither the client nor, while it
+/// waits, the connection.
+async fn settle(hub: Weak<Hub>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        let Some(hub) = hub.upgrade() else { return };
+        if hub.is_settled() {
+            return;
+        }
+        let line = hub.wished().over.as_ref().and_then(WeakLine::upgrade);
+        // Without a connection the next one asks for all.
+        if let Some(line) = line.filter(Line::is_online)
+            && let Err(error) = hub.create_due(&line).await
+        {
+            tracing::debug!(%error, "not all topics could be created yet");
+        }
+    }
+}
+
+/// How long to wait before a center that has refused is asked again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -35,6 +35,8 @@ pub(crate) struct Hub {
 pub(crate) struct Wished {
     pub(crate) topics: Wishes,
     pub(crate) over: Option<WeakLine>,
+    /// Somebody asks again for what was refused.
+    pub(crate) settles: bool,
 }
 
 impl Hub {

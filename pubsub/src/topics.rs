@@ -20,9 +20,9 @@ use crate::relay::Relay;
 /// Messages that are published through one client reach each subscriber in the order of the calls.
 ///
 /// # Several centers
-/// With [`Centers`] topics are created and removed at each center that is there. One that comes later, or back after it was
-/// started anew, is told to create what was created through these centers; of what was removed while it was away it is not
-/// told, and still has it.
+/// With [`Centers`] topics are created and removed at each center that is there. One that comes later, or back after it
+/// was started anew, is told to create what was created through these centers, and one that refuses while another one
+/// does not is asked again; of what was removed while it was away a center is not told, and still has it.
 ///
 /// What is published goes to one center, the first in the list that is there, and to the next when that one is lost. There
 /// what the first has not confirmed is published again, and what it has confirmed within the last 5 s, which it may not
@@ -109,10 +109,12 @@ impl Topics {
 
     /// The same without waiting for the center: what it would refuse is lost unheard. It waits while much is queued to
     /// be sent already. Many times faster than one [`publish`](Self::publish) after the other; a
-    /// [`publisher`](Self::publisher) is faster still.
+    /// [`publisher`](Self::publisher) is faster still, and with several centers it tells what was lost since it was too
+    /// large for the center that was there when it could be sent: of a message that was published here only the log tells.
     ///
     /// # Errors
-    /// `Encode`, and `Disconnected` if the connection is known to have ended.
+    /// `Encode`, and `Disconnected` if the connection is known to have ended; with several centers also `Timeout` if none
+    /// has confirmed anything for as long as a call may take, and as much waits as may.
     ///
     /// # Cancel safety
     /// The message is queued whole or not at all.

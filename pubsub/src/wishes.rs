@@ -38,6 +38,11 @@ impl Wishes {
         }
     }
 
+    /// Whether the center is to have it.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        self.0.contains_key(topic)
+    }
+
     /// It is nothing that is to be told any more.
     pub(crate) fn forget(&mut self, topic: &str) {
         self.0.remove(topic);

@@ -36,7 +36,15 @@ impl Center {
     }
 
     pub(crate) async fn with_limits(limits: Limits) -> Self {
-        let topics = Arc::new(TopicService::with_limits(TopicLimits::default()));
+        Self::with(limits, TopicLimits::default()).await
+    }
+
+    pub(crate) async fn with_topic_limits(limits: TopicLimits) -> Self {
+        Self::with(Limits::default(), limits).await
+    }
+
+    async fn with(limits: Limits, topics: TopicLimits) -> Self {
+        let topics = Arc::new(TopicService::with_limits(topics));
         let dispatcher = Dispatcher::new()
             .on_topic(Arc::clone(&topics))
             .on_rpc(NeverAnswers)

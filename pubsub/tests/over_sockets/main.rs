@@ -7,5 +7,6 @@ mod comebacks;
 mod ends;
 mod messages;
 mod publishers;
+mod several;
 mod slow;
 mod subscriptions;

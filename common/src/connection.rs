@@ -145,8 +145,8 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     fn queued_bytes(&self) -> usize;
 
     /// Runs `then`, once, as soon as no more than `bytes` of what waits now is left: on the connection's own task, with no
-    /// lock held. It is dropped where the connection ends first. `false`: it is so already, or the connection has ended,
-    /// and `then` is not run.
+    /// lock held. It is dropped where the connection ends first. `false`: it is so already, or the connection has ended, or
+    /// as many as may wait on it; then `then` is not run.
     fn once_written_down_to(&self, bytes: usize, then: Box<dyn FnOnce() + Send>) -> bool;
 
     /// Enters a request whose answer comes later. `None` means that a session peer is over its limit and is to be told

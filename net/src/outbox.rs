@@ -1,11 +1,18 @@
-use std::fmt;
+mod frame;
+mod marks;
+mod then;
+
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
+pub(crate) use self::frame::Frame;
+use self::marks::MOMENT;
+pub(crate) use self::marks::Marks;
+pub(crate) use self::then::Then;
 use crate::pieces::{Count, PLACE_BYTES, Pieces, Segment};
 
 /// What waits to be written to one peer, bounded in bytes. Pushing never blocks and never writes.
@@ -52,17 +59,6 @@ struct State<H> {
     closed: bool,
 }
 
-/// How a frame comes into the outbox.
-#[derive(Debug)]
-pub(crate) enum Frame<'a> {
-    /// Bytes that are copied if they are few.
-    Slice(&'a mut BytesMut),
-    /// A frame of its own.
-    Own(Bytes),
-    /// One that many outboxes hold; it is counted elsewhere.
-    Shared(&'a Bytes),
-}
-
 /// What a push did.
 #[derive(Debug, Default)]
 pub(crate) struct Pushed {
@@ -82,9 +78,6 @@ pub(crate) enum Refused {
     Full,
     Closed,
 }
-
-/// What is done once some of what waits has been written.
-pub(crate) struct Then(pub(crate) Box<dyn FnOnce() + Send>);
 
 /// What writing set free, to be dropped, run or woken outside the lock.
 #[derive(Debug)]
@@ -112,6 +105,8 @@ const UNBOOKED_BYTES: usize = 1 << 10;
 const KEEP_BYTES: usize = 64 << 10;
 /// The bound of an answer: how many there may be is bounded where requests come in.
 pub(crate) const UNBOUNDED: usize = usize::MAX;
+/// So many may wait until some of what is queued was written: more than a peer has subscriptions by default.
+const MAX_WAITING: usize = 1 << 14;
 /// A connection over which no more than this was queued so far keeps no buffer: most say little but their first words.
 const YOUNG_BYTES: u64 = 1 << 10;
 
@@ -308,10 +303,11 @@ impl<H> Outbox<H> {
         has_left
     }
 
-    /// Keeps what is done once no more than `bytes` of what waits now is left; `false` if it is so already.
+    /// Keeps what is done once no more than `bytes` of what waits now is left; `false` if it is so already, or as much is
+    /// kept as may be.
     pub(crate) fn once_down_to(&self, bytes: usize, then: Then) -> bool {
         let mut state = self.lock();
-        let waits = !state.closed && state.bytes > bytes;
+        let waits = !state.closed && state.bytes > bytes && state.waiting.len() < MAX_WAITING;
         if waits {
             let at = state.ever_queued - bytes as u64;
             state.waiting.push((at, then));
@@ -345,33 +341,6 @@ impl<H> Outbox<H> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// The marks that pushing, holding and writing look at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Marks {
-    pub(crate) high: usize,
-    pub(crate) stall: Duration,
-    /// Up to so many bytes wait without waking the task.
-    pub(crate) gather: usize,
-}
-
-impl Marks {
-    /// Above it publishers are held for a moment at a time, so that what waits for a peer that takes it stays in the
-    /// processor's cache.
-    fn early(self) -> usize {
-        self.high.min(EARLY_BYTES)
-    }
-
-    /// How long a peer may take nothing until nobody waits for it.
-    const fn patience(self, bytes: usize) -> Duration {
-        if bytes > self.high { self.stall } else { MOMENT }
-    }
-}
-
-const EARLY_BYTES: usize = 1 << 20;
-/// So long publishers are held at a time for a peer that is at most half full; short, so that it may be far behind
-/// before others feel it.
-const MOMENT: Duration = Duration::from_millis(5);
 
 impl<H> State<H> {
     fn taken(&self) -> u64 {
@@ -434,24 +403,11 @@ impl<H> State<H> {
     }
 }
 
-impl fmt::Debug for Then {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Then")
-    }
-}
-
-impl Frame<'_> {
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Slice(slice) => slice.len(),
-            Self::Own(bytes) => bytes.len(),
-            Self::Shared(bytes) => bytes.len(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::Duration;
+
+    use super::marks::EARLY_BYTES;
     use super::*;
 
     const MARKS: Marks = Marks { high: 50, stall: Duration::from_millis(500), gather: 0 };
@@ -492,6 +448,15 @@ mod tests {
         assert_eq!(push(&outbox, own(1), 100, now).unwrap_err(), Refused::Full);
         outbox.close();
         assert_eq!(push(&outbox, own(1), 100, now).unwrap_err(), Refused::Closed);
+    }
+
+    #[test]
+    fn who_waits_until_it_is_written_is_bounded_too() {
+        let (outbox, now) = outbox();
+        push(&outbox, own(10), 100, now).unwrap();
+        let waits = || outbox.once_down_to(5, Then(Box::new(|| ())));
+        assert_eq!(std::iter::repeat_with(waits).take(2 * MAX_WAITING).filter(|waits| *waits).count(), MAX_WAITING);
+        assert_eq!(outbox.wrote(10, 10, MARKS, now).due.len(), MAX_WAITING);
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl<C: Connection> Delivery<'_, C> {
         if self.waits_for(subscriber, how) {
             how.behind = Some(self.first - 1);
         } else {
-            push(subscriber, frames, None, self.topic); // it has caught up meanwhile
+            push(subscriber, frames, None, self.topic); // it has caught up meanwhile, or too much waits on it
         }
     }
 

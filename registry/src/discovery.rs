@@ -8,8 +8,9 @@ use std::time::Duration;
 use callboard_client::{CallError, CallErrorKind, Client, deadline_after};
 use callboard_common::{Executed, Host, Message, ResultCode, ServiceOp, ServiceRequest};
 use tokio::sync::broadcast;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use self::renewal::{FIRST_PAUSE, LONGEST_PAUSE};
 use self::state::{Begun, State};
 use crate::errors::{center_gone, discovery_of};
 use crate::{CacheLimits, Notices};
@@ -91,15 +92,27 @@ impl Discovery {
     /// Dropping the future leaves the look-up to those who wait for it too, and its answer to those who come later.
     pub async fn hosts(&self, method: &str) -> Result<Arc<Vec<Host>>, CallError> {
         let deadline = deadline_after(self.client.timeout());
+        let mut pause = FIRST_PAUSE;
         loop {
             match self.look_up(method).await {
                 // A question may be asked again, whether or not it was heard.
                 Err(error) if is_lost(&error) && !self.client.is_closed() => {
-                    timeout_at(deadline, self.client.online()).await.map_err(|_| error)??;
+                    let pause_first = is_refused(&error).then_some(pause);
+                    timeout_at(deadline, self.online_after(pause_first)).await.map_err(|_| error)??;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Waits until there is a connection; after a pause, if one that refuses questions has not ended until then.
+    async fn online_after(&self, pause: Option<Duration>) -> Result<(), CallError> {
+        if let Some(pause) = pause {
+            // An ordinary end of the wait.
+            let _ = timeout(pause, self.client.line().lost()).await;
+        }
+        self.client.online().await
     }
 
     async fn look_up(&self, method: &str) -> Result<Arc<Vec<Host>>, CallError> {
@@ -213,8 +226,12 @@ impl Discovery {
 
 /// Whether the connection ended before the answer came.
 fn is_lost(error: &CallError) -> bool {
-    let is_leaving = error.code() == Some(ResultCode::Unavailable) && error.executed() == Executed::No;
-    is_leaving || matches!(error.kind(), CallErrorKind::Disconnected)
+    is_refused(error) || matches!(error.kind(), CallErrorKind::Disconnected)
+}
+
+/// Whether the center is about to leave.
+fn is_refused(error: &CallError) -> bool {
+    error.code() == Some(ResultCode::Unavailable) && error.executed() == Executed::No
 }
 
 /// A center that lives answers within milliseconds.

@@ -169,6 +169,6 @@ async fn drop_unconfirmed(state: Weak<State>, renewal: u64, after: Duration) {
 
 /// So many questions go ahead of their answers.
 const AHEAD: usize = 64;
-/// How long to wait before a center that has not answered is asked again.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long to wait before a center that has not answered, or has refused, is asked again.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -112,6 +112,18 @@ async fn a_center_that_refuses_a_second_look_up_is_asked_until_it_answers_whoeve
 }
 
 #[tokio::test]
+async fn a_center_that_is_about_to_leave_and_does_not_say_so_is_not_stormed() {
+    let (_center, discovery) = scripted(LONG, |conn, message, number| match number {
+        0..=2 => callboard_common::refuse_draining(conn, message),
+        _ => answer(conn, message, &[dead_host(1)]),
+    })
+    .await;
+    let began = Instant::now();
+    assert_eq!(discovery.hosts("add").await.unwrap()[..], [dead_host(1)]);
+    assert!(began.elapsed() >= FIRST_PAUSE * (1 + 2 + 4), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_missed_change_is_asked_for_without_a_look_up() {
     let (_center, discovery) = scripted(LONG, |conn, message, number| {
         let hosts = if number == 0 { vec![dead_host(1)] } else { vec![dead_host(1), dead_host(2), dead_host(3)] };

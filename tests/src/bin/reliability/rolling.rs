@@ -24,8 +24,7 @@ struct House {
 
 /// All providers in turn, so many times.
 pub(crate) async fn providers(times: u64) -> Result<Counts> {
-    let mut house = House::build().await?;
-    let load = Load::start_with_notes(&house.center.address, CALLERS).await;
+    let (mut house, load) = House::under_load().await?;
     for _ in 0..times {
         for place in 0..PROVIDERS {
             house.restart_provider(place).await?;
@@ -37,8 +36,7 @@ pub(crate) async fn providers(times: u64) -> Result<Counts> {
 
 /// The center, so many times.
 pub(crate) async fn center(times: u64) -> Result<Counts> {
-    let mut house = House::build().await?;
-    let load = Load::start_with_notes(&house.center.address, CALLERS).await;
+    let (mut house, load) = House::under_load().await?;
     for _ in 0..times {
         house.center.leave().await?;
         house.center = Part::center(&house.center.address, &SETTINGS).await?;
@@ -48,6 +46,14 @@ pub(crate) async fn center(times: u64) -> Result<Counts> {
 }
 
 impl House {
+    /// All is there, and every caller knows it.
+    async fn under_load() -> Result<(Self, Load)> {
+        let house = Self::build().await?;
+        let load = Load::start_with_notes(&house.center.address, CALLERS).await;
+        house.settle(&load).await?;
+        Ok((house, load))
+    }
+
     async fn build() -> Result<Self> {
         let center = Part::center(ANY, &SETTINGS).await?;
         let mut providers = Vec::new();

@@ -39,6 +39,8 @@ struct State<P: Protocol> {
     in_flight: AtomicUsize,
     /// Tasks that its answers woke, ever; it may wrap.
     woken: AtomicUsize,
+    /// Reads that brought something, ever; it may wrap.
+    reads: AtomicUsize,
     /// Nothing is to be written after what is queued.
     sends_no_more: AtomicBool,
     /// Set once it is about to end. Boxed like what follows, since most connections are idle and many.
@@ -102,6 +104,7 @@ impl<P: Protocol> Conn<P> {
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             woken: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
             sends_no_more: AtomicBool::new(false),
             draining: OnceLock::new(),
             end: OnceLock::new(),
@@ -219,6 +222,17 @@ impl<P: Protocol> Conn<P> {
 
     pub(crate) fn woken(&self) -> usize {
         self.0.woken.load(Relaxed)
+    }
+
+    /// How many reads have brought something since the connection was made; it may wrap. Where it has changed, the peer has
+    /// given a sign of life.
+    pub fn reads(&self) -> usize {
+        self.0.reads.load(Relaxed)
+    }
+
+    /// A read has brought something. Only the connection's own task reads.
+    pub(crate) fn has_read(&self) {
+        self.0.reads.store(self.0.reads.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// Whether it pays to wait for others to push before what is queued is written: not on a client's connection on

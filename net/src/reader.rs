@@ -222,6 +222,7 @@ impl Reader {
             Poll::Ready(Ok(bytes)) => {
                 conn.shared().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
                 self.came = true;
+                conn.has_read();
                 self.read_at = self.drains.then(Instant::now);
                 self.handle_pending(conn, handler, before, flush)?;
                 Ok(Read::Some)

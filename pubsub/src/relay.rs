@@ -15,6 +15,8 @@ use crate::outgoing::Outgoing;
 use crate::unconfirmed::Unconfirmed;
 
 mod pump;
+mod shunned;
+mod signs;
 
 /// Publishes to one of several centers: to the first that is there, and as long as it is there. What it does not confirm
 /// is published again, under the same ids, at the next.
@@ -42,12 +44,38 @@ struct State {
     queue: Unconfirmed<Arc<Outgoing>>,
     /// Counts the connections over which it published.
     turn: u64,
-    /// A PING is under way that will confirm what was sent.
-    asks: bool,
-    /// Something was sent since that nobody will confirm by itself.
-    is_to_ask: bool,
-    /// Since then nothing was confirmed of what is to be.
-    waits_since: Option<Instant>,
+    asks: Asks,
+}
+
+/// The PINGs that will confirm what was sent before them.
+#[derive(Debug, Default)]
+struct Asks {
+    under_way: usize,
+    /// Something was sent since that nobody will confirm by itself, and so much.
+    is_due: bool,
+    bytes: usize,
+}
+
+impl Asks {
+    fn sent(&mut self, bytes: usize) {
+        self.is_due |= bytes > 0;
+        self.bytes += bytes;
+    }
+
+    /// Whether one is to be sent, which is under way then.
+    fn begin(&mut self) -> bool {
+        let is_much = self.bytes >= pump::ASK_BYTES && self.under_way < MOST_ASKS;
+        let begins = self.is_due && (self.under_way == 0 || is_much);
+        if begins {
+            *self = Self { under_way: self.under_way + 1, is_due: false, bytes: 0 };
+        }
+        begins
+    }
+
+    const fn end(&mut self, is_handled: bool) {
+        self.under_way -= 1;
+        self.is_due |= !is_handled;
+    }
 }
 
 /// What those who wait are told.
@@ -64,6 +92,8 @@ fn bound_of(line: &Line) -> usize {
     bound.unwrap_or(usize::MAX)
 }
 
+/// So many PINGs may be under way: one each [`pump::ASK_BYTES`] of all that may wait.
+const MOST_ASKS: usize = 16;
 /// How long what was published may take to leave once nobody has the relay any more.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -71,7 +101,7 @@ impl Relay {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(crate) fn start(centers: &Centers) -> Self {
-        let state = State { queue: Unconfirmed::new(), turn: 0, asks: false, is_to_ask: false, waits_since: None };
+        let state = State { queue: Unconfirmed::new(), turn: 0, asks: Asks::default() };
         let shared = Arc::new(Shared {
             run: uuid::Uuid::new_v4().into_bytes(),
             centers: centers.clone(),
@@ -263,3 +293,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

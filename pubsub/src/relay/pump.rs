@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Centers, Client, Line};
+use callboard_client::{CallError, CallErrorKind, Line};
 use callboard_common::{Decode, Feature, Json, Message, Ping, ResultCode, SendError, TopicAnswer};
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Shared, bound_of};
+use super::shunned::{SHUNNED, Shunned};
+use super::signs::{Look, Signs};
+use super::{Asks, Shared, bound_of};
 use crate::hub::subject;
 use crate::outgoing::Outgoing;
 
 /// Whether a connection is still to be published over.
 enum Served {
     Lost,
-    /// Its center confirms nothing, and another is there.
+    /// Its center gives no sign of life, and another is there.
     Silent,
     /// Nobody has the relay any more, and all is confirmed or time is up.
     Over,
@@ -36,7 +38,7 @@ enum Sent {
 pub(super) async fn run(shared: Arc<Shared>) {
     // One for all: what nobody wants any more has its time once, whatever becomes of connections meanwhile.
     let mut given_up = pin!(shared.given_up());
-    let mut silent = Silent::default();
+    let mut shunned = Shunned::default();
     while !shared.is_done() {
         let center = tokio::select! {
             biased;
@@ -44,21 +46,23 @@ pub(super) async fn run(shared: Arc<Shared>) {
             center = shared.centers.wait_online() => center,
         };
         let Ok(first) = center else { break };
-        let (place, center) = silent.choose(&shared.centers).unwrap_or((0, first));
-        let line = center.line();
+        let (place, center) = shunned.choose(&shared.centers).unwrap_or((0, first));
+        // A request that is late would not confirm what it stands behind.
+        let line = center.with_timeout(LATE * center.timeout()).line();
         let turn = shared.begin(&line);
         let served = tokio::select! {
             biased;
             () = &mut given_up => Served::Over,
-            () = shared.silent(&silent, place) => Served::Silent,
+            () = shared.falls_silent(&line, &shunned, place) => Served::Silent,
             served = shared.serve(&line, turn) => served,
         };
         match served {
             Served::Over => break,
             Served::Lost => {}
             Served::Silent => {
-                tracing::warn!(center = %line.address(), "it confirms nothing; what is published goes to another center");
-                silent.note(place);
+                let center = line.address();
+                tracing::warn!(%center, "it gives no sign of life; what is published goes to another center");
+                shunned.add(place);
             }
         }
     }
@@ -67,41 +71,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
     shared.lock().queue = crate::unconfirmed::Unconfirmed::new();
 }
 
-/// Which centers, by their place in the list, have confirmed nothing for too long, and when that was seen.
-#[derive(Default)]
-struct Silent(Vec<(usize, Instant)>);
-
-impl Silent {
-    fn note(&mut self, place: usize) {
-        self.0.retain(|(noted, _)| *noted != place);
-        self.0.push((place, Instant::now()));
-    }
-
-    fn has(&self, place: usize) -> bool {
-        self.0.iter().any(|(noted, at)| *noted == place && at.elapsed() < SHUNNED)
-    }
-
-    /// Whether another one is online that is not silent.
-    fn is_another(&self, centers: &Centers, place: usize) -> bool {
-        let mut others = centers.iter().enumerate().filter(|(other, _)| *other != place && !self.has(*other));
-        others.any(|(_, center)| center.is_online())
-    }
-
-    /// The first that is online, where there is one without those that are silent.
-    fn choose<'a>(&self, centers: &'a Centers) -> Option<(usize, &'a Client)> {
-        let mut online = centers.iter().enumerate().filter(|(_, center)| center.is_online());
-        online.clone().find(|(place, _)| !self.has(*place)).or_else(|| online.next())
-    }
-}
-
 impl Shared {
     /// Another connection: what is not known to have been handled is to be sent over it.
     fn begin(&self, line: &Line) -> u64 {
         self.max_frame_bytes.store(bound_of(line), Relaxed);
         let mut state = self.lock();
         state.turn += 1;
-        state.waits_since = None;
-        (state.asks, state.is_to_ask) = (false, false);
+        state.asks = Asks::default();
         state.queue.start_over(Instant::now());
         state.turn
     }
@@ -142,20 +118,20 @@ impl Shared {
         let _ = timeout(BUSY_PAUSE, self.work.notified()).await;
     }
 
-    /// Waits until the center has confirmed nothing for too long and another one is there.
-    async fn silent(&self, silent: &Silent, place: usize) {
-        let patience = (self.centers.timeout() / 2).clamp(BUSY_PAUSE, SHUNNED);
+    /// Waits until the center has given no sign of life for too long, while something waits to be confirmed, and another
+    /// one is there. One that is held back by slow subscribers lives, however long it confirms nothing.
+    async fn falls_silent(&self, line: &Line, shunned: &Shunned, place: usize) {
+        let patience = (self.centers.timeout() / 2).clamp(LEAST_PATIENCE, SHUNNED);
+        let mut signs = Signs::new(Look::at(line));
         loop {
-            let since = self.lock().waits_since;
-            let is_silent = since.is_some_and(|since| since.elapsed() >= patience);
-            if is_silent && silent.is_another(&self.centers, place) {
-                return;
+            while self.lock().queue.is_settled() {
+                self.begins_to_wait.notified().await;
+                signs = Signs::new(Look::at(line));
             }
-            let until = since.filter(|_| !is_silent).unwrap_or_else(Instant::now) + patience;
-            tokio::select! {
-                biased;
-                () = self.begins_to_wait.notified(), if since.is_none() => {}
-                () = sleep_until(until), if since.is_some() => {}
+            sleep(LOOKS_EVERY).await;
+            signs.look(Look::at(line));
+            if LOOKS_EVERY * signs.missing() >= patience && shunned.is_another(&self.centers, place) {
+                return;
             }
         }
     }
@@ -164,7 +140,7 @@ impl Shared {
     fn send_some(self: &Arc<Self>, line: &Line, turn: u64) -> Sent {
         let next: Vec<_> = self.lock().queue.next(AT_ONCE).map(|(number, what)| (number, what.cloned())).collect();
         let quiet = knows_quiet(line);
-        let (mut up_to, mut asks, mut stopped) = (0, false, None);
+        let (mut up_to, mut quiet_bytes, mut stopped) = (0, 0, None);
         for (number, outgoing) in &next {
             if let Some(outgoing) = outgoing {
                 let is_quiet = quiet && !outgoing.is_awaited();
@@ -174,7 +150,8 @@ impl Shared {
                     self.ask_to_publish(line, turn, *number, outgoing)
                 };
                 match sent {
-                    Ok(()) => asks |= is_quiet,
+                    Ok(()) if is_quiet => quiet_bytes += outgoing.frame_bytes(),
+                    Ok(()) => {}
                     Err(sent) => {
                         stopped = Some(sent);
                         break;
@@ -182,16 +159,17 @@ impl Shared {
                 }
             }
             up_to = *number;
+            if quiet_bytes >= ASK_BYTES {
+                stopped = Some(Sent::Some);
+                break;
+            }
         }
         let mut state = self.lock();
         state.queue.sent(up_to);
-        state.is_to_ask |= asks;
-        let begins = state.waits_since.is_none() && !state.queue.is_settled();
-        if begins {
-            state.waits_since = Some(Instant::now());
-        }
+        state.asks.sent(quiet_bytes);
+        let waits = !state.queue.is_settled();
         drop(state);
-        if begins {
+        if waits {
             self.begins_to_wait.notify_one();
         }
         stopped.unwrap_or(if next.len() < AT_ONCE { Sent::All } else { Sent::Some })
@@ -238,14 +216,13 @@ impl Shared {
         }
     }
 
-    /// Asks for a sign that all has been handled, unless one is on its way; false if there was no room for that.
+    /// Asks for a sign that all has been handled, unless enough are on their way; false if there was no room for that.
     fn ask(self: &Arc<Self>, line: &Line, turn: u64) -> bool {
         let up_to = {
             let mut state = self.lock();
-            if state.asks || !state.is_to_ask {
+            if !state.asks.begin() {
                 return true;
             }
-            (state.asks, state.is_to_ask) = (true, false);
             state.queue.sent_up_to()
         };
         let (shared, over) = (Arc::clone(self), line.clone());
@@ -267,8 +244,7 @@ impl Shared {
     fn asked(&self, turn: u64, is_handled: bool) {
         let mut state = self.lock();
         if state.turn == turn {
-            state.asks = false;
-            state.is_to_ask |= !is_handled;
+            state.asks.end(is_handled);
         }
     }
 
@@ -286,7 +262,9 @@ impl Shared {
 
     fn asked_late(&self, turn: u64) {
         let mut state = self.lock();
-        state.is_to_ask |= state.turn == turn;
+        if state.turn == turn {
+            state.asks.is_due = true;
+        }
     }
 
     fn heard(&self, turn: u64, number: u64, line: &Line, outgoing: &Outgoing, message: &Message) {
@@ -313,9 +291,7 @@ impl Shared {
             if state.turn != turn {
                 return;
             }
-            let now = Instant::now();
-            state.queue.confirm(number, now);
-            state.waits_since = (!state.queue.is_settled()).then_some(now);
+            state.queue.confirm(number, Instant::now());
             state.queue.confirmed_up_to()
         };
         self.confirmed(confirmed);
@@ -327,8 +303,14 @@ fn knows_quiet(line: &Line) -> bool {
     line.knows_one_way() && line.session().is_some_and(|session| session.features.has(Feature::Ping))
 }
 
-/// A center that was silent is turned to last for so long: longer than it takes to find a connection dead.
-const SHUNNED: Duration = Duration::from_secs(30);
+/// While something waits to be confirmed, signs of life are looked for so often.
+const LOOKS_EVERY: Duration = Duration::from_millis(125);
+/// So long a center may give none, however short a time requests have.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+/// So many times as long as others a request of the relay may take.
+const LATE: u32 = 4;
+/// A sign that all was handled is asked for each time that so much was published, and when none is on its way.
+pub(super) const ASK_BYTES: usize = 64 << 10;
 /// After so long places for requests are looked for again.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// So many messages are sent before others have their turn.

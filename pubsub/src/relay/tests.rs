@@ -1,0 +1,185 @@
+//! The relay against centers of a few lines, over pipes and in paused time.
+
+use bytes::BytesMut;
+use callboard_client::{Client, Connector};
+use callboard_common::{
+    Codec, Encode, EncodeError, Head, Json, LengthValue, Message, MessageType, Protocol, PublishId,
+};
+use callboard_net::{Address, Memory, Transport};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::*;
+use crate::{Publisher, Topics};
+
+/// How a center takes what comes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    Well,
+    /// So many bytes each 100 ms.
+    Slow(usize),
+    /// It reads nothing, and says now and then that it lives.
+    Held,
+    /// It does nothing.
+    Still,
+}
+
+/// What a test sees of a center.
+#[derive(Clone)]
+struct Center {
+    mode: watch::Sender<Mode>,
+    /// The numbers of what was published there, in the order in which it came.
+    published: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Center {
+    async fn start(memory: &Memory, address: &str) -> Self {
+        let center = Self { mode: watch::Sender::new(Mode::Well), published: Arc::default() };
+        let (bound, _) = memory.bind(&address.parse::<Address>().unwrap()).await.unwrap();
+        let (memory, accepting) = (memory.clone(), center.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = memory.accept(&bound).await.unwrap();
+                tokio::spawn(accepting.clone().serve(stream));
+            }
+        });
+        center
+    }
+
+    fn goes_on(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    fn count(&self) -> usize {
+        self.published.lock().unwrap().len()
+    }
+
+    async fn serve(self, mut stream: DuplexStream) {
+        let mut mode = self.mode.subscribe();
+        let mut buf = BytesMut::new();
+        loop {
+            let now = *mode.borrow_and_update();
+            match now {
+                Mode::Well => tokio::select! {
+                    biased;
+                    _ = mode.changed() => {}
+                    read = stream.read_buf(&mut buf) => if read.unwrap_or(0) == 0 { return },
+                },
+                Mode::Slow(bytes) => {
+                    sleep(Duration::from_millis(100)).await;
+                    buf.reserve(bytes);
+                    if (&mut stream).take(bytes as u64).read_buf(&mut buf).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                Mode::Held | Mode::Still => {
+                    let told = timeout(Duration::from_millis(250), mode.changed()).await;
+                    if told.is_err() && now == Mode::Held {
+                        stream.write_all(&frame(MessageType::Ping, b"", "")).await.unwrap();
+                    }
+                }
+            }
+            while let Some(message) = LengthValue::default().decode(&mut buf).unwrap() {
+                if let Some(answer) = self.handle(&message) {
+                    let _ = stream.write_all(&frame(message.kind().answer(), message.id(), answer)).await;
+                }
+            }
+        }
+    }
+
+    fn handle(&self, message: &Message) -> Option<&'static str> {
+        match message.kind() {
+            MessageType::SessionRequest => {
+                Some(r#"{"rcode":0,"version":2,"instance":"i","features":["one_way","ping"],"limits":{}}"#)
+            }
+            MessageType::Ping => Some(""),
+            MessageType::TopicRequest => {
+                let (id, _) = PublishId::split(message.id()).unwrap();
+                self.published.lock().unwrap().push(id.number);
+                (!message.is_one_way()).then_some(r#"{"rcode":0}"#)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn frame(kind: MessageType, id: &[u8], body: &'static str) -> BytesMut {
+    let mut frame = BytesMut::new();
+    LengthValue::default().encode::<Json, _>(Head::new(kind, id), &Text(kind, body), &mut frame).unwrap();
+    frame
+}
+
+/// A body as it stands.
+struct Text(MessageType, &'static str);
+
+impl Encode for Text {
+    fn kind(&self) -> MessageType {
+        self.0
+    }
+
+    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        out.extend_from_slice(self.1.as_bytes());
+        Ok(())
+    }
+}
+
+/// So many centers, and who publishes there.
+async fn house<const N: usize>(timeout: Duration) -> ([Center; N], Centers) {
+    let memory = Memory::new(64 << 10);
+    let addresses: Vec<_> = (1..=N).map(|port| format!("center:{port}")).collect();
+    let mut centers = Vec::new();
+    for address in &addresses {
+        centers.push(Center::start(&memory, address).await);
+    }
+    let settings = Client::builder().connector(Connector::over(memory)).deadlines_by_runtime(true).remember_v1(false);
+    let publishing = settings.timeout(timeout).connect_centers(addresses.join(",")).await.unwrap();
+    assert!(publishing.iter().all(Client::is_online));
+    (centers.try_into().ok().unwrap(), publishing)
+}
+
+/// Publishes so many messages of 2 KiB.
+async fn publish_many(publisher: &mut Publisher, count: usize) {
+    let payload = "x".repeat(2 << 10);
+    for _ in 0..count {
+        publisher.publish_text(&payload).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_center_that_takes_slowly_what_is_published_is_not_left() {
+    let ([slow, other], centers) = house(Duration::from_secs(5)).await;
+    slow.goes_on(Mode::Slow(10 << 10));
+    let mut publisher = Topics::new(&centers).publisher("t");
+    publish_many(&mut publisher, 1_000).await;
+    publisher.settle().await.unwrap();
+    assert_eq!((slow.count(), other.count()), (1_000, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_center_that_is_held_back_and_says_that_it_lives_is_not_left() {
+    let ([held, other], centers) = house(Duration::from_secs(5)).await;
+    held.goes_on(Mode::Held);
+    let mut publisher = Topics::new(&centers).publisher("t");
+    publish_many(&mut publisher, 100).await;
+    sleep(Duration::from_secs(20)).await;
+    held.goes_on(Mode::Well);
+    publisher.settle().await.unwrap();
+    assert_eq!((held.count(), other.count()), (100, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_center_that_gives_no_sign_of_life_is_left_though_its_socket_takes_what_comes() {
+    let ([still, other], centers) = house(Duration::from_secs(5)).await;
+    let topics = Topics::new(&centers);
+    topics.publish("t", &0).await.unwrap();
+    still.goes_on(Mode::Still);
+    let others = topics.clone();
+    tokio::spawn(async move {
+        loop {
+            others.publish_unacknowledged("t", &2).await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    topics.publish("t", &1).await.unwrap();
+    assert_eq!(still.count(), 1);
+    assert!(other.count() > 1);
+}

@@ -224,7 +224,7 @@ where
         let listens = conn.may_read();
         if *times != heartbeat || pulse.listens() != listens {
             *times = heartbeat;
-            pulse.set_listens(listens, heartbeat, Instant::now());
+            pulse.set_listens(listens, heartbeat, conn.shared().serves, Instant::now());
         }
         // The first word after a silence counts from when it came: the next look may be far off.
         if pulse.waits(heartbeat) && self.reader.take_came() {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use callboard_common::Heartbeat;
 use tokio::time::Instant;
 
@@ -48,12 +50,13 @@ impl Pulse {
         !self.deaf
     }
 
-    /// From now on the peer is read, or is not: its silence counts only while it is.
-    pub(crate) fn set_listens(&mut self, listens: bool, heartbeat: Heartbeat, now: Instant) {
+    /// From now on the peer is read, or is not: its silence counts only while it is. The side that `asks` soon tells a peer
+    /// that is not read that it lives.
+    pub(crate) fn set_listens(&mut self, listens: bool, heartbeat: Heartbeat, asks: bool, now: Instant) {
         self.hear(heartbeat, now);
         if !listens {
             self.deaf = true;
-            self.looks_at = later(now, heartbeat.interval);
+            self.looks_at = if asks { self.speaks_at(heartbeat) } else { later(now, heartbeat.interval) };
         }
     }
 
@@ -104,7 +107,7 @@ impl Pulse {
     fn listen(&mut self, heartbeat: Heartbeat, asks: bool, came: bool, now: Instant) -> Beat {
         if self.deaf {
             self.looks_at = later(now, heartbeat.interval);
-            return Beat::Ask;
+            return if asks { Beat::Nothing } else { Beat::Ask };
         }
         if came {
             self.hear(heartbeat, now);
@@ -128,7 +131,8 @@ impl Pulse {
     }
 
     fn speaks_at(&self, heartbeat: Heartbeat) -> Instant {
-        later(self.said, heartbeat.interval)
+        let interval = if self.deaf { heartbeat.interval.min(TELLS_EVERY) } else { heartbeat.interval };
+        later(self.said, interval)
     }
 
     fn asks_at(&self, heartbeat: Heartbeat) -> Instant {
@@ -136,13 +140,13 @@ impl Pulse {
     }
 }
 
+/// So often the side that asks tells a peer that it does not read, and that may wait for an answer, that it lives.
+const TELLS_EVERY: Duration = Duration::from_millis(250);
 /// Looks in an interval in which something comes.
 const LOOKS: u32 = 4;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const PROVIDER: Heartbeat = Heartbeat::from_ms(1000, 3000);
@@ -216,18 +220,33 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_not_read_is_told_each_interval_that_this_side_lives() {
-        for asks in [true, false] {
+    fn a_peer_that_is_not_read_is_told_that_this_side_lives_and_soon_by_the_side_that_asks() {
+        for (asks, every) in [(true, 250), (false, 1000)] {
             let start = Instant::now();
             let mut pulse = Pulse::new(PROVIDER, start);
-            pulse.set_listens(false, PROVIDER, start);
-            for at in 1..60 {
-                assert_eq!(pulse.looks_at(), start + ms(at * 1000));
-                assert_eq!(look(&mut pulse, asks, false, start + ms(at * 1000)), Beat::Ask);
+            pulse.set_listens(false, PROVIDER, asks, start);
+            for at in 1..240 {
+                assert_eq!(pulse.looks_at(), start + ms(at * every));
+                assert_eq!(pulse.look(PROVIDER, asks, false, start, start + ms(at * every)), Beat::Ask);
             }
-            pulse.set_listens(true, PROVIDER, start + ms(60_000));
-            assert_eq!(look(&mut pulse, asks, false, start + ms(60_250)), Beat::Nothing);
+            pulse.set_listens(true, PROVIDER, asks, start + ms(240 * every));
+            assert_eq!(look(&mut pulse, asks, false, start + ms(240 * every + 250)), Beat::Nothing);
         }
+    }
+
+    #[test]
+    fn a_peer_that_is_not_read_is_told_so_too_if_it_is_read_for_a_moment_now_and_then() {
+        let start = Instant::now();
+        let (mut pulse, mut asked) = (Pulse::new(PROVIDER, start), Vec::new());
+        for at in (0..1200).step_by(100) {
+            pulse.set_listens(false, PROVIDER, true, start + ms(at));
+            let is_due = pulse.looks_at() <= start + ms(at);
+            if is_due && pulse.look(PROVIDER, true, false, start, start + ms(at)) == Beat::Ask {
+                asked.push(at);
+            }
+            pulse.set_listens(true, PROVIDER, true, start + ms(at + 90));
+        }
+        assert_eq!(asked, [300, 600, 900]);
     }
 
     /// When a peer is asked of which something comes all the time, or nothing, while something else is said to it at these
@@ -329,9 +348,9 @@ mod tests {
         assert_eq!(look(&mut pulse, true, false, start + ms(60_000)), Beat::Ask, "this side stood still");
         assert_eq!(pulse.silent_until(PROVIDER, false, start + ms(60_900)), None);
         assert!(pulse.silent_until(PROVIDER, false, start + ms(61_000)).is_some());
-        pulse.set_listens(false, PROVIDER, start + ms(61_000));
+        pulse.set_listens(false, PROVIDER, true, start + ms(61_000));
         for second in 62..70 {
-            assert_eq!(look(&mut pulse, true, false, start + ms(second * 1_000)), Beat::Ask);
+            assert_eq!(pulse.look(PROVIDER, true, false, start, start + ms(second * 1_000)), Beat::Ask);
             assert_eq!(pulse.silent_until(PROVIDER, false, start + ms(second * 1_000 + 999)), None);
         }
     }

@@ -48,7 +48,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let Ok(first) = center else { break };
         let (place, center) = shunned.choose(&shared.centers).unwrap_or((0, first));
         // A request that is late would not confirm what it stands behind.
-        let line = center.with_timeout(LATE * center.timeout()).line();
+        let line = center.with_timeout(center.timeout().saturating_mul(LATE)).line();
         let turn = shared.begin(&line);
         let served = tokio::select! {
             biased;

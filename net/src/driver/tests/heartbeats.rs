@@ -137,6 +137,16 @@ async fn who_does_not_read_still_says_that_it_lives() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_publisher_that_is_held_back_soon_hears_that_this_side_lives() {
+    let mut rig = session();
+    let _hold = rig.conn.hold_reading();
+    rig.conn.wake();
+    for _ in 0..8 {
+        assert_eq!(next_kind(&mut rig.peer, ms(251)).await, PING);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_stood_still_asks_first() {
     let mut rig = session();
     rig.conn.set_provider();

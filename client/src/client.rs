@@ -23,7 +23,8 @@ use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates};
 /// One deadline covers all that a call has to wait for: a place among those that wait for answers, room in the outbox,
 /// and the answer. It is 5 s unless it is set ([`ClientBuilder::timeout`], [`with_timeout`](Self::with_timeout)).
 ///
-/// A connection that ends fails every waiting call at once, unless nothing of it had left. It is made again, to the next of
+/// A connection that ends fails every waiting call at once, unless nothing of it had left; one that a peer refuses because it
+/// is about to leave goes over the next connection ([`call`](Self::call)). It is made again, to the next of
 /// the addresses where several were given, and meanwhile what is to be sent waits, each call for as long as it may take;
 /// see [`ClientBuilder::reconnect`] and [`states`](Self::states).
 ///
@@ -97,7 +98,11 @@ impl Client {
             let outcome = ticket.outcome(told.ok());
             if !outcome.is_unsent() || !self.shared.goes_on() {
                 let request = Request { link: &ticket.entered.link, subject, deadline };
-                return read_result(request, &request.outcome(outcome, ticket.kind)?);
+                let result = request.outcome(outcome, ticket.kind).and_then(|answer| read_result(request, &answer));
+                match result {
+                    Err(error) if self.shared.goes_on_after(request.link, &error) => {}
+                    result => return result,
+                }
             }
         }
         take_turns().await;

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, Guard};
-use callboard_common::Executed;
+use callboard_common::{Executed, ResultCode};
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
@@ -86,6 +86,17 @@ impl Shared {
     /// Whether another connection may follow.
     pub(crate) fn goes_on(&self) -> bool {
         self.reconnects && self.closed.get().is_none()
+    }
+
+    /// Whether a request that has failed over this connection may go over another one: nothing of it left, or the peer has
+    /// refused it because it is about to leave.
+    pub(crate) fn goes_on_after(&self, link: &Link, error: &CallError) -> bool {
+        let is_over = match error.kind() {
+            CallErrorKind::Disconnected => true,
+            CallErrorKind::Remote { code: ResultCode::Unavailable, .. } => link.is_leaving(),
+            _ => false,
+        };
+        is_over && error.executed() == Executed::No && self.goes_on()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -189,10 +200,9 @@ impl<'a> Way<'a> {
         Ok(self.request())
     }
 
-    /// Whether another connection may be waited for: nothing of the request left over this one.
+    /// Whether another connection may be waited for.
     pub(crate) fn goes_on_after(&self, error: &CallError) -> bool {
-        let unsent = matches!(error.kind(), CallErrorKind::Disconnected) && error.executed() == Executed::No;
-        unsent && self.shared.goes_on()
+        self.shared.goes_on_after(&self.link, error)
     }
 
     /// The request over the connection that was last given.

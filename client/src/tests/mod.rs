@@ -5,6 +5,7 @@ mod bounds;
 mod calls;
 mod centers;
 mod inboxes;
+mod leaving;
 mod reconnects;
 mod sessions;
 

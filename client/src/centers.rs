@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_net::Address;
-use tokio::time::{Instant, timeout_at};
 
 use crate::connect::{SUBJECT, connect_in_background, read_addresses};
-use crate::{CallError, CallErrorKind, Client, ClientBuilder, Together};
+use crate::{CallError, CallErrorKind, Client, ClientBuilder, Together, most_together};
 
 /// One center or several: a [`Client`] of each, of which some may be without a connection for a while.
 ///
@@ -156,7 +155,6 @@ impl From<&Self> for Centers {
 }
 
 type Waiting<'a> = Pin<Box<dyn Future<Output = Result<&'a Client, CallError>> + Send + 'a>>;
-type Attempt<'a> = Pin<Box<dyn Future<Output = (usize, Outcome)> + Send + 'a>>;
 type Outcome = Result<Client, CallError>;
 
 async fn online(center: &Client) -> Result<&Client, CallError> {
@@ -196,26 +194,9 @@ fn settings_of(settings: &ClientBuilder, place: u64) -> ClientBuilder {
 /// Tries each once, all at the same time, until some while after the first has answered; what is not decided by then is
 /// given up.
 async fn first_attempts(settings: &[ClientBuilder], addresses: &[Address]) -> Vec<Option<Outcome>> {
-    let mut attempts: Together<Attempt<'_>> = Together::default();
-    for (place, (settings, address)) in settings.iter().zip(addresses).enumerate() {
-        let connecting = Box::pin(settings.clone().connect(address.to_string()));
-        attempts.push(Box::pin(async move { (place, connecting.await) }));
-    }
-    let mut outcomes: Vec<Option<Outcome>> = addresses.iter().map(|_| None).collect();
-    let mut until = None;
-    loop {
-        let next = match until {
-            None => attempts.next().await,
-            Some(until) => timeout_at(until, attempts.next()).await.unwrap_or(None),
-        };
-        let Some((place, outcome)) = next else { return outcomes };
-        if outcome.is_ok() {
-            until.get_or_insert_with(|| Instant::now() + PATIENCE);
-        }
-        if let Some(known) = outcomes.get_mut(place) {
-            *known = Some(outcome);
-        }
-    }
+    let attempts =
+        settings.iter().zip(addresses).map(|(settings, address)| settings.clone().connect(address.to_string()));
+    most_together(attempts, Result::is_ok).await
 }
 
 fn nobody_answered(addresses: &[Address], outcomes: &[Option<Outcome>]) -> CallError {
@@ -243,5 +224,3 @@ fn root_cause(error: &CallError) -> String {
 }
 
 const NO_ANSWER: &str = "it did not answer in time";
-/// Longer than a center takes to answer that is there, and short for a program that starts while one is not.
-const PATIENCE: Duration = Duration::from_millis(500);

@@ -52,4 +52,4 @@ pub use line::{Line, Resume, Resuming, WeakLine};
 pub use reconnect::Reconnect;
 pub use requestor::{RequestId, Requestor};
 pub use states::{ClientState, ClientStates};
-pub use together::{OwnTask, Together, all_together};
+pub use together::{OwnTask, Together, all_together, most_together};

@@ -1,9 +1,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use callboard_net::spawn;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 /// A few futures that are awaited together, in the task that awaits them: each poll looks at all of them. For the layers
 /// above, which ask several centers at the same time.
@@ -78,16 +80,39 @@ impl<F> FromIterator<F> for Together<F> {
 /// # Cancel safety
 /// Dropping the future drops them.
 pub async fn all_together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    most_together(futures, |_| false).await.into_iter().flatten().collect()
+}
+
+/// The same, but once one of them has given what `is_enough`, the others have half a second more: longer than a center takes
+/// to answer that is there, and short for one who waits. What is not given by then is dropped, and `None`.
+///
+/// # Cancel safety
+/// Dropping the future drops them.
+pub async fn most_together<F: Future>(
+    futures: impl IntoIterator<Item = F>,
+    is_enough: impl Fn(&F::Output) -> bool,
+) -> Vec<Option<F::Output>> {
     let placed = futures.into_iter().enumerate();
     let placed = placed.map(|(place, future)| Box::pin(async move { (place, future.await) }));
     let mut waiting: Together<_> = placed.collect();
-    let mut outputs = Vec::new();
-    while let Some(output) = waiting.next().await {
-        outputs.push(output);
+    let mut outputs: Vec<_> = waiting.0.iter().map(|_| None).collect();
+    let mut until = None;
+    loop {
+        let next = match until {
+            None => waiting.next().await,
+            Some(until) => timeout_at(until, waiting.next()).await.unwrap_or(None),
+        };
+        let Some((place, output)) = next else { return outputs };
+        if is_enough(&output) {
+            until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        }
+        if let Some(known) = outputs.get_mut(place) {
+            *known = Some(output);
+        }
     }
-    outputs.sort_unstable_by_key(|(place, _)| *place);
-    outputs.into_iter().map(|(_, output)| output).collect()
 }
+
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A task that ends when this is dropped. It gives what the task gives, or `None` if that panicked or its runtime stopped.
 #[derive(Debug)]
@@ -133,6 +158,19 @@ mod tests {
         tokio::task::yield_now().await;
         first.0.send(1).unwrap();
         assert_eq!(waiting.await.unwrap(), (Some(Ok(1)), None, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_there_is_enough_the_others_have_half_a_second() {
+        let after = async |ms: u64| {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            ms
+        };
+        let began = Instant::now();
+        let most = most_together([5_000, 100, 550, 650, 20].map(after), |ms| *ms == 100).await;
+        assert_eq!(most, [None, Some(100), Some(550), None, Some(20)]);
+        assert_eq!(began.elapsed(), Duration::from_millis(600));
+        assert_eq!(most_together([20, 10].map(after), |ms| *ms == 0).await, [Some(20), Some(10)]);
     }
 
     #[tokio::test]

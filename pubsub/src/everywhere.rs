@@ -3,7 +3,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, WeakLine, all_together, spawn};
+use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, WeakLine, most_together, spawn};
 use callboard_common::{Feature, Message, TopicOp, TopicOperation, TopicOptions, TopicRequest};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -73,7 +73,8 @@ fn options(retain: bool) -> TopicOptions {
     TopicOptions { retain: retain.then_some(true), ..TopicOptions::default() }
 }
 
-/// Asks all centers that are there at the same time, where none is each in its time. It is done where one has done it.
+/// Asks all centers that are there at the same time, where none is each in its time. It is done where one has done it; the
+/// others are not waited for long then: one that stands still is to hold up nobody.
 async fn ask_all<F>(centers: &Centers, ask: impl Fn(Client) -> F) -> Result<(), CallError>
 where
     F: Future<Output = Result<(), CallError>> + Send,
@@ -81,9 +82,9 @@ where
     let _ = timeout(centers.timeout(), centers.wait_online()).await;
     let none_is_there = centers.online().is_none();
     let asked = centers.iter().filter(|center| none_is_there || center.is_online());
-    let answers = all_together(asked.map(|center| ask(center.clone()))).await;
-    let is_done = answers.iter().any(Result::is_ok);
-    let mut refused = answers.into_iter().filter_map(Result::err);
+    let answers = most_together(asked.map(|center| ask(center.clone())), Result::is_ok).await;
+    let is_done = answers.iter().flatten().any(Result::is_ok);
+    let mut refused = answers.into_iter().flatten().filter_map(Result::err);
     if !is_done {
         return refused.next().map_or(Ok(()), Err);
     }

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use callboard_client::{Address, CallError, CallErrorKind, Centers, Client, OwnTask, Together, all_together};
+use callboard_client::{Address, CallError, CallErrorKind, Centers, Client, OwnTask, Together, most_together};
 use callboard_common::{Missed, ResultCode, Subscribed};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::backlog::{Bounds, End};
 use crate::part::{Part, Wish};
@@ -24,6 +24,7 @@ pub(crate) struct Several {
     /// The part that is read until it has nothing, and how many of its messages were read in a row.
     current: usize,
     in_a_row: usize,
+    turn_began: Instant,
     /// The topic was removed somewhere; what was published before is still heard everywhere.
     removed: bool,
 }
@@ -44,11 +45,11 @@ impl Several {
     pub(crate) async fn open(centers: &Centers, wish: Wish<'_>) -> Result<Self, CallError> {
         let wanted = Wanted { topic: wish.topic.into(), bounds: wish.bounds, retain: wish.retain };
         // If none is there in time, subscribing says so.
-        let _ = tokio::time::timeout(centers.timeout(), centers.wait_online()).await;
+        let _ = timeout(centers.timeout(), centers.wait_online()).await;
         let none_is_there = centers.online().is_none();
         let asked = centers.iter().enumerate().filter(|(_, center)| none_is_there || center.is_online());
         let asking = asked.map(async |(index, center)| (index, wanted.open_at(center).await));
-        let answers = all_together(asking).await;
+        let answers = most_together(asking, |(_, answer)| answer.is_ok()).await;
         let mut this = Self {
             wanted,
             centers: centers.clone(),
@@ -57,10 +58,11 @@ impl Several {
             opening: Together::default(),
             current: 0,
             in_a_row: 0,
+            turn_began: Instant::now(),
             removed: false,
         };
         let mut refused = Vec::new();
-        for (index, answer) in answers {
+        for (index, answer) in answers.into_iter().flatten() {
             match answer {
                 Ok((part, _)) => this.put(index, part),
                 Err(error) => refused.push((index, error)),
@@ -74,7 +76,9 @@ impl Several {
             if error.code() != Some(ResultCode::NotFoundTopic) {
                 tracing::warn!(center = %error.peer(), %error, "not subscribed at this center yet; it is asked again");
             }
-            this.open_in_time(index).await;
+            if !matches!(error.kind(), CallErrorKind::Timeout) {
+                this.open_in_time(index).await;
+            }
         }
         let missing: Vec<_> =
             (0..).zip(&this.parts).filter(|(_, part)| part.is_none()).map(|(index, _)| index).collect();
@@ -98,8 +102,8 @@ impl Several {
         if let Some(event) = self.poll_opening(cx) {
             return Poll::Ready(Ok(event));
         }
-        if self.in_a_row >= IN_A_ROW {
-            self.turn_to((self.current + 1) % self.parts.len());
+        if self.turn_is_over() {
+            self.begin_turn((self.current + 1) % self.parts.len());
         }
         let (before, after) = (0..self.current, self.current..self.parts.len());
         for index in after.chain(before) {
@@ -136,9 +140,17 @@ impl Several {
     }
 
     fn turn_to(&mut self, index: usize) {
-        if self.current != index || self.in_a_row >= IN_A_ROW {
-            (self.current, self.in_a_row) = (index, 0);
+        if self.current != index {
+            self.begin_turn(index);
         }
+    }
+
+    fn begin_turn(&mut self, index: usize) {
+        (self.current, self.in_a_row, self.turn_began) = (index, 0, Instant::now());
+    }
+
+    fn turn_is_over(&self) -> bool {
+        self.in_a_row >= IN_A_ROW || self.in_a_row > 0 && self.turn_began.elapsed() >= TURN
     }
 
     /// A center that has taken the subscription later than others.
@@ -198,7 +210,7 @@ impl Several {
     /// Creates the topic at a center and subscribes; one attempt.
     async fn open_in_time(&mut self, index: usize) {
         let Some(center) = self.center(index).filter(|center| center.is_online()).cloned() else { return };
-        if let Ok((part, _)) = self.wanted.create_at(&center).await {
+        if let Ok(Ok((part, _))) = timeout(PATIENCE, self.wanted.create_at(&center)).await {
             self.put(index, part);
         }
     }
@@ -247,6 +259,10 @@ fn first_of(refused: Vec<(usize, CallError)>) -> CallError {
 
 /// After so many events of one center the others have their turn.
 const IN_A_ROW: usize = 1 << 10;
+/// And after so long: a center cuts off who takes nothing for half a second.
+const TURN: Duration = Duration::from_millis(50);
+/// How long a center may take to create a topic before others that have it are heard.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait before a center that has refused is asked again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use callboard_client::{Centers, all_together};
+use callboard_client::{Centers, most_together};
 use callboard_common::Host;
 use tokio::time::timeout;
 
@@ -10,7 +10,7 @@ use crate::announcer::Announcer;
 use crate::provider::hosts;
 use crate::{Place, ProviderError};
 
-/// Announces at all centers; done when each that is there has answered. Those that are away, and those that refuse while
+/// Announces at all centers; done when each that is there has answered, or a while after one has taken it. Those that are away, and those that refuse while
 /// another one does not, are told in the background.
 ///
 /// # Errors
@@ -43,13 +43,14 @@ pub(crate) async fn register_at_all(
         announcer.tell_in_background();
     }
     let telling = there.iter().zip(&places).map(|(announcer, known)| announcer.register(&methods, known));
-    let outcomes = all_together(telling).await;
-    let (refused, taken): (Vec<_>, Vec<_>) = there.iter().zip(outcomes).partition(|(_, told)| told.is_err());
+    let outcomes = most_together(telling, Result::is_ok).await;
+    let (taken, refused): (Vec<_>, Vec<_>) =
+        there.iter().zip(outcomes).partition(|(_, told)| matches!(told, Some(Ok(()))));
     if taken.is_empty() {
-        return refused.into_iter().next().map_or(Ok(()), |(_, told)| Ok(told?));
+        return refused.into_iter().find_map(|(_, told)| told).map_or(Ok(()), |told| Ok(told?));
     }
     for (announcer, told) in refused {
-        if let Err(error) = told {
+        if let Some(Err(error)) = told {
             tracing::warn!(%error, "a center does not take a provider that others have taken; it is asked again");
         }
         announcer.tell_in_background();

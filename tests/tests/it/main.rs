@@ -17,6 +17,7 @@ mod rolling;
 mod rpc;
 mod several_centers;
 mod several_heard;
+mod several_still;
 mod shutdown;
 mod slow;
 mod topics;

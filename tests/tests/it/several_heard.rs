@@ -1,5 +1,6 @@
 //! What one subscription at two centers tells: each message that was published, or that it is missing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use callboard_center::Center;
@@ -98,7 +99,7 @@ async fn publish_far_apart(stage: &Stage, hearing: &Centers, a: Center) {
     assert_eq!(number(&mut at_b).await, 2);
 }
 
-/// Makes the second center the one that is read first.
+/// Makes this center the one that is read, until its turn is over.
 async fn hear_at(stage: &Stage, name: &str, news: &mut Subscription) {
     let only = Client::connect(stage.address(name)).await.unwrap();
     Topics::new(&only).publish("t", &0).await.unwrap();
@@ -113,8 +114,10 @@ async fn a_message_that_waits_at_one_center_while_very_many_follow_at_another_is
     let hearing = stage.centers().await;
     Topics::new(&hearing).create("t").await.unwrap();
     let mut news = Subscription::open(&hearing, "t").await.unwrap();
-    hear_at(&stage, "b", &mut news).await;
+    hear_at(&stage, "a", &mut news).await;
     publish_far_apart(&stage, &hearing, a).await;
+    // The turn of this center is over.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     assert_eq!([number(&mut news).await, number(&mut news).await], [2, 1]);
     assert_eq!(news.repeats(), 0);
 }
@@ -126,10 +129,12 @@ async fn who_wants_the_latest_only_is_told_of_an_older_one_that_it_is_missing() 
     let hearing = stage.centers().await;
     Topics::new(&hearing).create("t").await.unwrap();
     let mut news = Subscription::builder(&hearing, "t").policy(SlowPolicy::Latest).open().await.unwrap();
-    hear_at(&stage, "b", &mut news).await;
+    hear_at(&stage, "a", &mut news).await;
     publish_far_apart(&stage, &hearing, a).await;
+    // The turn of this center is over.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     assert_eq!(number(&mut news).await, 2);
-    assert_eq!(next(&mut news).await, Event::Lagged { from: 1, to: 1 });
+    assert_eq!(next(&mut news).await, Event::Lagged { from: 2, to: 2 });
     assert_eq!(news.heard_at().to_string(), stage.address("a"));
 }
 
@@ -162,4 +167,31 @@ async fn at_a_center_that_was_started_anew_nobody_knows_what_was_missed() {
     let _b = stage.center("b").await;
     assert_eq!(next(&mut news).await, Event::Resumed { missed: Missed::Unknown });
     hear_at(&stage, "b", &mut news).await;
+}
+
+#[tokio::test]
+async fn who_takes_its_time_hears_each_center_in_turn() {
+    let stage = Stage::new();
+    let (_a, _b) = (stage.center("a").await, stage.center("b").await);
+    let hearing = stage.centers().await;
+    Topics::new(&hearing).create("t").await.unwrap();
+    let mut news = Subscription::open(&hearing, "t").await.unwrap();
+    for center in hearing.iter() {
+        // What one subscription over a connection has heard has come for all of them.
+        let mut mark = Subscription::open(center, "t").await.unwrap();
+        let mut publisher = Topics::new(center).publisher("t");
+        for number in 0..100 {
+            publisher.publish(&number).await.unwrap();
+        }
+        publisher.settle().await.unwrap();
+        while number(&mut mark).await != 99 {}
+    }
+    let mut heard_at = BTreeSet::new();
+    for _ in 0..10 {
+        number(&mut news).await;
+        heard_at.insert(news.heard_at().to_string());
+        // Reading takes so long.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert_eq!(heard_at.len(), 2, "a center that is not read for half a second cuts the subscriber off");
 }

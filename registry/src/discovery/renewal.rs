@@ -116,10 +116,10 @@ impl State {
         }
     }
 
-    /// What to ask for now, and over which connection; `None` when nothing is in doubt any more.
+    /// What to ask for now, and over which connection; `None` when nothing is in doubt any more, or nobody can be asked.
     fn next_doubts(&self) -> Option<(BTreeSet<Arc<str>>, Option<WeakLine>)> {
         let mut knowledge = self.lock();
-        knowledge.settles = !knowledge.doubtful.is_empty();
+        knowledge.settles = !knowledge.doubtful.is_empty() && !knowledge.is_closed();
         knowledge.settles.then(|| (knowledge.doubtful.clone(), knowledge.line.clone()))
     }
 }

@@ -192,6 +192,11 @@ impl Knowledge {
         gone
     }
 
+    /// Whether no connection to a center comes any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.notices.is_none()
+    }
+
     fn tell(&self, notice: Notice) {
         if let Some(notices) = &self.notices {
             // Perhaps nobody listens.

@@ -124,6 +124,25 @@ async fn a_center_that_is_about_to_leave_and_does_not_say_so_is_not_stormed() {
 }
 
 #[tokio::test]
+async fn what_is_in_doubt_is_asked_for_no_more_once_the_client_is_closed() {
+    let (_center, discovery) = scripted(LONG, |conn, message, number| match number {
+        0 => answer(conn, message, &[dead_host(1)]),
+        _ => refuse(conn, message),
+    })
+    .await;
+    discovery.hosts("add").await.unwrap();
+    discovery.client().hang_up("the test ends it");
+    let until = async |settles| {
+        while discovery.state.lock().settles != settles {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LONG, until(true)).await.unwrap();
+    discovery.client().close();
+    timeout(LONG, until(false)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_missed_change_is_asked_for_without_a_look_up() {
     let (_center, discovery) = scripted(LONG, |conn, message, number| {
         let hosts = if number == 0 { vec![dead_host(1)] } else { vec![dead_host(1), dead_host(2), dead_host(3)] };

@@ -74,6 +74,24 @@ impl FarHost {
         ip(&if connected { format!("link set {name}o master {name}b") } else { format!("link set {name}o nomaster") })
     }
 
+    /// Whether packets to it come through; its own do all the same.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn set_hears(&self, hears: bool) -> Result<(), Unable> {
+        let (there, name) = (self.there(), &self.name);
+        ip(&format!("neigh {} dev {name}b", who_has(&there, hears)))
+    }
+
+    /// Whether its own packets come through; those to it do all the same.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn set_heard(&self, heard: bool) -> Result<(), Unable> {
+        let (here, name) = (self.here(), &self.name);
+        ip(&format!("-n {name} neigh {} dev {name}i", who_has(&here, heard)))
+    }
+
     /// Of the addresses that are set aside for tests of networks, 198.18.0.0/15.
     fn address(&self, host: u32) -> String {
         std::net::Ipv4Addr::from(0xC612_0000 + self.network * HOSTS + host).to_string()
@@ -108,6 +126,11 @@ impl fmt::Display for Unable {
 
 impl std::error::Error for Unable {}
 
+/// What `ip neigh` is to do so that packets to this address go where it is, or to nobody.
+fn who_has(address: &str, known: bool) -> String {
+    if known { format!("del {address}") } else { format!("replace {address} lladdr {NOBODY} nud permanent") }
+}
+
 fn ip(line: &str) -> Result<(), Unable> {
     let refused = |why: String| if may_change_networks() { Unable::Failed(why) } else { Unable::NotAllowed(why) };
     let output = Command::new("ip").args(line.split(' ')).output();
@@ -125,6 +148,7 @@ fn may_change_networks() -> bool {
     effective & NET_ADMIN_AND_SYS_ADMIN == NET_ADMIN_AND_SYS_ADMIN
 }
 
+const NOBODY: &str = "02:00:00:00:00:ff";
 const HOSTS: u32 = 8;
 /// So many networks of so many hosts fit in.
 const NETWORKS: u32 = (1 << 17) / HOSTS;

@@ -17,6 +17,7 @@ mod rolling;
 
 use anyhow::{Result, bail};
 
+use crate::network::Dropped;
 use crate::report::{Figure, Measured, Report, What};
 
 #[tokio::main]
@@ -52,7 +53,10 @@ async fn run(what: What) -> Result<Measured> {
         What::Kill => departures::kill(10).await?,
         What::Stop => departures::stop(5, &[]).await?,
         What::EagerStop => departures::stop(10, &departures::EAGER).await?,
-        What::Drop => network::dropped(5).await?,
+        What::Drop => network::dropped(5, Dropped::All, &[]).await?,
+        What::DropThere => network::dropped(10, Dropped::There, &[]).await?,
+        What::EagerDropThere => network::dropped(10, Dropped::There, &departures::EAGER).await?,
+        What::DropBack => network::dropped(5, Dropped::Back, &[]).await?,
         What::Restart => crowd::restart(5).await?,
         What::Providers => return rolling::providers(25).await.map(Measured::Counts),
         What::Center => return rolling::center(10).await.map(Measured::Counts),

@@ -14,6 +14,9 @@ pub(crate) enum What {
     Stop,
     EagerStop,
     Drop,
+    DropThere,
+    EagerDropThere,
+    DropBack,
     Restart,
     Failover,
     Providers,
@@ -37,7 +40,7 @@ pub(crate) struct Figure {
     bound: Option<u64>,
 }
 
-pub(crate) const FIGURES: [Figure; 11] = [
+pub(crate) const FIGURES: [Figure; 14] = [
     Figure { what: What::Close, name: "a v1 provider's connection is closed", bound: Some(50) },
     Figure { what: What::Withdrawal, name: "a method is withdrawn", bound: Some(50) },
     Figure { what: What::GoAway, name: "a provider says GOAWAY to its callers", bound: Some(50) },
@@ -45,6 +48,13 @@ pub(crate) const FIGURES: [Figure; 11] = [
     Figure { what: What::Stop, name: "SIGSTOP of a provider", bound: Some(3500) },
     Figure { what: What::EagerStop, name: "SIGSTOP of a provider, set to 100 and 400 ms", bound: Some(500) },
     Figure { what: What::Drop, name: "the network of a provider drops all packets", bound: Some(3500) },
+    Figure { what: What::DropThere, name: "only packets to a provider are dropped", bound: Some(3500) },
+    Figure {
+        what: What::EagerDropThere,
+        name: "only packets to a provider are dropped, set to 100 and 400 ms",
+        bound: Some(500),
+    },
+    Figure { what: What::DropBack, name: "only packets of a provider are dropped", bound: Some(3500) },
     Figure { what: What::Restart, name: "1,000 clients whole again after the center's restart", bound: None },
     Figure { what: What::Failover, name: "kill -9 of one of two centers under load", bound: None },
     Figure { what: What::Providers, name: "rolling restart of 4 providers under load", bound: None },

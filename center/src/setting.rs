@@ -318,13 +318,13 @@ pub(crate) const ALL: &[Setting] = &[
     millis(
         "probe_timeout_ms",
         |config| &mut config.availability.probe_timeout,
-        "How long one attempt to connect to a provider's host may take",
+        "How long it may take to connect to a provider's host; a first attempt has a tenth of it, a second one the rest",
     ),
     number(
         "max_probes",
         1,
         |config| &mut config.availability.max_probes,
-        "Such attempts at once for registrations, a quarter for one connection; as many again for the departed",
+        "First attempts at once, a quarter for one connection; as many second ones, and as many for the departed",
     ),
     millis(
         "provider_grace_ms",

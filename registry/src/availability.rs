@@ -11,7 +11,7 @@ use std::time::Duration;
 use callboard_common::Host;
 use tokio::time::Instant;
 
-pub(crate) use self::attempts::Attempt;
+pub(crate) use self::attempts::{Attempt, Patience};
 use self::attempts::{Attempts, Reason};
 use self::damping::Damping;
 use self::departures::Departures;
@@ -51,6 +51,8 @@ pub(crate) struct Claim<'a> {
 pub(crate) struct Unreached {
     /// Nobody listens there.
     pub(crate) is_refused: bool,
+    /// There was no answer in time.
+    pub(crate) is_late: bool,
     /// What the system says.
     pub(crate) why: String,
 }
@@ -167,8 +169,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// instance tells: within `patience`, which is what its silence has left of it, and within the grace of the policy.
     pub(crate) fn ended(&mut self, peer: &K, patience: Duration, now: Instant, effects: &mut impl Outcomes<K, T>) {
         let grace = patience.min(self.policy.provider_grace);
-        self.probes.forget(peer);
-        self.attempts.forget(Reason::Registration, peer);
+        self.forget_probes(peer);
         let (hosts, instance) = self.table.places_of(peer);
         let Some(instance) = instance.filter(|_| !grace.is_zero()) else {
             return self.leave(peer, now, effects);
@@ -195,9 +196,15 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
 
     /// Takes back all that a connection registered and watched.
     pub(crate) fn leave(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        self.probes.forget(peer);
-        self.attempts.forget(Reason::Registration, peer);
+        self.forget_probes(peer);
         self.table.leave(peer, &mut Noted { damping: &mut self.damping, now, effects });
+    }
+
+    fn forget_probes(&mut self, peer: &K) {
+        self.probes.forget(peer);
+        for reason in [Reason::Registration, Reason::Late] {
+            self.attempts.forget(reason, peer);
+        }
     }
 
     /// Nothing is tried any more.
@@ -225,10 +232,24 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) {
-        *(if outcome.is_ok() { &mut self.metrics.reached } else { &mut self.metrics.unreached }) += 1;
         self.attempts.end(attempt.host);
+        if attempt.patience == Patience::Little && outcome.as_ref().is_err_and(|unreached| unreached.is_late) {
+            self.metrics.late += 1;
+            return attempt.peers.iter().for_each(|peer| self.ask_again(peer, attempt.host));
+        }
+        *(if outcome.is_ok() { &mut self.metrics.reached } else { &mut self.metrics.unreached }) += 1;
         for peer in &attempt.peers {
             self.tried_for(peer, attempt.host, outcome, now, effects);
+        }
+    }
+
+    /// Who waits for a host that did not answer soon lets the first attempts of others go before.
+    fn ask_again(&mut self, peer: &K, host: Host) {
+        if self.probes.has(peer, host) {
+            self.attempts.ask(Reason::Late, peer, host);
+        }
+        if self.departures.has(peer, host) {
+            self.attempts.ask(Reason::Departed, peer, host);
         }
     }
 

@@ -6,6 +6,8 @@ pub struct RegistryMetrics {
     pub reached: u64,
     /// Hosts of providers that could not be.
     pub unreached: u64,
+    /// Hosts that did not answer their first attempt, which is short, and were tried again.
+    pub late: u64,
     /// Connections of session providers that ended unexpectedly.
     pub departures: u64,
     /// Entries of such a connection that the same run of the provider registered again in time.

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::availability::Patience;
+
 /// How a center makes sure that who is online can be called.
 ///
 /// All of it is about providers with a session. What a v1 provider registers is announced at once, and it goes offline with
@@ -11,12 +13,16 @@ pub struct AvailabilityPolicy {
     /// to no where callers reach hosts that the center can't. A host is connected to as peers register it, once for each
     /// connection; those that wait for the same host at the same time share one attempt.
     pub probe: bool,
-    /// How long one attempt to connect to a host may take. Default 1 s. Longer, and a provider behind a lost network waits
-    /// longer for its refusal.
+    /// How long it may take to connect to a host. Default 1 s. Longer, and a provider behind a lost network waits longer for
+    /// its refusal. A registration's first attempt has a tenth of it: a host that has not answered by then is tried again,
+    /// with the rest of the time, beside the first attempts of others.
     pub probe_timeout: Duration,
-    /// Attempts under way at once for registrations, over all providers, of which one connection has at most a quarter (and
-    /// at least one); others wait, and connections take turns. As many again are kept for the hosts of providers whose
-    /// connections ended. Default 64. More, and more hosts that do not answer are waited for at once; each takes a descriptor.
+    /// First attempts under way at once for registrations, over all providers, of which one connection has at most a quarter
+    /// (and at least one); others wait, and connections take turns. So a provider's first attempt begins, whoever else
+    /// registers hosts that do not answer, after a tenth of [`probe_timeout`](Self::probe_timeout) for each so many
+    /// connections that have asked before it: with 900 of them, within 1.5 s. As many again are kept for hosts that did not
+    /// answer the first, and for those of providers whose connections ended. Default 64. More, and more hosts that do not
+    /// answer are waited for at once; each takes a descriptor.
     pub max_probes: usize,
     /// How long the entries of a provider stay whose connection ended unexpectedly, while its host still accepts: if the same
     /// run of it registers again in this time, nobody notices. One that owed a sign of life when its connection ended has
@@ -44,6 +50,15 @@ impl Default for AvailabilityPolicy {
 }
 
 impl AvailabilityPolicy {
+    /// How long an attempt may take. Both together take `probe_timeout`.
+    pub(crate) fn limit(&self, patience: Patience) -> Duration {
+        let first = self.probe_timeout / 10;
+        match patience {
+            Patience::Little => first,
+            Patience::Full => self.probe_timeout.saturating_sub(first),
+        }
+    }
+
     /// Takes every provider at its word: announced at once, offline with its connection, however often.
     pub const fn trusting() -> Self {
         Self {

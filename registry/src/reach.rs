@@ -53,8 +53,8 @@ impl<C: Connection> RegistryService<C> {
         let reach = Arc::new(reach);
         let mut attempts = Attempts { tasks: JoinSet::new(), of: HashMap::new() };
         loop {
-            let limit = self.limit();
             while let Some(attempt) = self.next_attempt() {
+                let limit = self.limit(&attempt);
                 attempts.begin(attempt, Arc::clone(&reach), limit);
             }
             let deadline = self.on_time(Instant::now());
@@ -84,7 +84,10 @@ impl<C: Connection> Attempts<C> {
     fn end(&mut self, ended: Result<(Id, io::Result<()>), JoinError>) -> Option<(Attempt<C>, Result<(), Unreached>)> {
         let (id, outcome) = match ended {
             Ok((id, outcome)) => (id, outcome.map_err(|error| Unreached::from(&error))),
-            Err(panic) => (panic.id(), Err(Unreached { is_refused: false, why: "the attempt failed".to_owned() })),
+            Err(panic) => {
+                let why = "the attempt failed".to_owned();
+                (panic.id(), Err(Unreached { is_refused: false, is_late: false, why }))
+            }
         };
         Some((self.of.remove(&id)?, outcome))
     }
@@ -93,9 +96,9 @@ impl<C: Connection> Attempts<C> {
 impl From<&io::Error> for Unreached {
     fn from(error: &io::Error) -> Self {
         let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
-        let why =
-            if error.kind() == io::ErrorKind::TimedOut { "no answer in time".to_owned() } else { error.to_string() };
-        Self { is_refused, why }
+        let is_late = error.kind() == io::ErrorKind::TimedOut;
+        let why = if is_late { "no answer in time".to_owned() } else { error.to_string() };
+        Self { is_refused, is_late, why }
     }
 }
 

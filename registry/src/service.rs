@@ -89,8 +89,8 @@ impl<C: Connection> RegistryService<C> {
     }
 
     /// How long an attempt may take.
-    pub(crate) fn limit(&self) -> Duration {
-        self.availability().policy().probe_timeout
+    pub(crate) fn limit(&self, attempt: &Attempt<C>) -> Duration {
+        self.availability().policy().limit(attempt.patience)
     }
 
     pub(crate) fn next_attempt(&self) -> Option<Attempt<C>> {

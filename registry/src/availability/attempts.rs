@@ -7,8 +7,10 @@ use callboard_common::Host;
 pub(super) enum Reason {
     /// Callers are told of it, and its provider's connection has ended.
     Departed,
-    /// A registration waits for it.
+    /// A registration waits for it, and it was not tried yet.
     Registration,
+    /// A registration waits for it that did not answer soon.
+    Late,
 }
 
 /// A host to be connected to once.
@@ -17,10 +19,20 @@ pub(crate) struct Attempt<K> {
     /// The connections for which that is done.
     pub(crate) peers: Vec<K>,
     pub(crate) host: Host,
+    pub(crate) patience: Patience,
+}
+
+/// How long an attempt may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as most hosts need that answer at all: others wait for their first attempt.
+    Little,
+    Full,
 }
 
 /// Which hosts are tried, for whom, and in which order: connections take turns, each with a bound of its own, and who waits
-/// for the same host shares an attempt. Hosts that do not answer hold up nobody else for long.
+/// for the same host shares an attempt. Each reason has attempts of its own, and a first one is short: so hosts that do not
+/// answer hold up nobody else for long.
 #[derive(Debug)]
 pub(super) struct Attempts<K> {
     hosts: BTreeMap<Host, Asked<K>>,
@@ -29,7 +41,7 @@ pub(super) struct Attempts<K> {
     turns: BTreeMap<(Reason, u64), K>,
     last_turn: u64,
     under_way: BTreeMap<Reason, usize>,
-    /// Attempts under way at once, for each reason.
+    /// Attempts under way at once, for each reason: those that began for it.
     max: usize,
     /// Of these, such that one connection began.
     max_each: usize,
@@ -115,7 +127,9 @@ impl<K: Clone + Ord> Attempts<K> {
 
     /// A host that is to be tried now; [`end`](Self::end) is to be called for it.
     pub(super) fn next(&mut self) -> Option<Attempt<K>> {
-        let owner = [Reason::Departed, Reason::Registration].into_iter().find_map(|reason| self.turn(reason))?;
+        let reasons = [Reason::Departed, Reason::Registration, Reason::Late];
+        let owner = reasons.into_iter().find_map(|reason| self.turn(reason))?;
+        let patience = if owner.0 == Reason::Registration { Patience::Little } else { Patience::Full };
         let host = self.askers.get(&owner)?.ready.first().copied()?;
         let asked = self.hosts.get_mut(&host)?;
         asked.under_way = Some(owner.clone());
@@ -136,7 +150,7 @@ impl<K: Clone + Ord> Attempts<K> {
             self.settle(asker);
         }
         let peers = all.into_iter().map(|(_, peer)| peer).collect();
-        Some(Attempt { peers, host })
+        Some(Attempt { peers, host, patience })
     }
 
     /// The attempt at a host is over.

@@ -34,6 +34,11 @@ impl<K: Clone + Ord, T> Probes<K, T> {
         self.of.get(peer).is_some_and(|hosts| matches!(hosts.get(&host), Some(Probe::Reached)))
     }
 
+    /// Whether registrations wait for the host.
+    pub(super) fn has(&self, peer: &K, host: Host) -> bool {
+        self.of.get(peer).is_some_and(|hosts| matches!(hosts.get(&host), Some(Probe::Waiting(_))))
+    }
+
     /// Whether the host is to be tried now: it is not under way.
     pub(super) fn wait(&mut self, peer: &K, host: Host, registration: Registration<T>) -> bool {
         let hosts = self.of.entry(peer.clone()).or_default();

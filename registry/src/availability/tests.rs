@@ -1,3 +1,5 @@
+mod fair;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -135,7 +137,7 @@ impl House {
 
     /// Not before it is to be tried.
     fn tried(&mut self, peer: u32, port: u16, outcome: &Result<(), Unreached>) {
-        let attempt = Attempt { peers: vec![peer], host: host(port) };
+        let attempt = Attempt { peers: vec![peer], host: host(port), patience: Patience::Full };
         self.availability.tried(&attempt, outcome, self.now, &mut self.told);
     }
 
@@ -162,7 +164,11 @@ impl House {
 }
 
 fn unreached(is_refused: bool) -> Unreached {
-    Unreached { is_refused, why: if is_refused { "refused" } else { "no answer in time" }.to_owned() }
+    Unreached {
+        is_refused,
+        is_late: !is_refused,
+        why: if is_refused { "refused" } else { "no answer in time" }.to_owned(),
+    }
 }
 
 fn check(rows: Vec<Row>) {

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::{AvailabilityPolicy, RegistryLimits, TableSize};
 
-/// Does with each port as it is told: 1 is reached, 2 refused, 3 silent, 4 a mistake of ours.
+/// Does with each port as it is told: 1 is reached, 2 refused, 3 silent (and all from 20,000 on), 4 a mistake of ours.
 #[derive(Default)]
 struct Scripted {
     tried: Mutex<Vec<u16>>,
@@ -23,7 +23,7 @@ impl Reach for Arc<Scripted> {
         self.under_way.fetch_sub(1, SeqCst);
         match host.port() {
             2 => Err(io::ErrorKind::ConnectionRefused.into()),
-            3 => pending().await,
+            3 | 20_000.. => pending().await,
             4 => panic!("a mistake"),
             _ => Ok(()),
         }
@@ -101,7 +101,11 @@ async fn registrations_wait_for_their_host_and_are_answered_once() {
         assert_eq!(texts(&provider), [r#"{"rcode":0,"optype":0}"#]);
     }
     assert_eq!(texts(&watcher).len(), 1, "one host came");
-    assert_eq!(*house.reach.tried.lock().unwrap(), [1, 2, 1, 3, 1, 4, 1], "once for each connection and host");
+    assert_eq!(
+        *house.reach.tried.lock().unwrap(),
+        [1, 2, 1, 3, 3, 1, 4, 1],
+        "once for each connection and host, twice if it is silent"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,6 +177,27 @@ async fn hosts_that_do_not_answer_hold_up_nobody_else() {
     assert_eq!(*house.reach.tried.lock().unwrap(), [1, 3, 1, 11], "all at once, and the silent one once");
     sleep(Duration::from_millis(2001)).await;
     assert!(silent.iter().all(|provider| provider.take().len() == 1), "refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nine_hundred_silent_hosts_hold_up_a_newcomer_for_less_than_a_second_and_a_half() {
+    let house = House::new(AvailabilityPolicy::default());
+    let silent: Vec<_> = (20_000..20_900).map(|port| (run_of(port, "x"), u16::try_from(port).unwrap())).collect();
+    for (provider, port) in &silent {
+        house.register(provider, *port);
+    }
+    sleep(Duration::from_millis(1)).await;
+    let (first, later) = (run_of(1, "a"), run_of(2, "b"));
+    house.register(&first, 11);
+    sleep(Duration::from_millis(1_450)).await;
+    assert_eq!(texts(&first), [r#"{"rcode":0,"optype":0}"#]);
+    sleep(Duration::from_millis(500)).await;
+    house.register(&later, 12);
+    sleep(Duration::from_millis(12)).await;
+    assert_eq!(texts(&later), [r#"{"rcode":0,"optype":0}"#], "at once: all had their first attempt");
+    sleep(Duration::from_secs(13)).await;
+    assert!(silent.iter().all(|(provider, _)| provider.take().len() == 1), "refused");
+    assert_eq!(house.reach.most.load(SeqCst), 2 * 64, "at once");
 }
 
 #[tokio::test(start_paused = true)]

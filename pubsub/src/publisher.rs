@@ -141,8 +141,8 @@ impl Publisher {
     /// # Errors
     /// What any call may fail with; `Disconnected` if the connection was lost and made again since the last time: some of
     /// what was published may not have arrived. With several centers that is published again; `Timeout` says that none has
-    /// confirmed anything for as long as a call may take, and `Encode` that something was too large for the center that
-    /// was there when it could be sent, and is lost.
+    /// confirmed anything, or taken any of what waits, for as long as a call may take, and `Encode` that something was too
+    /// large for the center that was there when it could be sent, and is lost.
     ///
     /// # Cancel safety
     /// It only watches.

@@ -45,6 +45,8 @@ struct State {
     /// Counts the connections over which it published.
     turn: u64,
     asks: Asks,
+    /// The center has given a sign of life of late, while something waited to be confirmed.
+    lives: bool,
 }
 
 /// The PINGs that will confirm what was sent before them.
@@ -78,7 +80,7 @@ impl Asks {
     }
 }
 
-/// What those who wait are told.
+/// What those who wait are told; also that the center takes some of what waits, which changes nothing here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
     confirmed: u64,
@@ -101,7 +103,7 @@ impl Relay {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(crate) fn start(centers: &Centers) -> Self {
-        let state = State { queue: Unconfirmed::new(), turn: 0, asks: Asks::default() };
+        let state = State { queue: Unconfirmed::new(), turn: 0, asks: Asks::default(), lives: false };
         let shared = Arc::new(Shared {
             run: uuid::Uuid::new_v4().into_bytes(),
             centers: centers.clone(),
@@ -119,7 +121,7 @@ impl Relay {
     /// Publishes a message, which may leave later; gives its number. Waits as long as too much is not confirmed yet.
     ///
     /// # Errors
-    /// `Encode`: it is too large. `Timeout`: nothing was confirmed for so long. `Disconnected`: no center is left.
+    /// `Encode`: it is too large. `Timeout`: nothing was confirmed, or taken of what waits, for so long. `Disconnected`: no center is left.
     pub(crate) async fn publish(&self, outgoing: Outgoing, time: Duration) -> Result<u64, CallError> {
         consume_budget().await;
         self.push(outgoing, time).await
@@ -152,11 +154,11 @@ impl Relay {
     /// Waits until all up to this number is confirmed.
     ///
     /// # Errors
-    /// `Timeout`: nothing was confirmed for so long. `Disconnected`: no center is left.
+    /// `Timeout`: nothing was confirmed, or taken of what waits, for so long. `Disconnected`: no center is left.
     pub(crate) async fn settled(&self, topic: &Arc<str>, number: u64, time: Duration) -> Result<(), CallError> {
         let mut progress = self.0.progress.subscribe();
         loop {
-            let Progress { confirmed, ended } = *progress.borrow_and_update();
+            let Progress { confirmed, ended, .. } = *progress.borrow_and_update();
             if confirmed >= number {
                 return Ok(());
             }
@@ -212,8 +214,16 @@ impl Relay {
     }
 
     fn late(&self, topic: &str, time: Duration, executed: Executed) -> CallError {
-        let what = format!("no center has confirmed what was published within {time:?}");
-        let advice = "check that one of the centers runs; what was queued is published once one is there";
+        let (what, advice) = if self.0.lock().lives {
+            let what = format!("what was published was not confirmed within {time:?}, though the center lives");
+            (
+                what,
+                "slow subscribers hold it up: publish less, or allow more time; what was queued is published in its turn",
+            )
+        } else {
+            let what = format!("no center has confirmed what was published within {time:?}");
+            (what, "check that one of the centers runs; what was queued is published once one is there")
+        };
         self.error(CallErrorKind::Timeout, topic, what).with_executed(executed).with_advice(advice)
     }
 

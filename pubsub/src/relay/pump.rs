@@ -77,7 +77,7 @@ impl Shared {
         self.max_frame_bytes.store(bound_of(line), Relaxed);
         let mut state = self.lock();
         state.turn += 1;
-        state.asks = Asks::default();
+        (state.asks, state.lives) = (Asks::default(), false);
         state.queue.start_over(Instant::now());
         state.turn
     }
@@ -129,8 +129,16 @@ impl Shared {
                 signs = Signs::new(Look::at(line));
             }
             sleep(LOOKS_EVERY).await;
-            signs.look(Look::at(line));
-            if LOOKS_EVERY * signs.missing() >= patience && shunned.is_another(&self.centers, place) {
+            if signs.look(Look::at(line)) {
+                // Who waits for room goes on doing so.
+                self.progress.send_modify(|_| {});
+            }
+            let is_silent = LOOKS_EVERY * signs.missing() >= patience;
+            {
+                let mut state = self.lock();
+                state.lives = signs.missing() == 0 || (state.lives && !is_silent);
+            }
+            if is_silent && shunned.is_another(&self.centers, place) {
                 return;
             }
         }

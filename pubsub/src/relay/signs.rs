@@ -32,12 +32,13 @@ impl Signs {
         Self { last, missing: 0 }
     }
 
-    /// Looks once more.
-    pub(super) fn look(&mut self, now: Look) {
+    /// Looks once more; whether some of what waited was taken.
+    pub(super) fn look(&mut self, now: Look) -> bool {
         let last = std::mem::replace(&mut self.last, now);
         // What the socket has room for says nothing of the center.
         let has_taken = now.waiting_bytes > 0 && now.taken_bytes != last.taken_bytes;
         self.missing = if has_taken || now.reads != last.reads { 0 } else { self.missing + 1 };
+        has_taken
     }
 
     /// So many looks in a row have found none.
@@ -55,18 +56,17 @@ mod tests {
         let look = |reads, taken_bytes, waiting_bytes| Look { reads, taken_bytes, waiting_bytes };
         let mut signs = Signs::new(look(7, 1_000, 0));
         let rows = [
-            ("nothing", look(7, 1_000, 0), 1),
-            ("the socket had room", look(7, 2_000, 0), 2),
-            ("what waits is not taken", look(7, 2_000, 500), 3),
-            ("some of it is taken", look(7, 2_100, 400), 0),
-            ("no more of it", look(7, 2_100, 400), 1),
-            ("something comes", look(8, 2_100, 400), 0),
-            ("nothing again", look(8, 2_100, 400), 1),
-            ("the count has wrapped", look(0, 2_100, 400), 0),
+            ("nothing", look(7, 1_000, 0), (false, 1)),
+            ("the socket had room", look(7, 2_000, 0), (false, 2)),
+            ("what waits is not taken", look(7, 2_000, 500), (false, 3)),
+            ("some of it is taken", look(7, 2_100, 400), (true, 0)),
+            ("no more of it", look(7, 2_100, 400), (false, 1)),
+            ("something comes", look(8, 2_100, 400), (false, 0)),
+            ("nothing again", look(8, 2_100, 400), (false, 1)),
+            ("the count has wrapped", look(0, 2_100, 400), (false, 0)),
         ];
-        for (what, look, missing) in rows {
-            signs.look(look);
-            assert_eq!(signs.missing(), missing, "{what}");
+        for (what, look, expected) in rows {
+            assert_eq!((signs.look(look), signs.missing()), expected, "{what}");
         }
     }
 }

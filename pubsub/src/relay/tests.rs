@@ -108,6 +108,9 @@ fn frame(kind: MessageType, id: &[u8], body: &'static str) -> BytesMut {
     frame
 }
 
+/// So much may wait to be confirmed.
+const WINDOW_BYTES: usize = 1 << 20;
+
 /// A body as it stands.
 struct Text(MessageType, &'static str);
 
@@ -124,7 +127,11 @@ impl Encode for Text {
 
 /// So many centers, and who publishes there.
 async fn house<const N: usize>(timeout: Duration) -> ([Center; N], Centers) {
-    let memory = Memory::new(64 << 10);
+    house_with_pipes(64 << 10, timeout).await
+}
+
+async fn house_with_pipes<const N: usize>(pipe_bytes: usize, timeout: Duration) -> ([Center; N], Centers) {
+    let memory = Memory::new(pipe_bytes);
     let addresses: Vec<_> = (1..=N).map(|port| format!("center:{port}")).collect();
     let mut centers = Vec::new();
     for address in &addresses {
@@ -134,6 +141,10 @@ async fn house<const N: usize>(timeout: Duration) -> ([Center; N], Centers) {
     let publishing = settings.timeout(timeout).connect_centers(addresses.join(",")).await.unwrap();
     assert!(publishing.iter().all(Client::is_online));
     (centers.try_into().ok().unwrap(), publishing)
+}
+
+fn is_late(error: &CallError, executed: Executed) -> bool {
+    matches!(error.kind(), CallErrorKind::Timeout) && error.executed() == executed
 }
 
 /// Publishes so many messages of 2 KiB.
@@ -182,4 +193,36 @@ async fn a_center_that_gives_no_sign_of_life_is_left_though_its_socket_takes_wha
     topics.publish("t", &1).await.unwrap();
     assert_eq!(still.count(), 1);
     assert!(other.count() > 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_publishes_waits_for_room_as_long_as_the_center_takes_something() {
+    let ([slow, _other], centers) = house_with_pipes(1 << 10, Duration::from_secs(2)).await;
+    slow.goes_on(Mode::Slow(1 << 10));
+    let mut publisher = Topics::new(&centers).publisher("t");
+    let began = Instant::now();
+    publish_many(&mut publisher, 600).await;
+    publisher.settle().await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(100), "it is slow: {:?}", began.elapsed());
+    assert_eq!(slow.count(), 600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_that_is_late_says_whether_the_center_lives() {
+    let rows = [(Mode::Held, "slow subscribers hold it up"), (Mode::Still, "check that one of the centers runs")];
+    for (mode, advice) in rows {
+        let (all, centers) = house::<2>(Duration::from_secs(2)).await;
+        for center in &all {
+            center.goes_on(mode);
+        }
+        let topics = Topics::new(&centers);
+        let error = topics.publish("t", &1).await.unwrap_err();
+        assert!(is_late(&error, Executed::Unknown), "{error}");
+        assert!(error.to_string().contains(advice), "{error}");
+        let payload = "x".repeat(WINDOW_BYTES);
+        topics.publish_unacknowledged("t", &payload).await.unwrap();
+        let error = topics.publish_unacknowledged("t", &payload).await.unwrap_err();
+        assert!(is_late(&error, Executed::No), "{error}");
+        assert!(error.to_string().contains(advice), "{error}");
+    }
 }

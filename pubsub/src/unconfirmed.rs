@@ -16,8 +16,9 @@ pub(crate) struct Unconfirmed<T> {
     confirmed: usize,
     /// So many were sent over the connection of the moment.
     sent: usize,
-    /// Up to this number they were sent over any.
+    /// Up to this number they were sent over any, and over an earlier one.
     ever_sent: u64,
+    sent_before: u64,
     /// Up to this number somebody is about to send them.
     in_hand: u64,
     kept_bytes: usize,
@@ -48,6 +49,7 @@ impl<T> Unconfirmed<T> {
             confirmed: 0,
             sent: 0,
             ever_sent: 0,
+            sent_before: 0,
             in_hand: 0,
             kept_bytes: 0,
             waiting_bytes: 0,
@@ -92,6 +94,11 @@ impl<T> Unconfirmed<T> {
         number <= self.ever_sent
     }
 
+    /// Whether it was sent over a connection before that of the moment.
+    pub(crate) const fn was_sent_before(&self, number: u64) -> bool {
+        number <= self.sent_before
+    }
+
     /// The last number that was sent over the connection of the moment.
     pub(crate) fn sent_up_to(&self) -> u64 {
         self.first + self.sent as u64 - 1
@@ -128,7 +135,7 @@ impl<T> Unconfirmed<T> {
     /// The connection of the moment is another one: what is kept is to be sent over it.
     pub(crate) fn start_over(&mut self, now: Instant) {
         self.trim(now);
-        (self.sent, self.in_hand) = (0, 0);
+        (self.sent, self.in_hand, self.sent_before) = (0, 0, self.ever_sent);
     }
 
     /// Takes one back, unless it was sent or is about to be; whether it did.
@@ -231,7 +238,9 @@ mod tests {
         assert_eq!(queue.next(2).count(), 2);
         assert_eq!([1, 2].map(|number| queue.take_back(number, now)), [false, false]);
         queue.sent(1);
-        assert_eq!((queue.was_sent(1), queue.was_sent(2)), (true, false));
+        assert_eq!((queue.was_sent(1), queue.was_sent(2), queue.was_sent_before(1)), (true, false, false));
+        queue.start_over(now);
+        assert_eq!((queue.was_sent_before(1), queue.was_sent_before(2)), (true, false));
         assert!(queue.take_back(2, now), "there was no room for it");
     }
 

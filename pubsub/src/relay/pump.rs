@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use callboard_client::{CallError, CallErrorKind, Line};
-use callboard_common::{Decode, Feature, Json, Message, Ping, ResultCode, SendError, TopicAnswer};
+use callboard_common::{Decode, Executed, Feature, Json, Message, Ping, ResultCode, SendError, TopicAnswer};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -281,11 +281,17 @@ impl Shared {
             // A center that is about to end; the next one is asked.
             Ok(TopicAnswer { code: ResultCode::Unavailable, .. }) => return,
             Ok(TopicAnswer { code: ResultCode::Ok, .. }) => Ok(()),
-            Ok(TopicAnswer { code, error, .. }) => Err(line.refused(&subject, code, error)),
+            Ok(TopicAnswer { code, error, .. }) => Err(self.refused(number, line.refused(&subject, code, error))),
             Err(why) => Err(line.unreadable(&subject, why)),
         };
         outgoing.answer(outcome);
         self.confirm(turn, number, line);
+    }
+
+    /// What a center refuses an earlier one may have published.
+    fn refused(&self, number: u64, why: CallError) -> CallError {
+        let was_sent_before = self.lock().queue.was_sent_before(number);
+        if was_sent_before { why.with_executed(Executed::Unknown) } else { why }
     }
 
     /// The center has handled all up to this number: it does so in order.

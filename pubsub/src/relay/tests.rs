@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use callboard_client::{Client, Connector};
 use callboard_common::{
-    Codec, Encode, EncodeError, Head, Json, LengthValue, Message, MessageType, Protocol, PublishId,
+    Codec, Encode, EncodeError, Head, Json, LengthValue, Message, MessageType, Protocol, PublishId, ResultCode,
 };
 use callboard_net::{Address, Memory, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -17,6 +17,8 @@ enum Mode {
     Well,
     /// So many bytes each 100 ms.
     Slow(usize),
+    /// It has no topic.
+    Empty,
     /// It reads nothing, and says now and then that it lives.
     Held,
     /// It does nothing.
@@ -59,7 +61,7 @@ impl Center {
         loop {
             let now = *mode.borrow_and_update();
             match now {
-                Mode::Well => tokio::select! {
+                Mode::Well | Mode::Empty => tokio::select! {
                     biased;
                     _ = mode.changed() => {}
                     read = stream.read_buf(&mut buf) => if read.unwrap_or(0) == 0 { return },
@@ -95,7 +97,9 @@ impl Center {
             MessageType::TopicRequest => {
                 let (id, _) = PublishId::split(message.id()).unwrap();
                 self.published.lock().unwrap().push(id.number);
-                (!message.is_one_way()).then_some(r#"{"rcode":0}"#)
+                let is_there = *self.mode.borrow() != Mode::Empty;
+                let refused = r#"{"rcode":7,"error":{"message":"there is none","executed":"no"}}"#;
+                (!message.is_one_way()).then_some(if is_there { r#"{"rcode":0}"# } else { refused })
             }
             _ => None,
         }
@@ -225,4 +229,19 @@ async fn a_publish_that_is_late_says_whether_the_center_lives() {
         assert!(is_late(&error, Executed::No), "{error}");
         assert!(error.to_string().contains(advice), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_center_refuses_that_another_was_sent_may_have_been_published() {
+    let ([first, second], centers) = house(Duration::from_secs(5)).await;
+    let topics = Topics::new(&centers);
+    first.goes_on(Mode::Empty);
+    let refused = topics.publish("t", &1).await.unwrap_err();
+    assert_eq!((refused.code(), refused.executed()), (Some(ResultCode::NotFoundTopic), Executed::No));
+    first.goes_on(Mode::Still);
+    second.goes_on(Mode::Empty);
+    let refused = topics.publish("t", &2).await.unwrap_err();
+    assert_eq!((refused.code(), refused.executed()), (Some(ResultCode::NotFoundTopic), Executed::Unknown));
+    let refused = topics.publish("t", &3).await.unwrap_err();
+    assert_eq!((refused.peer(), refused.executed()), ("tcp://center:2", Executed::No));
 }

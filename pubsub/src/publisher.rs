@@ -22,7 +22,8 @@ use crate::topics::{Publish, unwritten};
 /// [`Topics::publish`](crate::Topics::publish) tells.
 ///
 /// Of several centers it publishes to one, as [`Topics`](crate::Topics) says; up to 8,192 messages or 1 MiB go ahead of what
-/// the center has confirmed. Once it and its `Topics` are dropped, what is not confirmed has 5 s left.
+/// the center has confirmed. Once it and its `Topics` are dropped, what is not confirmed has 5 s left; a warning is logged
+/// of what is dropped then.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), callboard_client::CallError> {

@@ -25,12 +25,13 @@ use crate::relay::Relay;
 /// does not is asked again; of what was removed while it was away a center is not told, and still has it.
 ///
 /// What is published goes to one center, the first in the list that is there, and to the next when that one is lost, or
-/// gives no sign of life for half the time that a request may take. One that is held up by slow subscribers holds up its
-/// publishers, as a single one does. At the next center all is published again that the first has not confirmed, and what
-/// it has confirmed within the last 5 s, which it may not have passed on (up to 16,384 messages or 1 MiB). Each message
-/// keeps its id, so that a [`Subscription`](crate::Subscription) hears it once; other subscribers, and one that subscribes
-/// just then, may get some of it twice or late. So nothing is lost with a center but what it still had in its queues after
-/// that, of which its subscribers are told.
+/// gives no sign of life for half the time that a request may take (of three centers a quarter, and so on; half a second
+/// at least). One that is held up by slow subscribers holds up its publishers, as a single one does. At the next center all
+/// is published again that the first has not confirmed, and what it has confirmed within the last 5 s, which it may not
+/// have passed on (up to 16,384 messages or 1 MiB). Each message keeps its id, so that a
+/// [`Subscription`](crate::Subscription) hears it once; other subscribers, and one that subscribes just then, may get some
+/// of it twice or late. So nothing is lost with a center but what it still had in its queues after that, of which its
+/// subscribers are told.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), callboard_client::CallError> {

@@ -15,6 +15,7 @@ use super::signs::{Look, Signs};
 use super::{Asks, Shared, bound_of};
 use crate::hub::subject;
 use crate::outgoing::Outgoing;
+use crate::unconfirmed::Unconfirmed;
 
 /// Whether a connection is still to be published over.
 enum Served {
@@ -68,7 +69,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
     shared.progress.send_modify(|progress| progress.ended = true);
     // Who waits for an answer hears of the end when its message goes.
-    shared.lock().queue = crate::unconfirmed::Unconfirmed::new();
+    let dropped = std::mem::replace(&mut shared.lock().queue, Unconfirmed::new()).waiting();
+    if dropped > 0 {
+        tracing::warn!(messages = dropped, "no center has confirmed what was published last; it may be lost");
+    }
 }
 
 impl Shared {
@@ -121,7 +125,6 @@ impl Shared {
     /// Waits until the center has given no sign of life for too long, while something waits to be confirmed, and another
     /// one is there. One that is held back by slow subscribers lives, however long it confirms nothing.
     async fn falls_silent(&self, line: &Line, shunned: &Shunned, place: usize) {
-        let patience = (self.centers.timeout() / 2).clamp(LEAST_PATIENCE, SHUNNED);
         let mut signs = Signs::new(Look::at(line));
         loop {
             while self.lock().queue.is_settled() {
@@ -133,7 +136,7 @@ impl Shared {
                 // Who waits for room goes on doing so.
                 self.progress.send_modify(|_| {});
             }
-            let is_silent = LOOKS_EVERY * signs.missing() >= patience;
+            let is_silent = LOOKS_EVERY * signs.missing() >= self.patience();
             {
                 let mut state = self.lock();
                 state.lives = signs.missing() == 0 || (state.lives && !is_silent);
@@ -142,6 +145,14 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// How long a center may give no sign of life, so that half of a request's time is left though all others but one give
+    /// none either. Last words have less time.
+    fn patience(&self) -> Duration {
+        let others = u32::try_from(self.centers.len() - 1).unwrap_or(u32::MAX).max(1);
+        let patience = (self.centers.timeout() / others.saturating_mul(2)).clamp(LEAST_PATIENCE, SHUNNED);
+        if *self.dropped.borrow() { patience.min(LAST_PATIENCE) } else { patience }
     }
 
     /// Sends what is next, a part of it where there is much.
@@ -321,6 +332,8 @@ fn knows_quiet(line: &Line) -> bool {
 const LOOKS_EVERY: Duration = Duration::from_millis(125);
 /// So long a center may give none, however short a time requests have.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+/// And no longer once nobody has the relay any more.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// So many times as long as others a request of the relay may take.
 const LATE: u32 = 4;
 /// A sign that all was handled is asked for each time that so much was published, and when none is on its way.

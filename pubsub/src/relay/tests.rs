@@ -245,3 +245,26 @@ async fn what_a_center_refuses_that_another_was_sent_may_have_been_published() {
     let refused = topics.publish("t", &3).await.unwrap_err();
     assert_eq!((refused.peer(), refused.executed()), ("tcp://center:2", Executed::No));
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_many_centers_all_but_one_may_stand_still() {
+    let (all, centers) = house::<4>(Duration::from_secs(5)).await;
+    let topics = Topics::new(&centers);
+    topics.publish("t", &0).await.unwrap();
+    for center in &all[..3] {
+        center.goes_on(Mode::Still);
+    }
+    topics.publish("t", &1).await.unwrap();
+    assert!(all[3].count() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_words_go_to_a_center_that_lives_however_long_a_request_may_take() {
+    let ([still, other], centers) = house(Duration::from_mins(1)).await;
+    let topics = Topics::new(&centers);
+    still.goes_on(Mode::Still);
+    topics.publish_unacknowledged("t", &1).await.unwrap();
+    drop((topics, centers));
+    sleep(LAST_WORDS).await;
+    assert_eq!((still.count(), other.count()), (0, 1));
+}

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::hub::subject;
 use crate::outgoing::Outgoing;
-use crate::unconfirmed::Unconfirmed;
+use crate::unconfirmed::{TakenOut, Unconfirmed};
 
 mod pump;
 mod shunned;
@@ -274,7 +274,7 @@ impl Shared {
             (state.queue.take_out(number, Instant::now()), was_sent, state.queue.confirmed_up_to())
         };
         // One that is confirmed has arrived; it only can't be repeated.
-        if taken == Some(false) {
+        if taken == TakenOut::Waiting {
             tracing::error!(topic = %outgoing.topic(), %why, "a message can't be published, and is dropped");
             outgoing.lost(if was_sent { why.with_executed(Executed::Unknown) } else { why });
         }

@@ -33,6 +33,17 @@ struct Entry<T> {
     confirmed_at: Option<Instant>,
 }
 
+/// What [`Unconfirmed::take_out`] has taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TakenOut {
+    /// It is not there.
+    Nothing,
+    /// One that nobody has confirmed.
+    Waiting,
+    /// One that was only kept.
+    Confirmed,
+}
+
 /// So much may wait to be confirmed; a single message always may.
 const WAITING_MESSAGES: usize = 1 << 13;
 const WAITING_BYTES: usize = 1 << 20;
@@ -146,19 +157,21 @@ impl<T> Unconfirmed<T> {
     /// Takes one back, unless it was sent or is about to be; whether it did.
     pub(crate) fn take_back(&mut self, number: u64, now: Instant) -> bool {
         let is_unsent = number > self.ever_sent.max(self.in_hand);
-        is_unsent && self.take_out(number, now).is_some_and(|is_confirmed| !is_confirmed)
+        is_unsent && self.take_out(number, now) == TakenOut::Waiting
     }
 
-    /// Takes one out that can't be sent; whether it was confirmed before. `None` if it is not there.
-    pub(crate) fn take_out(&mut self, number: u64, now: Instant) -> Option<bool> {
-        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let entry = self.entries.get_mut(at)?;
-        entry.what.take()?;
+    /// Takes one out that can't be sent; gives what it was.
+    pub(crate) fn take_out(&mut self, number: u64, now: Instant) -> TakenOut {
+        let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok()).unwrap_or(usize::MAX);
+        let Some(entry) = self.entries.get_mut(at).filter(|entry| entry.what.is_some()) else {
+            return TakenOut::Nothing;
+        };
+        entry.what = None;
         let bytes = std::mem::take(&mut entry.bytes);
         let is_confirmed = at < self.confirmed;
         *(if is_confirmed { &mut self.kept_bytes } else { &mut self.waiting_bytes }) -= bytes;
         self.confirm(self.confirmed_up_to(), now);
-        Some(is_confirmed)
+        if is_confirmed { TakenOut::Confirmed } else { TakenOut::Waiting }
     }
 
     /// How many entries there are up to this number.
@@ -266,8 +279,8 @@ mod tests {
         let number = queue.push(0, 7);
         queue.sent(number);
         queue.confirm(number, now);
-        assert_eq!((queue.take_out(number, now), queue.kept_bytes), (Some(true), 0));
-        assert_eq!(queue.take_out(number, now), None);
+        assert_eq!((queue.take_out(number, now), queue.kept_bytes), (TakenOut::Confirmed, 0));
+        assert_eq!(queue.take_out(number, now), TakenOut::Nothing);
     }
 
     #[test]

@@ -46,8 +46,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = &mut given_up => break,
             center = shared.centers.wait_online() => center,
         };
-        let Ok(first) = center else { break };
-        let (place, center) = shunned.choose(&shared.centers).unwrap_or((0, first));
+        if center.is_err() {
+            break;
+        }
+        // Between the two looks the last one may have gone.
+        consume_budget().await;
+        let Some((place, center)) = shunned.choose(&shared.centers) else { continue };
         // A request that is late would not confirm what it stands behind.
         let line = center.with_timeout(center.timeout().saturating_mul(LATE)).line();
         let turn = shared.begin(&line);

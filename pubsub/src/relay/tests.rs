@@ -1,7 +1,7 @@
 //! The relay against centers of a few lines, over pipes and in paused time.
 
 use bytes::BytesMut;
-use callboard_client::{Client, Connector};
+use callboard_client::{Client, ClientBuilder, Connector};
 use callboard_common::{
     Codec, Encode, EncodeError, Head, Json, LengthValue, Message, MessageType, Protocol, PublishId, ResultCode,
 };
@@ -90,9 +90,9 @@ impl Center {
 
     fn handle(&self, message: &Message) -> Option<&'static str> {
         match message.kind() {
-            MessageType::SessionRequest => {
-                Some(r#"{"rcode":0,"version":2,"instance":"i","features":["one_way","ping"],"limits":{}}"#)
-            }
+            MessageType::SessionRequest => Some(
+                r#"{"rcode":0,"version":2,"instance":"i","features":["one_way","ping"],"limits":{"max_frame_bytes":65536}}"#,
+            ),
             MessageType::Ping => Some(""),
             MessageType::TopicRequest => {
                 let (id, _) = PublishId::split(message.id()).unwrap();
@@ -129,6 +129,16 @@ impl Encode for Text {
     }
 }
 
+fn settings(memory: Memory) -> ClientBuilder {
+    Client::builder().connector(Connector::over(memory)).deadlines_by_runtime(true).remember_v1(false)
+}
+
+/// Who publishes to two centers that are not there yet.
+fn nobody_there(memory: &Memory) -> Centers {
+    let client = |address| settings(memory.clone()).connect_in_background(address).unwrap();
+    Centers::new(client("center:1"), [client("center:2")])
+}
+
 /// So many centers, and who publishes there.
 async fn house<const N: usize>(timeout: Duration) -> ([Center; N], Centers) {
     house_with_pipes(64 << 10, timeout).await
@@ -141,8 +151,7 @@ async fn house_with_pipes<const N: usize>(pipe_bytes: usize, timeout: Duration) 
     for address in &addresses {
         centers.push(Center::start(&memory, address).await);
     }
-    let settings = Client::builder().connector(Connector::over(memory)).deadlines_by_runtime(true).remember_v1(false);
-    let publishing = settings.timeout(timeout).connect_centers(addresses.join(",")).await.unwrap();
+    let publishing = settings(memory).timeout(timeout).connect_centers(addresses.join(",")).await.unwrap();
     assert!(publishing.iter().all(Client::is_online));
     (centers.try_into().ok().unwrap(), publishing)
 }
@@ -213,6 +222,7 @@ async fn who_publishes_waits_for_room_as_long_as_the_center_takes_something() {
 
 #[tokio::test(start_paused = true)]
 async fn a_publish_that_is_late_says_whether_the_center_lives() {
+    let payload = "x".repeat(60 << 10);
     let rows = [(Mode::Held, "slow subscribers hold it up"), (Mode::Still, "check that one of the centers runs")];
     for (mode, advice) in rows {
         let (all, centers) = house::<2>(Duration::from_secs(2)).await;
@@ -223,8 +233,9 @@ async fn a_publish_that_is_late_says_whether_the_center_lives() {
         let error = topics.publish("t", &1).await.unwrap_err();
         assert!(is_late(&error, Executed::Unknown), "{error}");
         assert!(error.to_string().contains(advice), "{error}");
-        let payload = "x".repeat(WINDOW_BYTES);
-        topics.publish_unacknowledged("t", &payload).await.unwrap();
+        for _ in 0..=WINDOW_BYTES / payload.len() {
+            topics.publish_unacknowledged("t", &payload).await.unwrap();
+        }
         let error = topics.publish_unacknowledged("t", &payload).await.unwrap_err();
         assert!(is_late(&error, Executed::No), "{error}");
         assert!(error.to_string().contains(advice), "{error}");
@@ -267,4 +278,32 @@ async fn last_words_go_to_a_center_that_lives_however_long_a_request_may_take() 
     drop((topics, centers));
     sleep(LAST_WORDS).await;
     assert_eq!((still.count(), other.count()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_that_no_center_came_for_is_taken_back_with_its_room() {
+    let memory = Memory::new(64 << 10);
+    let topics = Topics::new(nobody_there(&memory));
+    let error = topics.publish("t", &"x".repeat(WINDOW_BYTES)).await.unwrap_err();
+    assert!(is_late(&error, Executed::No), "{error}");
+    let began = Instant::now();
+    topics.publish_unacknowledged("t", &2).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    let center = Center::start(&memory, "center:1").await;
+    topics.publish("t", &3).await.unwrap();
+    assert_eq!(*center.published.lock().unwrap(), [2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_that_waits_for_a_center_and_proves_too_large_frees_its_room() {
+    let memory = Memory::new(64 << 10);
+    let topics = Topics::new(nobody_there(&memory));
+    let publishing = topics.clone();
+    let large = tokio::spawn(async move { publishing.publish("t", &"x".repeat(WINDOW_BYTES)).await });
+    sleep(Duration::from_millis(1)).await;
+    let center = Center::start(&memory, "center:2").await;
+    let error = large.await.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::Encode) && error.executed() == Executed::No, "{error}");
+    topics.publish("t", &2).await.unwrap();
+    assert_eq!(*center.published.lock().unwrap(), [2]);
 }

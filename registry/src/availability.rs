@@ -159,7 +159,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         effects: &mut impl Outcomes<K, T>,
     ) {
         // What waits was asked for before this.
-        for ticket in self.probes.cancel(peer, method, host) {
+        let (cancelled, left) = self.probes.cancel(peer, method, host);
+        for host in left {
+            FOR_REGISTRATIONS.into_iter().for_each(|reason| self.attempts.withdraw(reason, peer, host));
+        }
+        for ticket in cancelled {
             effects.decided(ticket, Err(NotEntered::Withdrawn));
         }
         self.table.withdraw(peer, method, host, &mut Noted { damping: &mut self.damping, now, effects });
@@ -169,7 +173,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// instance tells: within `patience`, which is what its silence has left of it, and within the grace of the policy.
     pub(crate) fn ended(&mut self, peer: &K, patience: Duration, now: Instant, effects: &mut impl Outcomes<K, T>) {
         let grace = patience.min(self.policy.provider_grace);
-        self.forget_probes(peer);
+        drop(self.forget_probes(peer));
         let (hosts, instance) = self.table.places_of(peer);
         let Some(instance) = instance.filter(|_| !grace.is_zero()) else {
             return self.leave(peer, now, effects);
@@ -186,7 +190,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
 
     /// The peer has said that it goes: all that it registered goes offline now, and what waits does not come about.
     pub(crate) fn going(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        for ticket in self.probes.cancel_all(peer) {
+        for ticket in self.forget_probes(peer) {
             effects.decided(ticket, Err(NotEntered::Withdrawn));
         }
         for host in self.table.places_of(peer).0 {
@@ -196,15 +200,14 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
 
     /// Takes back all that a connection registered and watched.
     pub(crate) fn leave(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        self.forget_probes(peer);
+        drop(self.forget_probes(peer));
         self.table.leave(peer, &mut Noted { damping: &mut self.damping, now, effects });
     }
 
-    fn forget_probes(&mut self, peer: &K) {
-        self.probes.forget(peer);
-        for reason in [Reason::Registration, Reason::Late] {
-            self.attempts.forget(reason, peer);
-        }
+    /// Returns what waited.
+    fn forget_probes(&mut self, peer: &K) -> Vec<T> {
+        FOR_REGISTRATIONS.into_iter().for_each(|reason| self.attempts.forget(reason, peer));
+        self.probes.forget(peer)
     }
 
     /// Nothing is tried any more.
@@ -263,6 +266,9 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     ) {
         if self.departures.has(peer, host) && outcome.as_ref().is_err_and(|unreached| unreached.is_refused) {
             self.depart(peer, host, now, effects);
+        }
+        if FOR_REGISTRATIONS.into_iter().any(|reason| self.attempts.is_asked(reason, peer, host)) {
+            return; // what waits now came after this attempt began
         }
         for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
             let claim = Claim { method: &method, host, instance: instance.as_deref(), has_session: true };
@@ -361,6 +367,9 @@ impl<K, E: Effects<K>> Effects<K> for Noted<'_, E> {
         self.damping.record(method, host, self.now);
     }
 }
+
+/// Why hosts are tried of which a registration waits.
+const FOR_REGISTRATIONS: [Reason; 2] = [Reason::Registration, Reason::Late];
 
 #[cfg(test)]
 mod tests;

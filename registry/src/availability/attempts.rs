@@ -93,6 +93,11 @@ impl<K: Clone + Ord> Attempts<K> {
         }
     }
 
+    /// Whether the peer waits for the host's next attempt.
+    pub(super) fn is_asked(&self, reason: Reason, peer: &K, host: Host) -> bool {
+        self.hosts.get(&host).is_some_and(|asked| asked.by.contains(&(reason, peer.clone())))
+    }
+
     /// The peer waits for the host no longer. An attempt that is under way goes on.
     pub(super) fn withdraw(&mut self, reason: Reason, peer: &K, host: Host) {
         let asker = (reason, peer.clone());

@@ -63,45 +63,46 @@ impl<K: Clone + Ord, T> Probes<K, T> {
         waiting
     }
 
-    /// What waits of a method, at `host` or wherever it does, no longer does.
-    pub(super) fn cancel(&mut self, peer: &K, method: &str, host: Option<Host>) -> Vec<T> {
-        let Some(hosts) = self.of.get_mut(peer) else { return Vec::new() };
-        let mut cancelled = Vec::new();
-        for (_, probe) in hosts.iter_mut().filter(|(at, _)| host.is_none_or(|host| host == **at)) {
-            if let Probe::Waiting(waiting) = probe {
-                cancelled.extend(waiting.extract_if(.., |registration| *registration.method == *method));
+    /// What waits of a method, at `host` or wherever it does, no longer does; also gives the hosts for which nothing waits any
+    /// more.
+    pub(super) fn cancel(&mut self, peer: &K, method: &str, host: Option<Host>) -> (Vec<T>, Vec<Host>) {
+        let Some(hosts) = self.of.get_mut(peer) else { return (Vec::new(), Vec::new()) };
+        let among: Vec<_> = host.map_or_else(|| hosts.keys().copied().collect(), |host| vec![host]);
+        let (mut cancelled, mut left) = (Vec::new(), Vec::new());
+        for host in among {
+            let Some(Probe::Waiting(waiting)) = hosts.get_mut(&host) else { continue };
+            cancelled.extend(waiting.extract_if(.., |registration| *registration.method == *method));
+            if waiting.is_empty() {
+                hosts.remove(&host);
+                left.push(host);
             }
         }
-        cancelled.into_iter().map(|registration| registration.ticket).collect()
+        if hosts.is_empty() {
+            self.of.remove(peer);
+        }
+        (cancelled.into_iter().map(|registration| registration.ticket).collect(), left)
     }
 
-    /// Nothing of a connection waits any more.
-    pub(super) fn cancel_all(&mut self, peer: &K) -> Vec<T> {
-        let probes = self.of.get_mut(peer).into_iter().flat_map(BTreeMap::values_mut);
-        let waiting = probes.filter_map(|probe| match probe {
-            Probe::Waiting(waiting) => Some(std::mem::take(waiting)),
-            Probe::Reached => None,
-        });
-        waiting.flatten().map(|registration| registration.ticket).collect()
-    }
-
-    /// The connection has ended; returns what waited, for nobody.
-    pub(super) fn forget(&mut self, peer: &K) {
-        self.of.remove(peer);
+    /// Nothing of a connection is known any more; returns what waited.
+    pub(super) fn forget(&mut self, peer: &K) -> Vec<T> {
+        tickets(self.of.remove(peer))
     }
 
     /// Nothing is tried any more; returns what waited.
     pub(super) fn stop(&mut self) -> Vec<T> {
-        let all = std::mem::take(&mut self.of).into_values().flat_map(BTreeMap::into_values);
-        let waiting = all.flat_map(|probe| match probe {
-            Probe::Waiting(waiting) => waiting,
-            Probe::Reached => Vec::new(),
-        });
-        waiting.map(|registration| registration.ticket).collect()
+        tickets(std::mem::take(&mut self.of).into_values())
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
+}
+
+fn tickets<T>(probes: impl IntoIterator<Item = BTreeMap<Host, Probe<T>>>) -> Vec<T> {
+    let waiting = probes.into_iter().flat_map(BTreeMap::into_values).flat_map(|probe| match probe {
+        Probe::Waiting(waiting) => waiting,
+        Probe::Reached => Vec::new(),
+    });
+    waiting.map(|registration| registration.ticket).collect()
 }

@@ -135,8 +135,11 @@ impl House {
         cache.answer(method, &listing.hosts, Some(listing.revision));
     }
 
-    /// Not before it is to be tried.
+    /// As if its attempt had begun after all that it waits for.
     fn tried(&mut self, peer: u32, port: u16, outcome: &Result<(), Unreached>) {
+        for reason in FOR_REGISTRATIONS {
+            self.availability.attempts.withdraw(reason, &peer, host(port));
+        }
         let attempt = Attempt { peers: vec![peer], host: host(port), patience: Patience::Full };
         self.availability.tried(&attempt, outcome, self.now, &mut self.told);
     }

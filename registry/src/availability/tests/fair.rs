@@ -130,3 +130,29 @@ fn who_has_gone_is_not_tried_again_and_whose_grace_runs_is() {
     let patience = departed.iter().map(|attempt| (attempt.peers.clone(), attempt.patience)).collect::<Vec<_>>();
     assert_eq!(patience, [(vec![2], Patience::Full)]);
 }
+
+#[test]
+fn what_is_withdrawn_while_it_waits_takes_no_room() {
+    let mut house = House::new(AvailabilityPolicy::default());
+    for port in 1..10_000 {
+        house.take(&Register(1, "a", "add", port));
+        house.take(&Withdraw(1, "add"));
+    }
+    assert_eq!(house.attempts(), []);
+    house.take(&Register(1, "a", "add", 1));
+    assert_eq!(house.attempts(), [(vec![1], 1)]);
+}
+
+#[test]
+fn who_registers_again_is_not_judged_by_an_attempt_of_before() {
+    let mut house = House::new(AvailabilityPolicy::default());
+    house.take(&Register(1, "a", "add", 1));
+    let before = house.availability.next_attempt().unwrap();
+    house.take(&Withdraw(1, "add"));
+    house.take(&Register(1, "a", "add", 1));
+    house.availability.tried(&before, &Err(unreached(true)), house.now, &mut house.told);
+    assert_eq!(house.told.lines, ["1 add 1: withdrawn"]);
+    let after = house.availability.next_attempt().unwrap();
+    house.availability.tried(&after, &Ok(()), house.now, &mut house.told);
+    assert_eq!(house.told.lines, ["1 add 1: withdrawn", "1 add 1: ok"]);
+}

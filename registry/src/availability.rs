@@ -161,7 +161,9 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         // What waits was asked for before this.
         let (cancelled, left) = self.probes.cancel(peer, method, host);
         for host in left {
-            FOR_REGISTRATIONS.into_iter().for_each(|reason| self.attempts.withdraw(reason, peer, host));
+            for reason in FOR_REGISTRATIONS {
+                self.attempts.withdraw(reason, peer, host);
+            }
         }
         for ticket in cancelled {
             effects.decided(ticket, Err(NotEntered::Withdrawn));
@@ -206,7 +208,9 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
 
     /// Returns what waited.
     fn forget_probes(&mut self, peer: &K) -> Vec<T> {
-        FOR_REGISTRATIONS.into_iter().for_each(|reason| self.attempts.forget(reason, peer));
+        for reason in FOR_REGISTRATIONS {
+            self.attempts.forget(reason, peer);
+        }
         self.probes.forget(peer)
     }
 

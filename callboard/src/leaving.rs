@@ -17,11 +17,11 @@ pub struct Left {
     pub calls: Result<Stopped, Signal>,
 }
 
-/// Takes back what `provider` announced, then stops `server`, in the order in which no call is lost. Says what became of
-/// the calls that were in flight.
+/// Takes back what `provider` announced, then stops `server`, in the order in which no call is lost. Says what became
+/// of the calls that were in flight.
 ///
-/// 1. The center tells all watchers that the provider is offline. A center that does not answer is given a second; calls
-///    that still come are executed as ever.
+/// 1. The center tells all watchers that the provider is offline. A center that does not answer is given a second;
+///    calls that still come are executed as ever.
 /// 2. Callers with a session are told (GOAWAY). New calls are refused with UNAVAILABLE, not executed, upon which a
 ///    [`Caller`](crate::Caller) tries another provider by itself.
 /// 3. Calls in flight are answered, for up to the server's [`grace`](callboard_server::ServerBuilder::grace).

@@ -88,15 +88,15 @@
 //!
 //! # The end
 //!
-//! [`serve_until_signal`] is the main loop of a provider: after SIGTERM it [leaves](leave) in the order in which no call
-//! is lost. [`Signals`] is for programs that do other things at their end.
+//! [`serve_until_signal`] is the main loop of a provider: after SIGTERM it [leaves](leave) in the order in which no
+//! call is lost. [`Signals`] is for programs that do other things at their end.
 //!
 //! # The rooms
 //!
-//! What most programs need stands below, with all that it takes and gives. The rest is in the crates that it comes from,
-//! from the ground up: [`common`]
-//! (frames and messages), [`net`] (sockets), [`server`] and [`client`] (calls), [`registry`] and [`pubsub`] (who provides
-//! and who hears), [`center`] (all of it on one port). [`blocking`] is the client for programs without a runtime.
+//! What most programs need stands below, with all that it takes and gives. The rest is in the crates that it comes
+//! from, from the ground up: [`common`] (frames and messages), [`net`] (sockets), [`server`] and [`client`] (calls),
+//! [`registry`] and [`pubsub`] (who provides and who hears), [`center`] (all of it on one port). [`blocking`] is the
+//! client for programs without a runtime.
 
 #![deny(missing_docs)]
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// SIGINT and SIGTERM, from the moment on that this exists: as long as nobody has made one, either of them ends the program
-/// at once (or, of process 1 of a container, does nothing).
+/// SIGINT and SIGTERM, from the moment on that this exists: as long as nobody has made one, either of them ends the
+/// program at once (or, of process 1 of a container, does nothing).
 ///
 /// The first asks the program to leave in good order; a second one does not wait for that:
 ///

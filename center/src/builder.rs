@@ -59,7 +59,8 @@ impl CenterBuilder {
         self
     }
 
-    /// What this run of the center calls itself in sessions, so that peers know when it is another one. Default: a UUID.
+    /// What this run of the center calls itself in sessions, so that peers know when it is another one. Default: a
+    /// UUID.
     #[must_use]
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.instance = Some(instance.into());

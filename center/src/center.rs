@@ -67,7 +67,8 @@ impl Center {
         self.registry.0.size()
     }
 
-    /// What the registry has counted so far: hosts reached, providers that were gone and back, such that were held back.
+    /// What the registry has counted so far: hosts reached, providers that were gone and back, such that were held
+    /// back.
     pub fn registry_metrics(&self) -> RegistryMetrics {
         self.registry.0.metrics()
     }
@@ -101,10 +102,10 @@ impl Center {
         self.serving.responds().await;
     }
 
-    /// Stops little later than its [`grace`](CenterBuilder::grace), by default within two seconds, whatever the peers do:
-    /// accepts no more, tells session peers that it goes (GOAWAY), so that they move to another center or wait, gives
-    /// requests in flight and queued bytes that time to finish, and closes what is left. Says how many requests were
-    /// finished. Callers are not told that providers go offline: those serve on.
+    /// Stops little later than its [`grace`](CenterBuilder::grace), by default within two seconds, whatever the peers
+    /// do: accepts no more, tells session peers that it goes (GOAWAY), so that they move to another center or wait,
+    /// gives requests in flight and queued bytes that time to finish, and closes what is left. Says how many requests
+    /// were finished. Callers are not told that providers go offline: those serve on.
     ///
     /// # Cancel safety
     /// Dropping the future stops the center at once.

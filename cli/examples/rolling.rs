@@ -1,5 +1,5 @@
-//! Measures a rolling restart: four providers, then the center, are asked to leave (SIGTERM) and started anew, again and
-//! again, while callers call without a rest.
+//! Measures a rolling restart: four providers, then the center, are asked to leave (SIGTERM) and started anew, again
+//! and again, while callers call without a rest.
 //!
 //! ```sh
 //! cargo build --release && cargo run --release -p callboard-cli --example rolling -- 20

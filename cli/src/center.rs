@@ -11,8 +11,8 @@ use crate::{environment, output, service_manager};
 
 /// Run a center: providers register there, callers discover, and topics pass through
 ///
-/// It ends with SIGINT or SIGTERM, in good order; a second one stops it at once. systemd hears when it listens, stops and is
-/// well, and may hand it the sockets to listen on.
+/// It ends with SIGINT or SIGTERM, in good order; a second one stops it at once. systemd hears when it listens, stops
+/// and is well, and may hand it the sockets to listen on.
 #[derive(Debug, Args)]
 #[command(after_long_help = settings())]
 pub(crate) struct Center {

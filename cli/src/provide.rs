@@ -30,7 +30,8 @@ pub(crate) struct Provide {
     /// Print a line `served METHOD` a call
     #[arg(long)]
     show_calls: bool,
-    /// How long calls under way may take to end after the first SIGINT or SIGTERM: 500ms, 10s. A second one stops at once
+    /// How long calls under way may take to end after the first SIGINT or SIGTERM: 500ms, 10s. A second one stops at
+    /// once
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     grace: Duration,
     #[command(flatten)]

@@ -32,8 +32,8 @@ struct List(Vec<Address>);
 pub(crate) struct Deadline(Instant);
 
 impl Reach {
-    /// Connects to the center, or to each of several. The timeout runs from now on; the clients' own is to be replaced step
-    /// by step.
+    /// Connects to the center, or to each of several. The timeout runs from now on; the clients' own is to be replaced
+    /// step by step.
     pub(crate) async fn centers(&self) -> anyhow::Result<(Centers, Deadline)> {
         let (center, deadline) = (self.center()?, self.deadline());
         let centers = Client::builder().timeout(self.timeout).connect_centers(center.to_string()).await?;

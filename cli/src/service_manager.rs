@@ -11,8 +11,8 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use socket2::{Domain, Type};
 
-/// Adds the listening sockets that were handed over (`LISTEN_FDS`) to `sockets`; says where they listen. To be called before
-/// there are threads: it takes them out of the environment.
+/// Adds the listening sockets that were handed over (`LISTEN_FDS`) to `sockets`; says where they listen. To be called
+/// before there are threads: it takes them out of the environment.
 pub(crate) fn inherit(sockets: Sockets) -> anyhow::Result<(Inherited, Vec<Address>)> {
     let mut given = ListenFd::from_env();
     let inherited = Inherited::new(sockets);
@@ -48,8 +48,8 @@ pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Says twice in the time that the service manager permits (`WATCHDOG_USEC`) that every event loop takes its turns; never
-/// ends.
+/// Says twice in the time that the service manager permits (`WATCHDOG_USEC`) that every event loop takes its turns;
+/// never ends.
 pub(crate) async fn watchdog(center: &Center) -> Infallible {
     let Some(time) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else {
         return std::future::pending().await;

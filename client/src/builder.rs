@@ -9,8 +9,9 @@ use crate::{CallError, Centers, Client, Reconnect, blocking, centers, connect};
 pub enum SessionMode {
     /// Speak v1. Saves a round trip, and what a peer without sessions costs.
     Off,
-    /// Ask; where the peer knows no sessions, connect again without one, and for ten minutes do not ask there again. A peer
-    /// that grants the session late, within ten minutes, has only stood still: the client connects to it anew, with one.
+    /// Ask; where the peer knows no sessions, connect again without one, and for ten minutes do not ask there again. A
+    /// peer that grants the session late, within ten minutes, has only stood still: the client connects to it anew,
+    /// with one.
     #[default]
     Try,
     /// Ask, and fail where the peer knows no sessions.
@@ -48,8 +49,8 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// How long connecting may take, names resolved and session opened, and later each call with all that it has to wait
-    /// for. Default 5 s. [`Client::with_timeout`] changes it for some calls.
+    /// How long connecting may take, names resolved and session opened, and later each call with all that it has to
+    /// wait for. Default 5 s. [`Client::with_timeout`] changes it for some calls.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -88,15 +89,15 @@ impl ClientBuilder {
         Self { name: name.into(), ..self }
     }
 
-    /// What this run of the program calls itself in a session, so that a center knows it again when it comes back. Default:
-    /// a UUID, the same for all clients of the process.
+    /// What this run of the program calls itself in a session, so that a center knows it again when it comes back.
+    /// Default: a UUID, the same for all clients of the process.
     #[must_use]
     pub fn instance(self, instance: impl Into<String>) -> Self {
         Self { instance: Some(instance.into()), ..self }
     }
 
-    /// How a connection that is lost is made again. Default: for ever, after pauses of up to 50 ms at first and up to 5 s
-    /// later.
+    /// How a connection that is lost is made again. Default: for ever, after pauses of up to 50 ms at first and up to
+    /// 5 s later.
     #[must_use]
     pub fn reconnect(self, reconnect: Reconnect) -> Self {
         Self { reconnect, ..self }
@@ -114,15 +115,16 @@ impl ClientBuilder {
         Self { connector, ..self }
     }
 
-    /// Whether deadlines are kept by the timers of the runtime, which follow its time where that is paused, in place of a
-    /// thread that all clients of the process share. Default no: the thread costs less and holds whatever the runtime does.
+    /// Whether deadlines are kept by the timers of the runtime, which follow its time where that is paused, in place of
+    /// a thread that all clients of the process share. Default no: the thread costs less and holds whatever the runtime
+    /// does.
     #[must_use]
     pub fn deadlines_by_runtime(self, by_runtime: bool) -> Self {
         Self { deadlines_by_runtime: by_runtime, ..self }
     }
 
-    /// Whether the clients of the process tell each other which addresses opened no session. Default yes: it saves asking
-    /// there again. Simulated houses that run side by side share addresses, but not what is there.
+    /// Whether the clients of the process tell each other which addresses opened no session. Default yes: it saves
+    /// asking there again. Simulated houses that run side by side share addresses, but not what is there.
     #[must_use]
     pub fn remember_v1(self, remember: bool) -> Self {
         Self { remembers_v1: remember, ..self }
@@ -143,7 +145,8 @@ impl ClientBuilder {
     }
 
     /// The same without waiting: the first connection is made in the background, as later ones are after a loss, again
-    /// and again where nobody answers. What is sent meanwhile waits for it. For a program that may start before its peer.
+    /// and again where nobody answers. What is sent meanwhile waits for it. For a program that may start before its
+    /// peer.
     ///
     /// # Errors
     /// An address is none, or there is no tokio runtime here.
@@ -162,7 +165,8 @@ impl ClientBuilder {
         centers::connect(self, addresses.as_ref()).await
     }
 
-    /// The same as [`connect`](Self::connect) for programs without a runtime: the connection is driven by a thread in the background.
+    /// The same as [`connect`](Self::connect) for programs without a runtime: the connection is driven by a thread in
+    /// the background.
     ///
     /// # Errors
     /// As [`connect`](Self::connect), and where a runtime's thread calls it.

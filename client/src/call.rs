@@ -17,8 +17,8 @@ use crate::deadline::Deadline;
 use crate::request::{Request, Subject, Ticket};
 use crate::{CallError, CallErrorKind};
 
-/// A call whose request is queued: a future of its result. It is not driven by being polled, so any number may be kept and
-/// awaited later, in any order. Its deadline began when it was started.
+/// A call whose request is queued: a future of its result. It is not driven by being polled, so any number may be kept
+/// and awaited later, in any order. Its deadline began when it was started.
 ///
 /// # Errors
 /// As [`Client::call`](crate::Client::call).

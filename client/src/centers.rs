@@ -13,12 +13,13 @@ use crate::{CallError, CallErrorKind, Client, ClientBuilder, Together, most_toge
 
 /// One center or several: a [`Client`] of each, of which some may be without a connection for a while.
 ///
-/// Centers do not know each other. So whoever is to be found, or to hear, whichever of them lives, turns to all of them:
-/// providers register at each, subscribers subscribe at each, and topics are created and removed at each; what is
+/// Centers do not know each other. So whoever is to be found, or to hear, whichever of them lives, turns to all of
+/// them: providers register at each, subscribers subscribe at each, and topics are created and removed at each; what is
 /// published goes to one. A client whose connection is lost makes it again by itself, and what was asked for over it is
 /// asked for again.
 ///
-/// Whatever takes a `Centers` takes a `&Client` too, which stands for a single one: nothing more is done then than before.
+/// Whatever takes a `Centers` takes a `&Client` too, which stands for a single one: nothing more is done then than
+/// before.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), callboard_client::CallError> {
@@ -36,8 +37,8 @@ pub struct Centers {
 
 impl Centers {
     /// Connects to each center of a list with commas between them, with the settings that a [`ClientBuilder`] has by
-    /// default. Done when each has answered or failed, but half a second after the first answer at the latest; those that
-    /// are not there then are tried in the background from then on. An address that stands twice counts once.
+    /// default. Done when each has answered or failed, but half a second after the first answer at the latest; those
+    /// that are not there then are tried in the background from then on. An address that stands twice counts once.
     ///
     /// # Errors
     /// An address is none, or no center could be reached in time: the error names each, and why.

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::calls::Calls;
 
-/// The thread of this process that ends calls whose time is up. A thread of its own, so that a deadline holds whatever the
-/// runtimes do, and so that a call that is answered in time (nearly each) touches no timer at all.
+/// The thread of this process that ends calls whose time is up. A thread of its own, so that a deadline holds whatever
+/// the runtimes do, and so that a call that is answered in time (nearly each) touches no timer at all.
 ///
 /// A connection sets its alarm for its earliest deadline. When that comes, it looks at all its calls and sets it anew.
 pub(crate) struct Clock {

@@ -11,25 +11,25 @@ use crate::{Line, Resuming};
 /// Takes what a peer sends unasked: messages of topics, or notices about providers.
 ///
 /// Its functions run on the connection's own task, in the order in which frames came, and must not block. A panic in
-/// them is caught, logged and counted. An inbox must not keep a [`Client`](crate::Client): a connection lives as long as
-/// its clients do.
+/// them is caught, logged and counted. An inbox must not keep a [`Client`](crate::Client): a connection lives as long
+/// as its clients do.
 pub trait Inbox: Any + Send + Sync {
     /// Takes one message, whose body is not yet read. It is a view into the buffer that it arrived in: keep it for long
     /// only after [`Message::detach`].
     fn message(&self, conn: &Conn, message: Message);
 
-    /// Takes what one read brought, all of it and in order. By default one after the other. Where it panics, those that it
-    /// has taken are its own loss; it is called again with the others.
+    /// Takes what one read brought, all of it and in order. By default one after the other. Where it panics, those that
+    /// it has taken are its own loss; it is called again with the others.
     fn messages(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
         messages.for_each(|message| self.message(conn, message));
     }
 
-    /// Runs when a connection has ended that is about to be made again: after its last message, and after the calls that
-    /// still waited have failed. By default nothing.
+    /// Runs when a connection has ended that is about to be made again: after its last message, and after the calls
+    /// that still waited have failed. By default nothing.
     fn lost(&self) {}
 
-    /// Asks again for what was asked for over the connection that was lost, as [`Resume`](crate::Resume) does. By default
-    /// nothing.
+    /// Asks again for what was asked for over the connection that was lost, as [`Resume`](crate::Resume) does. By
+    /// default nothing.
     ///
     /// # Errors
     /// The connection is of no use.
@@ -38,9 +38,9 @@ pub trait Inbox: Any + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Runs once, when no more comes: the connection has ended and is not made again. It comes after the last message, and
-    /// after the calls that still waited have failed. An inbox that is made later than that hears it at once, from the thread
-    /// that makes it.
+    /// Runs once, when no more comes: the connection has ended and is not made again. It comes after the last message,
+    /// and after the calls that still waited have failed. An inbox that is made later than that hears it at once, from
+    /// the thread that makes it.
     fn closed(&self);
 }
 
@@ -80,8 +80,8 @@ impl InboxSlot {
         self.messages(conn, &mut iter::once(message));
     }
 
-    /// Hands over all of them. Where the inbox panics, what it has taken and not yet passed on is lost (with topics up to
-    /// 32 KiB of messages), and what is behind that is not.
+    /// Hands over all of them. Where the inbox panics, what it has taken and not yet passed on is lost (with topics up
+    /// to 32 KiB of messages), and what is behind that is not.
     pub(crate) fn messages(&self, conn: &Conn, messages: &mut dyn Iterator<Item = Message>) {
         let Some(inbox) = self.inbox() else { return messages.for_each(|_| conn.count(Event::Ignored)) };
         while let Some(first) = messages.next() {

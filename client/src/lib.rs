@@ -2,9 +2,9 @@
 //!
 //! In reading order:
 //!
-//! 1. [`Client`] and its [`ClientBuilder`]: connect, then call in one of four styles: awaited ([`Client::call`]), a handle
-//!    kept and awaited later ([`Client::start`] gives a [`Call`]), a callback ([`Client::call_then`]), and without a
-//!    runtime ([`blocking::Client`]).
+//! 1. [`Client`] and its [`ClientBuilder`]: connect, then call in one of four styles: awaited ([`Client::call`]), a
+//!    handle kept and awaited later ([`Client::start`] gives a [`Call`]), a callback ([`Client::call_then`]), and
+//!    without a runtime ([`blocking::Client`]).
 //! 2. [`CallError`]: what happened, at which peer, to what, whether it ran, and what to do.
 //! 3. [`Requestor`]: pairs each answer with its call; pure.
 //! 4. [`Centers`]: a client of each of several centers.

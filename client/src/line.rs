@@ -15,7 +15,8 @@ use crate::request::{Request, Subject};
 
 /// What a layer above does again on a connection that was made anew: subscribe, discover, register.
 ///
-/// It runs before other requests of the client go on. Where the connection ends meanwhile, it runs again on the next one.
+/// It runs before other requests of the client go on. Where the connection ends meanwhile, it runs again on the next
+/// one.
 pub trait Resume: Send + Sync {
     /// Asks again. What the peer refuses is the layer's own affair; an error says that the connection is of no use, and
     /// it is made anew.
@@ -72,8 +73,8 @@ impl Line {
         !self.link.conn.is_closed() && !self.link.is_leaving()
     }
 
-    /// Queues a request that the peer leaves unanswered, if nothing has to be waited for; whether it did. Up to `gather`
-    /// bytes wait for company, until something else is sent or they are told to leave.
+    /// Queues a request that the peer leaves unanswered, if nothing has to be waited for; whether it did. Up to
+    /// `gather` bytes wait for company, until something else is sent or they are told to leave.
     pub fn queue_one_way<B: Encode>(&self, body: &B, gather: usize) -> bool {
         self.link.queue_one_way_now(body, gather)
     }

@@ -10,9 +10,9 @@ use crate::link::Link;
 
 /// For the layers above: whether the peer of the moment is alive.
 impl Client {
-    /// Has `hook` called each time that calls over the connection of the moment were not answered in time, after they have
-    /// heard of it. It runs on a thread that all clients share, so it must not block. Only the first hook of a connection
-    /// counts, and the next connection has none.
+    /// Has `hook` called each time that calls over the connection of the moment were not answered in time, after they
+    /// have heard of it. It runs on a thread that all clients share, so it must not block. Only the first hook of a
+    /// connection counts, and the next connection has none.
     pub fn on_overdue(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.link().calls.on_overdue(hook);
     }
@@ -22,9 +22,9 @@ impl Client {
         self.link().calls.answers()
     }
 
-    /// Asks the peer of the moment for a sign of life, and waits for it up to `limit`. It needs no place among the calls
-    /// that wait. A peer that can't be asked, for lack of a session, is only waited for. Whether an answer, of whatever
-    /// kind, has come meanwhile.
+    /// Asks the peer of the moment for a sign of life, and waits for it up to `limit`. It needs no place among the
+    /// calls that wait. A peer that can't be asked, for lack of a session, is only waited for. Whether an answer, of
+    /// whatever kind, has come meanwhile.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the question asked; nobody hears the answer.

@@ -170,8 +170,8 @@ impl Watched {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // Nobody makes the connection again, also where the runtime has stopped. Those who listen hear of the end, whether or
-        // not a connection told them.
+        // Nobody makes the connection again, also where the runtime has stopped. Those who listen hear of the end,
+        // whether or not a connection told them.
         if let Some(shared) = self.shared.upgrade() {
             shared.close("the runtime that it was made on has stopped");
             shared.inboxes().closed(&shared.link().conn);

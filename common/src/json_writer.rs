@@ -1,7 +1,7 @@
 //! Values as JSON text.
 //!
-//! Texts are what bodies are mostly made of, and `serde_json` looks at each of their bytes by itself. Here they are passed
-//! over in blocks; all that is not text is left to `serde_json`.
+//! Texts are what bodies are mostly made of, and `serde_json` looks at each of their bytes by itself. Here they are
+//! passed over in blocks; all that is not text is left to `serde_json`.
 
 mod text;
 

@@ -1,6 +1,6 @@
-/// Names a message over all publishers and centers: the run of its publisher, and a number that counts what that run has
-/// published. It stands at the beginning of the ids of messages that may be repeated, at another center, by a publisher
-/// that does not know whether the first has passed them on.
+/// Names a message over all publishers and centers: the run of its publisher, and a number that counts what that run
+/// has published. It stands at the beginning of the ids of messages that may be repeated, at another center, by a
+/// publisher that does not know whether the first has passed them on.
 ///
 /// On the wire it is 25 bytes: 0xBB, with which no text in UTF-8 begins, the 16 bytes of the run, and the number. What
 /// follows is the publisher's own.

@@ -367,7 +367,8 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_serde_json(text in "[\\[\\]{}\",:\\\\u0-9ae.+ \\-\u{1}-\u{20}tfn\u{e9}]{0,24}") {
-            // IgnoredAny keeps no numbers and no strings, so nothing but syntax can fail; surrogates we refuse and it passes
+            // IgnoredAny keeps no numbers and no strings, so nothing but syntax can fail; surrogates we refuse and it
+            // passes
             let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
             if check(text.as_bytes()).is_ok() { prop_assert!(theirs, "{text}"); }
             else if theirs { prop_assert!(text.contains("\\u"), "{text}"); }

@@ -77,8 +77,8 @@ where
 }
 
 impl Conn {
-    /// A connection that was never made: it has ended from the beginning. For one who has to have a connection before the
-    /// first is made.
+    /// A connection that was never made: it has ended from the beginning. For one who has to have a connection before
+    /// the first is made.
     pub fn unmade(address: &Address, limits: &Limits, reason: &'static str) -> Self {
         let shared = SharedState::new(LengthValue::new(limits.max_frame_bytes), limits.clone(), false);
         let conn = Self::new(Arc::new(shared), Ends { peer: address.to_string(), local: None });

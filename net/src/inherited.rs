@@ -8,8 +8,8 @@ use socket2::SockRef;
 use crate::sockets::SocketFile;
 use crate::{AcceptedSocket, Address, BoundSocket, Ends, SocketListener, SocketStream, Sockets, Transport};
 
-/// [`Sockets`], some of which listen already: whoever started this program has made them and keeps them over its restarts
-/// (socket activation). Who connects meanwhile waits, and is not refused.
+/// [`Sockets`], some of which listen already: whoever started this program has made them and keeps them over its
+/// restarts (socket activation). Who connects meanwhile waits, and is not refused.
 ///
 /// ```
 /// use callboard_net::{Inherited, Transport};

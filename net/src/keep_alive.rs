@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// How the kernel finds out about a TCP peer that is gone without a word. A peer without a session shows no other sign of
-/// life; to one with a session heartbeats come first.
+/// How the kernel finds out about a TCP peer that is gone without a word. A peer without a session shows no other sign
+/// of life; to one with a session heartbeats come first.
 ///
-/// An idle connection to a peer that vanished ends after `idle + probes * interval`, 45 s by default; one on which bytes
-/// wait, after `unacknowledged`. Systems that lack an option do without.
+/// An idle connection to a peer that vanished ends after `idle + probes * interval`, 45 s by default; one on which
+/// bytes wait, after `unacknowledged`. Systems that lack an option do without.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,8 +24,8 @@ pub struct KeepAlive {
     pub interval: Duration,
     /// After so many unanswered probes the connection ends. Default 6.
     pub probes: usize,
-    /// What was sent and not acknowledged, or not taken by a reader, for so long ends the connection. Default 5 minutes:
-    /// Linux counts both, so a short time would cut off a reader that only pauses.
+    /// What was sent and not acknowledged, or not taken by a reader, for so long ends the connection. Default 5
+    /// minutes: Linux counts both, so a short time would cut off a reader that only pauses.
     pub unacknowledged: Duration,
 }
 

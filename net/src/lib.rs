@@ -8,8 +8,8 @@
 //!    [`Connector`]: the same over whatever a program is given.
 //! 3. [`Conn`]: a peer as handlers see it; its outbox is bounded in bytes.
 //! 4. `driver`, `reader`, `writer`: the one task of a connection.
-//! 5. [`Transport`] with [`Sockets`], [`Inherited`] and [`Memory`]: where byte streams come from. Time is tokio's, so that it can be
-//!    paused in tests.
+//! 5. [`Transport`] with [`Sockets`], [`Inherited`] and [`Memory`]: where byte streams come from. Time is tokio's, so
+//!    that it can be paused in tests.
 //! 6. [`spawn`], by which all of Callboard starts its tasks, and [`TaskGroup`]: tasks that a simulation holds and ends.
 //! 7. `shared_state`: what the connections of one server share, totals among it; [`MetricsSnapshot`].
 //!

@@ -33,9 +33,9 @@ pub struct Limits {
     /// How long a connection whose peer sends no more is kept for the answers that are due. Default 60 s. Then it is
     /// closed: such a peer can't be told from one that has gone.
     pub half_closed: Duration,
-    /// When a session peer that says nothing is asked for a sign of life, and when it is taken for dead and its connection
-    /// closed. Default: callers after 15 s and 45 s, providers after 1 s and 3 s. Shorter times notice a silent death sooner,
-    /// and take a peer for dead that was only stopped for as long.
+    /// When a session peer that says nothing is asked for a sign of life, and when it is taken for dead and its
+    /// connection closed. Default: callers after 15 s and 45 s, providers after 1 s and 3 s. Shorter times notice a
+    /// silent death sooner, and take a peer for dead that was only stopped for as long.
     pub heartbeats: Heartbeats,
     /// How the kernel finds out about a peer that is gone without a word. Default: an idle one after 45 s.
     pub keep_alive: KeepAlive,

@@ -303,8 +303,8 @@ impl<H> Outbox<H> {
         has_left
     }
 
-    /// Keeps what is done once no more than `bytes` of what waits now is left; `false` if it is so already, or as much is
-    /// kept as may be.
+    /// Keeps what is done once no more than `bytes` of what waits now is left; `false` if it is so already, or as much
+    /// is kept as may be.
     pub(crate) fn once_down_to(&self, bytes: usize, then: Then) -> bool {
         let mut state = self.lock();
         let waits = !state.closed && state.bytes > bytes && state.waiting.len() < MAX_WAITING;

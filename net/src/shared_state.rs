@@ -65,8 +65,8 @@ impl<P: Protocol> SharedState<P> {
         if self.queued.load(Relaxed) > self.limits.total_queue_bytes {
             self.evict(
                 "all outboxes together are over their bound, and this peer has taken nothing for longest",
-                // One that is being closed goes before another does; once it is, it holds nothing, however long its task
-                // lives on.
+                // One that is being closed goes before another does; once it is, it holds nothing, however long its
+                // task lives on.
                 |conn| conn.outbox().waits_since(),
             );
         }

@@ -10,8 +10,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 /// Tasks that can be held and ended together, as the programs of one machine are by its user: for simulations.
 ///
-/// A task that [`run`](Self::run) puts into a group is in it with all that it starts by [`spawn`] and [`spawn_on`], as all
-/// of Callboard does. Clones are the same group.
+/// A task that [`run`](Self::run) puts into a group is in it with all that it starts by [`spawn`] and [`spawn_on`], as
+/// all of Callboard does. Clones are the same group.
 ///
 /// ```
 /// use callboard_net::{TaskGroup, spawn};

@@ -79,8 +79,8 @@ impl Default for Bounds {
     }
 }
 
-/// How far below a soft bound one has caught up, at most half of it. Small, so that one who is slow but steady is seen to
-/// take something again and again: the center does not wait for those who pause.
+/// How far below a soft bound one has caught up, at most half of it. Small, so that one who is slow but steady is seen
+/// to take something again and again: the center does not wait for those who pause.
 const STEP_BYTES: usize = 64 << 10;
 const STEP_MESSAGES: usize = 1 << 10;
 /// So many losses of the connection, resumptions and gaps may wait to be told.

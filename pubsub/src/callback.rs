@@ -8,8 +8,8 @@ use crate::{News, Subscription, SubscriptionError};
 /// Subscribes to a topic, and runs `each` for every message, one after the other, on a task of the current runtime.
 ///
 /// The last item may be the error that ended the subscription. While `each` runs, messages wait as they do for any
-/// [`Subscription`]; it must not block for long, since other tasks share its thread. A panic in it is caught and logged,
-/// and the subscription goes on with the next message.
+/// [`Subscription`]; it must not block for long, since other tasks share its thread. A panic in it is caught and
+/// logged, and the subscription goes on with the next message.
 ///
 /// ```no_run
 /// # async fn run(client: callboard_client::Client) -> Result<(), callboard_client::CallError> {
@@ -41,8 +41,8 @@ pub async fn subscribe_with(
     Ok(SubscriptionGuard { _dropped: guard })
 }
 
-/// Keeps a callback subscribed; see [`subscribe_with`]. Once it is dropped the callback gets at most the message that is
-/// at hand.
+/// Keeps a callback subscribed; see [`subscribe_with`]. Once it is dropped the callback gets at most the message that
+/// is at hand.
 #[derive(Debug)]
 #[must_use = "dropping it ends the subscription"]
 pub struct SubscriptionGuard {

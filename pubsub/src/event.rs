@@ -18,8 +18,8 @@ pub enum Event {
         /// The number of the last.
         to: u64,
     },
-    /// The connection was lost, and the client makes it again. What is published meanwhile comes later, or is told to be
-    /// missing.
+    /// The connection was lost, and the client makes it again. What is published meanwhile comes later, or is told to
+    /// be missing.
     Disconnected,
     /// It is subscribed again.
     Resumed {

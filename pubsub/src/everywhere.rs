@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 use crate::hub::{Hub, Wished, subject};
 use crate::topics::check;
 
-/// Makes a topic at all centers that are there, and at the others when they are. One that refuses while another one does
-/// not is asked again in the background.
+/// Makes a topic at all centers that are there, and at the others when they are. One that refuses while another one
+/// does not is asked again in the background.
 ///
 /// # Errors
 /// No center made it; the error is that of the first in the list.
@@ -200,8 +200,8 @@ impl Hub {
     }
 }
 
-/// Asks for the topics that were refused, again and again until there are all. It keeps neither the client nor, while it
-/// waits, the connection.
+/// Asks for the topics that were refused, again and again until there are all. It keeps neither the client nor, while
+/// it waits, the connection.
 async fn settle(hub: Weak<Hub>) {
     let mut pause = FIRST_PAUSE;
     loop {

@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 /// What all topics together keep of their messages, and which topic has been quiet for longest. Pure state.
 ///
-/// Time is counted in publishes. A topic is filed under the time at which it began to keep something, and looked at again
-/// only when the bound is reached: so a publish costs no more than a counter.
+/// Time is counted in publishes. A topic is filed under the time at which it began to keep something, and looked at
+/// again only when the bound is reached: so a publish costs no more than a counter.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     bytes: usize,

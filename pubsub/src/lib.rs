@@ -5,20 +5,20 @@
 //! 1. [`TopicManager`]: who is subscribed to what, pure; with [`TopicLimits`] and [`TopicError`]. One topic is in
 //!    `topic`, what it keeps for those who come back in `ring`, and what all of them keep in `kept`.
 //! 2. [`TopicService`]: the handler of REQ_TOPIC around it. How a message becomes the frames that are pushed stands in
-//!    `publication`, with `numbered` for those that carry a number, and how they reach each subscriber in `delivery`; what a run of messages has in common is read once,
-//!    see `spelling`.
+//!    `publication`, with `numbered` for those that carry a number, and how they reach each subscriber in `delivery`;
+//!    what a run of messages has in common is read once, see `spelling`.
 //!
 //! Then the client's:
 //!
 //! 3. [`Topics`]: create, remove, publish; [`Publisher`]: publish much; what it publishes waits for company, see
 //!    `gathering`.
-//! 4. [`Subscription`]: a stream of [`News`], ended by a [`SubscriptionError`], or of [`Event`]s; [`TypedSubscription`] reads each message
-//!    as a type, [`subscribe_with`] hands each to a callback.
-//! 5. What is missing: `sequence`, what one subscription has had, by numbers; `progress`, how far a connection has heard a
-//!    topic, and what is asked for when another takes its place. Both pure; `resume` does it.
-//! 6. Several centers: `part`, a subscription at one of them, and `several`, all of its parts; `repeats`, which messages
-//!    came before, pure; `relay` publishes to one and again to the next, `unconfirmed`, pure, says what; `wishes`, pure:
-//!    which topics a center that comes back is to have.
+//! 4. [`Subscription`]: a stream of [`News`], ended by a [`SubscriptionError`], or of [`Event`]s; [`TypedSubscription`]
+//!    reads each message as a type, [`subscribe_with`] hands each to a callback.
+//! 5. What is missing: `sequence`, what one subscription has had, by numbers; `progress`, how far a connection has
+//!    heard a topic, and what is asked for when another takes its place. Both pure; `resume` does it.
+//! 6. Several centers: `part`, a subscription at one of them, and `several`, all of its parts; `repeats`, which
+//!    messages came before, pure; `relay` publishes to one and again to the next, `unconfirmed`, pure, says what;
+//!    `wishes`, pure: which topics a center that comes back is to have.
 //! 7. Below them: `bundle`, messages that came together; `backlog`, what waits for one subscription, pure, with `queue`
 //!    around it; `listeners`, who on a connection listens to what, pure, with `hub` around it.
 

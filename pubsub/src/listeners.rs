@@ -40,8 +40,8 @@ struct Topic<Q> {
     cancels_under_way: usize,
     /// The last one left, and the cancel could not be sent.
     owes_cancel: bool,
-    /// Between the loss of a connection and the answer over the next one. What comes now was on its way before the loss,
-    /// and does not count: whoever was subscribed asks for what follows the last that was handed on.
+    /// Between the loss of a connection and the answer over the next one. What comes now was on its way before the
+    /// loss, and does not count: whoever was subscribed asks for what follows the last that was handed on.
     is_away: bool,
     progress: Progress,
 }
@@ -113,8 +113,8 @@ impl<Q: Clone> Listeners<Q> {
         ListenerId { topic, id: self.last_id }
     }
 
-    /// What all who listen to a topic ask of the center together: a connection has one subscription, and nobody is to miss
-    /// what only another one could do without.
+    /// What all who listen to a topic ask of the center together: a connection has one subscription, and nobody is to
+    /// miss what only another one could do without.
     pub(crate) fn wants(&self, topic: &str) -> TopicOptions {
         self.topics.get(topic).map(Topic::wants).unwrap_or_default()
     }
@@ -174,8 +174,8 @@ impl<Q: Clone> Listeners<Q> {
         }
     }
 
-    /// So many messages of a topic came, perhaps with numbers. Gives the number of the first, who is to get them, and the
-    /// topic's name.
+    /// So many messages of a topic came, perhaps with numbers. Gives the number of the first, who is to get them, and
+    /// the topic's name.
     pub(crate) fn arrived(
         &mut self,
         topic: &str,

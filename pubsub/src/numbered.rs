@@ -2,8 +2,8 @@ use bytes::{Buf, BufMut, BytesMut};
 use callboard_common::{Codec, Encode, EncodeError, HEADER_BYTES, Message, MessageType};
 use smallvec::SmallVec;
 
-/// Frames of messages of one topic, one behind the other, each with its number in front of its body: `{"seq":7,` and then
-/// what the publisher wrote. Their numbers follow each other.
+/// Frames of messages of one topic, one behind the other, each with its number in front of its body: `{"seq":7,` and
+/// then what the publisher wrote. Their numbers follow each other.
 #[derive(Debug)]
 pub(crate) struct Numbered {
     frames: BytesMut,

@@ -65,8 +65,8 @@ struct Seat {
     listener: ListenerId,
 }
 
-/// Of what may wait for a subscription that may miss messages at most so much waits at the center, where it is not counted
-/// in messages.
+/// Of what may wait for a subscription that may miss messages at most so much waits at the center, where it is not
+/// counted in messages.
 const AT_CENTER_BYTES: usize = 1 << 20;
 /// Messages that count as one step of a task: tokio lets a task take 128 steps at a time.
 const TURN_MESSAGES: usize = 16;
@@ -150,8 +150,8 @@ impl Part {
         }
     }
 
-    /// The next message where that is all there is to say: it is at hand, and follows the last one. Else [`poll`](Self::poll)
-    /// tells. Most messages come this way, which is short.
+    /// The next message where that is all there is to say: it is at hand, and follows the last one. Else
+    /// [`poll`](Self::poll) tells. Most messages come this way, which is short.
     #[inline]
     pub(crate) fn next_at_hand(&mut self) -> Option<News> {
         if self.free_turns == 0 || self.after_gap.is_some() {

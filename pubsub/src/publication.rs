@@ -71,8 +71,8 @@ enum Made<F> {
     TooLarge,
 }
 
-/// Smaller messages are copied before they are queued: a slice would keep the whole buffer that it was read into, 64 KiB
-/// at least, and what a queue holds must be little more than what it counts.
+/// Smaller messages are copied before they are queued: a slice would keep the whole buffer that it was read into, 64
+/// KiB at least, and what a queue holds must be little more than what it counts.
 pub(crate) const COPY_BELOW_BYTES: usize = 32 << 10;
 /// Where in a frame its flags stand: the highest byte of `MType`.
 const FLAGS_AT: usize = 4;
@@ -155,8 +155,8 @@ impl<'a, C: Connection> Publication<'a, C> {
         }
     }
 
-    /// From now on its numbers stay. Gives the frames that have them, to be kept: what is kept does not count against the
-    /// outboxes.
+    /// From now on its numbers stay. Gives the frames that have them, to be kept: what is kept does not count against
+    /// the outboxes.
     pub(crate) fn count(&mut self) -> Option<Bytes> {
         let Some(Made::Frames(numbered)) = self.numbered.take() else { return None };
         let frames = numbered.into_frames().freeze();

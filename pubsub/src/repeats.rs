@@ -3,12 +3,12 @@ use std::mem;
 
 use callboard_common::PublishId;
 
-/// Which messages one subscription has had, by the ids that their publishers gave them, so that one which comes again from
-/// another center is known. Pure state.
+/// Which messages one subscription has had, by the ids that their publishers gave them, so that one which comes again
+/// from another center is known. Pure state.
 ///
-/// Of each run of a publisher it keeps which numbers came: all of the newest 32,768, further back than which no publisher
-/// repeats, and older ones as long as they take little room. It keeps the 512 runs, at least, that were heard last, and
-/// twice as many at most.
+/// Of each run of a publisher it keeps which numbers came: all of the newest 32,768, further back than which no
+/// publisher repeats, and older ones as long as they take little room. It keeps the 512 runs, at least, that were heard
+/// last, and twice as many at most.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
     recent: HashMap<[u8; 16], Seen>,

@@ -86,8 +86,8 @@ impl Ring {
         next.saturating_sub(seq + 1).min(self.messages)
     }
 
-    /// The messages after this number, in pieces: small frames are joined into at most `piece_bytes`. It ends when there
-    /// are more than `most_bytes` of them.
+    /// The messages after this number, in pieces: small frames are joined into at most `piece_bytes`. It ends when
+    /// there are more than `most_bytes` of them.
     pub(crate) fn after(&self, seq: u64, piece_bytes: usize, most_bytes: usize) -> Vec<Piece> {
         let (mut pieces, mut open, mut bytes) = (Vec::new(), Open::default(), 0);
         for entry in self.entries.iter().skip_while(|entry| entry.first + entry.messages <= seq + 1) {

@@ -96,8 +96,8 @@ impl Several {
         self.center(self.current).unwrap_or_else(|| self.centers.first()).address()
     }
 
-    /// What comes next, at whichever center: of one as long as it has something, up to a bound, so that the messages of a
-    /// publisher that has moved on come behind those that it had published before.
+    /// What comes next, at whichever center: of one as long as it has something, up to a bound, so that the messages of
+    /// a publisher that has moved on come behind those that it had published before.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, repeats: &mut Repeats) -> Poll<Result<Event, End>> {
         if let Some(event) = self.poll_opening(cx) {
             return Poll::Ready(Ok(event));

@@ -20,33 +20,33 @@ use crate::{Event, News, SubscriptionError};
 /// A client may hold any number of them, several to one topic too. Each keeps the client's connection alive. Dropping
 /// the last one to a topic tells the center, without waiting for it.
 ///
-/// A subscription that is not read fast enough loses nothing: what waits is bounded, and above a soft bound the client's
-/// connection is not read, so that TCP holds back the center, and the center the publishers. That would let calls on the
-/// same connection wait too; so while one waits, reading goes on, up to a hard bound at which the subscription ends with
-/// [`SubscriptionError::TooSlow`]. The bounds are set with [`Subscription::builder`]. A center waits only for subscribers
-/// that make progress: one that takes nothing for long (500 ms, unless it is set otherwise) while much is published is
-/// disconnected in the end.
+/// A subscription that is not read fast enough loses nothing: what waits is bounded, and above a soft bound the
+/// client's connection is not read, so that TCP holds back the center, and the center the publishers. That would let
+/// calls on the same connection wait too; so while one waits, reading goes on, up to a hard bound at which the
+/// subscription ends with [`SubscriptionError::TooSlow`]. The bounds are set with [`Subscription::builder`]. A center
+/// waits only for subscribers that make progress: one that takes nothing for long (500 ms, unless it is set otherwise)
+/// while much is published is disconnected in the end.
 ///
 /// After an error it ends.
 ///
 /// # Several centers
-/// With [`Centers`] it is subscribed at each center that is there, and at the others as soon as they are; what comes is one
-/// stream. A message that a publisher repeated at another center, since it did not know whether the first had passed it on,
-/// is heard once: of the ids that such a publisher gives, those that were heard are remembered, for the 512 publishers at
-/// least that were heard last. The messages of one publisher keep their order as long as it stays with one center. Where it
-/// moves on while some of what it had published waits at the old center, that comes later, however many others came first
-/// (with [`SlowPolicy::Latest`] it is told to be missing, as what is newer was heard).
-/// Of each publisher all of the newest 32,768 numbers are known, and of what lies further back as much as takes 24 KiB (all,
-/// as long as what was heard follows on each other); a message from before that is told to be missing, for nobody knows any
-/// more whether it was heard.
+/// With [`Centers`] it is subscribed at each center that is there, and at the others as soon as they are; what comes is
+/// one stream. A message that a publisher repeated at another center, since it did not know whether the first had
+/// passed it on, is heard once: of the ids that such a publisher gives, those that were heard are remembered, for the
+/// 512 publishers at least that were heard last. The messages of one publisher keep their order as long as it stays
+/// with one center. Where it moves on while some of what it had published waits at the old center, that comes later,
+/// however many others came first (with [`SlowPolicy::Latest`] it is told to be missing, as what is newer was heard).
+/// Of each publisher all of the newest 32,768 numbers are known, and of what lies further back as much as takes 24 KiB
+/// (all, as long as what was heard follows on each other); a message from before that is told to be missing, for nobody
+/// knows any more whether it was heard.
 ///
-/// Each center numbers by itself, so gaps are those of one center: [`heard_at`](Self::heard_at) tells which. What was heard
-/// there, repeats that were dropped included, and what was told to be missing there is what was published there; some of
-/// what is missing may have come from another center. A center whose connection is lost is told
+/// Each center numbers by itself, so gaps are those of one center: [`heard_at`](Self::heard_at) tells which. What was
+/// heard there, repeats that were dropped included, and what was told to be missing there is what was published there;
+/// some of what is missing may have come from another center. A center whose connection is lost is told
 /// ([`Event::Disconnected`]) while the others are heard on, and [`Event::Resumed`] when it is subscribed to again, also
 /// one that joins later than the others. A topic that one of them has not is created there. It ends when the topic is
-/// removed at one of them, behind what was published before at the others; a center that does not hand that out within the
-/// client's timeout is told as disconnected.
+/// removed at one of them, behind what was published before at the others; a center that does not hand that out within
+/// the client's timeout is told as disconnected.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -91,8 +91,9 @@ impl Subscription {
     /// heard. With several centers this holds for those that are there.
     ///
     /// # Errors
-    /// What any call may fail with, with several centers only if it fails at each of them; [`ResultCode::NotFoundTopic`](callboard_common::ResultCode) if there is no such
-    /// topic, `Overloaded` if this connection has as many subscriptions as the center permits.
+    /// What any call may fail with, with several centers only if it fails at each of them;
+    /// [`ResultCode::NotFoundTopic`](callboard_common::ResultCode) if there is no such topic, `Overloaded` if this
+    /// connection has as many subscriptions as the center permits.
     ///
     /// # Cancel safety
     /// Dropping the future before it is ready takes the subscription back.
@@ -148,8 +149,8 @@ impl Subscription {
 
     /// The next message, or what ended the subscription; `None` after that.
     ///
-    /// Where messages are missing, that is an error too ([`SubscriptionError::Missed`]), after which it goes on; that the
-    /// connection was lost and nothing is missing is not told. [`next_event`](Self::next_event) tells all.
+    /// Where messages are missing, that is an error too ([`SubscriptionError::Missed`]), after which it goes on; that
+    /// the connection was lost and nothing is missing is not told. [`next_event`](Self::next_event) tells all.
     ///
     /// # Errors
     /// See [`SubscriptionError`].
@@ -187,8 +188,8 @@ impl Subscription {
 
 impl SubscriptionBuilder<'_> {
     /// Above so many bytes that wait to be taken, bookkeeping included, the connection is not read until fewer wait.
-    /// Default 64 KiB. More lets the reader pause for longer before publishers feel it, takes memory, and is slower where
-    /// messages fall out of the processor's cache before they are taken.
+    /// Default 64 KiB. More lets the reader pause for longer before publishers feel it, takes memory, and is slower
+    /// where messages fall out of the processor's cache before they are taken.
     pub const fn hold_bytes(mut self, bytes: usize) -> Self {
         self.wish.bounds.hold_bytes = bytes;
         self
@@ -200,8 +201,8 @@ impl SubscriptionBuilder<'_> {
         self
     }
 
-    /// Past so many bytes the [policy](Self::policy) decides. Default 64 MiB. With `Hold` it comes to this only if calls
-    /// wait for answers on the same connection, which then must be read.
+    /// Past so many bytes the [policy](Self::policy) decides. Default 64 MiB. With `Hold` it comes to this only if
+    /// calls wait for answers on the same connection, which then must be read.
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.wish.bounds.max_bytes = bytes;
         self
@@ -213,8 +214,8 @@ impl SubscriptionBuilder<'_> {
         self
     }
 
-    /// What becomes of messages that come faster than they are taken. Default [`SlowPolicy::Hold`]: nothing is left out,
-    /// and publishers wait. With any other nobody waits: past [`max_bytes`](Self::max_bytes) or
+    /// What becomes of messages that come faster than they are taken. Default [`SlowPolicy::Hold`]: nothing is left
+    /// out, and publishers wait. With any other nobody waits: past [`max_bytes`](Self::max_bytes) or
     /// [`max_messages`](Self::max_messages) messages are left out, which is told ([`Event::Lagged`]), or, with
     /// `Disconnect`, the subscription ends with [`SubscriptionError::TooSlow`].
     pub const fn policy(mut self, policy: SlowPolicy) -> Self {

@@ -33,26 +33,26 @@ pub enum SubscriptionError {
         /// What it answered.
         why: String,
     },
-    /// Messages came faster than they were taken, and the policy is not to leave any out. What came after those that were
-    /// still taken is lost.
+    /// Messages came faster than they were taken, and the policy is not to leave any out. What came after those that
+    /// were still taken is lost.
     ///
-    /// With the policy `hold` it comes to this only while calls wait for answers on the same connection, which then must
-    /// be read.
+    /// With the policy `hold` it comes to this only while calls wait for answers on the same connection, which then
+    /// must be read.
     #[error(
-        "topic {topic:?} is heard no more: messages came faster than they were taken, and {waiting} would wait; take them \
-         faster, use a connection without calls, raise that bound or choose another policy, then subscribe again"
+        "topic {topic:?} is heard no more: messages came faster than they were taken, and {waiting} would wait; take \
+         them faster, use a connection without calls, raise that bound or choose another policy, then subscribe again"
     )]
     TooSlow {
         /// The topic.
         topic: String,
         /// Which bound was reached, for people: that of
-        /// [`SubscriptionBuilder::max_bytes`](crate::SubscriptionBuilder::max_bytes), for example `over 67108864 bytes of
-        /// messages`, or of [`max_messages`](crate::SubscriptionBuilder::max_messages), or 1,024 losses of the connection
-        /// and gaps that were not yet told.
+        /// [`SubscriptionBuilder::max_bytes`](crate::SubscriptionBuilder::max_bytes), for example
+        /// `over 67108864 bytes of messages`, or of [`max_messages`](crate::SubscriptionBuilder::max_messages), or
+        /// 1,024 losses of the connection and gaps that were not yet told.
         waiting: String,
     },
-    /// Messages are missing here: they were left out since they came faster than they were taken, or they were published
-    /// while the connection was lost. The subscription goes on with the next one.
+    /// Messages are missing here: they were left out since they came faster than they were taken, or they were
+    /// published while the connection was lost. The subscription goes on with the next one.
     #[error("{} of topic {topic:?} are missing here; the subscription goes on", messages(*missed))]
     Missed {
         /// The topic.

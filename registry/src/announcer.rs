@@ -99,8 +99,8 @@ impl Announcer {
         announced.leaving.remove(method);
     }
 
-    /// Takes one method back, and waits for all answers. Until they have come it is known what was to be taken back: this may
-    /// be dropped, or fail, before that.
+    /// Takes one method back, and waits for all answers. Until they have come it is known what was to be taken back:
+    /// this may be dropped, or fail, before that.
     pub(crate) async fn withdraw_method(&self, method: &str) -> Result<(), CallError> {
         // First, so that it is not announced again meanwhile.
         let hosts = self.announced().begin_to_leave(method);
@@ -110,8 +110,8 @@ impl Announcer {
         Ok(())
     }
 
-    /// Takes all back, and waits for all answers. Until [`end`](Self::end) it is known what was to be taken back: this may be
-    /// dropped before all was asked for.
+    /// Takes all back, and waits for all answers. Until [`end`](Self::end) it is known what was to be taken back: this
+    /// may be dropped before all was asked for.
     pub(crate) async fn withdraw(&self) -> Result<(), CallError> {
         let entries = {
             let mut announced = self.announced();
@@ -131,8 +131,8 @@ impl Announcer {
         entries
     }
 
-    /// Asks the center to take back an entry, and does not wait: what is asked over the connection from now on comes after
-    /// it. Where the center does not do it, the connection is ended, which takes all back.
+    /// Asks the center to take back an entry, and does not wait: what is asked over the connection from now on comes
+    /// after it. Where the center does not do it, the connection is ended, which takes all back.
     pub(crate) fn take_back(&self, method: &str, host: Host) -> Result<(), CallError> {
         let body = ServiceRequest::new(method, ServiceOp::Withdraw).at(host);
         let center = self.center.clone();
@@ -156,8 +156,8 @@ impl Announcer {
         }
     }
 
-    /// Announces all again over one connection, as often as it takes; over when the center has it all, or the connection is
-    /// lost. It keeps neither the connection nor the provider while it waits.
+    /// Announces all again over one connection, as often as it takes; over when the center has it all, or the
+    /// connection is lost. It keeps neither the connection nor the provider while it waits.
     async fn announce_again(this: Weak<Self>, over: WeakLine) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -216,8 +216,8 @@ impl Announcer {
         let (done, answer) = oneshot::channel();
         let subject = subject(op, method, host);
         let body = ServiceRequest::new(method, op).at(host);
-        // Under the lock, so that nothing is registered behind its withdrawal. The receiver may have gone with a dropped
-        // future.
+        // Under the lock, so that nothing is registered behind its withdrawal. The receiver may have gone with a
+        // dropped future.
         let done = |outcome| drop(done.send(outcome));
         match (over, announced.coming(&self.center)) {
             (Over::Again(line), _) => line.exchange_in_order(&subject, &body, done)?,

@@ -19,12 +19,13 @@ use dashmap::DashMap;
 /// }
 /// ```
 pub trait Balancer: Send + Sync + 'static {
-    /// The index of one of `hosts`, which provide `method`; `None` if none will do. It runs once a call, on the caller's
-    /// task, and must not block.
+    /// The index of one of `hosts`, which provide `method`; `None` if none will do. It runs once a call, on the
+    /// caller's task, and must not block.
     fn pick(&self, method: &str, hosts: &[Host]) -> Option<usize>;
 
-    /// The same for a call whose first host will not do: it was tried in vain, or could not be connected to of late. `left`
-    /// are those that remain for the call. It runs once a further try; unless it is written, it picks as for a new call.
+    /// The same for a call whose first host will not do: it was tried in vain, or could not be connected to of late.
+    /// `left` are those that remain for the call. It runs once a further try; unless it is written, it picks as for a
+    /// new call.
     fn pick_again(&self, method: &str, left: &[Host]) -> Option<usize> {
         self.pick(method, left)
     }

@@ -136,11 +136,12 @@ impl HostCache {
         self.passed_over
     }
 
-    /// Takes the answer to a look-up, with the revision of its list if the center tells one. Returns what is to be told: of
-    /// a first answer what notices that overtook it changed in it, of a later one how it differs from what was known.
+    /// Takes the answer to a look-up, with the revision of its list if the center tells one. Returns what is to be
+    /// told: of a first answer what notices that overtook it changed in it, of a later one how it differs from what was
+    /// known.
     ///
-    /// A notice is newer than the list that was asked for, or is in it already. So those that came meanwhile are applied
-    /// to the list, and change nothing where the center sends all in order.
+    /// A notice is newer than the list that was asked for, or is in it already. So those that came meanwhile are
+    /// applied to the list, and change nothing where the center sends all in order.
     pub fn answer(&mut self, method: &str, hosts: &[ListedHost], revision: Option<u64>) -> Vec<Notice> {
         let Some((name, _)) = self.methods.get_key_value(method) else { return Vec::new() };
         let name = Arc::clone(name);
@@ -164,8 +165,8 @@ impl HostCache {
         asked_for
     }
 
-    /// Takes the answer to a method that was asked for again over a new connection; returns what it changed, with whether
-    /// a host departed.
+    /// Takes the answer to a method that was asked for again over a new connection; returns what it changed, with
+    /// whether a host departed.
     ///
     /// A center that began anew may not have heard yet of all who are there. With `keep`, hosts that it does not name
     /// stay until a notice, or [`drop_unconfirmed`](Self::drop_unconfirmed), takes them out.
@@ -228,8 +229,8 @@ impl HostCache {
         }
     }
 
-    /// What was told of a method no longer holds for certain, for example since a new connection's center did not answer:
-    /// it is [`Known::Stale`] at its next look-up. `false` where nothing is known.
+    /// What was told of a method no longer holds for certain, for example since a new connection's center did not
+    /// answer: it is [`Known::Stale`] at its next look-up. `false` where nothing is known.
     pub fn suspect(&mut self, method: &str) -> bool {
         let known = self.methods.get_mut(method).filter(|entry| entry.hosts().is_some());
         known.map(Entry::suspect).is_some()

@@ -21,18 +21,18 @@ use crate::{Balancer, CallerBuilder, Discovery, Notices};
 ///
 /// The center is asked once a method; calls go straight to a provider, also while the center is dead. One deadline
 /// (default 5 s) covers finding, connecting, queueing and the answer. A provider that can't be reached, or answers that
-/// it takes no calls at the moment (UNAVAILABLE) and has not executed this one, is passed over for another one, each once
-/// a call at most; a call that may have run is never repeated. While there are others, no call waits for a provider that
-/// could not be connected to of late: that is tried again in the background. One that left a call unanswered within its time
-/// is asked for a sign of life, and passed over until it gives one; if none comes, no further call goes over that
-/// connection.
+/// it takes no calls at the moment (UNAVAILABLE) and has not executed this one, is passed over for another one, each
+/// once a call at most; a call that may have run is never repeated. While there are others, no call waits for a
+/// provider that could not be connected to of late: that is tried again in the background. One that left a call
+/// unanswered within its time is asked for a sign of life, and passed over until it gives one; if none comes, no
+/// further call goes over that connection.
 ///
-/// Providers that have a session at the center are asked to open one for callers too, and are told how much time each call
-/// has; others are spoken to in v1.
+/// Providers that have a session at the center are asked to open one for callers too, and are told how much time each
+/// call has; others are spoken to in v1.
 ///
-/// Of several centers it asks the first that answers, and the next when that one is lost. One that was just started may not
-/// have been found by the providers yet (which takes them 7 s at most): those that are known are called on for that long, but
-/// a method that is called for the first time may be answered `NotFound`.
+/// Of several centers it asks the first that answers, and the next when that one is lost. One that was just started may
+/// not have been found by the providers yet (which takes them 7 s at most): those that are known are called on for that
+/// long, but a method that is called for the first time may be answered `NotFound`.
 ///
 /// Clones share everything. Connections are driven on the runtime that made the caller, and end with its last clone.
 ///
@@ -160,8 +160,8 @@ impl Caller {
     /// and logged.
     ///
     /// # Errors
-    /// `Encode`: the parameters can't be written. `Overloaded`: too many calls wait for their callbacks (default 65,536).
-    /// Then `then` does not run; all other errors go to it.
+    /// `Encode`: the parameters can't be written. `Overloaded`: too many calls wait for their callbacks (default
+    /// 65,536). Then `then` does not run; all other errors go to it.
     pub fn call_then<R: DeserializeOwned + 'static>(
         &self,
         method: &str,

@@ -57,9 +57,9 @@ impl CallerBuilder {
     }
 
     /// How long connecting to one provider may take. Default 1 s. A longer one suits far networks, a shorter one finds
-    /// dead ones sooner. While there are others to try, a call waits for its share of the deadline only, a quarter of what
-    /// is left at least; the connection may still come about, for later calls. A provider that left a call unanswered has as
-    /// long to give a sign of life.
+    /// dead ones sooner. While there are others to try, a call waits for its share of the deadline only, a quarter of
+    /// what is left at least; the connection may still come about, for later calls. A provider that left a call
+    /// unanswered has as long to give a sign of life.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -82,16 +82,16 @@ impl CallerBuilder {
         self
     }
 
-    /// Settings of all connections, to the center and to providers, in place of those made before. Of its timeout, session and
-    /// reconnect only those towards the center count.
+    /// Settings of all connections, to the center and to providers, in place of those made before. Of its timeout,
+    /// session and reconnect only those towards the center count.
     #[must_use]
     pub fn client(mut self, client: ClientBuilder) -> Self {
         self.client = client.timeout(self.timeout);
         self
     }
 
-    /// How a lost connection to the center is made again. Default: for ever; see [`ClientBuilder::reconnect`]. Meanwhile the
-    /// providers that are known are called.
+    /// How a lost connection to the center is made again. Default: for ever; see [`ClientBuilder::reconnect`].
+    /// Meanwhile the providers that are known are called.
     #[must_use]
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.client = self.client.reconnect(reconnect);
@@ -141,8 +141,8 @@ impl CallerBuilder {
         self
     }
 
-    /// How many providers may be connected to at once. Default 10,000. At the bound, those that are connected are called
-    /// and others count as not to be reached.
+    /// How many providers may be connected to at once. Default 10,000. At the bound, those that are connected are
+    /// called and others count as not to be reached.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;

@@ -46,8 +46,9 @@ impl Doubt {
 
 /// What a host is connected to as, by the run of a provider that discovery names there.
 ///
-/// One that named its run has a session at the center; whether its own server knows sessions shows when it is asked. Once it
-/// has opened one it is not taken for a v1 peer by being slow: a program that is stopped accepts connections, too.
+/// One that named its run has a session at the center; whether its own server knows sessions shows when it is asked.
+/// Once it has opened one it is not taken for a v1 peer by being slow: a program that is stopped accepts connections,
+/// too.
 pub(crate) fn session_mode(named: Option<&str>, had_session: Option<&str>) -> SessionMode {
     match named {
         None => SessionMode::Off,

@@ -8,8 +8,8 @@
 //! 3. [`Provider`]: announces methods at a [`Place`].
 //! 4. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
 //! 5. [`Balancer`] and [`RoundRobin`]: who is called.
-//! 6. [`Caller`] and its [`CallerBuilder`]: all of that behind one `call`; `route`: the way of one call over the providers;
-//!    `pool`: one connection to each of them.
+//! 6. [`Caller`] and its [`CallerBuilder`]: all of that behind one `call`; `route`: the way of one call over the
+//!    providers; `pool`: one connection to each of them.
 //!
 //! All of it in one program:
 //!

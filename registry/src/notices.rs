@@ -10,8 +10,8 @@ use crate::Notice;
 
 /// A stream of [`Notice`]s; it ends with the connection to the center.
 ///
-/// It holds a bounded number of notices (1,024 unless set otherwise). Whoever reads more slowly than they come loses the
-/// oldest; [`missed`](Self::missed) counts them, and then a fresh look at the list tells what is true now.
+/// It holds a bounded number of notices (1,024 unless set otherwise). Whoever reads more slowly than they come loses
+/// the oldest; [`missed`](Self::missed) counts them, and then a fresh look at the list tells what is true now.
 #[derive(Debug)]
 pub struct Notices {
     /// `None`: the center was gone before the stream began.

@@ -13,18 +13,19 @@ use crate::{Place, PlaceError};
 
 /// Tells a center, or several, which methods are provided where, for as long as it lives.
 ///
-/// What it announced ends with it: when the provider is dropped or its program ends, the center tells every watcher that it
-/// is offline. A connection to the center that is lost is made again by its [`Client`], and what was announced is announced
-/// again; a center that refuses it then is asked again and again.
+/// What it announced ends with it: when the provider is dropped or its program ends, the center tells every watcher
+/// that it is offline. A connection to the center that is lost is made again by its [`Client`], and what was announced
+/// is announced again; a center that refuses it then is asked again and again.
 ///
-/// With several centers ([`Centers`]; to [`connect`](Self::connect) they are a list) all of this holds for each of them.
-/// A center that is away, or refuses while another one takes the provider, is told again and again in the background.
+/// With several centers ([`Centers`]; to [`connect`](Self::connect) they are a list) all of this holds for each of
+/// them. A center that is away, or refuses while another one takes the provider, is told again and again in the
+/// background.
 ///
 /// The connection may be shared with others, other providers among them ([`Provider::new`]). A provider that is dropped
 /// takes back what it announced itself and leaves the connection to them, as far as it can. It ends the connection
-/// of the moment, which takes all back, where the center can't withdraw (it opened no session), permits fewer requests at once than there
-/// are entries (a method at a host) to take back, or does not do as it is asked. What two providers announced alike over
-/// one connection is one entry to the center, and the first of them that goes takes it back.
+/// of the moment, which takes all back, where the center can't withdraw (it opened no session), permits fewer requests
+/// at once than there are entries (a method at a host) to take back, or does not do as it is asked. What two providers
+/// announced alike over one connection is one entry to the center, and the first of them that goes takes it back.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,8 +106,8 @@ impl Provider {
         Self { centers, announcers }
     }
 
-    /// Announces that `methods` are provided at `place`; done when the center has entered all of them. Those of a second
-    /// call come in addition.
+    /// Announces that `methods` are provided at `place`; done when the center has entered all of them. Those of a
+    /// second call come in addition.
     ///
     /// With several centers it is done when each that is there has entered all of them or refused.
     ///
@@ -130,8 +131,8 @@ impl Provider {
         Ok(self)
     }
 
-    /// Takes one method back, at all hosts at which this provider announced it; the others stay. Done when the center has
-    /// told its watchers.
+    /// Takes one method back, at all hosts at which this provider announced it; the others stay. Done when the center
+    /// has told its watchers.
     ///
     /// With several centers those that are away are not waited for: they are not told of it again.
     ///
@@ -154,8 +155,8 @@ impl Provider {
         all_together(telling).await.into_iter().collect()
     }
 
-    /// Takes back all that this provider announced; done when the center has told its watchers. The connection goes on if
-    /// it is shared. To a center without sessions the close of the connection says it.
+    /// Takes back all that this provider announced; done when the center has told its watchers. The connection goes on
+    /// if it is shared. To a center without sessions the close of the connection says it.
     ///
     /// # Errors
     /// The center could not be asked; the connection is closed, which has the same effect.
@@ -169,9 +170,9 @@ impl Provider {
         }
     }
 
-    /// Waits until the connection to the center, with several the last of them, has ended for good: what was announced no
-    /// longer is. By default that is never, but when the [`Client`] is closed; its [`states`](Client::states) tell what
-    /// becomes of the connection.
+    /// Waits until the connection to the center, with several the last of them, has ended for good: what was announced
+    /// no longer is. By default that is never, but when the [`Client`] is closed; its [`states`](Client::states) tell
+    /// what becomes of the connection.
     ///
     /// # Cancel safety
     /// It only watches.

@@ -35,7 +35,8 @@ impl<'a> Route<'a> {
             let Pick { host, others } = match self.pick().await {
                 Ok(pick) => pick,
                 Err(error) => {
-                    // Nothing was waited for, perhaps. Who tries again at once must let the news come in for which it waits.
+                    // Nothing was waited for, perhaps. Who tries again at once must let the news come in for which it
+                    // waits.
                     consume_budget().await;
                     return Err(error);
                 }

@@ -22,8 +22,8 @@ use crate::{Notice, Refused, RegistryLimits};
 /// [`Effects`], in order, after the table has changed. A caller that queues both before the next operation gives every
 /// watcher one history: no ONLINE for a host that it knows, no OFFLINE for one that it does not.
 ///
-/// An operation looks for its method once, by a hash of the name, and costs at most the logarithm of what else is in the
-/// table; a list of hosts costs its own length, a notice its watchers, and the end of a connection its own entries.
+/// An operation looks for its method once, by a hash of the name, and costs at most the logarithm of what else is in
+/// the table; a list of hosts costs its own length, a notice its watchers, and the end of a connection its own entries.
 ///
 /// ```
 /// use std::collections::BTreeSet;
@@ -87,8 +87,8 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         Self { methods: Methods::default(), peers: HashMap::default(), limits }
     }
 
-    /// Enters that `peer` says that `method` is provided at `host`, by a run that is called `instance`. The same method and
-    /// host again, by this connection or by another one, is the same entry: its watchers hear of it once.
+    /// Enters that `peer` says that `method` is provided at `host`, by a run that is called `instance`. The same method
+    /// and host again, by this connection or by another one, is the same entry: its watchers hear of it once.
     ///
     /// # Errors
     /// [`Refused::Registered`] or [`Refused::Name`].

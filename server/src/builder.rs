@@ -66,8 +66,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether each event loop stays on one core. Default no: it steadies the times of a machine that does nothing else,
-    /// and on any other makes loops wait for a core while others are free.
+    /// Whether each event loop stays on one core. Default no: it steadies the times of a machine that does nothing
+    /// else, and on any other makes loops wait for a core while others are free.
     pub fn pin(mut self, pin: bool) -> Self {
         self.settings.pin = pin;
         self
@@ -86,8 +86,8 @@ impl ServerBuilder {
         self
     }
 
-    /// The largest frame in bytes, as its length field counts them. Default 16 MiB. A larger bound lets larger parameters and
-    /// results through, and each connection hold as much memory.
+    /// The largest frame in bytes, as its length field counts them. Default 16 MiB. A larger bound lets larger
+    /// parameters and results through, and each connection hold as much memory.
     pub fn max_frame_bytes(mut self, bytes: usize) -> Self {
         self.settings.limits.max_frame_bytes = bytes;
         self
@@ -100,8 +100,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Async and blocking calls of one connection that wait for their answers. Default 1,024. Past it a peer is not read
-    /// or is answered OVERLOADED; more lets one peer take more of the program.
+    /// Async and blocking calls of one connection that wait for their answers. Default 1,024. Past it a peer is not
+    /// read or is answered OVERLOADED; more lets one peer take more of the program.
     pub fn in_flight(mut self, calls: usize) -> Self {
         self.settings.limits.in_flight = calls;
         self
@@ -120,8 +120,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How long [`Server::shutdown`] waits for the calls in flight. Default 10 s. A longer grace loses fewer answers and
-    /// makes a stop take longer while some call does not end or some peer does not read.
+    /// How long [`Server::shutdown`] waits for the calls in flight. Default 10 s. A longer grace loses fewer answers
+    /// and makes a stop take longer while some call does not end or some peer does not read.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self

@@ -28,8 +28,8 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions of the program that is called `name` in its log, in which a peer must keep within `limits`. The instance
-    /// is a new UUID.
+    /// Sessions of the program that is called `name` in its log, in which a peer must keep within `limits`. The
+    /// instance is a new UUID.
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
         Self { name: name.into(), instance: Uuid::new_v4().to_string(), limits, heartbeats: Arc::default() }
     }

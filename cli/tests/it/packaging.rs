@@ -1,5 +1,5 @@
-//! The samples in `packaging/`, as far as they can be tried without an engine: the units, and what a container does with
-//! the program.
+//! The samples in `packaging/`, as far as they can be tried without an engine: the units, and what a container does
+//! with the program.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

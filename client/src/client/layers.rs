@@ -7,8 +7,8 @@ use tokio::time::timeout;
 use crate::request::{Request, Stage, Subject};
 use crate::{CallError, Client, Inbox, Line, Ping, Resume};
 
-/// For the layers above: requests of any kind, and what a peer sends unasked. `subject` is what errors name, for example
-/// `topic "news"`.
+/// For the layers above: requests of any kind, and what a peer sends unasked. `subject` is what errors name, for
+/// example `topic "news"`.
 impl Client {
     /// Sends a request of any kind and waits for its answer, whose code is not read.
     ///
@@ -28,9 +28,9 @@ impl Client {
     }
 
     /// Sends a request of any kind, at once or not at all; `done` gets its answer, once, in order with all else that
-    /// comes over the connection: what came before the answer has been handed to its inbox, what comes after it has not.
-    /// It runs on the connection's task and must not block; a panic in it is caught. Only if the deadline passes it runs
-    /// in a task of its own. The connection lives until then.
+    /// comes over the connection: what came before the answer has been handed to its inbox, what comes after it has
+    /// not. It runs on the connection's task and must not block; a panic in it is caught. Only if the deadline passes
+    /// it runs in a task of its own. The connection lives until then.
     ///
     /// # Errors
     /// What keeps the request from being sent at once, a full outbox or too many waiting calls among it; then `done` is
@@ -67,7 +67,8 @@ impl Client {
         }
     }
 
-    /// The connection of the moment, for one who sends much over it. It does not follow when the connection is made again.
+    /// The connection of the moment, for one who sends much over it. It does not follow when the connection is made
+    /// again.
     pub fn line(&self) -> Line {
         Line { link: self.link(), timeout: self.timeout }
     }
@@ -77,8 +78,8 @@ impl Client {
         self.shared.look().conn.leave();
     }
 
-    /// Asks for a sign of life under an id that no call has: what answers it is handed to the inbox for topics, in order
-    /// with what else comes. To be sent in a session only.
+    /// Asks for a sign of life under an id that no call has: what answers it is handed to the inbox for topics, in
+    /// order with what else comes. To be sent in a session only.
     ///
     /// # Errors
     /// A full outbox, or the connection has ended.
@@ -120,7 +121,8 @@ impl Client {
         self.request(&self.link(), Subject::Other(subject)).unreadable(why)
     }
 
-    /// This program has registered methods over the connection of the moment: from now on the heartbeats of providers count.
+    /// This program has registered methods over the connection of the moment: from now on the heartbeats of providers
+    /// count.
     pub fn set_provider(&self) {
         self.shared.look().conn.set_provider();
     }

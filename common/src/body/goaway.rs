@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, Integer, MessageType};
 
-/// GOAWAY: `{"reason": string, "grace_ms": int}`. The side that sends it takes no new requests on this connection; those that
-/// it has are answered, for so long.
+/// GOAWAY: `{"reason": string, "grace_ms": int}`. The side that sends it takes no new requests on this connection;
+/// those that it has are answered, for so long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoAway<'a> {
     /// Why, for people.

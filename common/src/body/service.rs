@@ -148,8 +148,8 @@ pub(super) fn host_of<C: Codec>(ip: Option<Raw<'_>>, port: Option<Raw<'_>>) -> R
     Host::new(ip, port).map_err(|e| BodyError::invalid(format!("\"host\" can't be reached: {e}")))
 }
 
-/// RSP_SERVICE: `{"rcode": int, "optype": int}`; a discovery's adds `"method"` and `"host": [...]`, within a session also
-/// `"revision"`.
+/// RSP_SERVICE: `{"rcode": int, "optype": int}`; a discovery's adds `"method"` and `"host": [...]`, within a session
+/// also `"revision"`.
 #[derive(Clone, Debug)]
 pub struct ServiceAnswer<'a> {
     /// How it went.

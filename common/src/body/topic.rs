@@ -51,8 +51,8 @@ pub struct TopicRequest<'a, M = Raw<'a>> {
     pub op: TopicOp,
     /// What is published; there exactly with [`TopicOp::Publish`].
     pub message: Option<M>,
-    /// The message's number in its topic, from 1, as a center pushes it to peers that count. In what others send it means
-    /// nothing.
+    /// The message's number in its topic, from 1, as a center pushes it to peers that count. In what others send it
+    /// means nothing.
     pub seq: Option<u64>,
     /// Whether a `seq` may be put in front of the body as it is: it begins with its object and has no `seq` yet.
     pub takes_seq: bool,

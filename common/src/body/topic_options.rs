@@ -22,8 +22,8 @@ pub struct TopicOperation<'a> {
 /// "policy": string, "max_bytes": int}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TopicOptions {
-    /// Subscribe: the last message that the peer has had (`epoch` and `after`, both or none). It gets what was published
-    /// since, as far as the center still has it.
+    /// Subscribe: the last message that the peer has had (`epoch` and `after`, both or none). It gets what was
+    /// published since, as far as the center still has it.
     pub after: Option<TopicPosition>,
     /// Create: the center keeps the last message for those who subscribe later. Subscribe: whether to get the last
     /// message at once; if nothing is said, the topic decides.

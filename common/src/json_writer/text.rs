@@ -10,8 +10,8 @@ pub(crate) fn write_text(text: &str, out: &mut BytesMut) {
     }
 }
 
-/// The same for what is mostly a name: put together on the stack, it is appended at once. Not done where it is long or has
-/// escapes.
+/// The same for what is mostly a name: put together on the stack, it is appended at once. Not done where it is long or
+/// has escapes.
 #[inline]
 fn write_short(text: &[u8], out: &mut BytesMut) -> bool {
     let mut quoted = [b'"'; SHORT_BYTES + 2];

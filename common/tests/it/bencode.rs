@@ -1,5 +1,6 @@
 //! A second codec: bencode, which is far enough from JSON to show what a codec may be. `d3:onei1;3:twol1:xnee` is
-//! `{"one": 1, "two": ["x", null]}`; to the bencode of torrent files it adds null, true, false and fractions, and a number ends in `;`.
+//! `{"one": 1, "two": ["x", null]}`; to the bencode of torrent files it adds null, true, false and fractions, and a
+//! number ends in `;`.
 
 use std::borrow::Cow;
 use std::str;

@@ -8,13 +8,13 @@ use super::methods::{Method, MethodId};
 use super::{Effects, Entered, Listing, Table};
 use crate::{Notice, Refused};
 
-/// Hosts of one method that are in the table and not announced yet, and who has found them there all the same. They alone
-/// are told when such a host goes, and they alone are not told when it is announced.
+/// Hosts of one method that are in the table and not announced yet, and who has found them there all the same. They
+/// alone are told when such a host goes, and they alone are not told when it is announced.
 pub(super) type Held<K> = Option<Box<BTreeMap<Host, BTreeSet<K>>>>;
 
 impl<K: Clone + Eq + Hash + Ord> Table<K> {
-    /// As [`register`](Self::register), but watchers are not told until [`release`](Self::release). Whether it is held back
-    /// from now on.
+    /// As [`register`](Self::register), but watchers are not told until [`release`](Self::release). Whether it is held
+    /// back from now on.
     pub(crate) fn register_held(
         &mut self,
         peer: &K,

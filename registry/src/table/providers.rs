@@ -5,8 +5,8 @@ use std::sync::Arc;
 use callboard_common::{Host, ListedHost};
 use smallvec::SmallVec;
 
-/// The hosts of one method in the order in which they came. One takes no memory elsewhere, a few lie in a row, and many in
-/// trees, so that a removal moves nothing.
+/// The hosts of one method in the order in which they came. One takes no memory elsewhere, a few lie in a row, and many
+/// in trees, so that a removal moves nothing.
 #[derive(Debug)]
 pub(super) enum Providers {
     Few(SmallVec<[Provider; 1]>),
@@ -35,8 +35,8 @@ type Turn = u64;
 const FEW: usize = 16;
 
 impl Providers {
-    /// One more connection says that the method is at `host`. Whether it is the first one. Of several the last that named
-    /// an instance counts: who listens at a host now has come after who did before.
+    /// One more connection says that the method is at `host`. Whether it is the first one. Of several the last that
+    /// named an instance counts: who listens at a host now has come after who did before.
     pub(super) fn enter(&mut self, host: Host, instance: Option<Arc<str>>) -> bool {
         if let Some(provider) = self.find(host) {
             provider.registrations += 1;

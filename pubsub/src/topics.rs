@@ -31,7 +31,8 @@ use crate::relay::Relay;
 /// have passed on (up to 16,384 messages or 1 MiB). Each message keeps its id, so that a
 /// [`Subscription`](crate::Subscription) hears it once; other subscribers, and one that subscribes just then, may get some
 /// of it twice or late. So nothing is lost with a center but what it still had in its queues after that, of which its
-/// subscribers are told.
+/// subscribers are told. What a center refuses is not published at another one, once [`publish`](Self::publish) has said
+/// so.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), callboard_client::CallError> {

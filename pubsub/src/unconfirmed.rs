@@ -110,6 +110,15 @@ impl<T> Unconfirmed<T> {
         number <= self.sent_before
     }
 
+    /// The center of the moment does not want it: it is not sent again, unless it is confirmed, which another center has
+    /// done. Whether another one may have handled it.
+    pub(crate) fn refuse(&mut self, number: u64, now: Instant) -> bool {
+        if number > self.confirmed_up_to() {
+            self.take_out(number, now);
+        }
+        self.was_sent_before(number)
+    }
+
     /// The last number that was sent over the connection of the moment.
     pub(crate) fn sent_up_to(&self) -> u64 {
         self.first + self.sent as u64 - 1
@@ -260,6 +269,23 @@ mod tests {
         queue.start_over(now);
         assert_eq!((queue.was_sent_before(1), queue.was_sent_before(2)), (true, false));
         assert!(queue.take_back(2, now), "there was no room for it");
+    }
+
+    #[test]
+    fn what_is_refused_is_not_sent_again_unless_another_center_has_confirmed_it() {
+        let (mut queue, now) = (filled(4), Instant::now());
+        queue.sent(3);
+        queue.confirm(1, now);
+        assert!(!queue.refuse(2, now), "nobody else has heard of it");
+        queue.start_over(now);
+        let wanted =
+            |queue: &mut Unconfirmed<u64>| queue.next(9).filter_map(|(_, what)| what.copied()).collect::<Vec<_>>();
+        assert_eq!(wanted(&mut queue), [1, 3, 4]);
+        queue.sent(4);
+        assert_eq!([1, 3, 4].map(|number| queue.refuse(number, now)), [true, true, false]);
+        queue.start_over(now);
+        assert_eq!(wanted(&mut queue), [1]);
+        assert!(queue.is_settled());
     }
 
     #[test]

@@ -296,17 +296,26 @@ impl Shared {
             // A center that is about to end; the next one is asked.
             Ok(TopicAnswer { code: ResultCode::Unavailable, .. }) => return,
             Ok(TopicAnswer { code: ResultCode::Ok, .. }) => Ok(()),
-            Ok(TopicAnswer { code, error, .. }) => Err(self.refused(number, line.refused(&subject, code, error))),
+            Ok(TopicAnswer { code, error, .. }) => {
+                return self.refused(turn, number, line, outgoing, line.refused(&subject, code, error));
+            }
             Err(why) => Err(line.unreadable(&subject, why)),
         };
         outgoing.answer(outcome);
         self.confirm(turn, number, line);
     }
 
-    /// What a center refuses an earlier one may have published.
-    fn refused(&self, number: u64, why: CallError) -> CallError {
-        let was_sent_before = self.lock().queue.was_sent_before(number);
-        if was_sent_before { why.with_executed(Executed::Unknown) } else { why }
+    /// The center does not publish it, and no other one is to do so when this was told.
+    fn refused(&self, turn: u64, number: u64, line: &Line, outgoing: &Outgoing, why: CallError) {
+        let is_in_doubt = {
+            let mut state = self.lock();
+            if state.turn != turn || !line.is_online() {
+                return; // the next center is asked, or was already
+            }
+            state.queue.refuse(number, Instant::now())
+        };
+        outgoing.answer(Err(if is_in_doubt { why.with_executed(Executed::Unknown) } else { why }));
+        self.confirm(turn, number, line);
     }
 
     /// The center has handled all up to this number: it does so in order.

@@ -198,6 +198,36 @@ async fn a_publish_that_waits_for_its_answer_goes_to_the_next_center() {
     }
 }
 
+#[tokio::test]
+async fn what_a_center_has_refused_is_not_published_at_the_next() {
+    let stage = Stage::new();
+    let (a, _b) = (stage.center("a").await, stage.center("b").await);
+    let alone = Client::connect(stage.address("b")).await.unwrap();
+    Topics::new(&alone).create("t").await.unwrap();
+    let mut news = Subscription::open(&alone, "t").await.unwrap();
+    let topics = Topics::new(&stage.centers().await);
+    let error = topics.publish("t", &1).await.unwrap_err();
+    assert_eq!((error.code(), error.executed()), (Some(ResultCode::NotFoundTopic), Executed::No));
+    a.shutdown().await;
+    topics.publish("t", &2).await.unwrap();
+    assert_eq!(number(&mut news).await, 2);
+}
+
+#[tokio::test]
+async fn of_what_another_center_may_have_published_a_refusal_does_not_say_that_it_was_not() {
+    let stage = Stage::new();
+    let (a, _b) = (Mortal::born(&stage, "a").await, stage.center("b").await);
+    let alone = Client::connect(stage.address("a")).await.unwrap();
+    Topics::new(&alone).create("t").await.unwrap();
+    let topics = Topics::new(&stage.centers_within(Duration::from_secs(4)).await);
+    topics.publish("t", &0).await.unwrap();
+    let still = a.stand_still();
+    let error = topics.publish("t", &1).await.unwrap_err();
+    assert_eq!((error.code(), error.executed()), (Some(ResultCode::NotFoundTopic), Executed::Unknown), "{error}");
+    drop(still);
+    a.kill().await;
+}
+
 fn is_too_large(error: &CallError) -> bool {
     matches!(error.kind(), CallErrorKind::Encode) && error.executed() == Executed::No
 }

@@ -102,6 +102,10 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        #[cfg(feature = "planted")]
+        if callboard_common::Planted::ConnectionKept.is_planted() {
+            return;
+        }
         // What was queued still leaves: a request without an answer may be the last thing that a program sends.
         self.conn.drain(LAST_WORDS);
     }

@@ -21,6 +21,10 @@ pub enum Planted {
     SaidNotExecuted,
     /// The center announces a provider before it has reached it.
     Unprobed,
+    /// An answer goes to the call that was made last.
+    AnsweredAnother,
+    /// A connection that nobody has any longer is not closed.
+    ConnectionKept,
 }
 
 thread_local! {

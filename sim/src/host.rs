@@ -10,6 +10,7 @@ use callboard_client::{Client, ClientBuilder, Connector};
 use callboard_net::TaskGroup;
 use callboard_registry::{Caller, CallerBuilder};
 use callboard_server::{Server, ServerBuilder};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::network::{HostId, SimTransport};
@@ -33,6 +34,8 @@ struct Programs {
     starts: u64,
     /// With all that they have started.
     group: TaskGroup,
+    /// How often they were asked to end.
+    asked: watch::Sender<u64>,
 }
 
 impl Host {
@@ -61,6 +64,21 @@ impl Host {
         programs.starts += 1;
         let task = tokio::spawn(programs.group.run(program));
         programs.started.push(task.abort_handle());
+    }
+
+    /// Asks its programs to end, as SIGTERM does. Those that do not wait for [`asked_to_end`](Self::asked_to_end) go on.
+    pub fn ask_to_end(&self) {
+        self.sim.note(|| format!("{} is asked to end", self.name));
+        self.programs().asked.send_modify(|asked| *asked += 1);
+    }
+
+    /// Waits until its programs are asked to end from now on.
+    pub fn asked_to_end(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut asked = self.programs().asked.subscribe();
+        async move {
+            // Without a sender they were killed, and this one with them.
+            let _ = asked.changed().await;
+        }
     }
 
     /// Its programs end by themselves: what they hold is dropped, and says what it says then.

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::House;
+use super::programs::Role;
 
 /// Two faults at once, of two machines or of what lies between them and others, and their ends some time later.
 pub(super) async fn round(house: &Arc<House>) {
@@ -21,7 +22,7 @@ async fn fault(house: &Arc<House>, victim: usize) {
     sim.sleep(sim.draw_time(APART)).await;
     let (Some(member), Some(other)) = (house.members.get(victim), house.members.get(any(house))) else { return };
     let (one, other) = (&member.host, &other.host);
-    match sim.draw(9) {
+    match sim.draw(10) {
         0 => {
             house.forget(member);
             one.kill();
@@ -42,34 +43,44 @@ async fn fault(house: &Arc<House>, victim: usize) {
             house.start(member);
         }
         3 => {
+            house.forget(member);
+            member.ask_to_end();
+            sim.sleep(time).await;
+            house.start(member);
+        }
+        4 => {
             one.stop();
             sim.sleep(time).await;
             one.go_on();
         }
-        4 => {
+        5 => {
             one.cut(other);
             sim.sleep(time).await;
             one.heal(other);
         }
-        5 => {
+        6 => {
             one.cut(other);
             one.reset(other);
             sim.sleep(time).await;
             one.heal(other);
         }
-        6 => one.lose(other),
-        7 => one.lose_to(other),
+        7 => one.lose(other),
+        8 => one.lose_to(other),
         _ => sim.jump(time).await,
     }
 }
 
-/// One in four is the center.
+/// One in four is a center; they are the first.
 fn pick(house: &House) -> usize {
-    if house.sim.draw(4) == 0 { 0 } else { any(house) }
+    if house.sim.draw(4) == 0 { draw(house, house.count(Role::Center)) } else { any(house) }
 }
 
 fn any(house: &House) -> usize {
-    usize::try_from(house.sim.draw(house.members.len() as u64)).unwrap_or(0)
+    draw(house, house.members.len())
+}
+
+fn draw(house: &House, below: usize) -> usize {
+    usize::try_from(house.sim.draw(below as u64)).unwrap_or(0)
 }
 
 /// Before a fault.

@@ -3,11 +3,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use callboard_client::Client;
-use callboard_common::Missed;
+use callboard_client::Centers;
+use callboard_common::{Executed, Missed};
 use callboard_pubsub::{Event, Subscription, Topics};
 
 use super::Report;
+use super::accounts::{Heard, Published};
 use super::programs::until_done;
 use crate::Sim;
 use crate::sim::lock;
@@ -19,7 +20,12 @@ pub(super) struct News {
     /// The number of the next message.
     next: AtomicU64,
     acknowledged: Mutex<BTreeSet<u64>>,
+    /// Those of which the publisher was told that they were not published.
+    said_unpublished: Mutex<BTreeSet<u64>>,
+    /// Published in peace are those from this one on.
+    peace: AtomicU64,
     is_over: AtomicBool,
+    centers: usize,
     runs: Mutex<Vec<Run>>,
 }
 
@@ -30,49 +36,53 @@ struct Run {
     /// The first message that was published after it had subscribed.
     first: u64,
     heard: Vec<Heard>,
+    /// So many messages came again, and were not given to it.
+    repeats: u64,
     has_ended: bool,
 }
 
-/// What a subscriber was given, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    Message(u64),
-    Missed(Missed),
-}
-
 impl News {
-    pub(super) fn new(sim: &Sim) -> Self {
+    pub(super) fn new(sim: &Sim, centers: usize) -> Self {
         Self {
             sim: sim.clone(),
             next: AtomicU64::new(0),
             acknowledged: Mutex::default(),
+            said_unpublished: Mutex::default(),
+            peace: AtomicU64::new(u64::MAX),
             is_over: AtomicBool::new(false),
+            centers,
             runs: Mutex::default(),
         }
     }
 
-    /// Publishes one message after the other; only those that the center takes count.
-    pub(super) async fn publish(&self, client: Client) {
-        let topics = Topics::new(&client);
+    /// Publishes one message after the other; only those that a center takes count.
+    pub(super) async fn publish(&self, centers: Centers) {
+        let topics = Topics::new(&centers);
         while !self.is_over.load(Relaxed) {
             let n = self.next.fetch_add(1, Relaxed);
             match topics.publish(TOPIC, &n).await {
                 Ok(()) => drop(lock(&self.acknowledged).insert(n)),
-                Err(error) => self.sim.note(|| format!("message {n}: {error}")),
+                Err(error) => {
+                    self.sim.note(|| format!("message {n}: {error}"));
+                    if error.executed() == Executed::No {
+                        lock(&self.said_unpublished).insert(n);
+                    }
+                }
             }
             self.sim.sleep(self.sim.draw_time(PAUSE)).await;
         }
         std::future::pending::<()>().await;
-        drop(client);
+        drop(centers);
     }
 
     /// Makes the topic, subscribes to it, and writes down what comes.
-    pub(super) async fn hear(&self, subscriber: usize, client: Client) {
-        until_done(|| async { Topics::new(&client).create(TOPIC).await }).await;
-        let mut subscription = until_done(|| Subscription::open(&client, TOPIC)).await;
+    pub(super) async fn hear(&self, subscriber: usize, centers: Centers) {
+        until_done(|| async { Topics::new(&centers).create(TOPIC).await }).await;
+        let mut subscription = until_done(|| Subscription::open(&centers, TOPIC)).await;
         let run = {
             let mut runs = lock(&self.runs);
-            runs.push(Run { subscriber, first: self.next.load(Relaxed), heard: Vec::new(), has_ended: false });
+            let first = self.next.load(Relaxed);
+            runs.push(Run { subscriber, first, heard: Vec::new(), repeats: 0, has_ended: false });
             runs.len() - 1
         };
         while let Some(event) = subscription.next_event().await {
@@ -80,13 +90,17 @@ impl News {
             if !matches!(event, Event::Message(_)) {
                 self.sim.note(|| format!("subscriber {subscriber}: {event:?}"));
             }
+            let before = self.next.load(Relaxed);
             let heard = match event {
                 Event::Message(message) => Heard::Message(message.json().unwrap_or_else(|error| panic!("{error}"))),
-                Event::Lagged { from, to } => Heard::Missed(Missed::Exactly(to - from + 1)),
-                Event::Resumed { missed } => Heard::Missed(missed),
+                Event::Lagged { from, to } => Heard::Missed { missed: Missed::Exactly(to - from + 1), before },
+                Event::Resumed { missed } => Heard::Missed { missed, before },
                 _ => continue,
             };
-            lock(&self.runs).get_mut(run).into_iter().for_each(|run| run.heard.push(heard));
+            if let Some(run) = lock(&self.runs).get_mut(run) {
+                run.heard.push(heard);
+                run.repeats = subscription.repeats();
+            }
         }
         panic!("the subscription of subscriber {subscriber} has ended");
     }
@@ -107,6 +121,11 @@ impl News {
         lock(&self.runs).iter().filter(|run| !run.has_ended && run.heard.iter().rev().any(hears)).count()
     }
 
+    /// What is published from now on meets no fault.
+    pub(super) fn is_peace(&self) {
+        self.peace.store(self.next(), Relaxed);
+    }
+
     /// Nothing more is published.
     pub(super) fn end(&self) {
         self.is_over.store(true, Relaxed);
@@ -117,12 +136,16 @@ impl News {
     /// # Panics
     /// If not.
     pub(super) fn check(&self) {
-        for Run { subscriber, first, heard, has_ended } in lock(&self.runs).iter() {
-            let last =
-                heard.iter().filter_map(|heard| if let Heard::Message(n) = heard { Some(*n) } else { None }).max();
-            let due = if *has_ended { *first..last.map_or(*first, |last| last + 1) } else { *first..u64::MAX };
-            let due = lock(&self.acknowledged).iter().copied().filter(|n| due.contains(n)).collect();
-            if let Err(why) = accounts_for(&due, heard) {
+        let (acknowledged, unpublished) = (lock(&self.acknowledged), lock(&self.said_unpublished));
+        let published =
+            Published { acknowledged: &acknowledged, unpublished: &unpublished, peace: self.peace.load(Relaxed) };
+        for Run { subscriber, first, heard, has_ended, .. } in lock(&self.runs).iter() {
+            let outcome = if self.centers == 1 {
+                published.at_one_center(*first, heard, *has_ended)
+            } else {
+                published.at_several(*first, heard, *has_ended)
+            };
+            if let Err(why) = outcome {
                 panic!("subscriber {subscriber}: {why}");
             }
         }
@@ -130,94 +153,19 @@ impl News {
 
     pub(super) fn count(&self, report: &mut Report) {
         report.published += lock(&self.acknowledged).len() as u64;
-        for heard in lock(&self.runs).iter().flat_map(|run| &run.heard) {
-            match heard {
-                Heard::Message(_) => report.received += 1,
-                Heard::Missed(Missed::Exactly(0)) => {}
-                Heard::Missed(_) => report.gaps += 1,
+        for run in lock(&self.runs).iter() {
+            report.repeats += run.repeats;
+            for heard in &run.heard {
+                match heard {
+                    Heard::Message(_) => report.received += 1,
+                    Heard::Missed { missed: Missed::Exactly(0), .. } => {}
+                    Heard::Missed { .. } => report.gaps += 1,
+                }
             }
         }
-    }
-}
-
-/// Each acknowledged message was heard, in order, or a gap that is large enough was told in its place. One that was not
-/// acknowledged may have come all the same, once, at any time: the connection that it was sent over may outlive the
-/// publisher's patience.
-fn accounts_for(acknowledged: &BTreeSet<u64>, heard: &[Heard]) -> Result<(), String> {
-    let (mut due, mut told, mut seen) = (acknowledged.iter(), Missed::Exactly(0), BTreeSet::new());
-    for heard in heard {
-        let n = match heard {
-            Heard::Message(n) => n,
-            Heard::Missed(missed) => {
-                told = sum(told, *missed);
-                continue;
-            }
-        };
-        if !seen.insert(n) {
-            return Err(format!("message {n} came twice"));
-        }
-        if !acknowledged.contains(n) {
-            continue;
-        }
-        if due.clone().next().is_none_or(|next| next > n) {
-            return Err(format!("message {n} comes after later ones"));
-        }
-        let lost = due.by_ref().take_while(|next| *next != n).count() as u64;
-        if !covers(told, lost) {
-            return Err(format!("before message {n} {lost} are missing, of which was told: {told:?}"));
-        }
-        told = Missed::Exactly(0);
-    }
-    match due.count() {
-        0 => Ok(()),
-        lost => Err(format!("the last {lost} messages never came")),
-    }
-}
-
-fn sum(one: Missed, other: Missed) -> Missed {
-    match (one, other) {
-        (Missed::Exactly(one), Missed::Exactly(other)) => Missed::Exactly(one + other),
-        _ => Missed::Unknown,
-    }
-}
-
-fn covers(told: Missed, lost: u64) -> bool {
-    match told {
-        Missed::Exactly(told) => lost <= told,
-        Missed::Unknown => true,
     }
 }
 
 const TOPIC: &str = "news";
 /// Between two messages at most.
 const PAUSE: Duration = Duration::from_millis(300);
-
-#[cfg(test)]
-mod tests {
-    use super::Heard::{Message, Missed as Gap};
-    use super::*;
-
-    #[test]
-    fn what_is_lost_is_found_unless_it_was_told() {
-        let (one, unknown) = (Gap(Missed::Exactly(1)), Gap(Missed::Unknown));
-        let rows: [(&[Heard], bool); 13] = [
-            (&[Message(1), Message(2), Message(4), Message(5)], true),
-            (&[Message(1), Message(3), Message(2), Message(4), Message(5)], true),
-            (&[Message(1), Message(4), Message(5)], false),
-            (&[Message(1), one, Message(4), Message(5)], true),
-            (&[one, Message(1), Message(4), Message(5)], false),
-            (&[Message(1), one, Message(5)], false),
-            (&[Message(1), one, Message(3), one, Message(5)], true),
-            (&[Message(1), unknown, Message(5)], true),
-            (&[unknown, Message(5)], true),
-            (&[Message(1), Message(2), Message(4)], false),
-            (&[Message(1), Message(2), Message(2), Message(4), Message(5)], false),
-            (&[Message(1), unknown, Message(4), Message(2), Message(5)], false),
-            (&[Message(1), unknown, Message(5), unknown, Message(4)], false),
-        ];
-        for (heard, is_right) in rows {
-            let outcome = accounts_for(&[1, 2, 4, 5].into(), heard);
-            assert_eq!(outcome.is_ok(), is_right, "{heard:?}: {outcome:?}");
-        }
-    }
-}

@@ -1,12 +1,13 @@
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_client::{Client, ClientBuilder, Reconnect, SessionMode};
+use callboard_client::{Centers, ClientBuilder, Reconnect, SessionMode};
 use callboard_common::{Heartbeat, Heartbeats};
 use callboard_net::{Address, Limits};
 use callboard_registry::{AvailabilityPolicy, Caller, Provider};
 use callboard_server::Router;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{House, METHOD};
 use crate::Host;
@@ -36,50 +37,68 @@ impl Role {
     }
 }
 
-/// Runs until the machine is killed, or its user has enough.
+/// Runs until the machine is killed or asked to end, or its user has enough.
 pub(super) async fn run(house: Arc<House>, role: Role, place: usize, host: Host) {
     match role {
-        Role::Center => center(&house, &host).await,
+        Role::Center => center(&house, place, &host).await,
         Role::Provider => provide(&house, place, &host).await,
         Role::Caller => call(&house, place, &host).await,
         Role::Watcher => watch(&house, place, &host).await,
-        Role::Publisher => house.news.publish(client(&house, &host).await).await,
-        Role::Subscriber => house.news.hear(place, client(&house, &host).await).await,
+        Role::Publisher => house.news.publish(centers(&house, &host, SessionMode::Try).await).await,
+        Role::Subscriber => house.news.hear(place, centers(&house, &host, SessionMode::Try).await).await,
     }
 }
 
-async fn center(house: &House, host: &Host) {
+async fn center(house: &House, place: usize, host: &Host) {
+    let mut asked = pin!(host.asked_to_end());
     // Who comes and goes all the time is told of at once: faults here come faster than in any minute of a real house.
     let policy = AvailabilityPolicy { flap_changes: usize::MAX, ..AvailabilityPolicy::default() };
     let start = || host.center().availability(policy).limits(limits()).start_over(host.transport());
-    let center = Arc::new(until_done(start).await);
-    *lock(&house.center) = Arc::downgrade(&center);
-    std::future::pending::<()>().await;
-    drop(center);
+    let center = tokio::select! {
+        biased;
+        () = &mut asked => return,
+        center = until_done(start) => Arc::new(center),
+    };
+    lock(&house.centers).insert(place, Arc::downgrade(&center));
+    asked.await;
+    // Others only look at it.
+    if let Some(center) = Arc::into_inner(center) {
+        center.shutdown().await;
+    }
 }
 
 async fn provide(house: &House, place: usize, host: &Host) {
-    let port = house.next_port();
+    let (port, mut asked) = (house.next_port(), pin!(host.asked_to_end()));
     let address = host.address(port);
     let calls = Arc::clone(&house.calls);
     let router = Router::new().method(METHOD, move |call: u64| Ok(calls.execute(call)));
     let names = router.names();
+    // One in four is in a hurry, and signs in before it listens.
+    let late = (house.sim.draw(4) == 0).then(|| house.sim.draw_time(Duration::from_secs(1)));
     let serve = async {
-        // One in four is in a hurry, and signs in before it listens.
-        if house.sim.draw(4) == 0 {
-            sleep(house.sim.draw_time(Duration::from_secs(1))).await;
+        if let Some(late) = late {
+            sleep(late).await;
         }
-        until_done(|| host.server(port).limits(limits()).router(router.clone()).start_over(host.transport())).await
+        let server = || host.server(port).limits(limits()).grace(CALL).router(router.clone());
+        until_done(|| server().start_over(host.transport())).await
     };
     let sign_in = async {
-        let client = client(house, host).await;
+        // Without a session, as from a center that stands still, it would be announced at once.
+        let mode = if late.is_some() { SessionMode::Require } else { SessionMode::Try };
+        let centers = centers(house, host, mode).await;
         let place: Address = address.parse().unwrap_or_else(|why| panic!("{why}"));
-        until_done(|| Provider::new(client.clone()).announce(names.clone(), place.clone())).await
+        until_done(|| Provider::new(&centers).announce(names.clone(), place.clone())).await
     };
-    let (server, provider) = tokio::join!(biased; serve, sign_in);
+    let (server, provider) = tokio::select! {
+        biased;
+        () = &mut asked => return,
+        both = async { tokio::join!(biased; serve, sign_in) } => both,
+    };
     lock(&house.providing).insert(place, address.trim_start_matches("tcp://").to_owned());
-    std::future::pending::<()>().await;
-    drop((server, provider));
+    asked.await;
+    // What the end of its connection says, unless it can say so itself in time.
+    let _ = timeout(WITHDRAW, provider.withdraw()).await;
+    server.shutdown().await;
 }
 
 async fn call(house: &House, place: usize, host: &Host) {
@@ -99,17 +118,18 @@ async fn watch(house: &House, place: usize, host: &Host) {
 }
 
 async fn caller(house: &House, host: &Host) -> Caller {
+    let centers = house.center_list();
     let builder = || host.caller().client(settings(host)).timeout(CALL).keep_unconfirmed(KEEP_UNCONFIRMED);
-    until_done(|| builder().connect(house.center_address())).await
+    until_done(|| builder().connect(&centers)).await
 }
 
-async fn client(house: &House, host: &Host) -> Client {
-    until_done(|| settings(host).connect(house.center_address())).await
+async fn centers(house: &House, host: &Host, mode: SessionMode) -> Centers {
+    let centers = house.center_list();
+    until_done(|| settings(host).session(mode).connect_centers(&centers)).await
 }
 
-/// A center that stands still when it is offered a session would else be taken for one of v1, that knows none of this.
-fn settings(host: &Host) -> ClientBuilder {
-    host.client().session(SessionMode::Require).reconnect(soon())
+pub(super) fn settings(host: &Host) -> ClientBuilder {
+    host.client().reconnect(soon())
 }
 
 /// Tries until it works: programs may start before those that they need.
@@ -137,5 +157,7 @@ fn soon() -> Reconnect {
 const KEEP_UNCONFIRMED: Duration = Duration::from_secs(2);
 /// For a call: shorter than it takes to notice a dead peer, so that both are met.
 const CALL: Duration = Duration::from_secs(2);
+/// How long a provider that ends waits for centers that do not answer.
+const WITHDRAW: Duration = Duration::from_secs(1);
 /// At most.
 const BETWEEN_CALLS: Duration = Duration::from_millis(400);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use callboard_common::Host;
 use callboard_registry::{Caller, Notice};
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
 use super::METHOD;
@@ -47,19 +48,44 @@ impl Watch {
         lock(&self.online).clone()
     }
 
-    /// A provider that is told to be online listens, or did until lately.
     fn must_be_callable(&self, host: Host) {
-        match self.sim.network().listening(host.to_socket_addr()) {
-            Listening::Now => {}
-            Listening::Never => panic!("{host} is told to be online before anybody listens there"),
-            Listening::Until(since) => {
-                let gone = since.elapsed();
-                assert!(gone <= LATE, "{host} is told to be online, but nobody has listened there for {gone:?}");
-            }
+        let listening = self.sim.network().listening(host.to_socket_addr());
+        if let Err(why) = is_callable(listening, Instant::now()) {
+            panic!("{host} is told to be online, {why}");
         }
+    }
+}
+
+/// A provider that is told to be online listens, or did until lately.
+fn is_callable(listening: Listening, now: Instant) -> Result<(), String> {
+    match listening {
+        Listening::Now => Ok(()),
+        Listening::Never => Err("before anybody listens there".to_owned()),
+        Listening::Until(since) if now - since <= LATE => Ok(()),
+        Listening::Until(since) => Err(format!("but nobody has listened there for {:?}", now - since)),
     }
 }
 
 /// How long ago a provider may have gone that is told to be online: the center needs 3 s to notice a silent one, may stand
 /// still for 4 s itself, and the notice may be on its way for as long.
 const LATE: Duration = Duration::from_secs(12);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_gone_long_ago_or_never_came_is_not_callable() {
+        let now = Instant::now();
+        let rows = [
+            (Listening::Now, true),
+            (Listening::Never, false),
+            (Listening::Until(now), true),
+            (Listening::Until(now - LATE), true),
+            (Listening::Until(now - LATE - Duration::from_millis(1)), false),
+        ];
+        for (listening, is_right) in rows {
+            assert_eq!(is_callable(listening, now).is_ok(), is_right, "{listening:?}");
+        }
+    }
+}

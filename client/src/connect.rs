@@ -80,6 +80,8 @@ pub(crate) struct Dialer {
     next: usize,
     /// Those that have opened a session, by their places in the list.
     with_session: BTreeSet<usize>,
+    /// Those that have granted one when it was waited for no longer: they are given all the time that there is.
+    late: Arc<Mutex<BTreeSet<usize>>>,
 }
 
 impl Dialer {
@@ -93,7 +95,7 @@ impl Dialer {
         if settings.reconnect.attempts == Some(0) {
             inboxes.end_with_connection();
         }
-        Ok(Self { settings, addresses, runtime, inboxes, next: 0, with_session: BTreeSet::new() })
+        Ok(Self { settings, addresses, runtime, inboxes, next: 0, with_session: BTreeSet::new(), late: Arc::default() })
     }
 
     /// What stands in place of a connection before the first was made: nothing can be sent over it.
@@ -143,6 +145,8 @@ impl Dialer {
             runtime: &self.runtime,
             inboxes: &self.inboxes,
             had_session: self.with_session.contains(&place),
+            place,
+            late: &self.late,
             may_be_v1,
             said_nothing: false,
             time,
@@ -176,6 +180,9 @@ struct Attempt<'a> {
     time: Duration,
     /// The address has opened a session to this client before.
     had_session: bool,
+    /// Its place in the list, and those that have granted a session late.
+    place: usize,
+    late: &'a Arc<Mutex<BTreeSet<usize>>>,
     /// Whether one that says nothing is spoken to in v1.
     may_be_v1: bool,
     said_nothing: bool,
@@ -218,7 +225,9 @@ impl Attempt<'_> {
             }
             Err(why) => {
                 tracing::debug!(address = %self.address, %why, "no session; connecting again without one");
-                self.without_session(link, asked.ok().filter(|_| matches!(why, NoSession::Silence))).await
+                // A connection that is not made again is not left either.
+                let may_leave = matches!(why, NoSession::Silence) && self.settings.reconnect.attempts != Some(0);
+                self.without_session(link, asked.ok().filter(|_| may_leave)).await
             }
         }
     }
@@ -237,7 +246,12 @@ impl Attempt<'_> {
             v1_peers().remember(self.address, plain.calls.answered(), Instant::now());
         }
         if let Some(asked) = asked {
-            spawn_on(self.runtime, leave_if_answered(first, asked, plain.conn.clone(), Arc::clone(&plain.dispatch)));
+            let (place, late) = (self.place, Arc::clone(self.late));
+            let granted = move || {
+                late.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+            };
+            let (conn, dispatch) = (plain.conn.clone(), Arc::clone(&plain.dispatch));
+            spawn_on(self.runtime, leave_if_answered(first, asked, conn, dispatch, granted));
         }
         plain.dispatch.pass(&plain.conn);
         Ok(plain)
@@ -274,7 +288,9 @@ impl Attempt<'_> {
     /// Waits for the answer.
     async fn session(&self, link: &Link, asked: &mut Result<Asked, NoSession>) -> Result<(), NoSession> {
         let Ok(answered) = asked else { return Err(NoSession::Closed) }; // it ended before it could be asked
-        let answer = timeout(self.settings.session_timeout, answered).await.map_err(|_| NoSession::Silence)?;
+        let is_late = self.late.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.place);
+        let patience = if is_late { self.time } else { self.settings.session_timeout };
+        let answer = timeout(patience, answered).await.map_err(|_| NoSession::Silence)?;
         let in_flight = answer.map_err(|_| NoSession::Closed)??;
         link.calls.restrict(in_flight);
         Ok(())
@@ -317,15 +333,22 @@ impl Attempt<'_> {
 /// How many calls may wait at once in the session, once it is granted.
 type Asked = oneshot::Receiver<Result<usize, NoSession>>;
 
-/// A peer that grants the session late has stood still and is none of v1: the connection without one is left, so that
-/// another one is made.
-async fn leave_if_answered(asked_over: Link, asked: Asked, plain: Conn, dispatch: Arc<Dispatch>) {
+/// A peer that grants the session late has stood still, or is far away, and is none of v1: the connection without one is
+/// left, so that another one is made.
+async fn leave_if_answered(
+    asked_over: Link,
+    asked: Asked,
+    plain: Conn,
+    dispatch: Arc<Dispatch>,
+    granted: impl FnOnce() + Send,
+) {
     let answered = tokio::select! {
         biased;
         () = plain.closed() => return,
         answered = asked => answered,
     };
     if let Ok(Ok(_)) = answered {
+        granted();
         v1_peers().forget(&asked_over.address);
         dispatch.leave(&plain, "the peer knows sessions after all".to_owned());
     }

@@ -47,8 +47,9 @@ impl Client {
 }
 
 async fn gives_sign(link: &Link, limit: Duration) -> bool {
-    let before = link.calls.answers();
-    let until = Deadline::after(limit).at();
+    let before = link.conn.reads();
+    // One that holds this side back says so each quarter of a second.
+    let until = Deadline::after(limit.max(LEAST_LIMIT)).at();
     let (told, answered) = oneshot::channel();
     let knows = link.conn.session().is_some_and(|session| session.features.has(Feature::Ping));
     let asked = knows.then(|| {
@@ -64,5 +65,7 @@ async fn gives_sign(link: &Link, limit: Duration) -> bool {
         Some(_) => {}
         None => drop(tokio::time::timeout_at(until, link.conn.closed()).await),
     }
-    link.calls.answers() != before
+    link.conn.reads() != before
 }
+
+const LEAST_LIMIT: Duration = Duration::from_millis(500);

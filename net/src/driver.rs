@@ -32,6 +32,8 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     broken: Option<Broken>,
     /// It was seen that the connection is about to end.
     drain: Option<Draining>,
+    /// It was seen that nothing more is to be sent.
+    says_no_more: bool,
     /// The peer knows that nothing more will be written.
     is_shut: bool,
     last_answer: Option<LastAnswer>,
@@ -79,6 +81,7 @@ where
             ended: None,
             broken: None,
             drain: None,
+            says_no_more: false,
             is_shut: false,
             last_answer: None,
             timer: None,
@@ -100,6 +103,7 @@ where
                 return self.give_last_answer(cx, &conn);
             }
             self.look_for_drain(&conn);
+            self.says_no_more = conn.sends_no_more();
             let more = match self.read(cx, &conn) {
                 Ok(more) => more,
                 Err(failure) => match self.failed(cx, &conn, failure) {
@@ -294,7 +298,8 @@ where
         }
         // Whoever changes one of these wakes a sleeping task, and it sleeps only from here on.
         let can_read = self.ended.is_none() && conn.may_read();
-        let is_told = self.drain.is_none() && conn.draining().is_some();
+        let is_told =
+            (self.drain.is_none() && conn.draining().is_some()) || (!self.says_no_more && conn.sends_no_more());
         !(conn.is_closed() || is_told || self.finished(conn).is_some() || (can_read && !could_read))
     }
 }

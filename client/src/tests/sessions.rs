@@ -213,6 +213,8 @@ async fn a_peer_that_stood_still_while_it_was_asked_gets_its_session_once_it_ans
     assert_eq!(call.await.unwrap(), 1, "what waits there gets its answer");
     assert!(timeout(GENEROUS, plain.next()).await.unwrap().is_none(), "the connection without a session ends");
     let mut again = timeout(GENEROUS, peer.accept()).await.unwrap();
+    // It always takes longer than peers are given that have never granted one late.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     again.open_session(json!({"max_frame_bytes": 1 << 20, "in_flight": 1})).await;
     let has_session = async {
         while !client.has_session() {
@@ -220,6 +222,21 @@ async fn a_peer_that_stood_still_while_it_was_asked_gets_its_session_once_it_ans
         }
     };
     timeout(GENEROUS, has_session).await.unwrap();
+    let called = client.start::<i64>("n", &2).await.unwrap();
+    again.call().await;
+    drop(called);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_made_again_is_not_left_for_a_session() {
+    let peer = Peer::new().await;
+    let settings = once().timeout(GENEROUS).session_timeout(Duration::from_millis(20));
+    let (client, (mut asked, plain)) =
+        tokio::join!(settings.connect(peer.address()), async { (peer.accept().await, peer.accept().await) });
+    assert_eq!(asked.next().await.unwrap().kind(), MessageType::SessionRequest);
+    assert!(asked.next().await.is_none());
+    tokio::spawn(plain.echo());
+    assert_eq!(client.unwrap().call::<i64>("echo", &1).await.unwrap(), 1);
 }
 
 #[tokio::test]

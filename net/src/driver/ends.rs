@@ -98,7 +98,7 @@ where
 
     /// Whether nothing is to follow what was written.
     pub(super) fn has_said_all(&self, conn: &Conn<P>) -> bool {
-        conn.sends_no_more() || (matches!(self.drain, Some(Draining::Ours)) && conn.is_idle())
+        self.says_no_more || (matches!(self.drain, Some(Draining::Ours)) && conn.is_idle())
     }
 
     /// Reads once what nobody wants: closing a socket that holds unread bytes resets it, and a reset would overtake what

@@ -39,7 +39,9 @@ pub struct Limits {
     pub heartbeats: Heartbeats,
     /// How the kernel finds out about a peer that is gone without a word. Default: an idle one after 45 s.
     pub keep_alive: KeepAlive,
-    /// How long a reader that takes no byte is still waited for. Default 500 ms.
+    /// How long a reader that takes no byte is still waited for. Default 500 ms. A socket takes more only once a good part
+    /// of its buffer is free again: who reads less than some 300 KB a second while much waits seems to take none for as
+    /// long. Set more for such readers.
     pub stall: Duration,
     /// What may wait in all outboxes of a server, in bytes, at least `max_frame_bytes`; a frame that goes to many
     /// counts once. Default 512 MiB. Past it the peer that has taken nothing for longest is closed.

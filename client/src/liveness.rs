@@ -22,9 +22,9 @@ impl Client {
         self.link().calls.answers()
     }
 
-    /// Asks the peer of the moment for a sign of life, and waits for it up to `limit`. It needs no place among the
-    /// calls that wait. A peer that can't be asked, for lack of a session, is only waited for. Whether an answer, of
-    /// whatever kind, has come meanwhile.
+    /// Asks the peer of the moment for a sign of life, and waits for it up to `limit`, half a second at the least. It
+    /// needs no place among the calls that wait. A peer that can't be asked, for lack of a session, is only waited for.
+    /// Whether an answer, or anything else, has come meanwhile.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the question asked; nobody hears the answer.

@@ -6,6 +6,7 @@ mod calls;
 mod centers;
 mod inboxes;
 mod leaving;
+mod liveness;
 mod reconnects;
 mod sessions;
 

@@ -1,5 +1,8 @@
 //! How a connection that we made ends once it drains, and how a peer is told.
 
+use std::io;
+use std::sync::OnceLock;
+
 use callboard_common::{Features, Head, SendError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -74,6 +77,52 @@ async fn a_peer_that_does_not_end_its_half_is_waited_for_up_to_the_grace() {
         () = talks => {}
     }
     assert_eq!(start.elapsed(), GRACE);
+}
+
+/// A socket that says the last word and finishes sending as it is read for the first time: the connection's task looked
+/// for that a moment ago.
+struct Finishes {
+    stream: DuplexStream,
+    conn: Arc<OnceLock<Conn>>,
+    has_finished: bool,
+}
+
+impl AsyncRead for Finishes {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.has_finished, true) {
+            let conn = self.conn.get().unwrap();
+            request(conn).unwrap();
+            conn.finish_sending();
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Finishes {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finishes_sending_while_the_task_is_about_to_sleep_is_heard() {
+    let (mut peer, stream) = duplex(1024);
+    let known = Arc::new(OnceLock::new());
+    let conn = ours(Finishes { stream, conn: Arc::clone(&known), has_finished: false });
+    known.set(conn.clone()).unwrap();
+    let mut heard = Vec::new();
+    let ends = tokio::time::timeout(GRACE, peer.read_to_end(&mut heard)).await;
+    assert!(ends.is_ok(), "the peer is not told that no more will come");
+    assert_eq!(heard.len(), request_bytes());
+    assert!(!conn.is_closed(), "what the peer says is still read");
 }
 
 /// Both ends of a connection; little fits into what the accepting one has not read.

@@ -198,6 +198,9 @@ impl Attempt<'_> {
         };
         let mut link = self.dial().await?;
         if !asks {
+            if self.settings.mode == SessionMode::Try {
+                link.doubt_v1(); // another program may listen there by now
+            }
             link.dispatch.pass(&link.conn);
             return Ok(link);
         }
@@ -227,7 +230,12 @@ impl Attempt<'_> {
                 tracing::debug!(address = %self.address, %why, "no session; connecting again without one");
                 // A connection that is not made again is not left either.
                 let may_leave = matches!(why, NoSession::Silence) && self.settings.reconnect.attempts != Some(0);
-                self.without_session(link, asked.ok().filter(|_| may_leave)).await
+                let plain = self.without_session(link, asked.ok().filter(|_| may_leave)).await?;
+                if matches!(why, NoSession::Silence | NoSession::Closed) {
+                    plain.doubt_v1();
+                }
+                plain.dispatch.pass(&plain.conn);
+                Ok(plain)
             }
         }
     }
@@ -253,7 +261,6 @@ impl Attempt<'_> {
             let (conn, dispatch) = (plain.conn.clone(), Arc::clone(&plain.dispatch));
             spawn_on(self.runtime, leave_if_answered(first, asked, conn, dispatch, granted));
         }
-        plain.dispatch.pass(&plain.conn);
         Ok(plain)
     }
 

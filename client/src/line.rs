@@ -63,6 +63,12 @@ impl Line {
         self.link.conn.session()
     }
 
+    /// Whether there is no session though one was offered, or would have been: the peer did not say that it knows none, so
+    /// it may only have stood still.
+    pub fn may_know_sessions(&self) -> bool {
+        self.link.doubts_v1()
+    }
+
     /// The connection itself.
     pub fn conn(&self) -> &Conn {
         &self.link.conn

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -26,6 +26,8 @@ pub(crate) struct Link {
     pub(crate) runtime: Handle,
     /// Numbers the requests that are not answered.
     unanswered: AtomicU64,
+    /// There is no session, and the peer may know sessions all the same.
+    doubts_v1: AtomicBool,
 }
 
 impl Link {
@@ -36,7 +38,17 @@ impl Link {
         dispatch: Arc<Dispatch>,
         runtime: Handle,
     ) -> Self {
-        Self { address, conn, calls, dispatch, runtime, unanswered: AtomicU64::new(0) }
+        let (unanswered, doubts_v1) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { address, conn, calls, dispatch, runtime, unanswered, doubts_v1 }
+    }
+
+    /// It comes into use without a session, and the peer has not shown that it is one of v1.
+    pub(crate) fn doubt_v1(&self) {
+        self.doubts_v1.store(true, Relaxed);
+    }
+
+    pub(crate) fn doubts_v1(&self) -> bool {
+        self.doubts_v1.load(Relaxed)
     }
 
     /// Whether new requests had better go over another connection.

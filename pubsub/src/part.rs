@@ -3,7 +3,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use callboard_client::{CallError, Client, OwnTask, Ping};
-use callboard_common::{Feature, Message, SlowPolicy, Subscribed, TopicOp, TopicOperation, TopicOptions, TopicRequest};
+use callboard_common::{Feature, Message, SlowPolicy, TopicOp, TopicOperation, TopicOptions, TopicRequest};
 use tokio::sync::oneshot;
 use tokio::task::coop::poll_proceed;
 use tokio::time::{sleep, timeout};
@@ -74,8 +74,7 @@ const TURN_MESSAGES: usize = 16;
 const BEFORE_ASKING_AGAIN: Duration = Duration::from_millis(50);
 
 impl Part {
-    /// Subscribes; gives what the center says of the topic, too.
-    pub(crate) async fn open(client: &Client, wish: Wish<'_>) -> Result<(Self, Option<Subscribed>), CallError> {
+    pub(crate) async fn open(client: &Client, wish: Wish<'_>) -> Result<Self, CallError> {
         let Wish { topic, bounds, retain } = wish;
         let subject = subject(topic);
         let seat = Seat::take(client, topic, bounds);
@@ -93,8 +92,7 @@ impl Part {
                 let latest = bounds.policy == SlowPolicy::Latest;
                 let (at_hand, after_gap, ending) = (None, None, None);
                 let (lost, free_turns) = (false, 0);
-                let part = Self { seat, at_hand, sequence, after_gap, retained, latest, lost, free_turns, ending };
-                return Ok((part, answer));
+                return Ok(Self { seat, at_hand, sequence, after_gap, retained, latest, lost, free_turns, ending });
             }
         }
     }

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use callboard_client::{Address, CallError, CallErrorKind, Centers, Client, OwnTask, Together, most_together};
-use callboard_common::{Missed, ResultCode, Subscribed};
+use callboard_common::{Missed, ResultCode};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backlog::{Bounds, End};
@@ -18,9 +18,7 @@ pub(crate) struct Several {
     centers: Centers,
     /// One for each center, in the same order.
     parts: Vec<Option<Part>>,
-    /// Which of them have ever taken it.
-    began: Vec<bool>,
-    opening: Together<OwnTask<(usize, Option<Opened>)>>,
+    opening: Together<OwnTask<(usize, Option<Part>)>>,
     /// The part that is read until it has nothing, and how many of its messages were read in a row.
     current: usize,
     in_a_row: usize,
@@ -37,8 +35,6 @@ struct Wanted {
     retain: Option<bool>,
 }
 
-type Opened = (Part, Option<Subscribed>);
-
 impl Several {
     /// Subscribes at all centers that are there. Those that fail while another one does not are asked again in the
     /// background, as are those that are away.
@@ -54,7 +50,6 @@ impl Several {
             wanted,
             centers: centers.clone(),
             parts: centers.iter().map(|_| None).collect(),
-            began: centers.iter().map(|_| false).collect(),
             opening: Together::default(),
             current: 0,
             in_a_row: 0,
@@ -64,7 +59,7 @@ impl Several {
         let mut refused = Vec::new();
         for (index, answer) in answers.into_iter().flatten() {
             match answer {
-                Ok((part, _)) => this.put(index, part),
+                Ok(part) => this.put(index, part),
                 Err(error) => refused.push((index, error)),
             }
         }
@@ -156,12 +151,11 @@ impl Several {
     /// A center that has taken the subscription later than others.
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         while let Poll::Ready(Some(opened)) = self.opening.poll_next(cx) {
-            let Some((index, Some((part, answer)))) = opened else { continue };
-            // Where nothing had been published, nothing was missed, unless the topic was another one before.
-            let is_all = !self.has_begun(index) && answer.is_some_and(|answer| answer.next() <= 1);
+            let Some((index, Some(part))) = opened else { continue };
             self.put(index, part);
             self.turn_to(index);
-            return Some(Event::Resumed { missed: if is_all { Missed::Exactly(0) } else { Missed::Unknown } });
+            // Though its topic may be empty: a center that was started anew knows nothing of what was published before.
+            return Some(Event::Resumed { missed: Missed::Unknown });
         }
         None
     }
@@ -197,20 +191,16 @@ impl Several {
         self.centers.iter().nth(index)
     }
 
-    fn has_begun(&self, index: usize) -> bool {
-        self.began.get(index).copied().unwrap_or_default()
-    }
-
     fn put(&mut self, index: usize, part: Part) {
-        if let (Some(place), Some(began)) = (self.parts.get_mut(index), self.began.get_mut(index)) {
-            (*place, *began) = (Some(part), true);
+        if let Some(place) = self.parts.get_mut(index) {
+            *place = Some(part);
         }
     }
 
     /// Creates the topic at a center and subscribes; one attempt.
     async fn open_in_time(&mut self, index: usize) {
         let Some(center) = self.center(index).filter(|center| center.is_online()).cloned() else { return };
-        if let Ok(Ok((part, _))) = timeout(PATIENCE, self.wanted.create_at(&center)).await {
+        if let Ok(Ok(part)) = timeout(PATIENCE, self.wanted.create_at(&center)).await {
             self.put(index, part);
         }
     }
@@ -224,17 +214,17 @@ impl Several {
 }
 
 impl Wanted {
-    async fn open_at(&self, center: &Client) -> Result<Opened, CallError> {
+    async fn open_at(&self, center: &Client) -> Result<Part, CallError> {
         Part::open(center, Wish { topic: &self.topic, bounds: self.bounds, retain: self.retain }).await
     }
 
-    async fn create_at(&self, center: &Client) -> Result<Opened, CallError> {
+    async fn create_at(&self, center: &Client) -> Result<Part, CallError> {
         Topics::new(center).create(&self.topic).await?;
         self.open_at(center).await
     }
 
     /// `None` if the center's client was closed.
-    async fn open_in_the_end(&self, center: Client) -> Option<Opened> {
+    async fn open_in_the_end(&self, center: Client) -> Option<Part> {
         let mut pause = FIRST_PAUSE;
         loop {
             center.online().await.ok()?;

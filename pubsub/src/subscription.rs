@@ -240,7 +240,7 @@ impl SubscriptionBuilder<'_> {
     pub async fn open(self) -> Result<Subscription, CallError> {
         let Self { centers, wish } = self;
         let heard = if centers.is_one() {
-            Heard::One(Part::open(centers.first(), wish).await?.0)
+            Heard::One(Part::open(centers.first(), wish).await?)
         } else {
             Heard::Several(Box::new(Several::open(&centers, wish).await?))
         };

@@ -215,15 +215,17 @@ impl Announcer {
         }
         let (done, answer) = oneshot::channel();
         let subject = subject(op, method, host);
-        let body = ServiceRequest::new(method, op).at(host);
+        let line = match over {
+            Over::Again(line) => Line::clone(line),
+            Over::Moment => announced.coming(&self.center).unwrap_or_else(|| self.center.line()),
+        };
+        let mut body = ServiceRequest::new(method, op).at(host);
+        // Else a center that only stood still when a session was offered would announce it at once.
+        body.probe = op == ServiceOp::Register && line.may_know_sessions();
         // Under the lock, so that nothing is registered behind its withdrawal. The receiver may have gone with a
         // dropped future.
         let done = |outcome| drop(done.send(outcome));
-        match (over, announced.coming(&self.center)) {
-            (Over::Again(line), _) => line.exchange_in_order(&subject, &body, done)?,
-            (Over::Moment, Some(line)) => line.exchange_in_order(&subject, &body, done)?,
-            (Over::Moment, None) => self.center.exchange_in_order(&subject, &body, done)?,
-        }
+        line.exchange_in_order(&subject, &body, done)?;
         if op == ServiceOp::Register {
             // From now on the center may have it, whatever becomes of the answer.
             announced.entries.entry(method.to_owned()).or_default().insert(host);

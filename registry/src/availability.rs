@@ -42,8 +42,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) host: Host,
     /// Which run of a provider says so.
     pub(crate) instance: Option<&'a str>,
-    /// Whether it opened a session; else it is taken at its word.
-    pub(crate) has_session: bool,
+    /// It is taken at its word.
+    pub(crate) is_v1: bool,
 }
 
 /// Why a host was not reached.
@@ -121,7 +121,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<Admission, Refused> {
-        let is_trusted = !self.policy.probe || !claim.has_session || self.probes.is_reached(peer, claim.host);
+        let is_trusted = !self.policy.probe || claim.is_v1 || self.probes.is_reached(peer, claim.host);
         #[cfg(feature = "planted")]
         let is_trusted = is_trusted || callboard_common::Planted::Unprobed.is_planted();
         if is_trusted || self.table.provides(peer, claim.method, claim.host) {
@@ -275,7 +275,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             return; // what waits now came after this attempt began
         }
         for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
-            let claim = Claim { method: &method, host, instance: instance.as_deref(), has_session: true };
+            let claim = Claim { method: &method, host, instance: instance.as_deref(), is_v1: false };
             let entered = match outcome {
                 Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
                 Err(Unreached { why, .. }) => {
@@ -322,7 +322,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<(), Refused> {
-        let Claim { method, host, instance, has_session } = *claim;
+        let Claim { method, host, instance, is_v1 } = *claim;
         // Before anybody is superseded: who is refused changes nothing.
         if !self.table.provides(peer, method, host) {
             self.table.check(peer, method)?;
@@ -331,7 +331,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         for (old, _) in departed.iter().filter(|(_, is_it)| !is_it) {
             self.metrics.superseded += u64::from(self.depart(old, host, now, effects));
         }
-        match self.damping.wait(method, host, now).filter(|_| has_session) {
+        match self.damping.wait(method, host, now).filter(|_| !is_v1) {
             None => {
                 let noted = &mut Noted { damping: &mut self.damping, now, effects };
                 self.table.register(peer, method, host, instance, noted)?;

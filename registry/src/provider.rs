@@ -475,6 +475,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_a_center_may_know_sessions_all_the_same_it_is_asked_to_reach_the_host_first() {
+        let center = Center::start_v1().await;
+        drop(center.announce("who", dead_host(1)).await);
+        assert_eq!(center.probes(), 0, "it has said that it knows none");
+        drop(center.announce("who", dead_host(1)).await);
+        assert_eq!(center.probes(), 1, "it is not asked again, but another one may be there by now");
+        let center = Center::start().await;
+        drop(center.announce("who", dead_host(1)).await);
+        assert_eq!(center.probes(), 0, "in a session that goes without saying");
+    }
+
+    #[tokio::test]
     async fn without_a_session_all_goes_with_the_connection() {
         let center = Center::start_v1().await;
         let provider = center.announce("who", dead_host(1)).await;

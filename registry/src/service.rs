@@ -127,7 +127,8 @@ impl<C: Connection> RegistryService<C> {
             Ok(instance) => instance,
             Err(why) => return refuse_body(conn, message, &why),
         };
-        let claim = Claim { method: &request.method, host, instance, has_session: conn.session().is_some() };
+        let is_v1 = conn.session().is_none() && !request.probe;
+        let claim = Claim { method: &request.method, host, instance, is_v1 };
         let mut availability = self.availability();
         let before = availability.next_deadline();
         match availability.register(conn, &claim, Instant::now(), &mut self.effects(Some(conn))) {

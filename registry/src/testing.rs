@@ -21,6 +21,7 @@ pub(crate) struct Center {
     discoveries: Arc<AtomicUsize>,
     /// So many registrations are still to be refused.
     refusals: Arc<AtomicUsize>,
+    probes: Arc<AtomicUsize>,
 }
 
 /// A registry that counts what it is asked.
@@ -28,11 +29,17 @@ struct Counting {
     registry: Arc<RegistryService<Conn>>,
     discoveries: Arc<AtomicUsize>,
     refusals: Arc<AtomicUsize>,
+    /// Registrations that ask for their host to be reached first.
+    probes: Arc<AtomicUsize>,
 }
 
 impl Handler<Conn> for Counting {
     fn handle(&self, conn: &Conn, message: Message) {
-        let op = ServiceRequest::decode::<Json>(message.body()).ok().map(|request| request.op);
+        let request = ServiceRequest::decode::<Json>(message.body()).ok();
+        let op = request.as_ref().map(|request| request.op);
+        if request.is_some_and(|request| request.probe) {
+            self.probes.fetch_add(1, Ordering::SeqCst);
+        }
         if op == Some(ServiceOp::Discover) {
             self.discoveries.fetch_add(1, Ordering::SeqCst);
         }
@@ -73,14 +80,16 @@ impl Center {
         let registry = Arc::new(RegistryService::default());
         let discoveries = Arc::new(AtomicUsize::new(0));
         let refusals = Arc::new(AtomicUsize::new(0));
+        let probes = Arc::new(AtomicUsize::new(0));
         let counting = Counting {
             registry: Arc::clone(&registry),
             discoveries: Arc::clone(&discoveries),
             refusals: Arc::clone(&refusals),
+            probes: Arc::clone(&probes),
         };
         let address = address.parse().unwrap();
         let serving = serve(&[address], settings, Arc::new(handler(counting))).await.unwrap();
-        Self { serving, registry, discoveries, refusals }
+        Self { serving, registry, discoveries, refusals, probes }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -89,6 +98,11 @@ impl Center {
 
     pub(crate) fn discoveries(&self) -> usize {
         self.discoveries.load(Ordering::SeqCst)
+    }
+
+    /// How many registrations have asked for their host to be reached first.
+    pub(crate) fn probes(&self) -> usize {
+        self.probes.load(Ordering::SeqCst)
     }
 
     /// The next registrations are refused.

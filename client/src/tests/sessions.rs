@@ -58,10 +58,13 @@ async fn a_peer_without_sessions_is_called_in_v1_and_remembered() {
         });
         let client = client.unwrap();
         assert!(client.session().is_none(), "{manner:?}");
+        let may_stand_still = matches!(manner, Manner::Ignores | Manner::Closes);
+        assert_eq!(client.line().may_know_sessions(), may_stand_still, "{manner:?}");
         tokio::spawn(line.echo());
         assert_eq!(client.call::<i64>("echo", &1).await.unwrap(), 1);
 
         let (again, mut line) = peer.client(builder.session_timeout(GENEROUS)).await;
+        assert!(again.line().may_know_sessions(), "another program may listen there by now");
         let call = again.start::<Value>("n", &json!({})).await.unwrap();
         let first = line.call().await;
         assert!(!String::from_utf8_lossy(first.body()).contains("meta"), "{first:?}");

@@ -46,7 +46,7 @@ impl ServiceOp {
 }
 
 /// REQ_SERVICE: `{"method": string, "optype": 0..=4, "host": {"ip": string, "port": int}}`; within a session also
-/// `"instance"`, and in notices `"revision"`.
+/// `"instance"`, and in notices `"revision"`; a registration without a session may have `"probe": true`.
 ///
 /// ```
 /// use callboard_common::{ServiceOp, ServiceRequest};
@@ -66,12 +66,14 @@ pub struct ServiceRequest<'a> {
     pub instance: Option<Cow<'a, str>>,
     /// In a notice: of the method's set of providers, after the change (sessions only).
     pub revision: Option<u64>,
+    /// In a registration: the host is to be reached first, though there is no session in which that goes without saying.
+    pub probe: bool,
 }
 
 impl<'a> ServiceRequest<'a> {
     /// A request without a host.
     pub fn new(method: impl Into<Cow<'a, str>>, op: ServiceOp) -> Self {
-        Self { method: method.into(), op, host: None, instance: None, revision: None }
+        Self { method: method.into(), op, host: None, instance: None, revision: None, probe: false }
     }
 
     /// The same about `host`.
@@ -97,19 +99,20 @@ impl Encode for ServiceRequest<'_> {
             instance: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             revision: Option<u64>,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            probe: bool,
         }
-        let Self { method, op, host, instance, revision } = self;
-        let wire =
-            Wire { method, optype: op.to_wire(), host: *host, instance: instance.as_deref(), revision: *revision };
-        C::write(&wire, out)
+        let Self { method, op, host, instance, revision, probe } = self;
+        let (optype, instance) = (op.to_wire(), instance.as_deref());
+        C::write(&Wire { method, optype, host: *host, instance, revision: *revision, probe: *probe }, out)
     }
 }
 
 /// As a center reads it: online and offline from a peer are refused by the handler, whatever their host.
 impl<'a> Decode<'a> for ServiceRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [method, op, host, instance, revision] =
-            C::members(body, ["method", "optype", "host", "instance", "revision"])?;
+        let [method, op, host, instance, revision, probe] =
+            C::members(body, ["method", "optype", "host", "instance", "revision", "probe"])?;
         let op = optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype));
         // An error's answer repeats the optype, so it is looked at first and judged last.
         let known = op.as_ref().ok().map(|op| op.to_wire());
@@ -123,8 +126,13 @@ impl<'a> Decode<'a> for ServiceRequest<'a> {
             (_, None) | (ServiceOp::Discover, Some(_)) => None,
         };
         // To a peer without a session these are unknown keys, which may hold anything.
-        Ok(Self { method, op, host, instance: instance.and_then(C::text), revision: revision.and_then(natural::<C>) })
+        let (instance, revision) = (instance.and_then(C::text), revision.and_then(natural::<C>));
+        Ok(Self { method, op, host, instance, revision, probe: probe.is_some_and(is_true::<C>) })
     }
+}
+
+fn is_true<C: Codec>(value: Raw<'_>) -> bool {
+    C::read(value).unwrap_or(false)
 }
 
 fn read_host<C: Codec>(value: Raw<'_>) -> Result<Host, BodyError> {

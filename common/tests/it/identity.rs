@@ -188,9 +188,11 @@ proptest! {
 
     #[test]
     fn service_request(id in id(), method in text(), op in service_op(), host in host(),
-                       instance in prop::option::of(text()), revision in prop::option::of(0..u64::MAX / 2)) {
+                       instance in prop::option::of(text()), revision in prop::option::of(0..u64::MAX / 2),
+                       probe in any::<bool>()) {
         let host = (op != ServiceOp::Discover).then_some(host);
-        let sent = ServiceRequest { method: method.into(), op, host, instance: instance.map(Into::into), revision };
+        let (method, instance) = (method.into(), instance.map(Into::into));
+        let sent = ServiceRequest { method, op, host, instance, revision, probe };
         carry!(&id, &sent, |C, bytes| assert_same(&ServiceRequest::decode::<C>(bytes).unwrap(), &sent)?);
     }
 

@@ -99,7 +99,7 @@ impl House {
         match *step {
             Register(peer, run, method, port) => {
                 let instance = (!run.is_empty()).then_some(run);
-                let claim = Claim { method, host: host(port), instance, has_session: true };
+                let claim = Claim { method, host: host(port), instance, is_v1: false };
                 let ticket = format!("{peer} {method} {port}");
                 match availability.register(&peer, &claim, now, told).unwrap() {
                     Admission::Entered => told.lines.push(format!("{ticket}: ok")),
@@ -107,7 +107,7 @@ impl House {
                 }
             }
             RegisterV1(peer, method, port) => {
-                let claim = Claim { method, host: host(port), instance: None, has_session: false };
+                let claim = Claim { method, host: host(port), instance: None, is_v1: true };
                 let admission = availability.register(&peer, &claim, now, told);
                 assert_eq!(admission, Ok(Admission::Entered), "a v1 peer is taken at its word");
             }

@@ -214,6 +214,7 @@ impl Inbox for State {
                 host: Some(host),
                 instance,
                 revision,
+                ..
             }) => {
                 let instance = instance.map(Arc::from);
                 let online = op == ServiceOp::Online;

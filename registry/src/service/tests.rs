@@ -154,6 +154,40 @@ fn an_instance_is_bounded_and_only_a_session_peers() {
 }
 
 #[test]
+fn a_host_is_reached_first_if_its_provider_asks_for_that_without_a_session() {
+    let service = RegistryService::with_policy(RegistryLimits::default(), AvailabilityPolicy::default());
+    let (unsure, v1, watcher) = (Recorder::new(1), Recorder::new(2), Recorder::new(3));
+    send(&service, &watcher, DISCOVER_ADD);
+    assert_eq!(send(&service, &v1, ADD_AT_2), [r#"{"rcode":0,"optype":0}"#], "taken at its word");
+    assert_eq!(texts(&watcher).len(), 1);
+
+    let asks = ADD_AT_1.replace(r#""optype":0"#, r#""optype":0,"probe":true"#);
+    assert!(send(&service, &unsure, &asks).is_empty(), "it is answered when that is decided");
+    let attempt = service.next_attempt().unwrap();
+    let nobody = Unreached { is_refused: true, is_late: false, why: "nobody listens".to_owned() };
+    service.tried(&attempt, &Err(nobody));
+    assert!(texts(&unsure).first().unwrap().starts_with(r#"{"rcode":22,"optype":0,"#));
+    assert!(texts(&watcher).is_empty(), "nobody is sent there");
+
+    assert!(send(&service, &unsure, &asks).is_empty());
+    service.tried(&service.next_attempt().unwrap(), &Ok(()));
+    assert_eq!(texts(&unsure), [r#"{"rcode":0,"optype":0}"#]);
+    let online = r#"{"method":"add","optype":2,"host":{"ip":"127.0.0.1","port":1}}"#;
+    assert_eq!(texts(&watcher), [online]);
+    service.closed(&unsure);
+    assert_eq!(
+        texts(&watcher),
+        [online.replace(r#""optype":2"#, r#""optype":3"#)],
+        "without a session there is no grace"
+    );
+
+    for odd in ["false", "1", r#""true""#, "null"] {
+        let says = asks.replace(r#""probe":true"#, &format!(r#""probe":{odd}"#));
+        assert_eq!(send(&service, &Recorder::new(4), &says), [r#"{"rcode":0,"optype":0}"#], "{odd}");
+    }
+}
+
+#[test]
 fn a_session_peer_withdraws_one_method_or_one_host() {
     let service = RegistryService::default();
     let (provider, watcher) = (session_peer(1), Recorder::new(2));

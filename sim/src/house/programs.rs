@@ -2,7 +2,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_client::{Centers, ClientBuilder, Reconnect, SessionMode};
+use callboard_client::{Centers, ClientBuilder, Reconnect};
 use callboard_common::{Heartbeat, Heartbeats};
 use callboard_net::{Address, Limits};
 use callboard_registry::{AvailabilityPolicy, Caller, Provider};
@@ -44,8 +44,8 @@ pub(super) async fn run(house: Arc<House>, role: Role, place: usize, host: Host)
         Role::Provider => provide(&house, place, &host).await,
         Role::Caller => call(&house, place, &host).await,
         Role::Watcher => watch(&house, place, &host).await,
-        Role::Publisher => house.news.publish(centers(&house, &host, SessionMode::Try).await).await,
-        Role::Subscriber => house.news.hear(place, centers(&house, &host, SessionMode::Try).await).await,
+        Role::Publisher => house.news.publish(centers(&house, &host).await).await,
+        Role::Subscriber => house.news.hear(place, centers(&house, &host).await).await,
     }
 }
 
@@ -83,9 +83,7 @@ async fn provide(house: &House, place: usize, host: &Host) {
         until_done(|| server().start_over(host.transport())).await
     };
     let sign_in = async {
-        // Without a session, as from a center that stands still, it would be announced at once.
-        let mode = if late.is_some() { SessionMode::Require } else { SessionMode::Try };
-        let centers = centers(house, host, mode).await;
+        let centers = centers(house, host).await;
         let place: Address = address.parse().unwrap_or_else(|why| panic!("{why}"));
         until_done(|| Provider::new(&centers).announce(names.clone(), place.clone())).await
     };
@@ -123,9 +121,9 @@ async fn caller(house: &House, host: &Host) -> Caller {
     until_done(|| builder().connect(&centers)).await
 }
 
-async fn centers(house: &House, host: &Host, mode: SessionMode) -> Centers {
+async fn centers(house: &House, host: &Host) -> Centers {
     let centers = house.center_list();
-    until_done(|| settings(host).session(mode).connect_centers(&centers)).await
+    until_done(|| settings(host).connect_centers(&centers)).await
 }
 
 pub(super) fn settings(host: &Host) -> ClientBuilder {

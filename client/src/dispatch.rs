@@ -172,14 +172,13 @@ impl Handler<Conn> for Dispatch {
             // What stands before it has been handed over once it is completed.
             let mut past = None;
             let mut run = iter::from_fn(|| {
-                let message = messages.next()?;
+                let message = if past.is_none() { messages.next()? } else { return None };
                 if !passes_dispatcher_by(&message) {
                     return Some(message);
                 }
                 past = Some(message);
                 None
-            })
-            .fuse();
+            });
             self.dispatcher.handle_all(conn, &mut run);
             match past {
                 Some(message) => self.pass_by(conn, message),

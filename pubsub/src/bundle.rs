@@ -130,6 +130,7 @@ impl Values {
     }
 
     /// The number of one message.
+    #[inline]
     pub(crate) const fn number(&self, index: usize) -> Number {
         Number { seq: self.first.seq + index as u64, ..self.first }
     }
@@ -150,11 +151,10 @@ impl Values {
     }
 
     /// The text between the quotes of a message that is known to be a string without escapes.
+    #[inline]
     pub(crate) fn plain_text(&self, index: usize) -> Option<&str> {
-        let Text::Checked(text) = &self.text else { return None };
-        let quoted = self.range(index);
-        let is_plain = self.parts.get(index)?.is_plain;
-        if is_plain { text.get(quoted.start + 1..quoted.end.saturating_sub(1)) } else { None }
+        let (Text::Checked(text), part) = (&self.text, self.parts.get(index)?) else { return None };
+        if part.is_plain { text.get(self.end(index) + 1..part.end.saturating_sub(1)) } else { None }
     }
 
     /// A copy of one message, alone.
@@ -175,6 +175,7 @@ impl Values {
     }
 
     /// Where the messages before this one end.
+    #[inline]
     fn end(&self, index: usize) -> usize {
         index.checked_sub(1).and_then(|before| self.parts.get(before)).map_or(0, |part| part.end)
     }

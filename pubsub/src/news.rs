@@ -21,6 +21,7 @@ pub struct News {
 }
 
 impl News {
+    #[inline]
     pub(crate) const fn new(values: Arc<Values>, index: usize) -> Self {
         Self { values, index }
     }
@@ -49,10 +50,13 @@ impl News {
     }
 
     /// The message for people: a string as it is, any other value as its JSON without white space.
+    #[inline]
     pub fn text(&self) -> Cow<'_, str> {
-        if let Some(text) = self.values.plain_text(self.index) {
-            return Cow::Borrowed(text);
-        }
+        self.values.plain_text(self.index).map_or_else(|| self.other_text(), Cow::Borrowed)
+    }
+
+    /// The same for what is not a string without escapes.
+    fn other_text(&self) -> Cow<'_, str> {
         let value = Raw::new(self.raw());
         Json::text(value).unwrap_or_else(|| Cow::Owned(compact_text(value)))
     }

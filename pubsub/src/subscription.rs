@@ -251,12 +251,21 @@ impl SubscriptionBuilder<'_> {
 impl Stream for Subscription {
     type Item = Result<News, SubscriptionError>;
 
+    // So that a message at hand is handed over in registers: to write it to memory for each layer, and read it from
+    // there, takes longer than to find it.
+    #[inline]
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Heard::One(part) = &mut self.heard
             && let Some(news) = part.next_at_hand()
         {
             return Poll::Ready(Some(Ok(news)));
         }
+        self.poll_news(cx)
+    }
+}
+
+impl Subscription {
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<News, SubscriptionError>>> {
         loop {
             let missed = match ready!(self.poll_event(cx)) {
                 Some(Ok(Event::Message(news))) => return Poll::Ready(Some(Ok(news))),
@@ -269,9 +278,7 @@ impl Stream for Subscription {
             return Poll::Ready(Some(Err(SubscriptionError::Missed { topic: self.topic().to_owned(), missed })));
         }
     }
-}
 
-impl Subscription {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, SubscriptionError>>> {
         if self.ended {
             return Poll::Ready(None);

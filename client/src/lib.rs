@@ -12,6 +12,7 @@
 
 #![deny(missing_docs)]
 
+mod ahead;
 mod background;
 pub mod blocking;
 mod builder;
@@ -40,10 +41,11 @@ mod tests;
 mod together;
 mod v1_peers;
 
+pub use ahead::ask_ahead;
 pub use builder::{ClientBuilder, SessionMode};
 pub use call::Call;
 pub use callboard_common::Ping;
-pub use callboard_net::{Address, Conn, Connector, Limits, deadline_after, spawn, spawn_on};
+pub use callboard_net::{Address, Conn, Connector, Limits, deadline_after, later, spawn, spawn_on};
 pub use centers::Centers;
 pub use client::Client;
 pub use error::{CallError, CallErrorKind};

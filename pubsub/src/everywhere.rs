@@ -3,12 +3,13 @@
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Centers, Client, Line, WeakLine, most_together, spawn};
+use callboard_client::{CallError, Centers, Client, Line, WeakLine, ask_ahead, most_together, spawn};
 use callboard_common::{Feature, Message, TopicOp, TopicOperation, TopicOptions, TopicRequest};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::hub::{Hub, Wished, subject};
+use crate::resume::AT_ONCE;
 use crate::topics::check;
 
 /// Makes a topic at all centers that are there, and at the others when they are. One that refuses while another one
@@ -133,28 +134,15 @@ impl Hub {
     /// Creates the topics of which the center was not told, and waits for all answers.
     async fn create_due(self: &Arc<Self>, line: &Line) -> Result<(), CallError> {
         let due = self.wished().topics.due();
-        let mut answers = Vec::new();
-        for (topic, retain) in due {
-            loop {
-                let (told, answered) = oneshot::channel();
-                match self.create_over(line, &topic, retain, move || {
-                    let _ = told.send(());
-                }) {
-                    Ok(()) => break answers.push(answered),
-                    // Fewer are permitted at once; an answer makes room.
-                    Err(error) if matches!(error.kind(), CallErrorKind::Overloaded) && !answers.is_empty() => {
-                        for answered in answers.drain(..) {
-                            let _ = answered.await;
-                        }
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        for answered in answers {
-            let _ = answered.await;
-        }
-        Ok(())
+        ask_ahead(due, AT_ONCE, |(topic, retain)| {
+            let (told, answered) = oneshot::channel();
+            self.create_over(line, topic, *retain, move || {
+                let _ = told.send(());
+            })?;
+            // One that is not wished for any more is not answered.
+            Ok(Some(async { answered.await.or(Ok(())) }))
+        })
+        .await
     }
 
     /// Nothing happens where the topic is not wished for any more.

@@ -1,7 +1,6 @@
-use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
-use callboard_client::{CallError, CallErrorKind, Line};
+use callboard_client::{CallError, Line, ask_ahead};
 use callboard_common::{
     Decode, ErrorInfo, Feature, Json, Message, ResultCode, Subscribed, TopicAnswer, TopicOp, TopicOperation,
     TopicOptions,
@@ -32,26 +31,12 @@ impl Hub {
         let restarted = self.is_restarted(over.instance());
         let again = self.lock().again();
         let ops: &[TopicOp] = if restarted { &[TopicOp::Create, TopicOp::Subscribe] } else { &[TopicOp::Subscribe] };
-        let mut ahead: VecDeque<Answered> = VecDeque::new();
         let asks: Vec<_> = again.iter().flat_map(|topic| ops.iter().map(move |op| (topic, *op))).collect();
-        for (topic, op) in asks {
-            loop {
-                if ahead.len() < AT_ONCE {
-                    match self.ask_again(over, topic, op) {
-                        Ok(answered) => break ahead.push_back(answered),
-                        // Fewer are permitted at once; an answer makes room.
-                        Err(error) if matches!(error.kind(), CallErrorKind::Overloaded) && !ahead.is_empty() => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                if let Some(oldest) = ahead.pop_front() {
-                    oldest.await.unwrap_or(Ok(()))?;
-                }
-            }
-        }
-        for answered in ahead {
-            answered.await.unwrap_or(Ok(()))?;
-        }
+        ask_ahead(asks, AT_ONCE, |(topic, op)| {
+            let answered = self.ask_again(over, topic, *op)?;
+            Ok(Some(async { answered.await.unwrap_or(Ok(())) }))
+        })
+        .await?;
         // Only now: where it failed on the way, the next connection has to create the topics too.
         *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = over.instance().map(str::to_owned);
         Ok(())
@@ -136,8 +121,8 @@ pub(crate) trait Asker {
 type Done = Box<dyn FnOnce(Result<Message, CallError>) + Send>;
 type Answered = oneshot::Receiver<Result<(), CallError>>;
 
-/// So many subscribes wait for their answers at a time: within what a center permits, and of no account to others.
-const AT_ONCE: usize = 256;
+/// So many requests wait for their answers at a time: within what a center permits, and of no account to others.
+pub(crate) const AT_ONCE: usize = 256;
 
 impl Asker for Line {
     fn instance(&self) -> Option<&str> {
@@ -162,6 +147,7 @@ mod tests {
     use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
 
+    use callboard_client::CallErrorKind;
     use callboard_common::{Encode, Features, Handler, Limits, MessageType, Missed, Recorder, Session, TopicRequest};
 
     use super::*;

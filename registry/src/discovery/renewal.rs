@@ -1,8 +1,8 @@
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Line, WeakLine, spawn};
+use callboard_client::{CallError, CallErrorKind, Line, WeakLine, ask_ahead, spawn};
 use callboard_common::{ResultCode, ServiceOp, ServiceRequest};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -52,26 +52,11 @@ impl State {
         line: &Line,
         methods: impl IntoIterator<Item = Arc<str>>,
     ) -> Result<(), CallError> {
-        let mut ahead = VecDeque::new();
-        for method in methods {
-            loop {
-                if ahead.len() < AHEAD {
-                    match self.ask_again(line, &method) {
-                        Ok(done) => break ahead.push_back(done),
-                        // The center permits fewer at once; an answer makes room.
-                        Err(error) if matches!(error.kind(), CallErrorKind::Overloaded) && !ahead.is_empty() => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                if let Some(oldest) = ahead.pop_front() {
-                    answered(oldest, line).await?;
-                }
-            }
-        }
-        for done in ahead {
-            answered(done, line).await?;
-        }
-        Ok(())
+        ask_ahead(methods, AHEAD, |method| {
+            let done = self.ask_again(line, method)?;
+            Ok(Some(answered(done, line)))
+        })
+        .await
     }
 
     fn ask_again(self: &Arc<Self>, line: &Line, method: &Arc<str>) -> Result<oneshot::Receiver<()>, CallError> {

@@ -57,7 +57,9 @@ impl Backoff {
         }
         let doubled = self.settings.first.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
-        Some(doubled.min(self.settings.longest).mul_f64(chance.clamp(0.0, 1.0)))
+        let bound = doubled.min(self.settings.longest);
+        // Rounded up, the longest of all durations is none.
+        Some(Duration::try_from_secs_f64(bound.as_secs_f64() * chance.clamp(0.0, 1.0)).unwrap_or(bound))
     }
 }
 
@@ -83,6 +85,13 @@ mod tests {
     fn a_pause_lies_anywhere_below_its_bound() {
         let pause = |chance| Backoff::new(Reconnect::default()).next(chance).unwrap();
         assert_eq!((pause(0.0), pause(0.5), pause(1.0)), (ms(0), ms(25), ms(50)));
+    }
+
+    #[test]
+    fn a_bound_may_be_as_long_as_any() {
+        let mut endless = Backoff::new(Reconnect { first: Duration::MAX, longest: Duration::MAX, attempts: None });
+        assert_eq!(endless.next(FULL), Some(Duration::MAX));
+        assert!(endless.next(0.5).unwrap() > Duration::from_secs(u64::MAX / 3));
     }
 
     #[test]

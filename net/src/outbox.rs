@@ -15,6 +15,7 @@ use self::marks::MOMENT;
 pub(crate) use self::marks::Marks;
 pub(crate) use self::outcome::{Freed, Pushed, Refused};
 pub(crate) use self::then::Then;
+use crate::later::later;
 use crate::pieces::{Count, PLACE_BYTES, Pieces, Segment};
 
 /// What waits to be written to one peer, bounded in bytes. Pushing never blocks and never writes.
@@ -318,7 +319,7 @@ impl<H> State<H> {
     }
 
     fn lets_go_at(&self, marks: Marks) -> Instant {
-        if self.bytes > marks.high { self.progress + marks.stall } else { self.held_at + MOMENT }
+        if self.bytes > marks.high { later(self.progress, marks.stall) } else { later(self.held_at, MOMENT) }
     }
 
     /// Enters in the total what is not yet in it, if it is worth it; whether it was. Under the lock: the connection's
@@ -441,6 +442,18 @@ mod tests {
         assert!(outbox.stalled(MARKS, start + MARKS.stall).is_empty(), "it took bytes at 400 ms");
         assert_eq!(outbox.stalled(MARKS, later + MARKS.stall), ["publisher"]);
         assert!(!push(&outbox, own(1), 1000, later + MARKS.stall).unwrap().behind);
+    }
+
+    #[test]
+    fn a_peer_may_be_waited_for_without_end() {
+        let (outbox, now) = outbox();
+        push(&outbox, own(80), 1000, now).unwrap();
+        let marks = Marks { stall: Duration::MAX, ..MARKS };
+        outbox.hold("publisher", marks, now).unwrap();
+        let years = Duration::from_hours(50 * 365 * 24);
+        assert!(outbox.stalls_at(marks).unwrap() > now + years);
+        assert!(outbox.stalled(marks, now + years).is_empty());
+        assert_eq!(outbox.wrote(30, 30, marks, now + years).held, ["publisher"]);
     }
 
     #[test]

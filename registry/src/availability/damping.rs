@@ -2,6 +2,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use callboard_client::later;
 use callboard_common::Host;
 use tokio::time::Instant;
 
@@ -49,7 +50,7 @@ impl Damping {
         let times = self.of.get(&(Arc::from(method), host))?;
         // With the new one there are to be no more than permitted: so many of the old ones have to be over.
         let over = (times.len() + 1).checked_sub(self.changes)?.checked_sub(1)?;
-        times.get(over).map(|time| *time + self.window)
+        times.get(over).map(|time| later(*time, self.window))
     }
 
     #[cfg(test)]
@@ -70,5 +71,20 @@ impl Damping {
         if times.is_empty() {
             self.of.remove(&entry);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_may_be_counted_over_any_time() {
+        let (host, now) = (Host::new([127, 0, 0, 1].into(), 1).unwrap(), Instant::now());
+        let mut damping = Damping::new(1, Duration::MAX);
+        assert_eq!(damping.wait("m", host, now), None);
+        damping.record(&Arc::from("m"), host, now);
+        let years = Duration::from_hours(50 * 365 * 24);
+        assert!(damping.wait("m", host, now + years).unwrap() > now + years);
     }
 }

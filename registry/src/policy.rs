@@ -21,8 +21,8 @@ pub struct AvailabilityPolicy {
     /// (and at least one); others wait, and connections take turns. So a provider's first attempt begins, whoever else
     /// registers hosts that do not answer, after a tenth of [`probe_timeout`](Self::probe_timeout) for each so many
     /// connections that have asked before it: with 900 of them, within 1.5 s. As many again are kept for hosts that did not
-    /// answer the first, and for those of providers whose connections ended. Default 64. More, and more hosts that do not
-    /// answer are waited for at once; each takes a descriptor.
+    /// answer the first, and for those of providers whose connections ended. Default 64, 1 at least. More, and more hosts
+    /// that do not answer are waited for at once; each takes a descriptor.
     pub max_probes: usize,
     /// How long the entries of a provider stay whose connection ended unexpectedly, while its host still accepts: if the same
     /// run of it registers again in this time, nobody notices. One that owed a sign of life when its connection ended has

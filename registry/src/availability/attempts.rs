@@ -68,7 +68,9 @@ struct Asks {
 }
 
 impl<K: Clone + Ord> Attempts<K> {
+    /// Up to `max` attempts at once, one at least: else who waits would wait for ever.
     pub(super) fn new(max: usize) -> Self {
+        let max = max.max(1);
         Self {
             hosts: BTreeMap::new(),
             askers: BTreeMap::new(),
@@ -188,7 +190,7 @@ impl<K: Clone + Ord> Attempts<K> {
 
     /// Whose turn it is.
     fn turn(&self, reason: Reason) -> Option<Asker<K>> {
-        if self.under_way.get(&reason).is_some_and(|under_way| *under_way >= self.max) || self.max == 0 {
+        if self.under_way.get(&reason).is_some_and(|under_way| *under_way >= self.max) {
             return None;
         }
         let (_, peer) = self.turns.range((reason, 0)..=(reason, u64::MAX)).next()?;
@@ -253,6 +255,16 @@ mod tests {
         assert_eq!(attempts.begun(), [(vec![4], 1003)], "although nothing has ended");
         attempts.end(host(1));
         assert_eq!(attempts.begun(), [(vec![1], 3)]);
+    }
+
+    #[test]
+    fn there_is_one_at_a_time_at_least() {
+        let mut attempts = Attempts::new(0);
+        attempts.ask(Registration, &1, host(1));
+        attempts.ask(Registration, &2, host(2));
+        assert_eq!(attempts.begun(), [(vec![1], 1)]);
+        attempts.end(host(1));
+        assert_eq!(attempts.begun(), [(vec![2], 2)]);
     }
 
     #[test]

@@ -1,3 +1,6 @@
+mod places;
+mod waiter;
+
 use std::cell::Cell;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,9 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use callboard_common::{Connection, Event, Message};
 use callboard_net::{Conn, spawn_on};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+pub(crate) use self::places::Place;
+pub(crate) use self::waiter::{Outcome, Told, Waiter};
 use crate::clock::Alarmist;
 use crate::guard::guarded;
 use crate::link::{LAST_WORDS, call_in};
@@ -56,55 +61,6 @@ struct Entry {
     /// The opening of a session takes no place: it comes before their number is known.
     placed: bool,
 }
-
-/// Who waits for an answer.
-pub(crate) enum Waiter {
-    /// A task; it learns of the connection's end by the sender's drop.
-    Task {
-        answer: oneshot::Sender<Told>,
-        /// The answer may be kept for long, so it must not hold the buffer that it arrived in.
-        kept: bool,
-    },
-    /// Code that runs on the connection's task.
-    InOrder(Box<dyn FnOnce(Outcome) + Send>),
-    /// Nobody: the answer only frees the place, and so does time.
-    Nobody,
-}
-
-/// What a task is told.
-#[derive(Debug)]
-pub(crate) enum Told {
-    Answer(Message),
-    Late,
-}
-
-/// How the wait of a [`Waiter::InOrder`] ended.
-pub(crate) enum Outcome {
-    Answered(Message),
-    Disconnected(Stage),
-    Late,
-}
-
-impl Outcome {
-    /// Whether nothing of the request has left.
-    pub(crate) const fn is_unsent(&self) -> bool {
-        matches!(self, Self::Disconnected(Stage::Unsent))
-    }
-}
-
-/// How a call comes by a place.
-#[derive(Debug)]
-pub(crate) enum Place<'a> {
-    /// It takes one that is free.
-    Free,
-    /// It stood in line for it.
-    Handed(Handed<'a>),
-    /// It needs none.
-    None,
-}
-
-/// A place that was waited for. Dropped unused, the next in line has it.
-pub(crate) struct Handed<'a>(Option<&'a Calls>);
 
 /// Why a call was not entered.
 pub(crate) enum Rejected {
@@ -158,18 +114,6 @@ impl Calls {
     pub(crate) fn restrict(&self, limit: usize) {
         let mut state = self.state();
         state.limit = state.limit.min(limit.max(1));
-    }
-
-    /// Waits for a place; `None` if the connection ends.
-    pub(crate) async fn place(&self) -> Option<Handed<'_>> {
-        let standing = self.stand_in_line();
-        loop {
-            self.line.acquire().await.ok()?.forget();
-            // A permit may be that of one who went away meanwhile.
-            if let Some(handed) = standing.take() {
-                return Some(handed);
-            }
-        }
     }
 
     /// Enters a call. Its request is queued after this.
@@ -338,16 +282,6 @@ impl Calls {
         self.clock.set(at, Arc::downgrade(self), conn.clone(), &self.runtime);
     }
 
-    fn stand_in_line(&self) -> Standing<'_> {
-        let mut state = self.state();
-        state.in_line += 1;
-        // One may have become free meanwhile.
-        let calls_up = state.hand_out();
-        drop(state);
-        self.line.add_permits(calls_up);
-        Standing { calls: self, served: Cell::new(false) }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -372,87 +306,5 @@ impl State {
         self.taken += count;
         self.handed += count;
         count
-    }
-}
-
-/// One who stands in line.
-struct Standing<'a> {
-    calls: &'a Calls,
-    served: Cell<bool>,
-}
-
-impl<'a> Standing<'a> {
-    /// The place, if one was handed to the line.
-    fn take(&self) -> Option<Handed<'a>> {
-        let mut state = self.calls.state();
-        if state.handed == 0 {
-            return None;
-        }
-        state.handed -= 1;
-        state.in_line -= 1;
-        self.served.set(true);
-        Some(Handed(Some(self.calls)))
-    }
-}
-
-impl Drop for Standing<'_> {
-    fn drop(&mut self) {
-        if self.served.get() {
-            return;
-        }
-        let mut state = self.calls.state();
-        state.in_line -= 1;
-        if state.handed > state.in_line {
-            state.handed -= 1;
-            state.taken -= 1;
-            drop(state);
-            self.calls.line.forget_permits(1);
-        }
-    }
-}
-
-impl Handed<'_> {
-    /// A call has the place now.
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Handed<'_> {
-    fn drop(&mut self) {
-        if let Some(calls) = self.0 {
-            let calls_up = calls.state().give_back(1);
-            calls.line.add_permits(calls_up);
-        }
-    }
-}
-
-impl std::fmt::Debug for Handed<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Handed")
-    }
-}
-
-impl Waiter {
-    /// A task that waits, and the end at which it does.
-    pub(crate) fn task(kept: bool) -> (oneshot::Receiver<Told>, Self) {
-        let (answer, waits) = oneshot::channel();
-        (waits, Self::Task { answer, kept })
-    }
-
-    /// Tells the waiter; to be called without the lock.
-    pub(crate) fn wake(self, conn: &Conn, outcome: Outcome) {
-        match (self, outcome) {
-            // It may have given up meanwhile; then there is nobody to tell.
-            (Self::Task { answer, kept }, Outcome::Answered(message)) => {
-                let _ = answer.send(Told::Answer(if kept { message.detach() } else { message }));
-                conn.woke();
-            }
-            (Self::Task { answer, .. }, Outcome::Late) => {
-                let _ = answer.send(Told::Late);
-            }
-            (Self::InOrder(done), outcome) => guarded(conn, "a call's continuation", || done(outcome)),
-            _ => {}
-        }
     }
 }

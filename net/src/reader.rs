@@ -1,5 +1,7 @@
+mod buffers;
+
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +17,7 @@ use tokio::io::AsyncRead;
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
+use self::buffers::READ_BYTES;
 use crate::Conn;
 use crate::event_loop::handled;
 use crate::later::later;
@@ -74,8 +77,6 @@ pub(crate) enum ReadFailure {
     Protocol(ProtocolError),
 }
 
-/// One read asks for at most this many bytes.
-const READ_BYTES: usize = 64 << 10;
 /// After so many calls of one read, if more than as many bytes are left of it, what was queued meanwhile is written:
 /// the peer works on the first part of a batch while we work on the next. On a client's connection those who were woken
 /// by so many answers run first, so that their next calls leave with it.
@@ -86,39 +87,6 @@ const SHORT_BYTES: usize = 4 << 10;
 
 /// A buffer up to this may also take what comes behind the frame that it was made for: as much as a read brings.
 const LARGE_BYTES: usize = 2 * READ_BYTES;
-
-/// A buffer with less room than this is used again from its start, or put aside.
-const LEAST_ROOM: usize = READ_BYTES / 4;
-
-thread_local! {
-    static SHARED: RefCell<Buffers> = RefCell::default();
-}
-
-/// The buffers that all connections of a thread are read into. Messages that wait elsewhere hold the buffer that they
-/// lie in for a moment longer: meanwhile another one serves, so that a buffer is seldom made anew.
-#[derive(Debug, Default)]
-struct Buffers {
-    kept: [BytesMut; 2],
-}
-
-impl Buffers {
-    /// An empty buffer with room.
-    fn take(&mut self) -> BytesMut {
-        let [first, second] = &mut self.kept;
-        if first.capacity() < LEAST_ROOM && !first.try_reclaim(READ_BYTES) {
-            std::mem::swap(first, second);
-            if !first.try_reclaim(READ_BYTES) {
-                *first = BytesMut::with_capacity(READ_BYTES);
-            }
-        }
-        std::mem::take(first)
-    }
-
-    fn put_back(&mut self, buffer: BytesMut) {
-        let [first, _] = &mut self.kept;
-        *first = buffer;
-    }
-}
 
 impl Reader {
     /// Reads and handles once.
@@ -154,7 +122,7 @@ impl Reader {
             return self.came(read, before, conn, handler, &mut || flush(cx, stream));
         }
         // Taken out, since a handler may come back here.
-        let mut shared = SHARED.with_borrow_mut(Buffers::take);
+        let mut shared = buffers::take();
         shared.extend_from_slice(&self.pending);
         let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut shared);
         let mut flush = || flush(cx, stream);
@@ -163,8 +131,7 @@ impl Reader {
         } else {
             self.came(read, before, conn, handler, &mut flush)
         };
-        shared.clear();
-        SHARED.with_borrow_mut(|buffers| buffers.put_back(shared));
+        buffers::put_back(shared);
         came
     }
 

@@ -10,8 +10,8 @@ use crate::announcer::Announcer;
 use crate::provider::hosts;
 use crate::{Place, ProviderError};
 
-/// Announces at all centers; done when each that is there has answered, or a while after one has taken it. Those that are away, and those that refuse while
-/// another one does not, are told in the background.
+/// Announces at all centers; done when each that is there has answered, or a while after one has taken it. Those that
+/// are away, and those that refuse while another one does not, are told in the background.
 ///
 /// # Errors
 /// An address can't be announced, or none of the centers took it: the error is that of the first in the list.

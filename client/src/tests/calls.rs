@@ -118,7 +118,7 @@ async fn an_end_that_came_while_nothing_was_called_is_seen_before_the_next_call(
     for _ in 0..20 {
         let (client, line) = peer.v1().await;
         drop(line);
-        // This thread is busy, so nobody looks at the socket.
+        // A pause has to pass, after which a call is not queued at once; meanwhile nobody looks at the socket.
         thread::sleep(Duration::from_millis(5));
         let error = client.call::<Value>("n", &()).await.unwrap_err();
         assert!(matches!(error.kind(), CallErrorKind::Disconnected), "{error}");

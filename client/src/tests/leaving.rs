@@ -21,7 +21,7 @@ async fn of_two() -> (Client, Line, Peer) {
 
 #[tokio::test]
 async fn a_call_that_a_leaving_peer_refuses_goes_over_the_next_connection() {
-    // The second one is not queued at once.
+    // After a pause, which has to pass, a call is not queued at once.
     for pause in [Duration::ZERO, Duration::from_millis(5)] {
         let (client, mut line, second) = of_two().await;
         tokio::time::sleep(pause).await;

@@ -1,4 +1,5 @@
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 
 use callboard_common::Executed;
 use tokio::sync::mpsc;
@@ -350,18 +351,12 @@ async fn who_waits_for_a_connection_that_never_comes_is_told() {
     });
     let client = client.unwrap();
     line.send(MessageType::GoAway, b"", r#"{"reason":"restart","grace_ms":1000}"#).await;
-    while client.is_online() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let waits = tokio::spawn({
-        let client = client.clone();
-        async move { client.online().await }
-    });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    timeout(GENEROUS, client.line().lost()).await.unwrap();
+    let mut waits = Box::pin(client.online());
+    assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     drop(line);
     timeout(GENEROUS, client.closed()).await.unwrap();
-    let r = timeout(GENEROUS, waits).await;
-    assert!(r.is_ok());
+    assert!(timeout(GENEROUS, waits).await.unwrap().is_err());
 }
 
 #[tokio::test]

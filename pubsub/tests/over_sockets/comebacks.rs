@@ -44,7 +44,7 @@ async fn a_reader_that_is_slow_is_not_taken_for_dead() {
     for _ in 0..4 {
         Topics::new(&writer).publish("news", &"x".repeat(10 << 10)).await.unwrap();
     }
-    sleep(Duration::from_secs(4)).await; // it thinks for longer than a peer may be silent
+    sleep(Duration::from_secs(4)).await; // time has to pass: more than a peer may be silent
     for number in 1..=4 {
         let event = timeout(PATIENCE, news.next_event()).await.unwrap().unwrap().unwrap();
         assert!(matches!(&event, Event::Message(message) if message.seq() == Some(number)), "{number}: {event:?}");

@@ -8,6 +8,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use callboard_client::later;
 use callboard_common::Host;
 use tokio::time::Instant;
 
@@ -138,7 +139,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         if self.probes.wait(peer, claim.host, registration) {
             self.attempts.ask(Reason::Registration, peer, claim.host);
         }
-        self.departures.hold(claim.host, claim.instance, now + self.policy.probe_timeout);
+        self.departures.hold(claim.host, claim.instance, later(now, self.policy.probe_timeout));
     }
 
     /// Who provides a method; from now on `peer` watches it. `all` are also those that are not announced yet.
@@ -183,7 +184,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         self.table.end_watches(peer);
         self.metrics.departures += u64::from(!hosts.is_empty());
         for host in hosts {
-            self.departures.enter(peer, host, Arc::clone(&instance), now + grace);
+            self.departures.enter(peer, host, Arc::clone(&instance), later(now, grace));
             if self.policy.probe {
                 self.attempts.ask(Reason::Departed, peer, host);
             }

@@ -243,6 +243,18 @@ async fn a_connection_that_is_not_made_again_is_not_left_for_a_session() {
 }
 
 #[tokio::test]
+async fn a_session_may_be_waited_for_without_end() {
+    let peer = Peer::new().await;
+    let builder = Client::builder().timeout(GENEROUS).session_timeout(Duration::MAX);
+    let (client, _line) = tokio::join!(builder.connect(peer.address()), async {
+        let mut line = peer.accept().await;
+        line.open_session(json!({})).await;
+        line
+    });
+    assert!(client.unwrap().has_session());
+}
+
+#[tokio::test]
 async fn a_peer_that_dies_while_it_is_asked_is_asked_again() {
     let peer = Peer::new().await;
     let builder = Client::builder().timeout(GENEROUS).session_timeout(GENEROUS);

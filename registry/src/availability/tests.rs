@@ -416,6 +416,18 @@ fn peers_that_are_gone_leave_no_attempts_behind() {
 }
 
 #[test]
+fn all_times_may_be_as_long_as_any() {
+    let (probe_timeout, provider_grace, flap_window) = (Duration::MAX, Duration::MAX, Duration::MAX);
+    let policy = AvailabilityPolicy { probe_timeout, provider_grace, flap_window, ..AvailabilityPolicy::default() };
+    let mut house = House::new(policy);
+    for step in [Register(1, "a", "add", 1), Reached(1, 1), End(1), Register(2, "a", "add", 1), Reached(2, 1)] {
+        house.take(&step);
+    }
+    assert_eq!(house.told.lines, ["1 add 1: ok", "2 add 1: ok"]);
+    assert_eq!(house.availability.size().connections, 1, "its place was kept until it came back");
+}
+
+#[test]
 fn hosts_that_do_not_answer_hold_up_neither_a_registration_nor_a_departure() {
     let mut house = House::new(AvailabilityPolicy::default());
     house.take(&Register(1, "a", "add", 1));

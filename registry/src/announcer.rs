@@ -1,8 +1,8 @@
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Client, Line, Resume, Resuming, WeakLine, spawn};
+use callboard_client::{CallError, CallErrorKind, Client, Line, Resume, Resuming, WeakLine, ask_ahead, spawn};
 use callboard_common::{
     Connection, Decode, Feature, Host, Json, Message, ResultCode, ServiceAnswer, ServiceOp, ServiceRequest,
 };
@@ -178,30 +178,19 @@ impl Announcer {
     /// Sends one request for each entry, some of them ahead of the answers, and waits for all answers. What the center
     /// refuses does not keep the others from being told; the first refusal is the error.
     async fn tell_all(&self, op: ServiceOp, entries: &[(String, Host)], over: &Over<'_>) -> Result<(), CallError> {
-        let mut waiting = VecDeque::new();
-        let mut refused = Ok(());
-        for (method, host) in entries {
-            loop {
-                if waiting.len() < AHEAD {
-                    match self.tell(op, method, *host, over) {
-                        Ok(told) => break waiting.extend(told),
-                        // The center permits fewer at once; an answer makes room.
-                        Err(error) if is_overloaded(&error) && !waiting.is_empty() => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                if let Some(oldest) = waiting.pop_front() {
-                    refused = refused.and(self.confirm(oldest).await?);
-                }
-            }
+        let refused = OnceLock::new();
+        ask_ahead(entries, AHEAD, |(method, host)| {
+            let told = self.tell(op, method, *host, over)?;
+            Ok(told.map(|told| self.confirm(told, &refused)))
+        })
+        .await?;
+        if let Some(error) = refused.into_inner() {
+            return Err(error);
         }
-        for told in waiting {
-            refused = refused.and(self.confirm(told).await?);
-        }
-        if op == ServiceOp::Register && refused.is_ok() {
+        if op == ServiceOp::Register {
             over.set_provider(&self.center);
         }
-        refused
+        Ok(())
     }
 
     /// `None` where it would register for a provider that has gone, or again what was taken back.
@@ -233,15 +222,16 @@ impl Announcer {
         Ok(Some(Told { subject, answer }))
     }
 
-    /// The inner error is the center's refusal of this entry.
-    async fn confirm(&self, Told { subject, answer }: Told) -> Result<Result<(), CallError>, CallError> {
+    /// The center's refusal of this entry becomes the one that is known, unless there is one.
+    async fn confirm(&self, Told { subject, answer }: Told, refused: &OnceLock<CallError>) -> Result<(), CallError> {
         // The client says how every request ends, so there is no end but the connection's that it does not tell.
         let message = answer.await.map_err(|_| self.center.refused(&subject, ResultCode::Disconnected, None))??;
         let answer = ServiceAnswer::decode::<Json>(message.body());
-        Ok(match answer.map_err(|why| self.center.unreadable(&subject, why))? {
-            ServiceAnswer { code: ResultCode::Ok, .. } => Ok(()),
-            ServiceAnswer { code, error, .. } => Err(self.center.refused(&subject, code, error)),
-        })
+        let ServiceAnswer { code, error, .. } = answer.map_err(|why| self.center.unreadable(&subject, why))?;
+        if code != ResultCode::Ok {
+            let _ = refused.set(self.center.refused(&subject, code, error)); // the first counts
+        }
+        Ok(())
     }
 
     fn coming(&self) -> Option<Line> {
@@ -325,10 +315,6 @@ struct Told {
 
 fn flat(entries: &Entries) -> Vec<(String, Host)> {
     entries.iter().flat_map(|(method, hosts)| hosts.iter().map(move |host| (method.clone(), *host))).collect()
-}
-
-fn is_overloaded(error: &CallError) -> bool {
-    matches!(error.kind(), CallErrorKind::Overloaded)
 }
 
 fn subject(op: ServiceOp, method: &str, host: Host) -> String {

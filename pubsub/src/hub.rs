@@ -194,7 +194,7 @@ impl Inbox for Hub {
     }
 }
 
-/// Room for so many small messages is made at once: about as many as one read brings.
+/// Room for more messages than this is not made at once: about as many small ones as one read brings.
 const MANY_PARTS: usize = 512;
 
 /// Messages of one topic, copied out of the buffer that they came in.
@@ -234,7 +234,7 @@ impl Arrivals {
         self.know(self.parts.len(), id);
         if self.parts.len() == 1 {
             self.values.reserve_exact(COPY_BELOW_BYTES.saturating_sub(self.values.len()));
-            self.parts.reserve_exact(MANY_PARTS);
+            self.parts.reserve_exact((COPY_BELOW_BYTES / value.len().max(1)).min(MANY_PARTS));
         }
         self.values.extend_from_slice(value);
         self.parts.push(Part { end: self.values.len(), is_plain });

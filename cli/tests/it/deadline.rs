@@ -27,7 +27,7 @@ fn slow_center(first_answer: Duration) -> String {
 fn answer_once(mut stream: TcpStream, after: Duration) -> Option<()> {
     let (kind, id) = request(&mut stream)?;
     if kind == REQ_TOPIC {
-        thread::sleep(after);
+        thread::sleep(after); // the time that it takes is what is tested
         stream.write_all(&frame(RSP_TOPIC, &id, r#"{"rcode":0}"#)).ok()?;
     }
     while request(&mut stream).is_some() {}

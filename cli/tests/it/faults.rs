@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use callboard_client::{Client, Reconnect};
+use callboard_client::{Client, ClientState, Reconnect};
 use callboard_net::Address;
 use callboard_pubsub::{Subscription, Topics};
 use callboard_registry::{Caller, Notices};
@@ -44,6 +44,13 @@ impl Watcher {
             let pair = json!({"num1": number, "num2": 1});
             assert_eq!(self.runtime.block_on(self.caller.call::<i64>("add", &pair)).unwrap(), number + 1);
         }
+    }
+
+    /// Waits until the center is taken for dead.
+    fn loses_the_center(&self) {
+        let mut states = self.caller.center().states();
+        let lost = async { while !matches!(states.next().await.unwrap(), ClientState::Lost { .. }) {} };
+        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, lost).await }).unwrap();
     }
 
     fn knows(&self, providers: usize) -> bool {
@@ -103,8 +110,7 @@ fn calls_go_on_while_the_center_stands_still_and_all_is_right_when_it_goes_on() 
     watcher.calls(4);
     program.signal("STOP");
     watcher.calls(100);
-    // Long enough for each side to take the other for dead; what is right afterwards does not depend on it.
-    std::thread::sleep(Duration::from_millis(1500));
+    watcher.loses_the_center();
     watcher.calls(100);
     program.signal("CONT");
     let (runtime, client) = (&watcher.runtime, watcher.caller.center());

@@ -114,10 +114,11 @@ impl Dialer {
     /// still: of several it is taken for one of v1 if no other one can be connected to.
     pub(crate) async fn dial(&mut self) -> Result<Link, CallError> {
         let count = self.addresses.len();
+        let until = Deadline::after(self.settings.timeout).at();
         let (mut silent, mut failure) = (Vec::new(), None);
         for _ in 0..count {
             let place = self.next % count;
-            match self.attempt(place, count == 1).await {
+            match self.attempt(place, count == 1, until).await {
                 Ok(link) => return Ok(link),
                 Err(failed) => {
                     silent.extend(failed.said_nothing.then_some(place));
@@ -126,7 +127,7 @@ impl Dialer {
             }
         }
         for place in silent {
-            match self.attempt(place, true).await {
+            match self.attempt(place, true, until).await {
                 Ok(link) => return Ok(link),
                 Err(failed) => failure = Some(failed.error),
             }
@@ -135,7 +136,7 @@ impl Dialer {
         Err(failure.unwrap_or_else(no_address))
     }
 
-    async fn attempt(&mut self, place: usize, may_be_v1: bool) -> Result<Link, Failed> {
+    async fn attempt(&mut self, place: usize, may_be_v1: bool, until: Instant) -> Result<Link, Failed> {
         self.next = place + 1;
         let address = self.addresses.get(place).ok_or_else(|| Failed { error: no_address(), said_nothing: false })?;
         let time = self.settings.timeout / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX).max(1);
@@ -151,7 +152,7 @@ impl Dialer {
             said_nothing: false,
             time,
         };
-        let outcome = timeout_at(Deadline::after(time).at(), Box::pin(attempt.open())).await;
+        let outcome = timeout_at(Deadline::after(time).at().min(until), Box::pin(attempt.open())).await;
         match outcome.unwrap_or_else(|_| Err(attempt.late())) {
             Ok(link) => {
                 if link.conn.session().is_some() {

@@ -48,13 +48,15 @@ async fn a_call_that_finds_no_place_in_time_was_not_executed() {
 async fn places_are_had_in_the_order_of_asking_also_past_those_who_gave_up() {
     let peer = Peer::new().await;
     let (client, mut line) = peer.client(v1().in_flight(1)).await;
-    let calls: Vec<_> = (0..5)
-        .map(|n| {
-            let client = client.clone();
-            tokio::spawn(async move { client.call::<i64>("echo", &n).await })
-        })
-        .collect();
-    // One thread runs all: each has asked for a place, in this order, before this goes on.
+    let mut calls = Vec::new();
+    for n in 0..5 {
+        let client = client.clone();
+        calls.push(tokio::spawn(async move { client.call::<i64>("echo", &n).await }));
+        // One thread runs all. After a pause a call lets others go first, once: then it asks for a place.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+    }
     let first = line.call().await;
     for gone in [1, 3] {
         calls[gone].abort();

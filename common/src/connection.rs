@@ -61,6 +61,10 @@ pub enum Event {
     Overloaded,
     /// A handler that panicked.
     Panicked,
+    /// A call that was not run, since its caller's deadline had passed while it waited.
+    Expired,
+    /// A call that was ended, or not run, since its caller had gone.
+    Cancelled,
 }
 
 /// One peer as the layers above the socket see it. Clones are the same connection; equality, order and hash are those
@@ -108,6 +112,14 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// # Errors
     /// `Closed`, or `Encode`: then nothing was queued and another answer may be given.
     fn answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError>;
+
+    /// Answers from anywhere, if no more than half of the outbox's bound is taken.
+    ///
+    /// # Errors
+    /// `Full`: [`send`](Self::send) waits for room; `Closed`; `Encode`. Nothing was queued then.
+    fn try_answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
+        self.try_send(self.encode(Head::new(body.kind(), id), body)?)
+    }
 
     /// Queues or fails at once. The head decides kind, flags and id.
     ///
@@ -173,6 +185,12 @@ pub trait Handler<C>: Send + Sync + 'static {
         messages.for_each(|message| self.handle(conn, message));
     }
 
+    /// Runs once at most, before [`closed`](Self::closed): the peer will send no more, but may still read its answers. By
+    /// default nothing.
+    fn ended(&self, conn: &C) {
+        let _ = conn;
+    }
+
     /// Runs once, after the connection's last message.
     fn closed(&self, conn: &C) {
         let _ = conn;
@@ -186,6 +204,10 @@ impl<C, H: Handler<C> + ?Sized> Handler<C> for std::sync::Arc<H> {
 
     fn handle_all(&self, conn: &C, messages: &mut dyn Iterator<Item = Message>) {
         (**self).handle_all(conn, messages);
+    }
+
+    fn ended(&self, conn: &C) {
+        (**self).ended(conn);
     }
 
     fn closed(&self, conn: &C) {

@@ -6,7 +6,7 @@ use crate::{
     MessageType, Refusal, ResultCode, ServiceRequest, Session,
 };
 
-/// Maps each type of message to its handler: calls to `rpc`, topic operations to `topic`, registry operations to
+/// Maps each type of message to its handler: calls, and what gives them up, to `rpc`, topic operations to `topic`, registry operations to
 /// `service`, the opening of sessions to `session`, and every answer to `response`.
 ///
 /// The set is closed, so it is a `match`: no map, no lock, no `dyn`. A slot that nobody filled refuses its requests
@@ -53,7 +53,7 @@ impl Dispatcher {
 }
 
 impl<Rpc, Topic, Service, Sessions, Response> Dispatcher<Rpc, Topic, Service, Sessions, Response> {
-    /// Calls go to `rpc`.
+    /// Calls go to `rpc`, and so does what gives a call up (CANCEL) where the session knows it.
     pub fn on_rpc<H>(self, rpc: H) -> Dispatcher<H, Topic, Service, Sessions, Response> {
         let Self { topic, service, session, response, .. } = self;
         Dispatcher { rpc, topic, service, session, response }
@@ -120,6 +120,7 @@ where
             }
             // That it came is what it says.
             MessageType::Pong if conn.session().is_some() => {}
+            MessageType::Cancel if has(conn.session(), Feature::Cancel) => self.rpc.handle(conn, message),
             // Where providers register, it says that they go.
             MessageType::GoAway if conn.session().is_some() => self.service.handle(conn, message),
             _ => Unhandled.handle(conn, message),
@@ -140,6 +141,14 @@ where
                 next = messages.next();
             }
         }
+    }
+
+    fn ended(&self, conn: &C) {
+        self.rpc.ended(conn);
+        self.topic.ended(conn);
+        self.service.ended(conn);
+        self.session.ended(conn);
+        self.response.ended(conn);
     }
 
     fn closed(&self, conn: &C) {
@@ -308,6 +317,35 @@ mod tests {
         dispatcher.handle_all(&conn, &mut messages);
         assert_eq!(*log.0.lock().unwrap(), ["a+b", "c", "d", "f", "g"]);
         assert_eq!(conn.take()[0].0.id(), b"e", "a flag that was not negotiated is refused");
+    }
+
+    #[test]
+    fn a_call_is_given_up_where_the_session_knows_that() {
+        struct Count(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+        impl Handler<Recorder> for Count {
+            fn handle(&self, _conn: &Recorder, message: Message) {
+                assert_eq!((message.kind(), message.id()), (MessageType::Cancel, &b"id"[..]));
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let given_up = std::sync::Arc::default();
+        let dispatcher = Dispatcher::new().on_rpc(Count(std::sync::Arc::clone(&given_up)));
+        let session = |features| Session {
+            name: String::new(),
+            instance: String::new(),
+            features: crate::Features::from_names(features),
+            limits: crate::Limits::default(),
+            heartbeats: None,
+        };
+        let knows = Recorder::with_session(1, session(vec!["cancel"]));
+        let others = [Recorder::new(2), Recorder::with_session(3, session(vec!["one_way", "ping"]))];
+        dispatcher.handle(&knows, knows.message(20, b"id", b""));
+        assert_eq!((given_up.load(std::sync::atomic::Ordering::Relaxed), knows.events()), (1, vec![]));
+        for conn in others {
+            dispatcher.handle(&conn, conn.message(20, b"id", b""));
+            assert_eq!((conn.events(), conn.sent().len()), (vec![Event::Ignored], 0));
+        }
+        assert_eq!(given_up.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 
     #[test]

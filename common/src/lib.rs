@@ -15,6 +15,7 @@
 #![deny(missing_docs)]
 
 mod body;
+mod cancel;
 mod code;
 mod codec;
 mod connection;
@@ -41,6 +42,7 @@ pub use body::{
     SessionRequest, SlowPolicy, Subscribed, TopicAnswer, TopicOp, TopicOperation, TopicOptions, TopicPosition,
     TopicRequest,
 };
+pub use cancel::Cancel;
 pub use code::ResultCode;
 pub use codec::{Codec, EncodeError, Integer, Raw, ReadError, Shape};
 pub use connection::{Connection, ConnectionId, Event, Handler, SendError, Shared};

@@ -48,10 +48,12 @@ pub enum Feature {
     Revisions,
     /// `seq`: pushed messages carry a number for each topic, and a subscribe may say where to go on.
     Seq,
+    /// `cancel`: a caller says that it waits no longer for the answer to a call (kind 20).
+    Cancel,
 }
 
 impl Feature {
-    const NAMES: [(Self, &'static str); 8] = [
+    const NAMES: [(Self, &'static str); 9] = [
         (Self::OneWay, "one_way"),
         (Self::Ping, "ping"),
         (Self::Withdraw, "withdraw"),
@@ -60,6 +62,7 @@ impl Feature {
         (Self::GoAway, "goaway"),
         (Self::Revisions, "revisions"),
         (Self::Seq, "seq"),
+        (Self::Cancel, "cancel"),
     ];
 
     const fn bit(self) -> u16 {
@@ -69,7 +72,7 @@ impl Feature {
 
 impl Features {
     /// All that this version knows.
-    pub const ALL: Self = Self(0b1111_1111);
+    pub const ALL: Self = Self(0b1_1111_1111);
 
     /// The features that bear these names; unknown names are passed over.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {

@@ -37,6 +37,8 @@ struct State<P: Protocol> {
     /// How many calls wait for their answers.
     expecting: AtomicUsize,
     in_flight: AtomicUsize,
+    /// How many of them its end has cut off; `NOT_ENDED` before.
+    cut: AtomicUsize,
     /// Tasks that its answers woke, ever; it may wrap.
     woken: AtomicUsize,
     /// Reads that brought something, ever; it may wrap.
@@ -85,6 +87,8 @@ pub(crate) struct Drain {
     pub(crate) until: Instant,
 }
 
+/// No end has been counted.
+const NOT_ENDED: usize = usize::MAX;
 /// Why GOAWAY is sent.
 const LEAVES: &str = "it stops";
 
@@ -103,6 +107,7 @@ impl<P: Protocol> Conn<P> {
             holds: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            cut: AtomicUsize::new(NOT_ENDED),
             woken: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             sends_no_more: AtomicBool::new(false),
@@ -270,6 +275,19 @@ impl<P: Protocol> Conn<P> {
     /// How many requests wait for their answers.
     pub(crate) fn in_flight(&self) -> usize {
         self.0.in_flight.load(SeqCst)
+    }
+
+    /// It has ended, and its requests are about to hear of that.
+    pub(crate) fn count_cut(&self) {
+        self.0.cut.store(self.in_flight(), SeqCst);
+    }
+
+    /// How many requests its end has cut off, or would by now.
+    pub(crate) fn cut(&self) -> usize {
+        match self.0.cut.load(SeqCst) {
+            NOT_ENDED => self.in_flight(),
+            cut => cut,
+        }
     }
 
     /// No request waits for its answer and nothing waits to be written.

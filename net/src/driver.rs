@@ -183,6 +183,7 @@ where
                 if self.reader.has_part() {
                     conn.close(Cow::Borrowed("the peer has closed it in the middle of a frame"));
                 }
+                self.registration.handler.ended(conn);
                 Ok(true)
             }
         }
@@ -334,6 +335,7 @@ impl<P: Protocol, H: Handler<Conn<P>>> Drop for Registration<P, H> {
     fn drop(&mut self) {
         // Also where the task was dropped or its handler panicked; the first reason stands.
         self.conn.end("its task has ended");
+        self.conn.count_cut();
         self.handler.closed(&self.conn);
         let shared = self.conn.shared();
         shared.connections.remove(&self.conn.id());

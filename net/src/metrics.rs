@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) refused: AtomicU64,
     pub(crate) overloaded: AtomicU64,
     pub(crate) panicked: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
 }
 
 /// What a server has counted since it started.
@@ -62,6 +64,10 @@ pub struct MetricsSnapshot {
     pub overloaded: u64,
     /// Handlers that panicked.
     pub panicked: u64,
+    /// Calls that were not run, since their callers' deadlines had passed while they waited.
+    pub expired: u64,
+    /// Calls that were ended, or not run, since their callers had gone.
+    pub cancelled: u64,
     /// Connections open now.
     pub connections: u64,
     /// Bytes that wait in all outboxes now.
@@ -76,6 +82,8 @@ impl Metrics {
             Event::Ignored => add(&self.ignored),
             Event::Overloaded => add(&self.overloaded),
             Event::Panicked => add(&self.panicked),
+            Event::Expired => add(&self.expired),
+            Event::Cancelled => add(&self.cancelled),
             _ => add(&self.refused),
         }
     }
@@ -100,6 +108,8 @@ impl Metrics {
             refused: self.refused.load(Relaxed),
             overloaded: self.overloaded.load(Relaxed),
             panicked: self.panicked.load(Relaxed),
+            expired: self.expired.load(Relaxed),
+            cancelled: self.cancelled.load(Relaxed),
             ..MetricsSnapshot::default()
         }
     }

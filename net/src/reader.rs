@@ -366,10 +366,10 @@ impl Reader {
 }
 
 /// Whether a message is refused while the connection drains. What can't be answered is taken: its sender would not hear
-/// that it is lost.
+/// that it is lost, and a call that nobody waits for need not be waited for.
 fn is_refused<P: Protocol>(conn: &Conn<P>, message: &Message) -> bool {
     let unanswered = message.is_one_way() && conn.session().is_some_and(|known| known.features.has(Feature::OneWay));
-    message.kind().is_request() && !unanswered
+    message.kind().is_request() && message.kind() != MessageType::Cancel && !unanswered
 }
 
 /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.

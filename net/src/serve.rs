@@ -206,16 +206,15 @@ impl<P: Protocol> Serving<P> {
         self.shared.stop.notify_waiters();
         self.tasks.drain(..).for_each(|task| task.abort());
         let told = self.each(|conn| conn.drain(grace));
-        let in_flight = || told.iter().map(Conn::in_flight).sum::<usize>();
-        let before = in_flight();
+        let before: usize = told.iter().map(Conn::in_flight).sum();
         // Time up is an ordinary end of the wait.
         let _ = timeout_at(until, self.emptied()).await;
-        let cut = in_flight();
         self.each(|conn| conn.end("the server stops"));
         if let Some(loops) = self.loops.take() {
             // A handler that blocks its loop can't hold up the program's end.
             let _ = timeout(STOP_TIME, loops.stop()).await;
         }
+        let cut = told.iter().map(Conn::cut).sum();
         Stopped { finished: before.saturating_sub(cut), cut }
     }
 

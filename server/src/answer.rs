@@ -9,6 +9,8 @@ use callboard_common::{
 };
 use serde::Serialize;
 
+use crate::admission::{Full, Passes};
+use crate::gatekeeper::Waited;
 use crate::method::{Method, Type};
 use crate::method_error::MethodError;
 use crate::parameters::{BadParameters, shorten};
@@ -18,6 +20,10 @@ use crate::parameters::{BadParameters, shorten};
 pub(crate) enum Failure {
     /// The handler was not asked.
     Parameters(BadParameters),
+    /// The handler was not asked: too many others are.
+    Full(Full),
+    /// The handler was not asked: it was not the call's turn in time.
+    Waited(Waited),
     /// The handler's own error.
     Method(MethodError),
     /// The handler panicked, with this text.
@@ -44,7 +50,7 @@ impl ResultForm {
     /// The checked body in a buffer of its own.
     pub(crate) fn written<R: Serialize>(self, result: &R) -> Result<BytesMut, Failure> {
         self.check(result)?;
-        let mut out = BytesMut::new();
+        let mut out = BytesMut::with_capacity(LEAST_RESULT_BYTES);
         self.write(result, &mut out).map_err(Failure::unsendable)?;
         Ok(out)
     }
@@ -77,6 +83,8 @@ impl Failure {
         let method = method.name();
         match self {
             Self::Parameters(_) => conn.count(Event::Refused),
+            Self::Full(_) | Self::Waited(Waited::TooLong(_)) => conn.count(Event::Overloaded),
+            Self::Waited(Waited::Expired) => conn.count(Event::Expired),
             Self::Method(_) => {}
             Self::Panicked(text) => {
                 conn.count(Event::Panicked);
@@ -94,6 +102,8 @@ impl Failure {
     fn into_answer(self, method: &Method) -> (ResultCode, ErrorInfo) {
         match self {
             Self::Parameters(why) => (ResultCode::InvalidParams, why.into_info()),
+            Self::Full(full) => (ResultCode::Overloaded, full_info(full, method)),
+            Self::Waited(waited) => waited_info(waited, method),
             Self::Method(why) => (ResultCode::Application, why.into_info()),
             Self::Panicked(_) => {
                 let message = format!("method {:?} panicked; its provider's log says why", method.name());
@@ -104,6 +114,48 @@ impl Failure {
                 let error = ErrorInfo::executed(format!("the answer can't be sent: {why}")).with_limit_of(&why);
                 (ResultCode::TooLarge, error)
             }
+        }
+    }
+}
+
+fn full_info(full: Full, method: &Method) -> ErrorInfo {
+    let (name, gate) = (method.name(), |passes, running| full_gate(passes, running, method.name()));
+    let (text, limit, bound) = match full {
+        Full::Gate { passes, running } => gate(passes, running),
+        Full::Method { running, waiting } => {
+            (format!("method {name:?} is full (calls that run: {running}, that wait: {waiting})"), "queue", waiting)
+        }
+        Full::Total { waiting } => {
+            (format!("this provider is full (calls that wait: {waiting})"), "total_queue", waiting)
+        }
+        Full::Bytes { bound } => {
+            (format!("method {name:?} is busy, and no more than {bound} bytes of calls may wait"), "queue_bytes", bound)
+        }
+    };
+    ErrorInfo::not_executed(text + "; call again later").with_limit(limit, bound)
+}
+
+/// What a call is told that may not wait, with the name of the limit and its value.
+fn full_gate(passes: Passes, running: usize, name: &str) -> (String, &'static str, usize) {
+    let (what, limit) = match passes {
+        Passes::Method => (format!("method {name:?} is full (calls that run: {running})"), "concurrency"),
+        Passes::Blocking => (format!("all threads for methods that block are taken ({running})"), "blocking_threads"),
+        Passes::All => (format!("this provider is full (calls that run: {running})"), "total_concurrency"),
+    };
+    (what + ", and none of its calls may wait", limit, running)
+}
+
+fn waited_info(waited: Waited, method: &Method) -> (ResultCode, ErrorInfo) {
+    let name = method.name();
+    match waited {
+        Waited::Expired => {
+            let text = format!("method {name:?} is busy: the caller's deadline passed before it was this call's turn");
+            (ResultCode::Timeout, ErrorInfo::not_executed(text))
+        }
+        Waited::TooLong(age) => {
+            let text = format!("method {name:?} is busy: it was not this call's turn within {age:?}; call again later");
+            let bound = usize::try_from(age.as_millis()).unwrap_or(usize::MAX);
+            (ResultCode::Overloaded, ErrorInfo::not_executed(text).with_limit("queue_age_ms", bound))
         }
     }
 }
@@ -136,12 +188,14 @@ impl<'a, C: Connection> Caller<'a, C> {
         self.give_error(failure, |answer| self.conn.answer(self.id, answer));
     }
 
-    /// The frame to send from a task of the call's own; `None` where nobody waits for one.
-    pub(crate) fn encode(&self, outcome: Result<BytesMut, Failure>) -> Option<Bytes> {
-        let head = Head::new(MessageType::RpcResponse, self.id);
-        let encode = |answer: &Answer<'_>| Ok(self.conn.encode(head, answer)?);
-        let given = outcome.and_then(|body| self.give(&Answer::Written(&body), encode));
-        given.unwrap_or_else(|failure| self.give_error(failure, encode))
+    /// Queues the answer from a task of the call's own. Gives a frame that has to wait for room.
+    pub(crate) fn queue(&self, outcome: Result<BytesMut, Failure>) -> Option<Bytes> {
+        let queue = |answer: &Answer<'_>| match self.conn.try_answer(self.id, answer) {
+            Err(SendError::Full) => Ok(Some(self.conn.encode(Head::new(MessageType::RpcResponse, self.id), answer)?)),
+            queued => queued.map(|()| None),
+        };
+        let given = outcome.and_then(|body| self.give(&Answer::Written(&body), queue));
+        given.unwrap_or_else(|failure| self.give_error(failure, queue)).flatten()
     }
 
     fn give<T>(&self, answer: &Answer<'_>, put: impl Fn(&Answer<'_>) -> Put<T>) -> Result<Option<T>, Failure> {
@@ -173,6 +227,9 @@ impl<'a, C: Connection> Caller<'a, C> {
             .flatten()
     }
 }
+
+/// Holds most results. An empty buffer grows with every few bytes that are written.
+const LEAST_RESULT_BYTES: usize = 128;
 
 /// What comes of queueing or encoding an answer.
 type Put<T> = Result<T, SendError>;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use callboard_common::{CallMeta, Connection};
+use callboard_common::Connection;
 use tokio::time::Instant;
 
 use crate::method::Method;
@@ -19,10 +19,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub(crate) fn new<C: Connection>(conn: &C, id: &[u8], method: &Arc<Method>, meta: Option<CallMeta>) -> Self {
-        // A v1 peer never agreed to what `meta` means.
-        let meta = conn.session().and(meta).unwrap_or_default();
-        let deadline = meta.timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+    pub(crate) fn new<C: Connection>(conn: &C, id: &[u8], method: &Arc<Method>, deadline: Option<Instant>) -> Self {
         Self { peer: conn.peer(), method: Arc::clone(method), id: Bytes::copy_from_slice(id), deadline }
     }
 

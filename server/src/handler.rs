@@ -1,11 +1,10 @@
 //! Typed closures as the router keeps them: what they take and return is known only in here.
 
 use std::any::Any;
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context as Polling, Poll};
 
 use bytes::BytesMut;
 use callboard_common::Raw;
@@ -108,8 +107,15 @@ pub(crate) fn contain<T>(run: impl FnOnce() -> Result<T, Failure>) -> Result<T, 
 }
 
 /// The same for each poll of a task.
-pub(crate) async fn contain_task(mut task: Task) -> Result<BytesMut, Failure> {
-    poll_fn(|cx| contain(|| Ok(task.as_mut().poll(cx))).unwrap_or_else(|failure| Poll::Ready(Err(failure)))).await
+pub(crate) struct Contained(pub(crate) Task);
+
+impl Future for Contained {
+    type Output = Result<BytesMut, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Polling<'_>) -> Poll<Self::Output> {
+        let task = self.0.as_mut();
+        contain(|| Ok(task.poll(cx))).unwrap_or_else(|failure| Poll::Ready(Err(failure)))
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -4,20 +4,27 @@
 //!
 //! 1. [`Router`]: methods by name, the handler of calls; [`Context`] and [`MethodError`], what its closures get and give.
 //! 2. [`Method`]: a method's description, and the check of parameters against it (`parameters`).
-//! 3. `handler`: a typed closure as the router keeps it; `answer`: what comes of a call and how its caller is told.
+//! 3. `handler`: a typed closure as the router keeps it; `routing`: a call's way to it; `later`: those that are tasks;
+//!    `answer`: what comes of a call and how its caller is told. `admission`, `gatekeeper`: which calls run at once and
+//!    which wait; `running`: how they are ended when their caller has gone.
 //! 4. [`Sessions`]: the handler that opens sessions.
 //! 5. [`Server`]: both of them on addresses; [`ServerBuilder`], its settings.
 
 #![deny(missing_docs)]
 
+mod admission;
 mod answer;
 mod builder;
 mod context;
+mod gatekeeper;
 mod handler;
+mod later;
 mod method;
 mod method_error;
 mod parameters;
 mod router;
+mod routing;
+mod running;
 mod server;
 mod sessions;
 

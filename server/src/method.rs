@@ -1,5 +1,9 @@
+use std::time::Duration;
+
 use callboard_common::Shape;
 use serde::Serialize;
+
+use crate::admission::Concurrency;
 
 /// What is said of a method to those who call it: its name, what it does, what it takes and what it returns.
 ///
@@ -23,6 +27,16 @@ pub struct Method {
     description: String,
     parameters: Vec<Parameter>,
     returns: Type,
+    #[serde(skip)]
+    limits: MethodLimits,
+}
+
+/// How much of a method may run and wait, and how its calls end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MethodLimits {
+    pub(crate) concurrency: Concurrency,
+    pub(crate) queue: usize,
+    pub(crate) must_finish: bool,
 }
 
 /// One parameter of a [`Method`].
@@ -62,7 +76,8 @@ pub enum Type {
 impl Method {
     /// A method that is only named.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), description: String::new(), parameters: Vec::new(), returns: Type::Any }
+        let limits = MethodLimits { concurrency: Concurrency::Unlimited, queue: DEFAULT_QUEUE, must_finish: false };
+        Self { name: name.into(), description: String::new(), parameters: Vec::new(), returns: Type::Any, limits }
     }
 
     /// Says what the method does, for a person. Default: nothing.
@@ -99,6 +114,70 @@ impl Method {
         self
     }
 
+    /// How many calls of it run at once, where it is async or blocking. Default: all that may run of all methods together
+    /// ([`Router::concurrency`](crate::Router::concurrency), [`Router::blocking_threads`](crate::Router::blocking_threads)),
+    /// and half of them where it is not the only such method: then one that is slow leaves places to the others. Calls past
+    /// it wait for their turn.
+    ///
+    /// # Panics
+    /// `calls` is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        assert!(calls > 0, "method {:?} needs a place at least", self.name);
+        self.limits.concurrency = Concurrency::Fixed(calls);
+        self
+    }
+
+    /// The same found by itself, between `least` and `most`: it grows by one with each round of calls that end within
+    /// `target`, and shrinks by a tenth with each round in which one takes longer (additive increase, multiplicative
+    /// decrease, as in TCP; Chiu and Jain, 1989). `target` is what a call may take at most in your eyes, without the time
+    /// that it waits for its turn: twice what one takes alone is a fair choice. It begins at `least`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use callboard_server::Method;
+    /// let search = Method::new("search").adaptive_concurrency(4, 256, Duration::from_millis(50)).queue(100);
+    /// ```
+    ///
+    /// # Panics
+    /// `least` is 0, or `most` is less.
+    #[must_use]
+    #[track_caller]
+    pub fn adaptive_concurrency(mut self, least: usize, most: usize, target: Duration) -> Self {
+        assert!(0 < least && least <= most, "method {:?}: {least} to {most} is no range of places", self.name);
+        self.limits.concurrency = Concurrency::Adaptive { least, most, target };
+        self
+    }
+
+    /// How many calls of it may wait for their turn. Default 1,024; with 0 none waits. Further ones are refused at once with
+    /// OVERLOADED, executed no, which names the limit. More outlast longer bursts, and keep callers waiting for longer. How
+    /// long they may wait is [`Router::queue_age`](crate::Router::queue_age).
+    #[must_use]
+    pub const fn queue(mut self, calls: usize) -> Self {
+        self.limits.queue = calls;
+        self
+    }
+
+    /// Lets a call of it that has begun go on to its end when its caller has gone. Default: it is dropped, at the point at
+    /// which an async method waits. Either way a call that still waits for its turn is dropped, and a blocking one that
+    /// runs goes on.
+    ///
+    /// ```
+    /// use callboard_server::{Method, Router};
+    /// // What it has begun must not be left half done.
+    /// let transfer = Method::new("transfer").must_finish();
+    /// let router = Router::new().method_async(transfer, |sum: i64| async move {
+    ///     tokio::task::yield_now().await;
+    ///     Ok(sum)
+    /// });
+    /// ```
+    #[must_use]
+    pub const fn must_finish(mut self) -> Self {
+        self.limits.must_finish = true;
+        self
+    }
+
     /// What it is called by.
     pub fn name(&self) -> &str {
         &self.name
@@ -112,6 +191,10 @@ impl Method {
     /// The described parameters, in the order in which they were described.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    pub(crate) const fn limits(&self) -> MethodLimits {
+        self.limits
     }
 
     /// What it returns.
@@ -182,6 +265,8 @@ impl std::fmt::Display for Type {
     }
 }
 
+/// So many calls of a method may wait.
+const DEFAULT_QUEUE: usize = 1024;
 /// One bit each in the set of those that a call has been seen to hold.
 const MAX_PARAMETERS: usize = u64::BITS as usize;
 

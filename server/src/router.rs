@@ -1,24 +1,19 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use callboard_common::{
-    Connection, Decode, ErrorInfo, Handler, Json, Message, ResultCode, RpcRequest, refuse, refuse_body,
-};
-use callboard_net::{allow_blocking, spawn};
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
-use crate::answer::{Caller, Failure};
+use crate::admission::{Admission, Concurrency, Passes, Room};
 use crate::context::Context;
-use crate::handler::{Call, Inline, Invoke, Job, contain, contain_task};
-use crate::method::Method;
+use crate::gatekeeper::Gatekeeper;
+use crate::handler::{Call, Invoke};
+use crate::method::{Method, MethodLimits};
 use crate::method_error::MethodError;
-use crate::parameters::shorten;
+use crate::running::Running;
 
 /// The methods that a program serves, by name: it takes calls (REQ_RPC) and answers each of them once.
 ///
@@ -32,7 +27,13 @@ use crate::parameters::shorten;
 /// | [`method_blocking`](Self::method_blocking) | on a pool of threads | what blocks or computes for long |
 ///
 /// Each has a twin that ends in `_with`, whose closure also gets a [`Context`]. Calls of one connection are begun in the
-/// order in which they came; async and blocking ones may end in any.
+/// order in which they came, but for those that have to wait for their turn; async and blocking ones may end in any.
+///
+/// How many async and blocking calls run and wait at once is bounded, of each method ([`Method::concurrency`],
+/// [`Method::queue`]) and in all ([`concurrency`](Self::concurrency), [`queue`](Self::queue)). A call that can't even wait
+/// is refused at once with OVERLOADED, which names the limit; one whose caller's deadline passes while it waits is not run
+/// and answered TIMEOUT, `executed` no. What runs or waits for a caller that has gone is dropped
+/// ([`method_async`](Self::method_async) says when).
 ///
 /// A clone is the same set of methods. A method that is added to a clone is not seen by the others.
 ///
@@ -61,26 +62,44 @@ use crate::parameters::shorten;
 /// assert_eq!(conn.take()[0].text(), r#"{"rcode":0,"result":3}"#);
 /// ```
 #[derive(Clone)]
-pub struct Router(Arc<Routes>);
+pub struct Router(pub(crate) Arc<Routes>);
 
 #[derive(Clone)]
-struct Routes {
+pub(crate) struct Routes {
     /// By a quick hash: peers choose the names that are looked for, but not those that are in it.
-    methods: IndexMap<String, Route, FxBuildHasher>,
-    blocking: Arc<Semaphore>,
+    pub(crate) methods: IndexMap<String, Route, FxBuildHasher>,
+    limits: RouterLimits,
+    /// Made with the first call: it knows all methods.
+    keeper: OnceLock<Arc<Gatekeeper>>,
+    pub(crate) running: Arc<Running>,
 }
 
 #[derive(Clone)]
-struct Route {
-    method: Arc<Method>,
-    invoke: Invoke,
+pub(crate) struct Route {
+    pub(crate) method: Arc<Method>,
+    pub(crate) invoke: Invoke,
+}
+
+/// How much of all methods together may run, and wait.
+#[derive(Clone, Copy, Debug)]
+struct RouterLimits {
+    blocking_threads: usize,
+    concurrency: usize,
+    queue: Room,
+    queue_age: Duration,
 }
 
 impl Router {
     /// A router without methods, which answers every call with NOT_FOUND_SERVICE.
     pub fn new() -> Self {
-        let blocking = Arc::new(Semaphore::new(DEFAULT_BLOCKING_THREADS));
-        Self(Arc::new(Routes { methods: IndexMap::default(), blocking }))
+        let limits = RouterLimits {
+            blocking_threads: DEFAULT_BLOCKING_THREADS,
+            concurrency: DEFAULT_CONCURRENCY,
+            queue: Room { calls: DEFAULT_QUEUE, bytes: DEFAULT_QUEUE_BYTES },
+            queue_age: DEFAULT_QUEUE_AGE,
+        };
+        let (keeper, running) = (OnceLock::new(), Arc::default());
+        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, running }))
     }
 
     /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile.
@@ -122,7 +141,10 @@ impl Router {
     /// Adds a method that waits. Its future runs as a task of the connection's event loop and counts as a request in
     /// flight until it is answered; it must not block.
     ///
-    /// The closure itself runs in place. The future is not dropped when the caller goes away or its deadline passes.
+    /// The closure itself runs in place where the call need not wait for others. The future is dropped, at the point at
+    /// which it waits, when its caller has gone, unless the method [must finish](Method::must_finish) or the call was a
+    /// one-way call. A caller has gone when it gave the call up, when its connection has ended, and, where it has a session
+    /// in which calls can be given up, when it sends no more; not when its deadline passes.
     ///
     /// # Panics
     /// A method of this name is there already.
@@ -161,7 +183,8 @@ impl Router {
     }
 
     /// Adds a method that blocks. It runs on one of a bounded number of threads
-    /// ([`blocking_threads`](Self::blocking_threads)) and counts as a request in flight until it is answered.
+    /// ([`blocking_threads`](Self::blocking_threads)) and counts as a request in flight until it is answered. Where its
+    /// caller has gone, it is not begun; once it runs it goes on.
     ///
     /// # Panics
     /// A method of this name is there already.
@@ -208,16 +231,62 @@ impl Router {
     }
 
     /// How many blocking methods run at once, in threads. Default 32. More serve more blocked calls at a time and take
-    /// a stack each; calls past the bound wait for their turn.
+    /// a stack each; calls past the bound wait for their turn. Of several blocking methods each gets half of them at most,
+    /// unless its own [`concurrency`](Method::concurrency) says otherwise: a slow one must not take the places of all.
     ///
     /// # Panics
     /// `threads` is 0: no blocking method would ever run.
     #[must_use]
     #[track_caller]
-    pub fn blocking_threads(mut self, threads: usize) -> Self {
+    pub fn blocking_threads(self, threads: usize) -> Self {
         assert!(threads > 0, "blocking methods need a thread at least");
-        Arc::make_mut(&mut self.0).blocking = Arc::new(Semaphore::new(threads.min(Semaphore::MAX_PERMITS)));
-        self
+        self.limited(|limits| limits.blocking_threads = threads)
+    }
+
+    /// How many calls of all async and blocking methods run at once. Default 16,384. More let more of them share what the
+    /// program has; calls past the bound wait for their turn. Of several such methods each gets half of it at most, unless
+    /// its own [`concurrency`](Method::concurrency) says otherwise. Inline methods run one after the other on each event
+    /// loop, so they need no bound.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use callboard_server::{Method, Router};
+    /// let router = Router::new()
+    ///     .concurrency(1_000)
+    ///     .queue(2_000)
+    ///     .queue_age(Duration::from_secs(2))
+    ///     .method_async(Method::new("search").concurrency(100).queue(200), |text: String| async move { Ok(text) });
+    /// ```
+    ///
+    /// # Panics
+    /// `calls` is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn concurrency(self, calls: usize) -> Self {
+        assert!(calls > 0, "a call needs a place at least");
+        self.limited(|limits| limits.concurrency = calls)
+    }
+
+    /// How many calls may wait for their turn, of all methods together. Default 16,384; with 0 none waits. Further ones are
+    /// refused at once with OVERLOADED, executed no. More outlast longer bursts, and keep callers waiting for longer. A
+    /// method's own bound is [`Method::queue`].
+    #[must_use]
+    pub fn queue(self, calls: usize) -> Self {
+        self.limited(|limits| limits.queue.calls = calls)
+    }
+
+    /// How many bytes the calls that wait may take, of all methods together. Default 64 MiB. Of several methods each gets
+    /// half of it at most. Further calls are refused as past [`queue`](Self::queue); one that is larger never waits.
+    #[must_use]
+    pub fn queue_bytes(self, bytes: usize) -> Self {
+        self.limited(|limits| limits.queue.bytes = bytes)
+    }
+
+    /// How long a call waits for its turn at most. Default 10 s. After that it is refused with OVERLOADED, and where its
+    /// caller's deadline comes first, with TIMEOUT; it was not executed. A shorter age tells callers sooner to go elsewhere.
+    #[must_use]
+    pub fn queue_age(self, age: Duration) -> Self {
+        self.limited(|limits| limits.queue_age = age)
     }
 
     /// The names of all methods, in the order in which they were added.
@@ -234,26 +303,70 @@ impl Router {
     fn add(mut self, method: Method, invoke: Invoke) -> Self {
         let name = method.name().to_owned();
         assert!(!self.0.methods.contains_key(&name), "method {name:?} is registered twice");
-        let route = Route { method: Arc::new(method), invoke };
-        Arc::make_mut(&mut self.0).methods.insert(name, route);
+        let (route, routes) = (Route { method: Arc::new(method), invoke }, Arc::make_mut(&mut self.0));
+        routes.methods.insert(name, route);
+        routes.keeper = OnceLock::new();
         self
     }
 
-    fn route<C: Connection>(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) {
-        let Some(Route { method, invoke }) = self.0.methods.get(&*request.method) else {
-            return refuse_unknown(conn, message, &request.method);
-        };
-        let context = || Context::new(conn, message.id(), method, request.meta);
-        let v1 = conn.session().is_none();
-        let call = Call { method, parameters: request.parameters, v1, context: &context };
-        match invoke {
-            Invoke::Inline(run) => run_inline(conn, message, &call, &**run),
-            Invoke::Task(start) => run_later(conn, message, method, || start(&call), contain_task),
-            Invoke::Blocking(start) => {
-                let threads = Arc::clone(&self.0.blocking);
-                run_later(conn, message, method, || start(&call), |job| run_blocking(job, threads));
-            }
+    fn limited(mut self, change: impl FnOnce(&mut RouterLimits)) -> Self {
+        let routes = Arc::make_mut(&mut self.0);
+        change(&mut routes.limits);
+        routes.keeper = OnceLock::new();
+        self
+    }
+}
+
+impl Routes {
+    /// Lets calls in. It knows a method by its place among all.
+    pub(crate) fn keeper(&self) -> &Arc<Gatekeeper> {
+        self.keeper.get_or_init(|| {
+            let timed = self.methods.values().map(Route::is_timed).collect();
+            Gatekeeper::new(self.admission(), self.limits.queue_age, timed)
+        })
+    }
+
+    fn admission<T>(&self) -> Admission<T> {
+        let limits = self.limits;
+        let mut admission = Admission::new(limits.queue);
+        let all = admission.add_gate(Passes::All, Concurrency::Fixed(limits.concurrency));
+        let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(limits.blocking_threads));
+        let count = |counts: fn(&Route) -> bool| self.methods.values().filter(|route| counts(route)).count();
+        let (waiting, blocking) = (count(Route::waits), count(Route::blocks));
+        let bytes = share(limits.queue.bytes, waiting);
+        for route in self.methods.values() {
+            let MethodLimits { concurrency, queue, .. } = route.method.limits();
+            let (shared, most) = if route.blocks() {
+                (&[all, threads][..], share(limits.blocking_threads, blocking).min(share(limits.concurrency, waiting)))
+            } else {
+                (&[all][..], share(limits.concurrency, waiting))
+            };
+            let concurrency =
+                if concurrency == Concurrency::Unlimited { Concurrency::Fixed(most) } else { concurrency };
+            admission.add_method(concurrency, shared, Room { calls: queue, bytes });
         }
+        admission
+    }
+}
+
+/// What one of so many methods may take of what they have together: one that is slow leaves half of it to the others.
+const fn share(whole: usize, methods: usize) -> usize {
+    if methods > 1 { whole.div_ceil(2) } else { whole }
+}
+
+impl Route {
+    fn blocks(&self) -> bool {
+        matches!(self.invoke, Invoke::Blocking(_))
+    }
+
+    /// Whether its calls may have to wait for others.
+    fn waits(&self) -> bool {
+        !matches!(self.invoke, Invoke::Inline(_))
+    }
+
+    /// Whether the time counts that its calls take.
+    fn is_timed(&self) -> bool {
+        matches!(self.method.limits().concurrency, Concurrency::Adaptive { .. })
     }
 }
 
@@ -269,76 +382,11 @@ impl fmt::Debug for Router {
     }
 }
 
-impl<C: Connection> Handler<C> for Router {
-    fn handle(&self, conn: &C, message: Message) {
-        match RpcRequest::decode::<Json>(message.body()) {
-            Ok(request) => self.route(conn, &message, &request),
-            Err(why) => refuse_body(conn, &message, &why),
-        }
-    }
-}
-
-fn run_inline<C: Connection>(conn: &C, message: &Message, call: &Call<'_>, run: &Inline) {
-    let caller = Caller::new(conn, message.id(), call.method, message.is_one_way());
-    // Writing the result is contained as well: it runs code of the result's type.
-    if let Err(failure) = contain(|| run(call, &|result| caller.answer(result))) {
-        caller.fail(failure);
-    }
-}
-
-/// Starts in place, so that what is wrong with the parameters is told at once; the rest is a task of its own, which keeps
-/// the connection but not the frame.
-fn run_later<C, T, Fut>(
-    conn: &C,
-    message: &Message,
-    method: &Arc<Method>,
-    start: impl FnOnce() -> Result<T, Failure>,
-    run: impl FnOnce(T) -> Fut,
-) where
-    C: Connection,
-    Fut: Future<Output = Result<BytesMut, Failure>> + Send + 'static,
-{
-    let Some(in_flight) = conn.begin_request() else { return refuse_overload(conn, message) };
-    let one_way = message.is_one_way();
-    let running = match contain(start) {
-        Ok(work) => run(work),
-        Err(failure) => return Caller::new(conn, message.id(), method, one_way).fail(failure),
-    };
-    let (conn, method, id) = (conn.clone(), Arc::clone(method), Bytes::copy_from_slice(message.id()));
-    spawn(async move {
-        let outcome = running.await;
-        if let Some(frame) = Caller::new(&conn, &id, &method, one_way).encode(outcome) {
-            // The peer may have gone meanwhile; then there is nobody to tell.
-            let _ = conn.send(frame).await;
-        }
-        drop(in_flight);
-    });
-}
-
-async fn run_blocking(job: Job, threads: Arc<Semaphore>) -> Result<BytesMut, Failure> {
-    // The semaphore is never closed.
-    let thread = threads.acquire_owned().await.ok();
-    let run = move || {
-        // A thread is taken until the job has ended, even if nobody waits for it any more.
-        let _thread = thread;
-        allow_blocking(|| contain(job))
-    };
-    spawn_blocking(run).await.unwrap_or_else(|stopped| Err(Failure::Panicked(stopped.to_string())))
-}
-
-fn refuse_unknown<C: Connection>(conn: &C, message: &Message, name: &str) {
-    let error = ErrorInfo::not_executed(format!("no method {:?} here", shorten(name)));
-    refuse(conn, message, ResultCode::NotFoundService, None, &error);
-}
-
-fn refuse_overload<C: Connection>(conn: &C, message: &Message) {
-    let bound = conn.session().map_or(0, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX));
-    let text = "too many calls in flight on this connection: wait for answers before calling again";
-    let error = ErrorInfo::not_executed(text).with_limit("in_flight", bound);
-    refuse(conn, message, ResultCode::Overloaded, None, &error);
-}
-
 const DEFAULT_BLOCKING_THREADS: usize = 32;
+const DEFAULT_CONCURRENCY: usize = 16 << 10;
+const DEFAULT_QUEUE: usize = 16 << 10;
+const DEFAULT_QUEUE_BYTES: usize = 64 << 20;
+const DEFAULT_QUEUE_AGE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

@@ -192,6 +192,14 @@ impl<P: Protocol> Connection for Conn<P> {
         self.queue_encoded(Head::new(body.kind(), id), body, UNBOUNDED, 0).map(drop)
     }
 
+    fn try_answer<B: Encode>(&self, id: &[u8], body: &B) -> Result<(), SendError> {
+        let limits = &self.0.shared.limits;
+        if self.0.outbox.glance() > limits.high_water() {
+            return Err(SendError::Full);
+        }
+        self.queue_encoded(Head::new(body.kind(), id), body, limits.queue_bytes, 0).map(drop)
+    }
+
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
         self.queue(Frame::Own(frame), self.0.shared.limits.queue_bytes, 0).map(drop)
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use callboard_common::{Event, Features, Limits, MessageType, Recorder, Session};
+use callboard_common::{Connection, Event, Features, Handler, Limits, MessageType, Recorder, Session};
 use serde::{Deserialize, Serializer};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc as async_mpsc};
@@ -13,6 +13,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::Type;
+
+mod limits;
 
 #[derive(Clone, Copy, Deserialize)]
 struct Pair {

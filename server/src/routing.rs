@@ -1,0 +1,137 @@
+//! A call's way to its method and back.
+
+use std::time::Duration;
+
+use callboard_common::{
+    Connection, Decode, ErrorInfo, Feature, Handler, Json, Message, MessageType, ResultCode, RpcRequest, refuse,
+    refuse_body,
+};
+use callboard_net::deadline_after;
+use tokio::time::Instant;
+
+use crate::Router;
+use crate::answer::{Caller, Failure};
+use crate::context::Context;
+use crate::gatekeeper::Admitted;
+use crate::handler::{Call, Inline, Invoke, contain};
+use crate::later::{Later, Work};
+use crate::parameters::shorten;
+use crate::router::Route;
+
+impl<C: Connection> Handler<C> for Router {
+    fn handle(&self, conn: &C, message: Message) {
+        if message.kind() == MessageType::Cancel {
+            return self.0.running.cancel(conn.id(), message.id());
+        }
+        match RpcRequest::decode::<Json>(message.body()) {
+            Ok(request) => self.route(conn, &message, &request),
+            Err(why) => refuse_body(conn, &message, &why),
+        }
+    }
+
+    fn ended(&self, conn: &C) {
+        // One that knows how to give calls up has given up these; another may still wait for their answers.
+        if conn.session().is_some_and(|session| session.features.has(Feature::Cancel)) {
+            self.0.running.cancel_all(conn.id());
+        }
+    }
+
+    fn closed(&self, conn: &C) {
+        self.0.running.cancel_all(conn.id());
+    }
+}
+
+impl Router {
+    fn route<C: Connection>(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) {
+        let Some((at, _, route)) = self.0.methods.get_full(&*request.method) else {
+            return refuse_unknown(conn, message, &request.method);
+        };
+        let deadline = || deadline(conn, request);
+        if let Invoke::Inline(run) = &route.invoke {
+            return with_call(conn, message, request, route, &deadline, |call| run_inline(conn, message, call, &**run));
+        }
+        let Some(in_flight) = conn.begin_request() else { return refuse_overload(conn, message) };
+        let later = Later::new(conn, message, &route.method, in_flight);
+        match self.0.keeper().enter(at, message.frame().len()) {
+            // It begins in place, so that what is wrong with the parameters is told at once.
+            Admitted::Now(permit) => match begin(conn, message, request, route, &deadline) {
+                Ok(work) => later.run(&self.0.running, permit, work),
+                Err(failure) => later.fail(failure),
+            },
+            Admitted::Later(queued) => {
+                let deadline = deadline();
+                let (router, conn, message) = (self.clone(), conn.clone(), message.detach());
+                let begin = move || begin_again(&router, &conn, &message, deadline);
+                later.run_in_turn(&self.0.running, queued, deadline, begin);
+            }
+            Admitted::Never(full) => later.fail(Failure::Full(full)),
+        }
+    }
+}
+
+/// Reads the parameters, and makes what runs the call.
+fn begin<C: Connection>(
+    conn: &C,
+    message: &Message,
+    request: &RpcRequest<'_>,
+    route: &Route,
+    deadline: &dyn Fn() -> Option<Instant>,
+) -> Result<Work, Failure> {
+    with_call(conn, message, request, route, deadline, |call| match &route.invoke {
+        Invoke::Task(start) => contain(|| start(call)).map(Work::Task),
+        Invoke::Blocking(start) => contain(|| start(call)).map(Work::Job),
+        Invoke::Inline(_) => Err(Failure::Panicked("it runs in place".to_owned())),
+    })
+}
+
+/// The same for a call that has waited. It was read before, so it can be read again.
+fn begin_again<C: Connection>(
+    router: &Router,
+    conn: &C,
+    message: &Message,
+    deadline: Option<Instant>,
+) -> Result<Work, Failure> {
+    let request = RpcRequest::decode::<Json>(message.body()).map_err(|why| Failure::Panicked(why.message.into()))?;
+    let route = router.0.methods.get(&*request.method);
+    let route = route.ok_or_else(|| Failure::Panicked("the method has gone".to_owned()))?;
+    begin(conn, message, &request, route, &|| deadline)
+}
+
+fn with_call<C: Connection, T>(
+    conn: &C,
+    message: &Message,
+    request: &RpcRequest<'_>,
+    route: &Route,
+    deadline: &dyn Fn() -> Option<Instant>,
+    with: impl FnOnce(&Call<'_>) -> T,
+) -> T {
+    let context = || Context::new(conn, message.id(), &route.method, deadline());
+    let v1 = conn.session().is_none();
+    with(&Call { method: &route.method, parameters: request.parameters, v1, context: &context })
+}
+
+/// When the caller waits no longer, as far as it said so. A v1 peer never agreed to what `meta` means.
+fn deadline<C: Connection>(conn: &C, request: &RpcRequest<'_>) -> Option<Instant> {
+    let left = conn.session().and(request.meta)?.timeout_ms?;
+    Some(deadline_after(Duration::from_millis(left)))
+}
+
+fn run_inline<C: Connection>(conn: &C, message: &Message, call: &Call<'_>, run: &Inline) {
+    let caller = Caller::new(conn, message.id(), call.method, message.is_one_way());
+    // Writing the result is contained as well: it runs code of the result's type.
+    if let Err(failure) = contain(|| run(call, &|result| caller.answer(result))) {
+        caller.fail(failure);
+    }
+}
+
+fn refuse_unknown<C: Connection>(conn: &C, message: &Message, name: &str) {
+    let error = ErrorInfo::not_executed(format!("no method {:?} here", shorten(name)));
+    refuse(conn, message, ResultCode::NotFoundService, None, &error);
+}
+
+fn refuse_overload<C: Connection>(conn: &C, message: &Message) {
+    let bound = conn.session().map_or(0, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX));
+    let text = "too many calls in flight on this connection: wait for answers before calling again";
+    let error = ErrorInfo::not_executed(text).with_limit("in_flight", bound);
+    refuse(conn, message, ResultCode::Overloaded, None, &error);
+}

@@ -164,6 +164,11 @@ impl Calls {
         }
     }
 
+    /// Whether its answer has not come.
+    pub(crate) fn waits(&self, id: RequestId) -> bool {
+        self.state().requestor.waits(id)
+    }
+
     /// Nobody waits any longer; the waiter comes back if nothing else was quicker.
     pub(crate) fn forget(&self, conn: &Conn, id: RequestId) -> Option<Waiter> {
         self.take(conn, |state| state.requestor.forget(id))

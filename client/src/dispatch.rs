@@ -242,7 +242,9 @@ struct Rpc(Arc<Inboxes>);
 
 impl Handler<Conn> for Rpc {
     fn handle(&self, conn: &Conn, message: Message) {
-        if is_notice(message.body()) {
+        if message.kind() == MessageType::Cancel {
+            conn.count(Event::Ignored);
+        } else if is_notice(message.body()) {
             self.0.service.message(conn, message);
         } else {
             refuse_call(conn, &message);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use callboard_common::{
-    Codec, Connection, Encode, EncodeError, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head, MessageType, PublishId,
+    Cancel, Codec, Connection, Encode, EncodeError, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head, MessageType, PublishId,
     SendError,
 };
 use callboard_net::{Address, Conn};
@@ -66,7 +66,11 @@ impl Link {
 
     /// Whether the peer leaves requests unanswered that ask for it.
     pub(crate) fn knows_one_way(&self) -> bool {
-        self.conn.session().is_some_and(|session| session.features.has(Feature::OneWay))
+        self.knows(Feature::OneWay)
+    }
+
+    fn knows(&self, feature: Feature) -> bool {
+        self.conn.session().is_some_and(|session| session.features.has(feature))
     }
 
     /// Queues a request under an id that was entered, and returns where in the stream of all bytes it begins; up to
@@ -102,6 +106,14 @@ impl Link {
     /// Nobody waits any longer; the waiter comes back if nothing else was quicker.
     pub(crate) fn forget(&self, id: RequestId) -> Option<Waiter> {
         self.calls.forget(&self.conn, id)
+    }
+
+    /// Tells the peer that nobody waits for a call any longer, if it knows that. Where there is no room it is not told, and
+    /// executes the call in vain.
+    pub(crate) fn cancel(&self, id: RequestId) {
+        if self.knows(Feature::Cancel) {
+            let _ = self.conn.request(Head::new(MessageType::Cancel, &id.to_wire()), &Cancel);
+        }
     }
 
     pub(crate) fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B, gather: usize) -> Result<u64, SendError> {

@@ -44,6 +44,8 @@ pub(crate) struct Ticket {
 pub(crate) struct Entered {
     pub(crate) link: Arc<Link>,
     id: RequestId,
+    /// A call was queued: where it is forgotten, its peer is told.
+    is_call: bool,
     is_over: bool,
 }
 
@@ -71,7 +73,7 @@ impl Request<'_> {
         let (ticket, waiter) = Waiter::task(kept);
         let entered = self.enter_in_turn(waiter).await?;
         let at = self.queue_in_time(|link| link.queue(entered.id, body, gather)).await?;
-        Ok(Ticket { entered, answer: ticket, kind: body.kind().answer(), at })
+        Ok(Ticket::new(entered, ticket, body.kind(), at))
     }
 
     /// Queues it at once; `None` where something has to be waited for, or nothing can be sent.
@@ -82,7 +84,7 @@ impl Request<'_> {
         let (answer, waiter) = Waiter::task(false);
         let entered = self.enter(waiter, Place::Free).ok()?;
         let at = self.link.queue(entered.id, body, 0).ok()?;
-        Some(Ticket { entered, answer, kind: body.kind().answer(), at })
+        Some(Ticket::new(entered, answer, body.kind(), at))
     }
 
     /// Queues a request whose answer nobody wants.
@@ -184,7 +186,7 @@ impl Request<'_> {
 
     fn enter(self, waiter: Waiter, place: Place<'_>) -> Result<Entered, Rejected> {
         let id = self.link.calls.enter(&self.link.conn, waiter, self.deadline.at(), place)?;
-        Ok(Entered { link: Arc::clone(self.link), id, is_over: false })
+        Ok(Entered { link: Arc::clone(self.link), id, is_call: false, is_over: false })
     }
 
     async fn queue_in_time(self, queue: impl Fn(&Link) -> Result<u64, SendError>) -> Result<u64, CallError> {
@@ -291,13 +293,23 @@ fn whole_ms(time: Duration) -> Duration {
 }
 
 impl Ticket {
+    fn new(mut entered: Entered, answer: oneshot::Receiver<Told>, kind: MessageType, at: u64) -> Self {
+        entered.is_call = kind == MessageType::RpcRequest;
+        Self { entered, answer, kind: kind.answer(), at }
+    }
+
     /// How the wait has ended, if this is what was told. Without a word the connection has ended: a request of which the
     /// socket took nothing did not leave.
     pub(crate) fn outcome(&mut self, told: Option<Told>) -> Outcome {
         self.entered.finish();
         match told {
             Some(Told::Answer(message)) => Outcome::Answered(message),
-            Some(Told::Late) => Outcome::Late,
+            Some(Told::Late) => {
+                if self.entered.is_call {
+                    self.entered.link.cancel(self.entered.id);
+                }
+                Outcome::Late
+            }
             None if self.at < self.entered.link.conn.sent_bytes() => Outcome::Disconnected(Stage::Sent),
             None => Outcome::Disconnected(Stage::Unsent),
         }
@@ -319,9 +331,14 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if !self.is_over {
-            self.link.forget(self.id);
+        if self.is_over {
+            return;
         }
+        // Before its place is free: whoever takes that must not be one too many for the peer.
+        if self.is_call && self.link.calls.waits(self.id) {
+            self.link.cancel(self.id);
+        }
+        self.link.forget(self.id);
     }
 }
 

@@ -122,6 +122,11 @@ impl<W> Requestor<W> {
         self.forget(RequestId::from_wire(id)?)
     }
 
+    /// Whether somebody waits for this one.
+    pub fn waits(&self, id: RequestId) -> bool {
+        matches!(self.slots.get(id.slot as usize), Some(Slot::Taken { number, .. }) if *number == id.number)
+    }
+
     /// Takes out the waiter of a call whose answer nobody wants any longer; `None` if it has been taken out already.
     pub fn forget(&mut self, id: RequestId) -> Option<W> {
         let slot = self.slots.get_mut(id.slot as usize)?;

@@ -4,9 +4,8 @@ mod adaptive;
 mod gate;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-pub(crate) use self::adaptive::Adaptive;
+pub(crate) use self::adaptive::{Adaptive, Took};
 pub(crate) use self::gate::{Concurrency, Gate, Passes};
 
 /// Numbers a call that was let in or waits.
@@ -129,7 +128,7 @@ impl<T> Admission<T> {
 
     /// A call that ran has ended, after so long where that tells how busy the method is. Gives who runs now in its place,
     /// with their methods.
-    pub(crate) fn leave(&mut self, method: usize, took: Option<Duration>) -> Vec<(usize, T)> {
+    pub(crate) fn leave(&mut self, method: usize, took: Option<Took>) -> Vec<(usize, T)> {
         let Some(state) = self.methods.get(method) else { return Vec::new() };
         for (at, gate) in state.gates.iter().enumerate() {
             if let Some(gate) = self.gates.get_mut(*gate) {
@@ -159,28 +158,25 @@ impl<T> Admission<T> {
         (self.running(state), state.queue.len())
     }
 
-    /// All that may run now; one place is free as a rule, more where a limit has grown.
+    /// All that may run now; one place is free as a rule, more where a limit has grown. Who has no room keeps its turn.
     fn let_in(&mut self) -> Vec<(usize, T)> {
         let mut let_in = Vec::new();
-        let mut passed_over = 0;
-        while passed_over < self.turns.len() {
-            let Some(method) = self.turns.pop_front() else { break };
+        let mut at = 0;
+        while let Some(method) = self.turns.get(at).copied() {
             if !self.has_room(method) {
-                self.turns.push_back(method);
-                passed_over += 1;
+                at += 1;
                 continue;
             }
+            self.turns.remove(at);
             let Some(state) = self.methods.get_mut(method) else { continue };
             let Some(next) = state.queue.pop_front() else { continue };
-            let waits_on = !state.queue.is_empty();
+            if !state.queue.is_empty() {
+                self.turns.push_back(method);
+            }
             state.waiting.take(next.bytes);
             self.waiting.take(next.bytes);
             let_in.push((method, next.who));
             self.begin(method);
-            if waits_on {
-                self.turns.push_back(method);
-            }
-            passed_over = 0;
         }
         let_in
     }

@@ -6,7 +6,7 @@ use callboard_net::later;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::{Admission, Entered, Full, Place};
+use crate::admission::{Admission, Entered, Full, Place, Took};
 
 /// The shell around [`Admission`]: calls that run hold a [`Permit`], those that wait a [`Queued`].
 pub(crate) struct Gatekeeper {
@@ -22,6 +22,7 @@ pub(crate) struct Permit {
     keeper: Arc<Gatekeeper>,
     method: usize,
     since: Option<Instant>,
+    has_ended: bool,
 }
 
 /// A call's place among those that wait, until it is dropped.
@@ -76,7 +77,7 @@ impl Gatekeeper {
         }
     }
 
-    fn leave(self: &Arc<Self>, method: usize, took: Option<Duration>) {
+    fn leave(self: &Arc<Self>, method: usize, took: Option<Took>) {
         let let_in = self.lock().leave(method, took);
         for (method, next) in let_in {
             // One that no longer waits gives its place back at once, as the permit is dropped.
@@ -92,13 +93,24 @@ impl Gatekeeper {
 impl Permit {
     fn new(keeper: &Arc<Gatekeeper>, method: usize) -> Self {
         let is_timed = keeper.timed.get(method).is_some_and(|timed| *timed);
-        Self { keeper: Arc::clone(keeper), method, since: is_timed.then(Instant::now) }
+        Self { keeper: Arc::clone(keeper), method, since: is_timed.then(Instant::now), has_ended: false }
+    }
+
+    /// It gets its thread only now.
+    pub(crate) fn begin_again(&mut self) {
+        self.since = self.since.map(|_| Instant::now());
+    }
+
+    /// The method ran to its end.
+    pub(crate) fn end(mut self) {
+        self.has_ended = true;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.keeper.leave(self.method, self.since.map(|since| since.elapsed()));
+        let took = if self.has_ended { Took::Whole } else { Took::Part };
+        self.keeper.leave(self.method, self.since.map(|since| took(since.elapsed())));
     }
 }
 

@@ -107,14 +107,31 @@ pub(crate) fn contain<T>(run: impl FnOnce() -> Result<T, Failure>) -> Result<T, 
 }
 
 /// The same for each poll of a task.
-pub(crate) struct Contained(pub(crate) Task);
+pub(crate) struct Contained(Option<Task>);
+
+impl Contained {
+    pub(crate) const fn new(task: Task) -> Self {
+        Self(Some(task))
+    }
+}
 
 impl Future for Contained {
     type Output = Result<BytesMut, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Polling<'_>) -> Poll<Self::Output> {
-        let task = self.0.as_mut();
-        contain(|| Ok(task.poll(cx))).unwrap_or_else(|failure| Poll::Ready(Err(failure)))
+        let Some(task) = &mut self.0 else { return Poll::Pending };
+        let outcome = match contain(|| Ok(task.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(outcome)) => outcome,
+            Err(failure) => Err(failure),
+        };
+        let task = self.0.take();
+        // What it holds may panic when it is dropped.
+        let dropped = contain(|| {
+            drop(task);
+            Ok(())
+        });
+        Poll::Ready(dropped.and(outcome))
     }
 }
 

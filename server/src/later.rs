@@ -4,16 +4,16 @@ use std::future::pending;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use callboard_common::{Connection, Event, Message};
+use callboard_common::{Connection, Message};
 use callboard_net::{allow_blocking, spawn};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use crate::answer::{Caller, Failure};
-use crate::gatekeeper::{Permit, Queued};
+use crate::gatekeeper::{Permit, Queued, Waited};
 use crate::handler::{Contained, Job, Task, contain};
 use crate::method::Method;
-use crate::running::{CallId, Running, Standing};
+use crate::running::{CallId, InFlight, Running, Standing};
 
 /// A call whose answer comes later.
 pub(crate) struct Later<C: Connection> {
@@ -25,7 +25,8 @@ pub(crate) struct Later<C: Connection> {
     permit: Option<Permit>,
     /// While it is dropped if its caller has gone.
     standing: Option<Standing>,
-    _in_flight: C::InFlight,
+    /// It counts as a request until this is gone; while it stands there, it is kept there.
+    in_flight: Option<InFlight>,
 }
 
 /// What runs a call once it is let in.
@@ -52,7 +53,7 @@ impl<C: Connection> Later<C> {
             one_way: message.is_one_way(),
             permit: None,
             standing: None,
-            _in_flight: in_flight,
+            in_flight: Some(Box::new(in_flight)),
         }
     }
 
@@ -62,17 +63,21 @@ impl<C: Connection> Later<C> {
     }
 
     /// Runs what is left of a call that has begun.
-    pub(crate) fn run(mut self, running: &Running, permit: Permit, work: Work) {
+    pub(crate) fn run(mut self, running: &Running, permit: Permit, work: Work, deadline: &dyn Fn() -> Option<Instant>) {
         self.permit = Some(permit);
         let goes_on = self.goes_on();
         match work {
             // In place, not by a function: what is handed over stands twice in a future, and one of over 1,000 bytes costs
             // an allocation of another kind.
             Work::Task(task) => self.start(running, goes_on, |mut call| async move {
-                let outcome = Contained(task).await;
+                let outcome = Contained::new(task).await;
+                call.has_run();
                 call.end(outcome).await;
             }),
-            Work::Job(job) => self.start(running, goes_on, |mut call| async move { call.run_job(job).await }),
+            Work::Job(job) => {
+                let deadline = deadline();
+                self.start(running, goes_on, |mut call| async move { call.run_job(job, deadline).await });
+            }
         }
     }
 
@@ -100,10 +105,11 @@ impl<C: Connection> Later<C> {
             });
             match work {
                 Ok(Work::Task(task)) => {
-                    let outcome = Contained(task).await;
+                    let outcome = Contained::new(task).await;
+                    call.has_run();
                     call.end(outcome).await;
                 }
-                Ok(Work::Job(job)) => call.run_job(job).await,
+                Ok(Work::Job(job)) => call.run_job(job, deadline).await,
                 Err(failure) => call.end(Err(failure)).await,
             }
         });
@@ -124,18 +130,32 @@ impl<C: Connection> Later<C> {
             return;
         }
         let (conn, id) = (self.conn.id(), self.id.clone());
-        running.start(conn, id, |standing| {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        running.start(conn, id, in_flight, |standing| {
             self.standing = Some(standing);
             spawn(task(self))
         });
     }
 
-    async fn run_job(&mut self, job: Job) {
-        let permit = self.permit.take();
+    /// The method has ended, and leaves its place to others before its answer waits for room.
+    fn has_run(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.end();
+        }
+    }
+
+    async fn run_job(&mut self, job: Job, deadline: Option<Instant>) {
+        let mut permit = self.permit.take();
+        // A thread is taken until the job has ended, even if nobody waits for it any more.
         let run = move || {
-            // A thread is taken until the job has ended, even if nobody waits for it any more.
-            let _permit = permit;
-            allow_blocking(|| contain(job))
+            // All threads of the runtime may have been taken by others.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Failure::Waited(Waited::Expired));
+            }
+            permit.iter_mut().for_each(Permit::begin_again);
+            let outcome = allow_blocking(|| contain(job));
+            permit.into_iter().for_each(Permit::end);
+            outcome
         };
         let job = spawn_blocking(run);
         // As long as no thread has taken it, it goes with its call.
@@ -159,23 +179,13 @@ impl<C: Connection> Later<C> {
 
     /// From now on it is not dropped if its caller has gone. `false` if that was quicker.
     fn leave(&mut self) -> bool {
-        let Some(standing) = &self.standing else { return true };
-        let was_there = standing.leave();
-        if was_there {
-            self.standing = None;
+        if let Some(standing) = self.standing.take() {
+            self.in_flight = standing.leave();
         }
-        was_there
+        self.in_flight.is_some()
     }
 
     fn caller(&self) -> Caller<'_, C> {
         Caller::new(&self.conn, &self.id, &self.method, self.one_way)
-    }
-}
-
-impl<C: Connection> Drop for Later<C> {
-    fn drop(&mut self) {
-        if self.standing.is_some() {
-            self.conn.count(Event::Cancelled);
-        }
     }
 }

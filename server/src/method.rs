@@ -35,7 +35,8 @@ pub struct Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MethodLimits {
     pub(crate) concurrency: Concurrency,
-    pub(crate) queue: usize,
+    /// `None`: as many as the router says.
+    pub(crate) queue: Option<usize>,
     pub(crate) must_finish: bool,
 }
 
@@ -76,7 +77,7 @@ pub enum Type {
 impl Method {
     /// A method that is only named.
     pub fn new(name: impl Into<String>) -> Self {
-        let limits = MethodLimits { concurrency: Concurrency::Unlimited, queue: DEFAULT_QUEUE, must_finish: false };
+        let limits = MethodLimits { concurrency: Concurrency::Unlimited, queue: None, must_finish: false };
         Self { name: name.into(), description: String::new(), parameters: Vec::new(), returns: Type::Any, limits }
     }
 
@@ -150,12 +151,13 @@ impl Method {
         self
     }
 
-    /// How many calls of it may wait for their turn. Default 1,024; with 0 none waits. Further ones are refused at once with
+    /// How many calls of it may wait for their turn. Default 1,024, and no more than half of
+    /// [`Router::queue`](crate::Router::queue) where it is not the only such method; with 0 none waits. Further ones are refused at once with
     /// OVERLOADED, executed no, which names the limit. More outlast longer bursts, and keep callers waiting for longer. How
     /// long they may wait is [`Router::queue_age`](crate::Router::queue_age).
     #[must_use]
     pub const fn queue(mut self, calls: usize) -> Self {
-        self.limits.queue = calls;
+        self.limits.queue = Some(calls);
         self
     }
 
@@ -265,8 +267,6 @@ impl std::fmt::Display for Type {
     }
 }
 
-/// So many calls of a method may wait.
-const DEFAULT_QUEUE: usize = 1024;
 /// One bit each in the set of those that a call has been seen to hold.
 const MAX_PARAMETERS: usize = u64::BITS as usize;
 

@@ -143,8 +143,9 @@ impl Router {
     ///
     /// The closure itself runs in place where the call need not wait for others. The future is dropped, at the point at
     /// which it waits, when its caller has gone, unless the method [must finish](Method::must_finish) or the call was a
-    /// one-way call. A caller has gone when it gave the call up, when its connection has ended, and, where it has a session
-    /// in which calls can be given up, when it sends no more; not when its deadline passes.
+    /// one-way call of a session. A caller has gone when it gave the call up (this version's callers do so when their
+    /// deadline passes, too), when its connection has ended, and, where it has a session in which calls can be given up, when
+    /// it sends no more.
     ///
     /// # Panics
     /// A method of this name is there already.
@@ -333,7 +334,10 @@ impl Routes {
         let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(limits.blocking_threads));
         let count = |counts: fn(&Route) -> bool| self.methods.values().filter(|route| counts(route)).count();
         let (waiting, blocking) = (count(Route::waits), count(Route::blocks));
-        let bytes = share(limits.queue.bytes, waiting);
+        let most_waiting = Room {
+            calls: DEFAULT_METHOD_QUEUE.min(share(limits.queue.calls, waiting)),
+            bytes: share(limits.queue.bytes, waiting),
+        };
         for route in self.methods.values() {
             let MethodLimits { concurrency, queue, .. } = route.method.limits();
             let (shared, most) = if route.blocks() {
@@ -343,7 +347,11 @@ impl Routes {
             };
             let concurrency =
                 if concurrency == Concurrency::Unlimited { Concurrency::Fixed(most) } else { concurrency };
-            admission.add_method(concurrency, shared, Room { calls: queue, bytes });
+            admission.add_method(
+                concurrency,
+                shared,
+                Room { calls: queue.unwrap_or(most_waiting.calls), ..most_waiting },
+            );
         }
         admission
     }
@@ -385,6 +393,7 @@ impl fmt::Debug for Router {
 const DEFAULT_BLOCKING_THREADS: usize = 32;
 const DEFAULT_CONCURRENCY: usize = 16 << 10;
 const DEFAULT_QUEUE: usize = 16 << 10;
+const DEFAULT_METHOD_QUEUE: usize = 1024;
 const DEFAULT_QUEUE_BYTES: usize = 64 << 20;
 const DEFAULT_QUEUE_AGE: Duration = Duration::from_secs(10);
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callboard_common::{
-    Connection, Decode, ErrorInfo, Feature, Handler, Json, Message, MessageType, ResultCode, RpcRequest, refuse,
+    Connection, Decode, ErrorInfo, Event, Feature, Handler, Json, Message, MessageType, ResultCode, RpcRequest, refuse,
     refuse_body,
 };
 use callboard_net::deadline_after;
@@ -21,7 +21,7 @@ use crate::router::Route;
 impl<C: Connection> Handler<C> for Router {
     fn handle(&self, conn: &C, message: Message) {
         if message.kind() == MessageType::Cancel {
-            return self.0.running.cancel(conn.id(), message.id());
+            return count_cancelled(conn, self.0.running.cancel(conn.id(), message.id()));
         }
         match RpcRequest::decode::<Json>(message.body()) {
             Ok(request) => self.route(conn, &message, &request),
@@ -32,12 +32,12 @@ impl<C: Connection> Handler<C> for Router {
     fn ended(&self, conn: &C) {
         // One that knows how to give calls up has given up these; another may still wait for their answers.
         if conn.session().is_some_and(|session| session.features.has(Feature::Cancel)) {
-            self.0.running.cancel_all(conn.id());
+            count_cancelled(conn, self.0.running.cancel_all(conn.id()));
         }
     }
 
     fn closed(&self, conn: &C) {
-        self.0.running.cancel_all(conn.id());
+        count_cancelled(conn, self.0.running.cancel_all(conn.id()));
     }
 }
 
@@ -55,7 +55,7 @@ impl Router {
         match self.0.keeper().enter(at, message.frame().len()) {
             // It begins in place, so that what is wrong with the parameters is told at once.
             Admitted::Now(permit) => match begin(conn, message, request, route, &deadline) {
-                Ok(work) => later.run(&self.0.running, permit, work),
+                Ok(work) => later.run(&self.0.running, permit, work, &deadline),
                 Err(failure) => later.fail(failure),
             },
             Admitted::Later(queued) => {
@@ -67,6 +67,10 @@ impl Router {
             Admitted::Never(full) => later.fail(Failure::Full(full)),
         }
     }
+}
+
+fn count_cancelled<C: Connection>(conn: &C, calls: usize) {
+    (0..calls).for_each(|_| conn.count(Event::Cancelled));
 }
 
 /// Reads the parameters, and makes what runs the call.

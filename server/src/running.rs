@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use callboard_common::ConnectionId;
@@ -22,12 +23,22 @@ struct State {
     last_number: u64,
 }
 
-#[derive(Debug)]
 struct Entry {
     /// Tells it from others that stood in the same place.
     number: u64,
     id: CallId,
     task: JoinHandle<()>,
+    /// Gone with the entry: a caller that gives up a call may send another one at once, while the task is still to end.
+    in_flight: InFlight,
+}
+
+/// Counts a request in flight, on whatever sort of connection.
+pub(crate) type InFlight = Box<dyn Send>;
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("number", &self.number).field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// Has room for the ids of this version's own clients.
@@ -43,27 +54,34 @@ pub(crate) struct Standing {
 
 impl Running {
     /// Enters a call, whose task is started by `start`.
-    pub(crate) fn start(&self, conn: ConnectionId, id: CallId, start: impl FnOnce(Standing) -> JoinHandle<()>) {
+    pub(crate) fn start(
+        &self,
+        conn: ConnectionId,
+        id: CallId,
+        in_flight: InFlight,
+        start: impl FnOnce(Standing) -> JoinHandle<()>,
+    ) {
         let calls = self.of(conn);
         // All of it under the lock, so that the call can't leave before it stands there.
         let mut state = calls.lock();
         state.last_number += 1;
         let (place, number) = (state.entries.vacant_key(), state.last_number);
         let task = start(Standing { calls: Arc::clone(&calls), place, number });
-        state.entries.insert(Entry { number, id, task });
+        state.entries.insert(Entry { number, id, task, in_flight });
     }
 
-    /// The caller has given this call up; all of them, should it have used the id again.
-    pub(crate) fn cancel(&self, conn: ConnectionId, id: &[u8]) {
+    /// The caller has given this call up; all of them, should it have used the id again. How many there were.
+    pub(crate) fn cancel(&self, conn: ConnectionId, id: &[u8]) -> usize {
         let calls = self.0.get(&conn).map(|calls| Arc::clone(&calls));
-        calls.iter().flat_map(|calls| calls.lock().take(id)).for_each(|task| task.abort());
+        let entries = calls.map_or_else(Vec::new, |calls| calls.lock().take(id));
+        end(entries)
     }
 
-    /// The connection has ended, or its peer has gone, and all its calls with it.
-    pub(crate) fn cancel_all(&self, conn: ConnectionId) {
-        let Some((_, calls)) = self.0.remove(&conn) else { return };
+    /// The connection has ended, or its peer has gone, and all its calls with it. How many there were.
+    pub(crate) fn cancel_all(&self, conn: ConnectionId) -> usize {
+        let Some((_, calls)) = self.0.remove(&conn) else { return 0 };
         let entries = std::mem::take(&mut calls.lock().entries);
-        entries.iter().for_each(|(_, entry)| entry.task.abort());
+        end(entries.into_iter().map(|(_, entry)| entry))
     }
 
     #[cfg(test)]
@@ -79,6 +97,10 @@ impl Running {
     }
 }
 
+fn end(entries: impl IntoIterator<Item = Entry>) -> usize {
+    entries.into_iter().map(|entry| entry.task.abort()).count()
+}
+
 impl Calls {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -86,24 +108,23 @@ impl Calls {
 }
 
 impl State {
-    fn take(&mut self, id: &[u8]) -> Vec<JoinHandle<()>> {
+    fn take(&mut self, id: &[u8]) -> Vec<Entry> {
         let places: Vec<_> = self.entries.iter().filter(|(_, entry)| *entry.id == *id).map(|(at, _)| at).collect();
-        places.into_iter().filter_map(|at| self.entries.try_remove(at)).map(|entry| entry.task).collect()
+        places.into_iter().filter_map(|at| self.entries.try_remove(at)).collect()
     }
 }
 
 impl Standing {
-    /// It has ended by itself, or is to be left alone. `false` if it was ended from there.
-    pub(crate) fn leave(&self) -> bool {
+    /// It has ended by itself, or is to be left alone, and is still in flight with what this gives. `None` if it was ended
+    /// from there.
+    pub(crate) fn leave(&self) -> Option<InFlight> {
         let mut state = self.calls.lock();
-        if state.entries.get(self.place).is_none_or(|entry| entry.number != self.number) {
-            return false;
-        }
-        drop(state.entries.try_remove(self.place));
+        state.entries.get(self.place).filter(|entry| entry.number == self.number)?;
+        let entry = state.entries.try_remove(self.place)?;
         if state.entries.is_empty() && state.entries.capacity() > KEPT_CALLS {
             state.entries = Slab::new();
         }
-        true
+        Some(entry.in_flight)
     }
 }
 
@@ -134,10 +155,10 @@ mod tests {
     /// A call that runs until it is told to end, and then says whether it did so by itself.
     fn start(running: &Running, conn: ConnectionId) -> (oneshot::Sender<()>, oneshot::Receiver<bool>) {
         let ((end, ended), (tell, told)) = (oneshot::channel(), oneshot::channel());
-        running.start(conn, CallId::from_slice(ID), |standing| {
+        running.start(conn, CallId::from_slice(ID), Box::new(()), |standing| {
             tokio::spawn(async move {
                 let _ = ended.await;
-                let _ = tell.send(standing.leave());
+                let _ = tell.send(standing.leave().is_some());
             })
         });
         (end, told)
@@ -151,9 +172,7 @@ mod tests {
         assert_eq!(told.await, Ok(true));
         running.cancel(CONN, ID);
         let (end, told) = start(&running, CONN);
-        running.cancel(CONN, b"another");
-        running.cancel(CONN, ID);
-        running.cancel(CONN, ID);
+        assert_eq!([&b"another"[..], ID, ID].map(|id| running.cancel(CONN, id)), [0, 1, 0]);
         assert!(told.await.is_err() && end.send(()).is_err() && running.is_empty());
     }
 
@@ -162,13 +181,13 @@ mod tests {
         let running = Running::default();
         let mut first = None;
         let task = tokio::spawn(std::future::pending::<()>());
-        running.start(CONN, CallId::from_slice(ID), |standing| {
+        running.start(CONN, CallId::from_slice(ID), Box::new(()), |standing| {
             first = Some(standing);
             task
         });
         running.cancel(CONN, ID);
         let (end, told) = start(&running, CONN);
-        assert!(!first.unwrap().leave());
+        assert!(first.unwrap().leave().is_none());
         end.send(()).unwrap();
         assert_eq!(told.await, Ok(true));
     }
@@ -181,10 +200,10 @@ mod tests {
         second.0.send(()).unwrap();
         assert_eq!(second.1.await, Ok(true));
         assert_eq!(running.of(CONN).lock().entries.len(), 2);
-        running.cancel(CONN, ID);
+        assert_eq!(running.cancel(CONN, ID), 2);
         assert!(first.1.await.is_err() && third.1.await.is_err());
         let last = start(&running, CONN);
-        running.cancel_all(CONN);
+        assert_eq!(running.cancel_all(CONN), 1);
         assert!(last.1.await.is_err());
         others.0.send(()).unwrap();
         assert_eq!(others.1.await, Ok(true), "it is another connection's");
@@ -196,7 +215,7 @@ mod tests {
         let (running, order) = (Running::default(), Arc::new(Mutex::new(Vec::new())));
         for n in 0..100_u32 {
             let note = Note(n, Arc::clone(&order));
-            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), |_| {
+            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), Box::new(()), |_| {
                 let task = async move {
                     let _note = note;
                     std::future::pending::<()>().await;
@@ -216,9 +235,9 @@ mod tests {
         let (running, ended) = (Running::default(), Arc::new(AtomicUsize::new(0)));
         for n in 0..1_000_u32 {
             let ended = Arc::clone(&ended);
-            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), |standing| {
+            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), Box::new(()), |standing| {
                 let task = async move {
-                    assert!(standing.leave());
+                    assert!(standing.leave().is_some());
                     ended.fetch_add(1, SeqCst);
                 };
                 tokio::spawn(task)

@@ -3,6 +3,7 @@
 mod blocking;
 mod bounds;
 mod calls;
+mod cancel;
 mod centers;
 mod inboxes;
 mod leaving;
@@ -60,10 +61,15 @@ impl Peer {
 
     /// A client with a session that permits so many calls at once, and its line.
     async fn session(&self, limits: Value) -> (Client, Line) {
+        self.session_of(&["one_way", "ping"], limits).await
+    }
+
+    /// The same with a session that knows these features.
+    async fn session_of(&self, features: &[&str], limits: Value) -> (Client, Line) {
         let builder = once().timeout(GENEROUS).session(SessionMode::Require).session_timeout(GENEROUS);
         let (client, line) = tokio::join!(builder.connect(self.address()), async {
             let mut line = self.accept().await;
-            line.open_session(limits).await;
+            line.open_session_of(features, limits).await;
             line
         });
         (client.unwrap(), line)
@@ -120,10 +126,22 @@ impl Line {
         }
     }
 
+    /// The same for one that is to send nothing else.
+    async fn echo_calls_only(mut self) {
+        while let Some(request) = self.next().await {
+            assert_eq!(request.kind(), MessageType::RpcRequest);
+            let params = params(&request);
+            self.answer(&request, &json!({"rcode": 0, "result": params}).to_string()).await;
+        }
+    }
+
     async fn open_session(&mut self, limits: Value) {
+        self.open_session_of(&["one_way", "ping"], limits).await;
+    }
+
+    async fn open_session_of(&mut self, features: &[&str], limits: Value) {
         let opening = self.next().await.unwrap();
         assert_eq!(opening.kind(), MessageType::SessionRequest);
-        let features = ["one_way", "ping"];
         let body = json!({"rcode": 0, "version": 2, "instance": "i", "features": features, "limits": limits});
         self.answer(&opening, &body.to_string()).await;
     }

@@ -127,7 +127,8 @@ impl<P: Protocol> Conn<P> {
         gather: usize,
     ) -> Result<u64, SendError> {
         // Taken out, since a body's own code may come back here.
-        let mut scratch = SCRATCH.take();
+        // A thread that ends has none any more, and may still send as it drops what it has.
+        let mut scratch = SCRATCH.try_with(RefCell::take).unwrap_or_default();
         scratch.clear();
         scratch.reserve(LEAST_SCRATCH_BYTES);
         let encoded = self.0.shared.protocol.encode::<Json, _>(head, body, &mut scratch);
@@ -140,7 +141,7 @@ impl<P: Protocol> Conn<P> {
         if scratch.is_empty() || scratch.capacity() > KEEP_SCRATCH_BYTES {
             scratch = BytesMut::new();
         }
-        SCRATCH.set(scratch);
+        let _ = SCRATCH.try_with(|kept| kept.replace(scratch));
         queued
     }
 }

@@ -16,6 +16,15 @@ pub(crate) struct Adaptive {
     since_shrunk: f64,
 }
 
+/// How long a call took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Took {
+    /// From its beginning to its end.
+    Whole(Duration),
+    /// Until it was dropped before its end, or as one that did nothing.
+    Part(Duration),
+}
+
 /// So much is left of the limit when it shrinks.
 const BACK_OFF: f64 = 0.9;
 
@@ -38,7 +47,13 @@ impl Adaptive {
 
     /// A call took so long, while so many ran, itself among them.
     #[expect(clippy::cast_precision_loss, reason = "limits are small numbers")]
-    pub(crate) fn took(&mut self, took: Duration, running: usize) {
+    pub(crate) fn took(&mut self, took: Took, running: usize) {
+        let took = match took {
+            Took::Whole(took) => took,
+            Took::Part(took) if took > self.target => took,
+            // Nobody knows how long it would have taken.
+            Took::Part(_) => return,
+        };
         self.since_shrunk += 1.0;
         // With few under way their time says nothing of the limit.
         let is_in_use = running as f64 >= self.limit / 2.0;
@@ -63,7 +78,7 @@ mod tests {
             let running = adaptive.limit();
             #[expect(clippy::cast_precision_loss, reason = "small numbers")]
             let slower = (running as f64 / cores).max(1.0);
-            adaptive.took(Duration::from_millis(10).mul_f64(slower), running);
+            adaptive.took(Took::Whole(Duration::from_millis(10).mul_f64(slower)), running);
         }
     }
 
@@ -107,7 +122,7 @@ mod tests {
         work(&mut adaptive, 1e9, 10_000);
         let before = adaptive.limit();
         for _ in 0..before / 2 {
-            adaptive.took(TARGET * 2, before);
+            adaptive.took(Took::Whole(TARGET * 2), before);
         }
         assert!(
             (before * 9 / 10..=before * 9 / 10 + 1).contains(&adaptive.limit()),
@@ -117,10 +132,25 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_dropped_counts_only_where_it_had_taken_too_long() {
+        let mut adaptive = Adaptive::new(1, 100, TARGET);
+        for _ in 0..1_000 {
+            adaptive.took(Took::Part(Duration::ZERO), adaptive.limit());
+        }
+        assert_eq!(adaptive.limit(), 1, "what did no work is not quick");
+        work(&mut adaptive, 1e9, 10_000);
+        assert_eq!(adaptive.limit(), 100);
+        for _ in 0..100 {
+            adaptive.took(Took::Part(TARGET * 2), 100);
+        }
+        assert!(adaptive.limit() < 100, "what is given up since it takes too long is slow");
+    }
+
+    #[test]
     fn an_idle_method_says_nothing_of_its_limit() {
         let mut adaptive = Adaptive::new(10, 100, TARGET);
         for _ in 0..100 {
-            adaptive.took(Duration::from_millis(1), 1);
+            adaptive.took(Took::Whole(Duration::from_millis(1)), 1);
         }
         assert_eq!(adaptive.limit(), 10);
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::Adaptive;
+use super::{Adaptive, Took};
 
 /// How many calls may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Gate {
     }
 
     /// One has come back, after so long if that counts.
-    pub(crate) fn leave(&mut self, took: Option<Duration>) {
+    pub(crate) fn leave(&mut self, took: Option<Took>) {
         if let (Limit::Adaptive(adaptive), Some(took)) = (&mut self.limit, took) {
             adaptive.took(took, self.running);
         }

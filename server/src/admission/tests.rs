@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -50,6 +52,25 @@ fn where_all_wait_for_the_same_places_methods_take_turns() {
     come(&mut admission, 1, 10..13);
     let order: Vec<_> = (0..6).flat_map(|_| admission.leave(0, None)).map(|(_, who)| who).collect();
     assert_eq!(order, [1, 10, 2, 11, 3, 12]);
+}
+
+#[test]
+fn who_waits_for_a_thread_keeps_its_turn_while_others_come_and_go() {
+    let mut admission = Admission::new(calls(1_000));
+    let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(1));
+    for (concurrency, shared) in [(9, &[threads][..]), (1, &[]), (9, &[threads])] {
+        admission.add_method(Concurrency::Fixed(concurrency), shared, calls(100));
+    }
+    for method in 0..3 {
+        come(&mut admission, method, (0..10).map(|n| 100 * method as u64 + n));
+    }
+    // Between two turns at the thread, the other method has one of its own.
+    let mut on_thread = 0;
+    for next in [0, 2, 0, 2, 0, 2] {
+        assert!(matches!(admission.leave(1, None)[..], [(1, _)]));
+        assert!(matches!(admission.leave(on_thread, None)[..], [(method, _)] if method == next));
+        on_thread = next;
+    }
 }
 
 #[test]
@@ -130,7 +151,12 @@ proptest! {
             (Concurrency::Unlimited, 5),
             (Concurrency::Adaptive { least: 1, most: 4, target: Duration::from_millis(50) }, 5),
         ];
-        let mut admission = admission(5, &limits);
+        let mut admission = Admission::new(calls(1_000));
+        let all = admission.add_gate(Passes::All, Concurrency::Fixed(5));
+        let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(3));
+        for ((concurrency, room), shared) in limits.iter().zip([&[all][..], &[all, threads], &[all, threads]]) {
+            admission.add_method(*concurrency, shared, calls(*room));
+        }
         let mut running = Vec::<(usize, u64)>::new();
         let mut waiting = Vec::<(usize, u64, Place)>::new();
         for (n, step) in (0_u64..).zip(&steps) {
@@ -146,7 +172,7 @@ proptest! {
                 },
                 Step::End(which, ms) if !running.is_empty() => {
                     let (method, _) = running.swap_remove(which.index(running.len()));
-                    let_in = admission.leave(method, Some(Duration::from_millis(*ms)));
+                    let_in = admission.leave(method, Some(Took::Whole(Duration::from_millis(*ms))));
                 }
                 Step::GiveUp(which) if !waiting.is_empty() => {
                     let (method, who, place) = waiting.remove(which.index(waiting.len()));
@@ -161,6 +187,7 @@ proptest! {
                 prop_assert!(waiting.iter().all(|waits| waits.0 != method || waits.1 > who), "in order");
                 running.push((method, who));
             }
+            prop_assert!(running.iter().filter(|runs| runs.0 > 0).count() <= 3);
             prop_assert!(running.len() <= 5 && running.iter().filter(|runs| runs.0 == 0).count() <= 2);
             for method in 0..3 {
                 let load = (
@@ -169,8 +196,8 @@ proptest! {
                 );
                 prop_assert_eq!(admission.load(method), load);
             }
-            if running.is_empty() {
-                prop_assert!(waiting.is_empty(), "somebody waits for nothing");
+            for (method, ..) in &waiting {
+                prop_assert!(!admission.has_room(*method), "somebody waits for nothing");
             }
         }
     }

@@ -7,6 +7,7 @@ mod crowd;
 mod faults;
 mod forebear;
 mod foreign;
+mod given_up;
 mod golden;
 mod hostile;
 mod house;

@@ -27,9 +27,9 @@ fn reads(message: &Message) -> bool {
         MessageType::ServiceResponse => ServiceAnswer::decode::<Json>(body).is_ok(),
         MessageType::SessionRequest => SessionRequest::decode::<Json>(body).is_ok(),
         MessageType::SessionResponse => SessionAnswer::decode::<Json>(body).is_ok(),
-        MessageType::Ping | MessageType::Pong => body.is_empty(),
+        MessageType::Ping | MessageType::Pong | MessageType::Cancel => body.is_empty(),
         MessageType::GoAway => GoAway::decode::<Json>(body).is_ok_and(|goaway| !goaway.grace.is_zero()),
-        _ => false,
+        MessageType::Unknown(_) => false,
     }
 }
 

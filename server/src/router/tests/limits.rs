@@ -217,7 +217,7 @@ async fn each_refusal_names_its_limit() {
     let rows = [
         (Router::new(), one("slow").queue(0), limit("concurrency", 1)),
         (Router::new(), one("slow").queue(2), limit("queue", 2)),
-        (Router::new().queue(3), one("slow"), limit("total_queue", 3)),
+        (Router::new().queue(3), one("slow").queue(9), limit("total_queue", 3)),
         (Router::new().queue(0), one("slow"), limit("concurrency", 1)),
         (Router::new().concurrency(1), Method::new("slow").concurrency(9).queue(0), limit("total_concurrency", 1)),
         (Router::new().queue_bytes(100), one("slow"), limit("queue_bytes", 100)),

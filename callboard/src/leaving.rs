@@ -92,9 +92,14 @@ pub async fn serve_until(signals: &mut Signals, provider: Provider, server: Serv
     tracing::info!("{signal}: leaving, with {} calls in flight", server.in_flight());
     let calls = signals.unless_again(leave(provider, server)).await;
     match calls {
-        Ok(Stopped { finished, cut: 0 }) => tracing::info!("left; {finished} calls in flight were answered"),
-        Ok(Stopped { finished, cut }) => {
-            tracing::warn!("left; {finished} calls in flight were answered, and {cut} outlasted the grace");
+        Ok(Stopped { finished, given_up, cut: 0 }) => {
+            tracing::info!("left; {finished} calls in flight were answered, and {given_up} given up by their callers");
+        }
+        Ok(Stopped { finished, given_up, cut }) => {
+            tracing::warn!(
+                "left; {finished} calls in flight were answered, {given_up} given up by their callers, and {cut} outlasted \
+                 the grace"
+            );
         }
         Err(second) => tracing::warn!("{second} again: stopped at once"),
     }

@@ -111,7 +111,7 @@ async fn calls_are_executed_until_the_center_has_told_and_then_refused_and_those
         assert_eq!(timeout(GENEROUS, call).await.unwrap().unwrap(), "done");
     }
     let stopped = timeout(GENEROUS, leaving).await.unwrap().unwrap();
-    assert_eq!(stopped, Stopped { finished: 2, cut: 0 });
+    assert_eq!(stopped, Stopped { finished: 2, given_up: 0, cut: 0 });
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn nor_does_one_that_is_gone() {
     let under_way = client.start::<String>("wait", &()).await.unwrap();
     begins.recv().await.unwrap();
     let stopped = timeout(GENEROUS, leave(provider, server)).await.unwrap();
-    assert_eq!(stopped, Stopped { finished: 0, cut: 1 });
+    assert_eq!(stopped, Stopped { finished: 0, given_up: 0, cut: 1 });
     let cut = under_way.await.unwrap_err();
     assert_eq!(cut.executed(), Executed::Unknown, "it has begun, and nobody knows how far it came");
 }

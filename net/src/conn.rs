@@ -37,8 +37,10 @@ struct State<P: Protocol> {
     /// How many calls wait for their answers.
     expecting: AtomicUsize,
     in_flight: AtomicUsize,
-    /// How many of them its end has cut off; `NOT_ENDED` before.
-    cut: AtomicUsize,
+    /// It has ended, and its requests may go on.
+    is_over: AtomicBool,
+    /// It was ended with its server, and its requests with it.
+    is_cut: AtomicBool,
     /// Tasks that its answers woke, ever; it may wrap.
     woken: AtomicUsize,
     /// Reads that brought something, ever; it may wrap.
@@ -87,8 +89,6 @@ pub(crate) struct Drain {
     pub(crate) until: Instant,
 }
 
-/// No end has been counted.
-const NOT_ENDED: usize = usize::MAX;
 /// Why GOAWAY is sent.
 const LEAVES: &str = "it stops";
 
@@ -107,7 +107,8 @@ impl<P: Protocol> Conn<P> {
             holds: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
-            cut: AtomicUsize::new(NOT_ENDED),
+            is_over: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             woken: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             sends_no_more: AtomicBool::new(false),
@@ -277,16 +278,26 @@ impl<P: Protocol> Conn<P> {
         self.0.in_flight.load(SeqCst)
     }
 
-    /// It has ended, and its requests are about to hear of that.
-    pub(crate) fn count_cut(&self) {
-        self.0.cut.store(self.in_flight(), SeqCst);
+    /// It has ended with its server: its requests count as cut, whatever becomes of them.
+    pub(crate) fn cut(&self) {
+        self.0.is_cut.store(true, SeqCst);
+        self.0.shared.cut.fetch_add(self.in_flight(), SeqCst);
     }
 
-    /// How many requests its end has cut off, or would by now.
-    pub(crate) fn cut(&self) -> usize {
-        match self.0.cut.load(SeqCst) {
-            NOT_ENDED => self.in_flight(),
-            cut => cut,
+    pub(crate) fn is_cut(&self) -> bool {
+        self.0.is_cut.load(SeqCst)
+    }
+
+    /// It has ended; what goes on without it is awaited by a server that stops.
+    pub(crate) fn linger(&self) {
+        let state = &*self.0;
+        state.is_over.store(true, SeqCst);
+        if self.in_flight() > 0 {
+            state.shared.lingering.insert(state.id, self.clone());
+            // The last one may have ended meanwhile, and found nothing to take out.
+            if self.in_flight() == 0 {
+                state.shared.has_lingered(state.id);
+            }
         }
     }
 
@@ -329,6 +340,9 @@ impl<P: Protocol> Conn<P> {
     /// An [`InFlight`](crate::InFlight) is gone.
     pub(crate) fn end_request(&self) {
         let before = self.0.in_flight.fetch_sub(1, SeqCst);
+        if before == 1 && self.0.is_over.load(SeqCst) {
+            self.0.shared.has_lingered(self.0.id);
+        }
         // The task waits for this where it stopped reading at the limit, or at the last one where the peer has ended.
         if before == 1 || before == self.0.shared.limits.in_flight {
             self.wake();

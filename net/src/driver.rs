@@ -335,9 +335,14 @@ impl<P: Protocol, H: Handler<Conn<P>>> Drop for Registration<P, H> {
     fn drop(&mut self) {
         // Also where the task was dropped or its handler panicked; the first reason stands.
         self.conn.end("its task has ended");
-        self.conn.count_cut();
-        self.handler.closed(&self.conn);
         let shared = self.conn.shared();
+        if shared.is_time_up() {
+            self.conn.cut();
+        }
+        self.handler.closed(&self.conn);
+        if !self.conn.is_cut() {
+            self.conn.linger();
+        }
         shared.connections.remove(&self.conn.id());
         add(&shared.metrics.closed);
         shared.left.notify_waiters();

@@ -2,11 +2,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::Duration;
 
-use callboard_common::{Handler, LengthValue, Protocol};
+use callboard_common::{ConnectionId, Handler, LengthValue, Protocol};
+use dashmap::DashMap;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -74,7 +75,9 @@ pub struct Serving<P: Protocol = LengthValue> {
 pub struct Stopped {
     /// Requests that were in flight when it was told to stop, and were done with in time.
     pub finished: usize,
-    /// Requests that were not, when the time was up.
+    /// Requests that their callers gave up meanwhile, or that were dropped since these had gone.
+    pub given_up: usize,
+    /// Requests that were not done with when the time was up.
     pub cut: usize,
 }
 
@@ -196,7 +199,8 @@ impl<P: Protocol> Serving<P> {
 
     /// Accepts no more than what has connected already, lets requests in flight finish and queued bytes leave, refuses what
     /// still comes (UNAVAILABLE, not executed) until each peer is quiet, all for up to `grace`, then closes what is left and
-    /// stops. It takes little longer than `grace`, whatever the peers do.
+    /// stops. What goes on though its peer has gone is waited for as well. It takes little longer than `grace`, whatever
+    /// the peers do.
     ///
     /// # Cancel safety
     /// Dropping it stops the server at once.
@@ -205,40 +209,49 @@ impl<P: Protocol> Serving<P> {
         let _ = self.shared.stopping.set(until); // nobody else sets it
         self.shared.stop.notify_waiters();
         self.tasks.drain(..).for_each(|task| task.abort());
-        let told = self.each(|conn| conn.drain(grace));
-        let before: usize = told.iter().map(Conn::in_flight).sum();
+        self.each(|conn| conn.drain(grace));
+        let (before, given_up) = (self.in_flight(), self.shared.given_up.load(SeqCst));
         // Time up is an ordinary end of the wait.
         let _ = timeout_at(until, self.emptied()).await;
+        // Only now: those that the end of the loops drops are not done with.
+        let lingering = in_flight(&self.shared.lingering);
         self.each(|conn| conn.end("the server stops"));
         if let Some(loops) = self.loops.take() {
             // A handler that blocks its loop can't hold up the program's end.
             let _ = timeout(STOP_TIME, loops.stop()).await;
         }
-        let cut = told.iter().map(Conn::cut).sum();
-        Stopped { finished: before.saturating_sub(cut), cut }
+        // A loop that is stuck has not counted its own.
+        let cut = lingering + self.shared.cut.load(SeqCst) + in_flight(&self.shared.connections);
+        let given_up = self.shared.given_up.load(SeqCst).saturating_sub(given_up);
+        Stopped { finished: before.saturating_sub(cut + given_up), given_up, cut }
     }
 
-    /// How many requests wait for their answers.
+    /// How many requests are not done with, those among them that go on though their connections have ended.
     pub fn in_flight(&self) -> usize {
-        self.shared.connections.iter().map(|conn| conn.in_flight()).sum()
+        in_flight(&self.shared.connections) + in_flight(&self.shared.lingering)
     }
 
-    /// Waits until nobody is accepted any more, then until all connections have ended.
+    /// Waits until nobody is accepted any more, then until all connections have ended, and all that goes on without them.
     async fn emptied(&mut self) {
         for acceptor in &mut self.acceptors {
             // An error is one that has ended already.
             let _ = acceptor.await;
         }
-        wait(&self.shared.left, || self.shared.connections.is_empty()).await;
+        // In this order: one that ends lingers before it is taken out.
+        let is_empty = || self.shared.connections.is_empty() && self.shared.lingering.is_empty();
+        wait(&self.shared.left, is_empty).await;
     }
 
     /// No guard of the map is held while `act` runs.
-    fn each(&self, act: impl Fn(&Conn<P>)) -> Vec<Conn<P>> {
+    fn each(&self, act: impl Fn(&Conn<P>)) {
         let mut all: Vec<_> = self.shared.connections.iter().map(|entry| entry.value().clone()).collect();
         all.sort_unstable(); // the map's order is another one each time
         all.iter().for_each(act);
-        all
     }
+}
+
+fn in_flight<P: Protocol>(connections: &DashMap<ConnectionId, Conn<P>>) -> usize {
+    connections.iter().map(|conn| conn.in_flight()).sum()
 }
 
 impl<P: Protocol> Drop for Serving<P> {

@@ -17,7 +17,9 @@ pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) connections: DashMap<ConnectionId, Conn<P>>,
-    /// Told each time that a connection has ended.
+    /// Those that have ended, and have requests that go on.
+    pub(crate) lingering: DashMap<ConnectionId, Conn<P>>,
+    /// Told each time that a connection has ended, or the last request of one that had.
     pub(crate) left: Notify,
     /// Whether peers connect to us, and not we to them.
     pub(crate) serves: bool,
@@ -25,6 +27,10 @@ pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) stopping: OnceLock<Instant>,
     /// Told when it is about to stop.
     pub(crate) stop: Notify,
+    /// Requests in flight that the stop has cut off.
+    pub(crate) cut: AtomicUsize,
+    /// Requests in flight that were given up, ever.
+    pub(crate) given_up: AtomicUsize,
     pub(crate) queued: AtomicUsize,
     pub(crate) partial: AtomicUsize,
 }
@@ -36,10 +42,13 @@ impl<P: Protocol> SharedState<P> {
             limits,
             metrics: Metrics::default(),
             connections: DashMap::new(),
+            lingering: DashMap::new(),
             left: Notify::new(),
             serves,
             stopping: OnceLock::new(),
             stop: Notify::new(),
+            cut: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
         }
@@ -52,6 +61,17 @@ impl<P: Protocol> SharedState<P> {
             partial_bytes: self.partial.load(Relaxed) as u64,
             ..self.metrics.snapshot()
         }
+    }
+
+    /// Whether it has stopped, or is about to cut off what is left.
+    pub(crate) fn is_time_up(&self) -> bool {
+        self.stopping.get().is_some_and(|until| *until <= Instant::now())
+    }
+
+    /// The last request of a connection that had ended is done with.
+    pub(crate) fn has_lingered(&self, conn: ConnectionId) {
+        self.lingering.remove(&conn);
+        self.left.notify_waiters();
     }
 
     /// So many more bytes are about to wait in outboxes. It is said before they are queued, since the peer's task may

@@ -258,6 +258,9 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn count(&self, event: Event) {
+        if event == Event::Cancelled && !self.is_cut() {
+            self.0.shared.given_up.fetch_add(1, SeqCst);
+        }
         self.0.shared.metrics.count(event);
     }
 }

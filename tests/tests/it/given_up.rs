@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use callboard::{Caller, Center, Client, Method, Provider, Router, Server};
+use callboard::{Caller, Center, Client, Method, Provider, Router, Server, Stopped};
 use callboard_tests::{RawPeer, within};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -42,10 +42,15 @@ struct House {
 
 impl House {
     async fn new() -> Self {
+        Self::with_grace(Duration::from_mins(1)).await
+    }
+
+    async fn with_grace(grace: Duration) -> Self {
         let (wait, firm, go) = (Ledger::default(), Ledger::default(), Arc::new(Semaphore::new(0)));
         let router = wait.method(Router::new(), Method::new("wait"), &go);
         let router = firm.method(router, Method::new("firm").must_finish(), &go);
-        let server = Server::builder().router(router).loops(1).listen("127.0.0.1:0").start().await.unwrap();
+        let server =
+            Server::builder().router(router).loops(1).grace(grace).listen("127.0.0.1:0").start().await.unwrap();
         Self { server, wait, firm, go }
     }
 
@@ -83,6 +88,12 @@ impl Ledger {
     async fn has_begun(&self, calls: usize) {
         until("they have begun", || self.begun.load(SeqCst) == calls).await;
     }
+}
+
+/// Its connection breaks.
+fn reset(peer: RawPeer) {
+    socket2::SockRef::from(&peer.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
 }
 
 #[tokio::test]
@@ -146,8 +157,7 @@ async fn a_v1_caller_that_sends_no_more_is_answered_and_one_whose_connection_bre
     }
     house.wait.has_begun(2).await;
     tokio::io::AsyncWriteExt::shutdown(&mut patient.stream).await.unwrap();
-    socket2::SockRef::from(&broken.stream).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(broken); // with a reset
+    reset(broken);
     until("it is dropped", || house.wait.dropped.load(SeqCst) == 1).await;
     house.go.add_permits(1);
     let answer = patient.receive().await;
@@ -202,5 +212,62 @@ async fn a_call_given_up_while_its_provider_leaves_is_not_waited_for() {
     assert_eq!((answer.mtype, &answer.id[..], answer.rcode()), (1, &b"2"[..], 0));
     drop(peer);
     let stopped = within(stopped).await.unwrap();
-    assert_eq!((stopped.finished, stopped.cut, wait.dropped.load(SeqCst)), (2, 0, 1));
+    assert_eq!(stopped, Stopped { finished: 1, given_up: 1, cut: 0 });
+    assert_eq!(wait.dropped.load(SeqCst), 1);
+}
+
+/// A house in which a call of `firm` goes on though its connection has ended.
+async fn with_one_that_goes_on(grace: Duration) -> House {
+    let house = House::with_grace(grace).await;
+    let mut peer = RawPeer::connect(house.address()).await;
+    peer.send(0, b"1", r#"{"method":"firm","parameters":null}"#).await;
+    house.firm.has_begun(1).await;
+    reset(peer);
+    until("the connection has ended", || house.server.connections() == 0).await;
+    assert_eq!(house.server.in_flight(), 1, "what goes on without its connection counts");
+    house
+}
+
+#[tokio::test]
+async fn a_provider_that_leaves_waits_for_a_call_that_must_finish_though_its_connection_has_ended() {
+    let House { server, firm, go, .. } = with_one_that_goes_on(Duration::from_mins(1)).await;
+    let stopping = tokio::spawn(server.shutdown());
+    // It would be over by then if it did not wait: nobody is connected.
+    let mut stopping = Box::pin(stopping);
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut stopping).await.is_err());
+    go.add_permits(1);
+    assert_eq!(within(stopping).await.unwrap(), Stopped { finished: 1, given_up: 0, cut: 0 });
+    assert_eq!((firm.finished.load(SeqCst), firm.dropped.load(SeqCst)), (1, 0));
+}
+
+#[tokio::test]
+async fn one_that_outlasts_the_grace_is_cut_and_counted_so() {
+    let House { server, firm, .. } = with_one_that_goes_on(Duration::from_millis(50)).await;
+    assert_eq!(within(server.shutdown()).await, Stopped { finished: 0, given_up: 0, cut: 1 });
+    assert_eq!((firm.finished.load(SeqCst), firm.dropped.load(SeqCst)), (0, 1));
+}
+
+#[tokio::test]
+async fn calls_of_a_connection_that_breaks_while_its_provider_leaves_are_given_up_and_neither_finished_nor_cut() {
+    let House { server, wait, firm, go } = House::new().await;
+    let mut peer = RawPeer::connect(server.addresses()[0].to_string()).await;
+    for (id, method) in [(b"1", "wait"), (b"2", "wait"), (b"3", "firm")] {
+        peer.send(0, id, &json!({"method": method, "parameters": null}).to_string()).await;
+    }
+    wait.has_begun(2).await;
+    firm.has_begun(1).await;
+    let stopping = tokio::spawn(server.shutdown());
+    // Once it leaves, a call is refused.
+    let refused = loop {
+        peer.send(0, b"r", r#"{"method":"none"}"#).await;
+        let answer = peer.receive().await;
+        if answer.rcode() == 22 {
+            break answer;
+        }
+    };
+    assert_eq!(refused.json()["error"]["executed"], "no");
+    reset(peer);
+    until("they are dropped", || wait.dropped.load(SeqCst) == 2).await;
+    go.add_permits(1);
+    assert_eq!(within(stopping).await.unwrap(), Stopped { finished: 1, given_up: 2, cut: 0 });
 }

@@ -144,4 +144,7 @@ pub use callboard_registry::{
     AvailabilityPolicy, Balancer, CacheLimits, Caller, CallerBuilder, Discovery, Notice, Notices, Place, PlaceError,
     Provider, ProviderError, RegistryLimits, RegistryMetrics, RoundRobin, TableSize,
 };
-pub use callboard_server::{Context, Method, MethodError, Parameter, Router, Server, ServerBuilder, StartError, Type};
+pub use callboard_server::{
+    Context, Method, MethodError, Parameter, Peer, PeerError, PeerErrorKind, Router, Server, ServerBuilder, StartError,
+    Type,
+};

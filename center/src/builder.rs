@@ -162,6 +162,7 @@ impl CenterBuilder {
         };
         let topics = Arc::new(TopicService::with_limits(topics).after_epoch(epoch_of(sessions.instance())));
         let dispatcher = Dispatcher::new()
+            .on_response(self.router.answers())
             .on_rpc(self.router)
             .on_topic(Arc::clone(&topics))
             .on_service(Arc::clone(&registry))

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
-use callboard_net::{Connector, Limits};
+use callboard_common::Handler;
+use callboard_net::{Conn, Connector, Limits};
+use uuid::Uuid;
 
+use crate::served::Served;
 use crate::{CallError, Centers, Client, Reconnect, blocking, centers, connect};
 
 /// Whether to open a session, which lets both sides do more than v1 has.
@@ -46,6 +49,7 @@ pub struct ClientBuilder {
     pub(crate) connector: Connector,
     pub(crate) deadlines_by_runtime: bool,
     pub(crate) remembers_v1: bool,
+    pub(crate) serves: Option<Served>,
 }
 
 impl ClientBuilder {
@@ -107,6 +111,19 @@ impl ClientBuilder {
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self { seed: Some(seed), ..self }
+    }
+
+    /// Offers methods to the peer: it may call them over this connection, as long as that lasts and within a session that
+    /// knows it ([`Feature::Serves`](callboard_common::Feature::Serves)). `methods` is a `Router` of the server crate; the
+    /// limits of its methods hold as they do in a server, and at most [`Limits::in_flight`] of the peer's calls wait at
+    /// once. Default none: a call by the peer is answered NOT_FOUND_SERVICE.
+    ///
+    /// A client that serves has an [`instance`](Self::instance) of its own unless it is given one: others may know its
+    /// methods by it.
+    #[must_use]
+    pub fn serves(self, methods: impl Handler<Conn>) -> Self {
+        let instance = self.instance.or_else(|| Some(Uuid::new_v4().to_string()));
+        Self { serves: Some(Served::new(methods)), instance, ..self }
     }
 
     /// How peers are reached. Default: over sockets.
@@ -190,6 +207,7 @@ impl Default for ClientBuilder {
             connector: Connector::default(),
             deadlines_by_runtime: false,
             remembers_v1: true,
+            serves: None,
         }
     }
 }

@@ -91,7 +91,7 @@ impl Dialer {
                 .with_advice("use the blocking client, or connect from within a runtime")
         })?;
         let addresses = read_addresses(addresses)?;
-        let inboxes = Arc::new(Inboxes::default());
+        let inboxes = Arc::new(Inboxes::new(settings.serves.clone()));
         if settings.reconnect.attempts == Some(0) {
             inboxes.end_with_connection();
         }
@@ -278,11 +278,11 @@ impl Attempt<'_> {
     /// Asks for a session, alone on the connection. The answer may come when it is waited for no longer.
     fn ask_for_session(&self, link: &Link) -> Result<Asked, NoSession> {
         let (told, answered) = oneshot::channel();
-        let conn = link.conn.clone();
+        let (conn, features) = (link.conn.clone(), self.features());
         let waiter = Waiter::InOrder(Box::new(move |outcome| {
             // On the connection's task: what comes after the answer already belongs to the session.
             let _ = told.send(match outcome {
-                Outcome::Answered(answer) => open(&conn, &answer),
+                Outcome::Answered(answer) => open(&conn, &answer, features),
                 Outcome::Disconnected(_) => Err(NoSession::Closed),
                 Outcome::Late => Err(NoSession::Silence),
             });
@@ -309,8 +309,21 @@ impl Attempt<'_> {
             version: VERSION,
             name: self.settings.name.as_str().into(),
             instance: self.settings.instance.as_deref().unwrap_or_else(|| instance()).into(),
-            features: Features::ALL.names().map(Into::into).collect(),
+            features: self.features().names().map(Into::into).collect(),
+            limits: self.settings.serves.as_ref().map(|_| self.session_limits()),
         }
+    }
+
+    /// What this side can do.
+    fn features(&self) -> Features {
+        if self.settings.serves.is_some() { Features::ALL } else { Features::ALL.without(Feature::Serves) }
+    }
+
+    /// What must be kept within by who calls the methods that this side offers.
+    fn session_limits(&self) -> callboard_common::Limits {
+        let wide = |bound| u64::try_from(bound).unwrap_or(u64::MAX);
+        let limits = &self.settings.limits;
+        callboard_common::Limits { max_frame_bytes: wide(limits.max_frame_bytes), in_flight: wide(limits.in_flight) }
     }
 
     fn error(&self, what: &'static str) -> CallError {
@@ -381,7 +394,7 @@ pub(crate) enum NoSession {
 }
 
 /// Opens the session that an answer grants; says how many calls may wait at once.
-fn open(conn: &Conn, answer: &Message) -> Result<usize, NoSession> {
+fn open(conn: &Conn, answer: &Message, ours: Features) -> Result<usize, NoSession> {
     let granted = SessionAnswer::decode::<Json>(answer.body()).map_err(NoSession::Unreadable)?;
     match granted.code {
         ResultCode::Ok => {}
@@ -389,16 +402,17 @@ fn open(conn: &Conn, answer: &Message) -> Result<usize, NoSession> {
         code @ (ResultCode::Unavailable | ResultCode::Overloaded) => return Err(NoSession::Later(code)),
         code => return Err(NoSession::Refused(code)),
     }
-    let features = Features::from_names(granted.features.iter().map(AsRef::as_ref)) & Features::ALL;
+    let features = Features::from_names(granted.features.iter().map(AsRef::as_ref)) & ours;
     let session = Session {
         name: String::new(),
         instance: granted.instance.into_owned(),
         features,
         limits: granted.limits,
         heartbeats: granted.heartbeats.filter(|_| features.has(Feature::Heartbeat)).map(Arc::new),
+        serving: None,
     };
-    let ours = answer.kind() == MessageType::SessionResponse && granted.version >= VERSION;
-    if ours && conn.open_session(session) {
+    let is_ours = answer.kind() == MessageType::SessionResponse && granted.version >= VERSION;
+    if is_ours && conn.open_session(session) {
         Ok(usize::try_from(granted.limits.in_flight).unwrap_or(usize::MAX))
     } else {
         Err(NoSession::NotOurs)

@@ -3,8 +3,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use callboard_common::{
-    Codec, Connection, Decode, Dispatcher, ErrorInfo, Event, GoAway, Handler, Json, Message, MessageType, ResultCode,
-    RpcRequest, ServiceOp, ServiceRequest, Unhandled, refuse, refuse_body,
+    Codec, Connection, Decode, Dispatcher, ErrorInfo, Event, Feature, GoAway, Handler, Json, Message, MessageType,
+    ResultCode, RpcRequest, ServiceOp, ServiceRequest, Unhandled, refuse, refuse_body,
 };
 use callboard_net::Conn;
 use tokio::sync::Notify;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::RequestId;
 use crate::calls::Calls;
 use crate::inbox::InboxSlot;
+use crate::served::Served;
 
 /// What a client does with what comes over its connection.
 pub(crate) struct Dispatch {
@@ -62,6 +63,8 @@ enum Trial {
 /// Where what comes unasked goes: the same over all connections of a client.
 #[derive(Default)]
 pub(crate) struct Inboxes {
+    /// Takes the peer's calls.
+    pub(crate) served: Option<Served>,
     pub(crate) topic: InboxSlot,
     pub(crate) service: InboxSlot,
     /// No connection comes after the one of the moment.
@@ -69,6 +72,10 @@ pub(crate) struct Inboxes {
 }
 
 impl Inboxes {
+    pub(crate) fn new(served: Option<Served>) -> Self {
+        Self { served, ..Self::default() }
+    }
+
     /// The next end of a connection is that of the client.
     pub(crate) fn end_with_connection(&self) {
         self.last.store(true, SeqCst);
@@ -187,9 +194,18 @@ impl Handler<Conn> for Dispatch {
         }
     }
 
+    fn ended(&self, conn: &Conn) {
+        if let Some(served) = &self.inboxes.served {
+            served.ended(conn);
+        }
+    }
+
     /// Calls fail first, so that an inbox hears of the end last.
     fn closed(&self, conn: &Conn) {
         self.calls.closed(conn);
+        if let Some(served) = &self.inboxes.served {
+            served.closed(conn);
+        }
         if self.turn(Trial::Ended) == Trial::Passed {
             self.inboxes.connection_ended(conn);
         }
@@ -237,11 +253,16 @@ impl Handler<Conn> for Service {
     }
 }
 
-/// A client provides no methods; but some centers send their notices as calls.
+/// A client that offers methods takes calls. One that does not may get them all the same: some centers of v1 send their
+/// notices as calls.
 struct Rpc(Arc<Inboxes>);
 
 impl Handler<Conn> for Rpc {
     fn handle(&self, conn: &Conn, message: Message) {
+        let serves = || conn.session().is_some_and(|session| session.features.has(Feature::Serves));
+        if let Some(served) = self.0.served.as_ref().filter(|_| serves()) {
+            return served.handle(conn, message);
+        }
         if message.kind() == MessageType::Cancel {
             conn.count(Event::Ignored);
         } else if is_notice(message.body()) {
@@ -266,7 +287,7 @@ fn is_notice(body: &[u8]) -> bool {
 fn refuse_call(conn: &Conn, message: &Message) {
     match RpcRequest::decode::<Json>(message.body()) {
         Ok(request) => {
-            let error = ErrorInfo::not_executed(format!("{:?}: a client provides no methods", request.method));
+            let error = ErrorInfo::not_executed(format!("{:?}: this client offers no methods", request.method));
             refuse(conn, message, ResultCode::NotFoundService, None, &error);
         }
         Err(why) => refuse_body(conn, message, &why),

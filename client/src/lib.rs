@@ -6,9 +6,8 @@
 //!    handle kept and awaited later ([`Client::start`] gives a [`Call`]), a callback ([`Client::call_then`]), and
 //!    without a runtime ([`blocking::Client`]).
 //! 2. [`CallError`]: what happened, at which peer, to what, whether it ran, and what to do.
-//! 3. [`Requestor`]: pairs each answer with its call; pure.
-//! 4. [`Centers`]: a client of each of several centers.
-//! 5. [`Inbox`]: how the layers above (registry, pubsub) hear what a center sends unasked.
+//! 3. [`Centers`]: a client of each of several centers.
+//! 4. [`Inbox`]: how the layers above (registry, pubsub) hear what a center sends unasked.
 
 #![deny(missing_docs)]
 
@@ -32,7 +31,7 @@ mod link;
 mod liveness;
 mod reconnect;
 mod request;
-mod requestor;
+mod served;
 mod shared;
 mod states;
 mod supervisor;
@@ -44,7 +43,7 @@ mod v1_peers;
 pub use ahead::ask_ahead;
 pub use builder::{ClientBuilder, SessionMode};
 pub use call::Call;
-pub use callboard_common::Ping;
+pub use callboard_common::{Ping, RequestId, Requestor};
 pub use callboard_net::{Address, Conn, Connector, Limits, deadline_after, later, spawn, spawn_on};
 pub use centers::Centers;
 pub use client::Client;
@@ -52,6 +51,5 @@ pub use error::{CallError, CallErrorKind};
 pub use inbox::Inbox;
 pub use line::{Line, Resume, Resuming, WeakLine};
 pub use reconnect::Reconnect;
-pub use requestor::{RequestId, Requestor};
 pub use states::{ClientState, ClientStates};
 pub use together::{OwnTask, Together, all_together, most_together};

@@ -127,6 +127,21 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// `Full` at the outbox's bound, `Closed`.
     fn try_send(&self, frame: Bytes) -> Result<(), SendError>;
 
+    /// Queues a request or fails at once. Returns where in the stream of all bytes it begins, as
+    /// [`sent_bytes`](Self::sent_bytes) counts them.
+    ///
+    /// # Errors
+    /// `Full` at the outbox's bound, `Closed`, `Encode`. Nothing was queued then.
+    fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<u64, SendError> {
+        self.try_send(self.encode(head, body)?).map(|()| 0)
+    }
+
+    /// How many bytes have left: a request that begins there or later never did, once the handler was told of the
+    /// connection's end. By default all have.
+    fn sent_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Waits for room, then queues.
     ///
     /// # Cancel safety

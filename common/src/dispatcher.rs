@@ -336,6 +336,7 @@ mod tests {
             features: crate::Features::from_names(features),
             limits: crate::Limits::default(),
             heartbeats: None,
+            serving: None,
         };
         let knows = Recorder::with_session(1, session(vec!["cancel"]));
         let others = [Recorder::new(2), Recorder::with_session(3, session(vec!["one_way", "ping"]))];

@@ -9,7 +9,8 @@
 //! 3. [`Protocol`] (bytes to messages) and its form [`LengthValue`], with a [`BodyFilter`].
 //! 4. [`Codec`] (bodies to values) and its form [`Json`].
 //! 5. [`Body`]: one type per kind, [`RpcRequest`] to [`SessionAnswer`].
-//! 6. [`Connection`] and [`Handler`]: a peer, and what a layer does with its messages; [`Dispatcher`] between them;
+//! 6. [`Requestor`]: pairs each answer with its call; pure.
+//! 7. [`Connection`] and [`Handler`]: a peer, and what a layer does with its messages; [`Dispatcher`] between them;
 //!    [`Recorder`], a connection for tests.
 
 #![deny(missing_docs)]
@@ -33,6 +34,7 @@ mod planted;
 mod protocol;
 mod publish_id;
 mod recorder;
+mod requestor;
 mod scan;
 mod session;
 
@@ -60,4 +62,5 @@ pub use planted::Planted;
 pub use protocol::{BodyFilter, Plain, Protocol, ProtocolError};
 pub use publish_id::PublishId;
 pub use recorder::{RecordedRequest, Recorder, Sent};
+pub use requestor::{RequestId, Requestor};
 pub use session::{Feature, Features, Session};

@@ -15,6 +15,9 @@ pub struct Session {
     pub limits: Limits,
     /// When which side takes the other for dead; `None` where the feature was not agreed on.
     pub heartbeats: Option<Arc<Heartbeats>>,
+    /// What the side that opened the session permits the other one, where it offers methods
+    /// ([`Serves`](Feature::Serves)). Only the answering side has it.
+    pub serving: Option<Limits>,
 }
 
 /// A set of [`Feature`]s.
@@ -50,10 +53,12 @@ pub enum Feature {
     Seq,
     /// `cancel`: a caller says that it waits no longer for the answer to a call (kind 20).
     Cancel,
+    /// `serves`: the side that opened the session offers methods, which the other one may call.
+    Serves,
 }
 
 impl Feature {
-    const NAMES: [(Self, &'static str); 9] = [
+    const NAMES: [(Self, &'static str); 10] = [
         (Self::OneWay, "one_way"),
         (Self::Ping, "ping"),
         (Self::Withdraw, "withdraw"),
@@ -63,6 +68,7 @@ impl Feature {
         (Self::Revisions, "revisions"),
         (Self::Seq, "seq"),
         (Self::Cancel, "cancel"),
+        (Self::Serves, "serves"),
     ];
 
     const fn bit(self) -> u16 {
@@ -72,7 +78,7 @@ impl Feature {
 
 impl Features {
     /// All that this version knows.
-    pub const ALL: Self = Self(0b1_1111_1111);
+    pub const ALL: Self = Self(0b11_1111_1111);
 
     /// The features that bear these names; unknown names are passed over.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
@@ -84,6 +90,12 @@ impl Features {
     /// The names, as the wire has them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Feature::NAMES.iter().filter(move |(feature, _)| self.has(*feature)).map(|(_, name)| *name)
+    }
+
+    /// The same without this one.
+    #[must_use]
+    pub const fn without(self, feature: Feature) -> Self {
+        Self(self.0 & !feature.bit())
     }
 
     /// Whether the feature is in the set.

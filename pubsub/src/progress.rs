@@ -194,6 +194,7 @@ mod tests {
             features: Features::ALL,
             limits: Limits::default(),
             heartbeats: None,
+            serving: None,
         };
         Recorder::with_session(id, session)
     }

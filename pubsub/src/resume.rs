@@ -169,8 +169,14 @@ mod tests {
     impl<'a> Line<'a> {
         fn new(center: &'a TopicService<Recorder>, id: u64, instance: &'static str, hub: &Arc<Hub>) -> Self {
             let (name, limits) = (String::new(), Limits::default());
-            let session =
-                Session { name, instance: instance.to_owned(), features: Features::ALL, limits, heartbeats: None };
+            let session = Session {
+                name,
+                instance: instance.to_owned(),
+                features: Features::ALL,
+                limits,
+                heartbeats: None,
+                serving: None,
+            };
             let (hub, waiting) = (Arc::clone(hub), Mutex::default());
             Self { center, conn: Recorder::with_session(id, session), instance, hub, waiting }
         }

@@ -7,13 +7,16 @@
 //! 3. `handler`: a typed closure as the router keeps it; `routing`: a call's way to it; `later`: those that are tasks;
 //!    `answer`: what comes of a call and how its caller is told. `admission`, `gatekeeper`: which calls run at once and
 //!    which wait; `running`: how they are ended when their caller has gone.
-//! 4. [`Sessions`]: the handler that opens sessions.
-//! 5. [`Server`]: both of them on addresses; [`ServerBuilder`], its settings.
+//! 4. [`Peer`]: the caller, whose own methods a method may call; [`PeerError`]. `asked`: the calls that wait for such a
+//!    peer, and [`Answers`], which takes what it answers.
+//! 5. [`Sessions`]: the handler that opens sessions.
+//! 6. [`Server`]: both of them on addresses; [`ServerBuilder`], its settings.
 
 #![deny(missing_docs)]
 
 mod admission;
 mod answer;
+mod asked;
 mod builder;
 mod context;
 mod gatekeeper;
@@ -22,16 +25,21 @@ mod later;
 mod method;
 mod method_error;
 mod parameters;
+mod peer;
+mod peer_error;
 mod router;
 mod routing;
 mod running;
 mod server;
 mod sessions;
 
+pub use asked::Answers;
 pub use builder::{ServerBuilder, StartError};
 pub use context::Context;
 pub use method::{Method, Parameter, Type};
 pub use method_error::MethodError;
+pub use peer::Peer;
+pub use peer_error::{PeerError, PeerErrorKind};
 pub use router::Router;
 pub use server::Server;
 pub use sessions::Sessions;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::admission::{Admission, Concurrency, Passes, Room};
+use crate::asked::{Answers, Asked};
 use crate::context::Context;
 use crate::gatekeeper::Gatekeeper;
 use crate::handler::{Call, Invoke};
@@ -72,6 +73,8 @@ pub(crate) struct Routes {
     /// Made with the first call: it knows all methods.
     keeper: OnceLock<Arc<Gatekeeper>>,
     pub(crate) running: Arc<Running>,
+    /// What its methods call at their callers.
+    pub(crate) asked: Arc<Asked>,
 }
 
 #[derive(Clone)]
@@ -98,8 +101,8 @@ impl Router {
             queue: Room { calls: DEFAULT_QUEUE, bytes: DEFAULT_QUEUE_BYTES },
             queue_age: DEFAULT_QUEUE_AGE,
         };
-        let (keeper, running) = (OnceLock::new(), Arc::default());
-        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, running }))
+        let (keeper, running, asked) = (OnceLock::new(), Arc::default(), Arc::default());
+        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, running, asked }))
     }
 
     /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile.
@@ -298,6 +301,12 @@ impl Router {
     /// The descriptions of all methods, in the order in which they were added.
     pub fn methods(&self) -> impl Iterator<Item = &Method> {
         self.0.methods.values().map(|route| &*route.method)
+    }
+
+    /// Takes the answers of callers to what methods call [at them](crate::Context::caller). A
+    /// [`Server`](crate::Server) has it by itself.
+    pub fn answers(&self) -> Answers {
+        Answers(Arc::clone(&self.0.asked))
     }
 
     #[track_caller]

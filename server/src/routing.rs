@@ -1,5 +1,6 @@
 //! A call's way to its method and back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_common::{
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::Router;
 use crate::answer::{Caller, Failure};
+use crate::asked::Asked;
 use crate::context::Context;
 use crate::gatekeeper::Admitted;
 use crate::handler::{Call, Inline, Invoke, contain};
@@ -46,15 +48,16 @@ impl Router {
         let Some((at, _, route)) = self.0.methods.get_full(&*request.method) else {
             return refuse_unknown(conn, message, &request.method);
         };
-        let deadline = || deadline(conn, request);
+        let (deadline, asked) = (|| deadline(conn, request), &self.0.asked);
         if let Invoke::Inline(run) = &route.invoke {
-            return with_call(conn, message, request, route, &deadline, |call| run_inline(conn, message, call, &**run));
+            let run = |call: &Call<'_>| run_inline(conn, message, call, &**run);
+            return with_call(conn, asked, message, request, route, &deadline, run);
         }
         let Some(in_flight) = conn.begin_request() else { return refuse_overload(conn, message) };
         let later = Later::new(conn, message, &route.method, in_flight);
         match self.0.keeper().enter(at, message.frame().len()) {
             // It begins in place, so that what is wrong with the parameters is told at once.
-            Admitted::Now(permit) => match begin(conn, message, request, route, &deadline) {
+            Admitted::Now(permit) => match begin(conn, asked, message, request, route, &deadline) {
                 Ok(work) => later.run(&self.0.running, permit, work, &deadline),
                 Err(failure) => later.fail(failure),
             },
@@ -76,12 +79,13 @@ fn count_cancelled<C: Connection>(conn: &C, calls: usize) {
 /// Reads the parameters, and makes what runs the call.
 fn begin<C: Connection>(
     conn: &C,
+    asked: &Arc<Asked>,
     message: &Message,
     request: &RpcRequest<'_>,
     route: &Route,
     deadline: &dyn Fn() -> Option<Instant>,
 ) -> Result<Work, Failure> {
-    with_call(conn, message, request, route, deadline, |call| match &route.invoke {
+    with_call(conn, asked, message, request, route, deadline, |call| match &route.invoke {
         Invoke::Task(start) => contain(|| start(call)).map(Work::Task),
         Invoke::Blocking(start) => contain(|| start(call)).map(Work::Job),
         Invoke::Inline(_) => Err(Failure::Panicked("it runs in place".to_owned())),
@@ -98,18 +102,19 @@ fn begin_again<C: Connection>(
     let request = RpcRequest::decode::<Json>(message.body()).map_err(|why| Failure::Panicked(why.message.into()))?;
     let route = router.0.methods.get(&*request.method);
     let route = route.ok_or_else(|| Failure::Panicked("the method has gone".to_owned()))?;
-    begin(conn, message, &request, route, &|| deadline)
+    begin(conn, &router.0.asked, message, &request, route, &|| deadline)
 }
 
 fn with_call<C: Connection, T>(
     conn: &C,
+    asked: &Arc<Asked>,
     message: &Message,
     request: &RpcRequest<'_>,
     route: &Route,
     deadline: &dyn Fn() -> Option<Instant>,
     with: impl FnOnce(&Call<'_>) -> T,
 ) -> T {
-    let context = || Context::new(conn, message.id(), &route.method, deadline());
+    let context = || Context::new(conn, asked, message.id(), &route.method, deadline());
     let v1 = conn.session().is_none();
     with(&Call { method: &route.method, parameters: request.parameters, v1, context: &context })
 }

@@ -57,6 +57,12 @@ impl Sessions {
         &self.instance
     }
 
+    /// What a peer permits that offers methods: not more at once than it is permitted itself.
+    fn serving(&self, named: Option<Limits>) -> Limits {
+        let named = named.unwrap_or_default();
+        Limits { in_flight: named.in_flight.min(self.limits.in_flight), ..named }
+    }
+
     fn open<C: Connection>(&self, conn: &C, message: &Message) -> Result<(), BodyError> {
         let request = SessionRequest::decode::<Json>(message.body())?;
         let features = Features::from_names(request.features.iter().map(|name| &**name)) & Features::ALL;
@@ -67,6 +73,7 @@ impl Sessions {
             features,
             limits: self.limits,
             heartbeats,
+            serving: features.has(Feature::Serves).then(|| self.serving(request.limits)),
         };
         if !conn.open_session(session) {
             return Err(BodyError::invalid("a session is opened by the connection's first frame, once"));

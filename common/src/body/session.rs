@@ -10,7 +10,7 @@ use crate::{
     ResultCode,
 };
 
-/// REQ_SESSION: `{"version": int, "name"?: string, "instance"?: string, "features"?: [string, ...]}`.
+/// REQ_SESSION: `{"version": int, "name"?: string, "instance"?: string, "features"?: [string, ...], "limits"?: {...}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRequest<'a> {
     /// The newest version of the protocol that the peer speaks; 2 or more.
@@ -21,6 +21,8 @@ pub struct SessionRequest<'a> {
     pub instance: Cow<'a, str>,
     /// What the peer can do beyond v1.
     pub features: Vec<Cow<'a, str>>,
+    /// What must be kept within by who calls its methods, if it offers any.
+    pub limits: Option<Limits>,
 }
 
 impl Encode for SessionRequest<'_> {
@@ -35,15 +37,18 @@ impl Encode for SessionRequest<'_> {
             name: &'a str,
             instance: &'a str,
             features: &'a [Cow<'a, str>],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            limits: Option<Limits>,
         }
-        let wire = Wire { version: self.version, name: &self.name, instance: &self.instance, features: &self.features };
-        C::write(&wire, out)
+        let Self { version, name, instance, features, limits } = self;
+        C::write(&Wire { version: *version, name, instance, features, limits: *limits }, out)
     }
 }
 
 impl<'a> Decode<'a> for SessionRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [version, name, instance, features] = C::members(body, ["version", "name", "instance", "features"])?;
+        let [version, name, instance, features, limits] =
+            C::members(body, ["version", "name", "instance", "features", "limits"])?;
         let version = version.ok_or_else(|| missing("version"))?;
         let version = match C::integer(version) {
             Some(Integer::Small(number)) if number >= 2 => number,
@@ -55,6 +60,7 @@ impl<'a> Decode<'a> for SessionRequest<'a> {
             name: optional_text::<C>(name, "name")?,
             instance: optional_text::<C>(instance, "instance")?,
             features: read_features::<C>(features)?,
+            limits: limits.map(read_limits::<C>),
         })
     }
 }
@@ -78,7 +84,7 @@ pub struct SessionAnswer<'a> {
     pub error: Option<ErrorInfo>,
 }
 
-/// `limits` of a session: what the answering side permits on this connection.
+/// `limits` of a session: what the side that names them permits on this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// The largest frame in bytes, as its length field counts them.

@@ -199,6 +199,7 @@ impl Handler<Recorder> for Open {
                 features: Features::ALL,
                 limits: Limits::default(),
                 heartbeats: None,
+                serving: None,
             });
         }
     }
@@ -217,8 +218,14 @@ fn a_session_is_opened_by_the_first_frame_or_never() {
 }
 
 fn session_peer(features: Features) -> Recorder {
-    let session =
-        Session { name: "p".into(), instance: "i".into(), features, limits: Limits::default(), heartbeats: None };
+    let session = Session {
+        name: "p".into(),
+        instance: "i".into(),
+        features,
+        limits: Limits::default(),
+        heartbeats: None,
+        serving: None,
+    };
     Recorder::with_session(1, session)
 }
 

@@ -221,7 +221,7 @@ proptest! {
     fn session_request(id in id(), version in 2..=i64::MAX, name in text(), instance in text(),
                        features in prop::collection::vec(text(), 0..6)) {
         let features = features.into_iter().map(Into::into).collect();
-        let sent = SessionRequest { version, name: name.into(), instance: instance.into(), features };
+        let sent = SessionRequest { version, name: name.into(), instance: instance.into(), features, limits: None };
         carry!(&id, &sent, |C, bytes| assert_same(&SessionRequest::decode::<C>(bytes).unwrap(), &sent)?);
     }
 

@@ -198,11 +198,20 @@ impl<P: Protocol> Connection for Conn<P> {
         if self.0.outbox.glance() > limits.high_water() {
             return Err(SendError::Full);
         }
-        self.queue_encoded(Head::new(body.kind(), id), body, limits.queue_bytes, 0).map(drop)
+        // There is room; and a connection of ours that is about to end still takes answers, which have no bound.
+        self.queue_encoded(Head::new(body.kind(), id), body, UNBOUNDED, 0).map(drop)
     }
 
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
         self.queue(Frame::Own(frame), self.0.shared.limits.queue_bytes, 0).map(drop)
+    }
+
+    fn request<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<u64, SendError> {
+        self.queue_encoded(head, body, self.0.shared.limits.queue_bytes, 0)
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.0.outbox.taken()
     }
 
     async fn send(&self, frame: Bytes) -> Result<(), SendError> {

@@ -19,7 +19,10 @@ fn plain_peer(id: u64) -> Recorder {
 
 fn peer_with(id: u64, features: Features) -> Recorder {
     let (name, instance) = ("peer".to_owned(), id.to_string());
-    Recorder::with_session(id, Session { name, instance, features, limits: Limits::default(), heartbeats: None })
+    Recorder::with_session(
+        id,
+        Session { name, instance, features, limits: Limits::default(), heartbeats: None, serving: None },
+    )
 }
 
 /// What came since the last look: kind, flags, id and body of each frame.

@@ -16,7 +16,10 @@ fn session_peer(id: u64) -> Recorder {
 /// A connection of the run that is called `instance`.
 fn run_of(id: u64, instance: &str, features: Features) -> Recorder {
     let (name, instance) = (String::new(), instance.to_owned());
-    Recorder::with_session(id, Session { name, instance, features, limits: Limits::default(), heartbeats: None })
+    Recorder::with_session(
+        id,
+        Session { name, instance, features, limits: Limits::default(), heartbeats: None, serving: None },
+    )
 }
 
 /// Sends a body and returns what came back to the sender.

@@ -127,8 +127,14 @@ fn v1() -> Recorder {
 
 fn session() -> Recorder {
     let limits = Limits { max_frame_bytes: 1 << 20, in_flight: 8 };
-    let session =
-        Session { name: String::new(), instance: String::new(), features: Features::ALL, limits, heartbeats: None };
+    let session = Session {
+        name: String::new(),
+        instance: String::new(),
+        features: Features::ALL,
+        limits,
+        heartbeats: None,
+        serving: None,
+    };
     Recorder::with_session(2, session)
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use callboard::common::{Encode, Head, Json, LengthValue, Protocol, SessionRequest, TopicOp, TopicRequest};
-use callboard::{Client, Features, Topics};
+use callboard::{Client, Feature, Features, Topics};
 use load::Opt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -66,9 +66,9 @@ pub fn lost(held: &[TcpStream]) -> usize {
 
 /// The first frame of a client.
 fn session() -> Result<Vec<u8>> {
-    let features = Features::ALL.names().map(Into::into).collect();
+    let features = Features::ALL.without(Feature::Serves).names().map(Into::into).collect();
     let instance = "6f1f9cf0-1d52-4a53-bd8e-3c5a6a1f7d11".into();
-    frame(b"1", &SessionRequest { version: 2, name: "callboard".into(), instance, features })
+    frame(b"1", &SessionRequest { version: 2, name: "callboard".into(), instance, features, limits: None })
 }
 
 /// The bytes of a frame.

@@ -22,7 +22,8 @@ fn session() -> Rig {
         instance,
         features: Features::ALL,
         limits,
-        heartbeats: Some(Arc::new(TIMES))
+        heartbeats: Some(Arc::new(TIMES)),
+        serving: None
     }));
     // The task looks at the session when it next goes to sleep.
     rig.conn.wake();

@@ -6,7 +6,7 @@ use std::mem;
 /// anew after 2^40 calls on one connection).
 ///
 /// ```
-/// use callboard_client::{RequestId, Requestor};
+/// use callboard_common::{RequestId, Requestor};
 /// let id = Requestor::new(8).begin("waiter").unwrap();
 /// assert_eq!(id.to_wire(), *b"0000000000000000");
 /// assert_eq!(RequestId::from_wire(&id.to_wire()), Some(id));
@@ -25,7 +25,7 @@ pub struct RequestId {
 /// at the same time, and goes back when none waits.
 ///
 /// ```
-/// use callboard_client::Requestor;
+/// use callboard_common::Requestor;
 /// let mut requestor = Requestor::new(65_536);
 /// let add = requestor.begin("add").unwrap();
 /// let echo = requestor.begin("echo").unwrap();
@@ -50,7 +50,8 @@ enum Slot<W> {
 }
 
 impl RequestId {
-    pub(crate) const WIRE_BYTES: usize = WIRE_BYTES;
+    /// How many bytes an id takes on the wire.
+    pub const WIRE_BYTES: usize = WIRE_BYTES;
 
     /// The id's bytes on the wire.
     pub fn to_wire(self) -> [u8; WIRE_BYTES] {
@@ -65,7 +66,7 @@ impl RequestId {
     }
 
     /// An id that no call has, for a request that is not to be answered.
-    pub(crate) fn unanswered(number: u64) -> [u8; WIRE_BYTES] {
+    pub fn unanswered(number: u64) -> [u8; WIRE_BYTES] {
         let mut wire = Self { slot: 0, number: number & NUMBER_MASK }.to_wire();
         if let Some(first) = wire.first_mut() {
             *first = b'n';
@@ -115,7 +116,7 @@ impl<W> Requestor<W> {
     /// Takes out the waiter whose answer has come; `None` if nobody waits for this id (any longer).
     pub fn complete(&mut self, id: &[u8]) -> Option<W> {
         #[cfg(feature = "planted")]
-        if callboard_common::Planted::AnsweredAnother.is_planted() {
+        if crate::Planted::AnsweredAnother.is_planted() {
             let taken = (0..).zip(&self.slots).filter_map(|(slot, entry)| entry.id_if(slot, |_| true));
             return taken.max_by_key(|id| id.number).and_then(|id| self.forget(id));
         }

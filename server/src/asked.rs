@@ -1,0 +1,83 @@
+use std::fmt;
+use std::sync::Arc;
+
+use callboard_common::{Connection, ConnectionId, Event, Handler, Message, MessageType, RequestId, Requestor};
+use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
+use tokio::sync::oneshot;
+
+/// The calls that were sent to callers and wait for their answers, by connection: ids of one side never meet those of the
+/// other, since each looks for answers among its own.
+#[derive(Default)]
+pub(crate) struct Asked(DashMap<ConnectionId, Requestor<Waiter>, FxBuildHasher>);
+
+/// Learns of the connection's end by the drop.
+type Waiter = oneshot::Sender<Message>;
+
+/// Takes the answers to the calls that methods of a [`Router`](crate::Router) make to their callers.
+///
+/// A server has one by itself; who composes a [`Dispatcher`](callboard_common::Dispatcher) by hand puts it in the slot of
+/// responses.
+///
+/// ```
+/// use callboard_common::Dispatcher;
+/// use callboard_server::Router;
+/// let router = Router::new().method("add", |(a, b): (i64, i64)| Ok(a + b));
+/// let dispatcher = Dispatcher::new().on_response(router.answers()).on_rpc(router);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Answers(pub(crate) Arc<Asked>);
+
+impl Asked {
+    /// Enters a call, if no more than `bound` of the connection wait already.
+    pub(crate) fn begin(&self, conn: ConnectionId, bound: usize) -> Option<(RequestId, oneshot::Receiver<Message>)> {
+        let (waiter, answer) = oneshot::channel();
+        let mut calls = self.0.entry(conn).or_insert_with(|| Requestor::new(bound));
+        let id = calls.begin(waiter).ok()?;
+        Some((id, answer))
+    }
+
+    /// Nobody waits any longer. Whether somebody did until now.
+    pub(crate) fn forget(&self, conn: ConnectionId, id: RequestId) -> bool {
+        self.0.get_mut(&conn).is_some_and(|mut calls| calls.forget(id).is_some())
+    }
+
+    /// The same where the connection turns out to have ended: nothing is kept of it that nobody would take out again.
+    pub(crate) fn forget_ended(&self, conn: ConnectionId, id: RequestId) {
+        self.forget(conn, id);
+        self.0.remove_if(&conn, |_, calls| calls.is_empty());
+    }
+
+    /// The connection has ended, and with it all that wait.
+    pub(crate) fn closed(&self, conn: ConnectionId) {
+        drop(self.0.remove(&conn));
+    }
+
+    fn complete(&self, conn: ConnectionId, message: Message) -> bool {
+        let waiter = self.0.get_mut(&conn).and_then(|mut calls| calls.complete(message.id()));
+        waiter.is_some_and(|waiter| waiter.send(message).is_ok())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn connections(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<C: Connection> Handler<C> for Answers {
+    fn handle(&self, conn: &C, message: Message) {
+        if message.kind() != MessageType::RpcResponse || !self.0.complete(conn.id(), message) {
+            conn.count(Event::Ignored);
+        }
+    }
+
+    fn closed(&self, conn: &C) {
+        self.0.closed(conn.id());
+    }
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("connections", &self.0.len()).finish_non_exhaustive()
+    }
+}

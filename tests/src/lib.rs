@@ -1,5 +1,5 @@
 //! What the whole-house tests share: a peer that speaks the wire by hand, callers that do not rest, a proxy that does what
-//! bad networks do, and a host whose packets are dropped.
+//! bad networks do, a host whose packets are dropped, and a center at whose memory and tables one can look.
 //!
 //! [`RawPeer`] knows nothing of `callboard-common`: it builds and takes apart frames as `docs/protocol.md` describes
 //! them, so that a mistake in our codec can't hide itself.
@@ -17,8 +17,10 @@ mod far_host;
 mod load;
 mod proxy;
 mod raw_peer;
+mod watched_center;
 
 pub use far_host::{FarHost, Unable};
 pub use load::{Load, Report, methods};
 pub use proxy::{FaultProxy, Towards, Weather};
 pub use raw_peer::{Frame, RawPeer, frame, within};
+pub use watched_center::{Look, Tables, WatchedCenter};

@@ -1,0 +1,110 @@
+//! What a soak has seen, and what follows from it.
+
+use anyhow::{Result, ensure};
+use callboard_tests::{Look, Tables};
+use serde::Serialize;
+
+use crate::churn::Done;
+
+/// One look.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Sample {
+    /// Since the beginning.
+    pub(crate) seconds: f64,
+    #[serde(flatten)]
+    pub(crate) look: Look,
+    #[serde(flatten)]
+    pub(crate) done: Done,
+}
+
+/// What a soak has shown.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Verdict {
+    /// When the memory was looked at first, in s: after a minute, or a third of a shorter run.
+    pub(crate) settled_at: f64,
+    /// The center's memory then, in bytes.
+    pub(crate) settled_memory: f64,
+    /// And at the end, while clients still came and went.
+    pub(crate) last_memory: f64,
+    /// The second by the first.
+    pub(crate) growth: f64,
+    /// Descriptors before the first client, and after the last.
+    pub(crate) descriptors: [u64; 2],
+    /// Tables after the last client.
+    pub(crate) left: Tables,
+}
+
+impl Verdict {
+    /// From what was seen while clients came and went, before the first of them, and after the last.
+    pub(crate) fn new(before: Look, samples: &[Sample], after: Look) -> Result<Self> {
+        let seconds = samples.last().map_or(0.0, |last| last.seconds);
+        ensure!(seconds >= LEAST, "a soak of {seconds:.0} s shows nothing; give it {LEAST} s at least");
+        let settled_at = (seconds / 3.0).min(60.0);
+        let settled_memory = memory(samples, settled_at, settled_at + OVER);
+        let last_memory = memory(samples, seconds - OVER, seconds);
+        let descriptors = [before.descriptors, after.descriptors];
+        let growth = last_memory / settled_memory;
+        Ok(Self { settled_at, settled_memory, last_memory, growth, descriptors, left: after.tables })
+    }
+
+    /// Whether the center holds what it promises; its memory may grow by this factor.
+    pub(crate) fn check(&self, bound: f64) -> Result<()> {
+        let Self { growth, descriptors: [before, after], left, .. } = self;
+        ensure!(*growth <= bound, "memory grew by a factor of {growth:.2}, where {bound} is the bound");
+        ensure!(after <= before, "{after} descriptors are open, where {before} were at the beginning");
+        ensure!(*left == Tables::default(), "tables are not empty: {left:?}");
+        Ok(())
+    }
+}
+
+/// The median over a span of time.
+fn memory(samples: &[Sample], from: f64, to: f64) -> f64 {
+    let within = samples.iter().filter(|sample| (from..=to).contains(&sample.seconds));
+    let mut values: Vec<_> = within.map(|sample| sample.look.memory).collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).map_or(f64::NAN, |median| *median as f64)
+}
+
+/// In s.
+const LEAST: f64 = 30.0;
+const OVER: f64 = 10.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(memory: u64, descriptors: u64) -> Look {
+        Look { memory, descriptors, tables: Tables::default() }
+    }
+
+    fn samples(memory: impl Fn(u32) -> u64) -> Vec<Sample> {
+        let sample =
+            |second| Sample { seconds: f64::from(second), look: look(memory(second), 99), done: Done::default() };
+        (0..=120).map(sample).collect()
+    }
+
+    #[test]
+    fn what_grows_before_it_has_settled_and_what_is_high_for_a_moment_does_not_count() {
+        let steady = samples(|second| if second == 115 { 900 } else { u64::from(second.min(40)) * 10 });
+        let verdict = Verdict::new(look(1, 7), &steady, look(400, 7)).unwrap();
+        assert_eq!((verdict.settled_at, verdict.settled_memory, verdict.last_memory), (40.0, 400.0, 400.0));
+        verdict.check(1.0).unwrap();
+    }
+
+    #[test]
+    fn growth_open_descriptors_and_full_tables_are_told() {
+        let steady = samples(|_| 100);
+        let leaks = samples(|second| 100 + 2 * u64::from(second));
+        let held = Tables { topics: 1, ..Tables::default() };
+        let rows = [
+            (&leaks, look(100, 7), "memory grew"),
+            (&steady, look(100, 8), "8 descriptors are open"),
+            (&steady, Look { tables: held, ..look(100, 7) }, "tables are not empty"),
+        ];
+        for (samples, after, told) in rows {
+            let failed = Verdict::new(look(1, 7), samples, after).unwrap().check(1.5).unwrap_err();
+            assert!(failed.to_string().contains(told), "{failed}");
+        }
+        assert!(Verdict::new(look(1, 7), steady.get(..5).unwrap(), look(1, 7)).is_err());
+    }
+}

@@ -1,11 +1,13 @@
+use std::time::Duration;
+
 use anyhow::Context;
-use callboard_client::{Client, SessionMode};
+use callboard_client::{Client, RetryPolicy, SessionMode};
 use callboard_net::Address;
 use clap::Args;
 use serde_json::value::RawValue;
 
 use crate::output;
-use crate::reach::Reach;
+use crate::reach::{Reach, duration};
 
 /// Call a method and print its result as JSON
 #[derive(Debug, Args)]
@@ -18,6 +20,18 @@ pub(crate) struct Call {
     /// Go straight to this provider, without asking the center
     #[arg(long, value_name = "ADDR")]
     at: Option<Address>,
+    /// How often to make the call again, after a short pause, if it was not executed
+    #[arg(long, value_name = "NUMBER", default_value_t = RetryPolicy::default().tries - 1)]
+    retries: u32,
+    /// How long each try may wait for its answer: 500ms, 2s [default: until the timeout]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    try_timeout: Option<Duration>,
+    /// The method does no harm when it is executed twice: make the call again, too, if nobody knows whether it was
+    #[arg(long)]
+    idempotent: bool,
+    /// After so long without an answer ask a second provider, too, and take the first answer
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "idempotent", conflicts_with = "at")]
+    hedge: Option<Duration>,
     #[command(flatten)]
     reach: Reach,
 }
@@ -34,13 +48,21 @@ impl Call {
 
     async fn call_at(&self, provider: &Address, params: &RawValue) -> anyhow::Result<Box<RawValue>> {
         let deadline = self.reach.deadline();
-        let builder = Client::builder().timeout(self.reach.timeout).session(SessionMode::Off);
-        let client = builder.connect(provider.to_string()).await?;
-        Ok(client.with_timeout(deadline.left()).call(&self.method, params).await?)
+        let builder = Client::builder().timeout(self.reach.timeout).session(SessionMode::Off).retry(self.policy());
+        let client = builder.connect(provider.to_string()).await?.with_timeout(deadline.left());
+        let client = if self.idempotent { client.idempotent() } else { client };
+        Ok(client.call(&self.method, params).await?)
     }
 
     async fn call_through_center(&self, params: &RawValue) -> anyhow::Result<Box<RawValue>> {
         let (caller, deadline) = self.reach.caller().await?;
-        Ok(caller.with_timeout(deadline.left()).call(&self.method, params).await?)
+        let caller = caller.with_timeout(deadline.left()).with_retry(self.policy());
+        let caller = if self.idempotent { caller.idempotent() } else { caller };
+        let caller = self.hedge.map_or_else(|| caller.clone(), |delay| caller.with_hedge(delay));
+        Ok(caller.call(&self.method, params).await?)
+    }
+
+    fn policy(&self) -> RetryPolicy {
+        RetryPolicy { tries: self.retries.saturating_add(1), per_try: self.try_timeout, ..RetryPolicy::default() }
     }
 }

@@ -40,7 +40,7 @@ use crate::background::{Background, background};
 use crate::call::read_result;
 use crate::client::queue_call;
 use crate::request::Subject;
-use crate::{CallError, CallErrorKind, ClientBuilder};
+use crate::{CallError, CallErrorKind, ClientBuilder, RetryMetrics, RetryPolicy};
 
 /// A [`Client`](crate::Client) whose calls block. Clones share the connection.
 ///
@@ -90,7 +90,7 @@ impl Client {
     /// As [`Client::call`](crate::Client::call), and where a runtime's thread calls it.
     pub fn call<R: DeserializeOwned>(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<R, CallError> {
         let background = self.background(method)?;
-        let mut way = self.client.way(Subject::Method(method));
+        let mut way = self.client.call_way(method);
         loop {
             // What is written and read is the caller's: it runs while this thread keeps nobody from driving.
             let queued = background.poll_first(queue_call(&mut way, method, params));
@@ -101,9 +101,9 @@ impl Client {
                     request.answer(ticket).await
                 })
             });
-            match answer {
-                Err(error) if way.goes_on_after(&error) => {}
-                answer => return read_result(request, &answer?),
+            match answer.and_then(|answer| read_result(request, &answer)) {
+                Ok(result) => return Ok(result),
+                Err(error) => background.poll_first(way.after(error))?,
             }
         }
     }
@@ -150,6 +150,32 @@ impl Client {
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { client: self.client.with_timeout(timeout) }
+    }
+
+    /// The same connection, and the same budget, with another policy for each [call](Self::call).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), callboard_client::CallError> {
+    /// use callboard_client::{RetryPolicy, blocking::Client};
+    /// let client = Client::builder().retry(RetryPolicy::default()).connect_blocking("127.0.0.1:7070")?;
+    /// let price: f64 = client.idempotent().call("price", &"coffee")?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_retry(&self, retry: RetryPolicy) -> Self {
+        Self { client: self.client.with_retry(retry) }
+    }
+
+    /// The same connection for calls of methods that do no harm when they are executed twice; see
+    /// [`Client::idempotent`](crate::Client::idempotent).
+    #[must_use]
+    pub fn idempotent(&self) -> Self {
+        Self { client: self.client.idempotent() }
+    }
+
+    /// How often all clones together have called and tried.
+    pub fn retry_metrics(&self) -> RetryMetrics {
+        self.client.retry_metrics()
     }
 
     /// How long each call may take.

@@ -5,7 +5,7 @@ use callboard_net::{Conn, Connector, Limits};
 use uuid::Uuid;
 
 use crate::served::Served;
-use crate::{CallError, Centers, Client, Reconnect, blocking, centers, connect};
+use crate::{CallError, Centers, Client, Reconnect, RetryBudget, RetryPolicy, blocking, centers, connect};
 
 /// Whether to open a session, which lets both sides do more than v1 has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct ClientBuilder {
     pub(crate) name: String,
     pub(crate) instance: Option<String>,
     pub(crate) reconnect: Reconnect,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) retry_budget: RetryBudget,
     pub(crate) seed: Option<u64>,
     pub(crate) connector: Connector,
     pub(crate) deadlines_by_runtime: bool,
@@ -107,7 +109,20 @@ impl ClientBuilder {
         Self { reconnect, ..self }
     }
 
-    /// Draws the pauses before reconnects from this seed, so that a simulated run can be repeated.
+    /// How often [calls](Client::call) are made again by themselves. Default [`RetryPolicy::never`]: a client has one peer,
+    /// and what that refuses is told. [`Client::with_retry`] changes it for some calls.
+    #[must_use]
+    pub fn retry(self, retry: RetryPolicy) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// How many of its calls the client may repeat in all. Default: a fifth, and some in reserve; see [`RetryBudget`].
+    #[must_use]
+    pub fn retry_budget(self, retry_budget: RetryBudget) -> Self {
+        Self { retry_budget, ..self }
+    }
+
+    /// Draws the pauses before reconnects and retries from this seed, so that a simulated run can be repeated.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self { seed: Some(seed), ..self }
@@ -203,6 +218,8 @@ impl Default for ClientBuilder {
             name: "callboard".to_owned(),
             instance: None,
             reconnect: Reconnect::default(),
+            retry: RetryPolicy::never(),
+            retry_budget: RetryBudget::default(),
             seed: None,
             connector: Connector::default(),
             deadlines_by_runtime: false,

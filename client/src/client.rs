@@ -1,4 +1,5 @@
 mod layers;
+mod settings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,14 +9,16 @@ use callboard_common::{Connection, Feature, Session};
 use callboard_net::{Address, spawn_on};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use settings::Again;
 
 use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
 use crate::request::{Request, Stage, Subject, Ticket, take_turns};
-use crate::shared::{Shared, Way};
-use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates};
+use crate::shared::Shared;
+use crate::way::Way;
+use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates, RetryPolicy, Tries};
 
 /// A handle to a connection that is kept up, over which any number of calls may be under way at once. Clones share the connection; it
 /// is closed when the last of them, and of their calls, is dropped.
@@ -56,6 +59,8 @@ use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates};
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
     timeout: Duration,
+    /// How calls are made again; `None`: each is made once.
+    again: Option<Arc<Again>>,
 }
 
 impl Client {
@@ -75,14 +80,15 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) fn new(shared: Arc<Shared>, timeout: Duration) -> Self {
-        Self { shared, timeout }
+    pub(crate) fn new(shared: Arc<Shared>, timeout: Duration, retry: RetryPolicy) -> Self {
+        Self { shared, timeout, again: None }.with_retry(retry)
     }
 
-    /// Calls a method and waits for its result.
+    /// Calls a method and waits for its result. It is made again as the client's [policy](ClientBuilder::retry) says, over
+    /// the same connection or the next one.
     ///
     /// # Errors
-    /// [`CallError`] says what happened, whether the method ran, and what to do.
+    /// [`CallError`] says what happened at last, how often it was tried, whether any of the tries ran, and what to do.
     ///
     /// # Cancel safety
     /// Dropping the future forgets the call: its place is free at once, and an answer that comes is ignored. The peer
@@ -93,30 +99,34 @@ impl Client {
         params: &(impl Serialize + ?Sized),
     ) -> Result<R, CallError> {
         let (subject, deadline) = (Subject::Method(method), Deadline::after(self.timeout));
-        if let Some(mut ticket) = self.call_now(method, params, deadline) {
+        self.shared.retries.begin();
+        let (of_try, mut failed) = (deadline.of_try(self.per_try()), None);
+        if let Some(mut ticket) = self.call_now(method, params, of_try) {
             let told = (&mut ticket.answer).await;
             let outcome = ticket.outcome(told.ok());
-            if !outcome.is_unsent() || !self.shared.goes_on() {
-                let request = Request { link: &ticket.entered.link, subject, deadline };
-                let result = request.outcome(outcome, ticket.kind).and_then(|answer| read_result(request, &answer));
-                match result {
-                    Err(error) if self.shared.goes_on_after(request.link, &error) => {}
-                    result => return result,
-                }
+            let request = Request { link: &ticket.entered.link, subject, deadline: of_try };
+            match request.outcome(outcome, ticket.kind).and_then(|answer| read_result(request, &answer)) {
+                Ok(result) => return Ok(result),
+                Err(error) => failed = Some((Arc::clone(request.link), error)),
             }
         }
+        let mut way = Way::new(&self.shared, subject, deadline, self.tries());
+        if let Some((link, error)) = failed {
+            way.after_first(link, error).await?;
+        }
         take_turns().await;
-        let mut way = Way::new(&self.shared, subject, deadline);
         loop {
-            match call_once(way.next().await?, method, params).await {
-                Err(error) if way.goes_on_after(&error) => {}
-                outcome => return outcome,
-            }
+            let error = match call_once(&mut way, method, params).await {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
+            };
+            way.after(error).await?;
         }
     }
 
     /// Sends a call and gives a handle to its result, to be awaited later. When this returns, the request is queued;
-    /// calls are sent in the order in which they were started.
+    /// calls are sent in the order in which they were started. From then on it is not made again, nor is a call with
+    /// [`call_then`](Self::call_then): not even what a peer refuses because it is about to leave.
     ///
     /// # Errors
     /// What keeps the request from being sent; it was not executed.
@@ -177,18 +187,6 @@ impl Client {
                 outcome => return outcome,
             }
         }
-    }
-
-    /// The same connection with another deadline for each call. A shorter one fails earlier; a longer one keeps a place
-    /// for longer.
-    #[must_use]
-    pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), timeout }
-    }
-
-    /// How long each call may take.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
     }
 
     /// What is connected to at the moment, or was last.
@@ -346,8 +344,16 @@ impl Client {
         Request { link, subject, deadline: Deadline::after(self.timeout) }
     }
 
+    /// Of a request that is made once.
     pub(crate) fn way<'a>(&'a self, subject: Subject<'a>) -> Way<'a> {
-        Way::new(&self.shared, subject, Deadline::after(self.timeout))
+        let tries = Tries::new(RetryPolicy::never(), false);
+        Way::new(&self.shared, subject, Deadline::after(self.timeout), tries)
+    }
+
+    /// Of a call.
+    pub(crate) fn call_way<'a>(&'a self, method: &'a str) -> Way<'a> {
+        self.shared.retries.begin();
+        Way::new(&self.shared, Subject::Method(method), Deadline::after(self.timeout), self.tries())
     }
 }
 
@@ -362,10 +368,11 @@ pub(crate) async fn queue_call(
 }
 
 async fn call_once<R: DeserializeOwned>(
-    request: Request<'_>,
+    way: &mut Way<'_>,
     method: &str,
     params: &(impl Serialize + ?Sized),
 ) -> Result<R, CallError> {
+    let request = way.next().await?;
     let ticket = request.send(&call_body(request, method, params), false).await?;
     let answer = request.answer(ticket).await?;
     read_result(request, &answer)

@@ -25,11 +25,10 @@ use crate::{CallError, CallErrorKind, Client, ClientBuilder, SessionMode};
 pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<Client, CallError> {
     let mut dialer = Dialer::new(settings, addresses)?;
     let link = Arc::new(Box::pin(dialer.dial()).await?);
-    let (watched, runtime, timeout) = (Watched::new(&link), link.runtime.clone(), dialer.settings.timeout);
-    let reconnects = dialer.settings.reconnect.attempts != Some(0);
-    let has_others = dialer.addresses.len() > 1;
-    let shared = Arc::new(Shared::new(link, Arc::clone(&dialer.inboxes), reconnects, has_others));
-    if reconnects {
+    let (watched, runtime) = (Watched::new(&link), link.runtime.clone());
+    let (timeout, retry) = (dialer.settings.timeout, dialer.settings.retry);
+    let shared = Arc::new(Shared::new(link, &dialer));
+    if shared.reconnects() {
         spawn_on(&runtime, Supervisor::new(&shared, dialer).run(watched));
     } else {
         let shared = Arc::downgrade(&shared);
@@ -40,17 +39,16 @@ pub(crate) async fn connect(settings: ClientBuilder, addresses: &str) -> Result<
             }
         });
     }
-    Ok(Client::new(shared, timeout))
+    Ok(Client::new(shared, timeout, retry))
 }
 
 /// The same without waiting for the first connection, which is made as those after a loss are.
 pub(crate) fn connect_in_background(settings: ClientBuilder, addresses: &str) -> Result<Client, CallError> {
     let dialer = Dialer::new(settings, addresses)?;
-    let (runtime, timeout) = (dialer.runtime.clone(), dialer.settings.timeout);
-    let has_others = dialer.addresses.len() > 1;
-    let shared = Arc::new(Shared::offline(Arc::new(dialer.unmade()?), Arc::clone(&dialer.inboxes), has_others));
+    let (runtime, timeout, retry) = (dialer.runtime.clone(), dialer.settings.timeout, dialer.settings.retry);
+    let shared = Arc::new(Shared::offline(Arc::new(dialer.unmade()?), &dialer));
     spawn_on(&runtime, Supervisor::new(&shared, dialer).run_offline());
-    Ok(Client::new(shared, timeout))
+    Ok(Client::new(shared, timeout, retry))
 }
 
 /// The addresses of a list with commas between them, each once.
@@ -73,9 +71,9 @@ pub(crate) fn read_addresses(addresses: &str) -> Result<Vec<Address>, CallError>
 /// Makes a client's connections: to the first of its addresses that answers, beginning with the one after the last.
 pub(crate) struct Dialer {
     pub(crate) settings: ClientBuilder,
-    addresses: Vec<Address>,
+    pub(crate) addresses: Vec<Address>,
     runtime: Handle,
-    inboxes: Arc<Inboxes>,
+    pub(crate) inboxes: Arc<Inboxes>,
     /// Where in the list to begin.
     next: usize,
     /// Those that have opened a session, by their places in the list.

@@ -18,6 +18,18 @@ impl Deadline {
         Self { began, at: later(began, after), after }
     }
 
+    /// That of one try, which may take so long at most, from now on.
+    pub(crate) fn of_try(self, limit: Option<Duration>) -> Self {
+        let Some(limit) = limit else { return self };
+        let of_try = Self::after(limit);
+        if of_try.at < self.at { of_try } else { self }
+    }
+
+    /// What is left.
+    pub(crate) fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
     pub(crate) fn began(&self) -> Instant {
         self.began
     }
@@ -33,6 +45,6 @@ impl Deadline {
 
     /// What is left, in ms.
     pub(crate) fn left_ms(&self) -> u64 {
-        u64::try_from(self.at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.left().as_millis()).unwrap_or(u64::MAX)
     }
 }

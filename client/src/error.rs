@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use callboard_common::{BodyError, EncodeError, ErrorInfo, Executed, ReadError, ResultCode};
@@ -24,7 +25,7 @@ use crate::connect::NoSession;
 pub struct CallError(Box<Detail>);
 
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{subject} at {peer}: {what} (executed: {executed}); {advice}")]
+#[error("{subject} at {peer}: {what}{} (executed: {executed}); {advice}", LastOf(*tries))]
 struct Detail {
     kind: CallErrorKind,
     peer: String,
@@ -32,8 +33,23 @@ struct Detail {
     what: Cow<'static, str>,
     executed: Executed,
     advice: Cow<'static, str>,
+    tries: u32,
+    /// The peer answered with an error and did not say whether it was executed.
+    is_vague: bool,
     /// Shared, so that one failure can be told to all who waited for it.
     source: Option<Arc<Cause>>,
+}
+
+/// Which of several tries an error is of.
+struct LastOf(u32);
+
+impl fmt::Display for LastOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 | 1 => Ok(()),
+            tries => write!(f, ", the last of {tries} tries"),
+        }
+    }
 }
 
 /// What lies below a [`CallError`].
@@ -107,6 +123,8 @@ impl CallError {
             what: what.into(),
             executed,
             advice,
+            tries: 1,
+            is_vague: false,
             source: None,
         };
         Self(Box::new(detail))
@@ -120,6 +138,7 @@ impl CallError {
         code: ResultCode,
         error: Option<ErrorInfo>,
     ) -> Self {
+        let is_vague = error.is_none();
         let executed = error.as_ref().map_or(Executed::Unknown, |error| error.executed);
         let (app_code, message, data) = error.map_or((None, String::new(), None), |e| (e.code, e.message, e.data));
         let what = match (app_code, message.as_str()) {
@@ -127,7 +146,10 @@ impl CallError {
             (Some(app_code), text) => format!("{code} {app_code}: {text}"),
             (None, text) => format!("{code}: {text}"),
         };
-        Self::new(CallErrorKind::Remote { code, app_code, message, data }, peer, subject, what).with_executed(executed)
+        let kind = CallErrorKind::Remote { code, app_code, message, data };
+        let mut error = Self::new(kind, peer, subject, what).with_executed(executed);
+        error.0.is_vague = is_vague;
+        error
     }
 
     /// The same with another word on whether it was executed.
@@ -141,6 +163,11 @@ impl CallError {
     #[must_use]
     pub fn with_advice(mut self, advice: impl Into<Cow<'static, str>>) -> Self {
         self.0.advice = advice.into();
+        self
+    }
+
+    pub(crate) fn with_tries(mut self, tries: u32) -> Self {
+        self.0.tries = tries;
         self
     }
 
@@ -169,7 +196,17 @@ impl CallError {
         self.0.subject.strip_prefix("method \"")?.strip_suffix('"')
     }
 
-    /// Whether the handler ran: after [`Executed::No`] a repeat is safe.
+    /// How often the call was tried before it failed, 1 at least; see [`RetryPolicy`](crate::RetryPolicy).
+    pub fn tries(&self) -> u32 {
+        self.0.tries
+    }
+
+    /// Whether the peer gave an error and not a word on whether anything was executed, as programs do that know v1 alone.
+    pub(crate) fn is_vague(&self) -> bool {
+        self.0.is_vague
+    }
+
+    /// Whether the handler ran, over all tries: after [`Executed::No`] a repeat is safe.
     pub fn executed(&self) -> Executed {
         self.0.executed
     }

@@ -6,14 +6,17 @@
 //!    handle kept and awaited later ([`Client::start`] gives a [`Call`]), a callback ([`Client::call_then`]), and
 //!    without a runtime ([`blocking::Client`]).
 //! 2. [`CallError`]: what happened, at which peer, to what, whether it ran, and what to do.
-//! 3. [`Centers`]: a client of each of several centers.
-//! 4. [`Inbox`]: how the layers above (registry, pubsub) hear what a center sends unasked.
+//! 3. [`RetryPolicy`] and [`RetryBudget`]: when a call is made again; [`Tries`] decides it, pure, for the clients' and for
+//!    the callers' calls ([`Retries`]).
+//! 4. [`Centers`]: a client of each of several centers.
+//! 5. [`Inbox`]: how the layers above (registry, pubsub) hear what a center sends unasked.
 
 #![deny(missing_docs)]
 
 mod ahead;
 mod background;
 pub mod blocking;
+mod budget;
 mod builder;
 mod call;
 mod calls;
@@ -31,6 +34,8 @@ mod link;
 mod liveness;
 mod reconnect;
 mod request;
+mod retries;
+mod retry;
 mod served;
 mod shared;
 mod states;
@@ -38,7 +43,9 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod together;
+mod tries;
 mod v1_peers;
+mod way;
 
 pub use ahead::ask_ahead;
 pub use builder::{ClientBuilder, SessionMode};
@@ -51,5 +58,8 @@ pub use error::{CallError, CallErrorKind};
 pub use inbox::Inbox;
 pub use line::{Line, Resume, Resuming, WeakLine};
 pub use reconnect::Reconnect;
+pub use retries::Retries;
+pub use retry::{RetryBudget, RetryMetrics, RetryPolicy};
 pub use states::{ClientState, ClientStates};
 pub use together::{OwnTask, Together, all_together, most_together};
+pub use tries::{Next, Tries};

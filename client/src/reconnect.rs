@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::retry::{doubled, part};
+
 /// How a connection that was lost is made again: after a pause drawn at random between nothing and a bound that doubles
 /// with each failure ("full jitter"), so that a thousand clients of a center that comes back do not come all at once.
 ///
@@ -55,11 +57,9 @@ impl Backoff {
         if self.settings.attempts.is_some_and(|attempts| self.failures >= attempts) {
             return None;
         }
-        let doubled = self.settings.first.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let bound = doubled(self.settings.first, self.settings.longest, self.failures);
         self.failures = self.failures.saturating_add(1);
-        let bound = doubled.min(self.settings.longest);
-        // Rounded up, the longest of all durations is none.
-        Some(Duration::try_from_secs_f64(bound.as_secs_f64() * chance.clamp(0.0, 1.0)).unwrap_or(bound))
+        Some(part(bound, chance))
     }
 }
 

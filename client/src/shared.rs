@@ -2,16 +2,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, Guard};
-use callboard_common::{Executed, ResultCode};
 use tokio::sync::watch;
-use tokio::time::timeout_at;
 
-use crate::deadline::Deadline;
+use crate::connect::Dialer;
 use crate::dispatch::Inboxes;
 use crate::line::Line;
 use crate::link::Link;
-use crate::request::{Request, Stage, Subject};
+use crate::retries::Retries;
 use crate::states::Teller;
+use crate::tries::goes_on_at_once;
 use crate::{CallError, CallErrorKind, ClientState, Resume};
 
 /// What the clones of a client share: its connection of the moment, and what outlives it.
@@ -28,29 +27,36 @@ pub(crate) struct Shared {
     changes: watch::Sender<u64>,
     resumes: Mutex<Vec<Weak<dyn Resume>>>,
     pub(crate) teller: Teller,
+    pub(crate) retries: Retries,
 }
 
 impl Shared {
-    pub(crate) fn new(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool, has_others: bool) -> Self {
-        Self::with(link, inboxes, reconnects, has_others, ClientState::Online)
+    pub(crate) fn new(link: Arc<Link>, dialer: &Dialer) -> Self {
+        Self::with(link, dialer, dialer.settings.reconnect.attempts != Some(0), ClientState::Online)
     }
 
     /// Where the first connection is yet to be made, and `unmade` stands in its place.
-    pub(crate) fn offline(unmade: Arc<Link>, inboxes: Arc<Inboxes>, has_others: bool) -> Self {
-        Self::with(unmade, inboxes, true, has_others, ClientState::Connecting)
+    pub(crate) fn offline(unmade: Arc<Link>, dialer: &Dialer) -> Self {
+        Self::with(unmade, dialer, true, ClientState::Connecting)
     }
 
-    fn with(link: Arc<Link>, inboxes: Arc<Inboxes>, reconnects: bool, has_others: bool, state: ClientState) -> Self {
+    fn with(link: Arc<Link>, dialer: &Dialer, reconnects: bool, state: ClientState) -> Self {
         Self {
             link: ArcSwap::new(link),
-            inboxes,
+            inboxes: Arc::clone(&dialer.inboxes),
             reconnects,
-            has_others,
+            has_others: dialer.addresses.len() > 1,
             closed: OnceLock::new(),
             changes: watch::Sender::new(u64::from(state == ClientState::Online)),
             resumes: Mutex::default(),
             teller: Teller::new(state),
+            retries: Retries::new(dialer.settings.retry_budget, &dialer.settings),
         }
+    }
+
+    /// Whether a lost connection is made again.
+    pub(crate) fn reconnects(&self) -> bool {
+        self.reconnects
     }
 
     /// The connection of the moment; it may have ended.
@@ -91,12 +97,13 @@ impl Shared {
     /// Whether a request that has failed over this connection may go over another one: nothing of it left, or the peer has
     /// refused it because it is about to leave.
     pub(crate) fn goes_on_after(&self, link: &Link, error: &CallError) -> bool {
-        let is_over = match error.kind() {
-            CallErrorKind::Disconnected => true,
-            CallErrorKind::Remote { code: ResultCode::Unavailable, .. } => link.is_leaving(),
-            _ => false,
-        };
-        is_over && error.executed() == Executed::No && self.goes_on()
+        let stays = matches!(error.kind(), CallErrorKind::Remote { .. }) && !link.is_leaving();
+        !stays && goes_on_at_once(error) && self.goes_on()
+    }
+
+    /// Whether no other connection will follow the one of the moment, as was said.
+    pub(crate) fn is_over(&self) -> bool {
+        self.closed.get().is_some()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -174,55 +181,5 @@ impl Drop for Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("link", &self.link).field("closed", &self.closed).finish_non_exhaustive()
-    }
-}
-
-/// One request's way to the peer: over the connection of the moment, then over later ones, as long as it did not leave.
-pub(crate) struct Way<'a> {
-    shared: &'a Shared,
-    subject: Subject<'a>,
-    deadline: Deadline,
-    link: Arc<Link>,
-    is_first: bool,
-}
-
-impl<'a> Way<'a> {
-    pub(crate) fn new(shared: &'a Shared, subject: Subject<'a>, deadline: Deadline) -> Self {
-        Self { shared, subject, deadline, link: shared.link(), is_first: true }
-    }
-
-    /// The request over the connection of the moment; the second time and later it waits for another connection.
-    pub(crate) async fn next(&mut self) -> Result<Request<'_>, CallError> {
-        let is_first = std::mem::replace(&mut self.is_first, false);
-        if !is_first || (self.shared.reconnects && self.link.is_leaving()) {
-            self.link = self.next_link().await?;
-        }
-        Ok(self.request())
-    }
-
-    /// Whether another connection may be waited for.
-    pub(crate) fn goes_on_after(&self, error: &CallError) -> bool {
-        self.shared.goes_on_after(&self.link, error)
-    }
-
-    /// The request over the connection that was last given.
-    pub(crate) fn request(&self) -> Request<'_> {
-        Request { link: &self.link, subject: self.subject, deadline: self.deadline }
-    }
-
-    async fn next_link(&self) -> Result<Arc<Link>, CallError> {
-        let mut changes = self.shared.changes.subscribe();
-        loop {
-            let link = self.shared.link();
-            if !Arc::ptr_eq(&link, &self.link) {
-                return Ok(link);
-            }
-            if self.shared.closed.get().is_some() {
-                return Err(self.request().disconnected(Stage::Unsent));
-            }
-            // The sender lives as long as the client.
-            let told = timeout_at(self.deadline.at(), changes.changed()).await;
-            told.map_err(|_| self.request().lost())?.unwrap_or_default();
-        }
     }
 }

@@ -3,7 +3,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use callboard_client::{Call, CallError, CallErrorKind, Client, Reconnect, deadline_after, spawn_on};
+use callboard_client::{
+    Call, CallError, CallErrorKind, Client, Reconnect, Retries, RetryMetrics, RetryPolicy, Tries, deadline_after,
+    spawn_on,
+};
 use callboard_common::Host;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,8 +24,10 @@ use crate::{Balancer, CallerBuilder, Discovery, Notices};
 ///
 /// The center is asked once a method; calls go straight to a provider, also while the center is dead. One deadline
 /// (default 5 s) covers finding, connecting, queueing and the answer. A provider that can't be reached, or answers that
-/// it takes no calls at the moment (UNAVAILABLE) and has not executed this one, is passed over for another one, each
-/// once a call at most; a call that may have run is never repeated. While there are others, no call waits for a
+/// it takes no calls at the moment (UNAVAILABLE) and has not executed this one, is passed over for another one at once. What
+/// else was not executed is tried again after a short pause, at another provider where there is one, up to three times in
+/// all and within a [budget](callboard_client::RetryBudget); see [`RetryPolicy`]. A call that may have run is repeated only
+/// if it is declared [`idempotent`](Self::idempotent). While there are others, no call waits for a
 /// provider that could not be connected to of late: that is tried again in the background. One that left a call
 /// unanswered within its time is asked for a sign of life, and passed over until it gives one; if none comes, no
 /// further call goes over that connection.
@@ -49,6 +54,9 @@ use crate::{Balancer, CallerBuilder, Discovery, Notices};
 pub struct Caller {
     inner: Arc<Inner>,
     timeout: Duration,
+    retry: RetryPolicy,
+    is_idempotent: bool,
+    hedge: Option<Duration>,
 }
 
 /// What the clones of a caller share.
@@ -56,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) discovery: Discovery,
     pub(crate) balancer: Box<dyn Balancer>,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) retries: Retries,
     runtime: Handle,
     callbacks: Arc<Semaphore>,
 }
@@ -93,10 +102,12 @@ impl Caller {
             keep_unconfirmed: settings.keep_unconfirmed,
         };
         let discovery = Discovery::with_settings(&client, discovery);
+        let retries = Retries::new(settings.retry_budget, &settings.client);
         let connect = Connect {
             runtime: Handle::current(),
-            // The pool makes them anew itself, for as long as the host provides something.
-            settings: settings.client.reconnect(Reconnect::never()),
+            // The pool makes them anew itself, for as long as the host provides something, and calls are made again over
+            // all of them.
+            settings: settings.client.reconnect(Reconnect::never()).retry(RetryPolicy::never()),
             timeout: settings.connect_timeout,
             pause: settings.reconnect_pause,
         };
@@ -107,17 +118,20 @@ impl Caller {
             discovery,
             balancer: settings.balancer,
             pool,
+            retries,
             runtime: Handle::current(),
             callbacks: Arc::new(Semaphore::new(settings.callbacks.min(Semaphore::MAX_PERMITS))),
         };
-        Ok(Self { inner: Arc::new(inner), timeout: settings.timeout })
+        let (timeout, retry, hedge) = (settings.timeout, settings.retry, settings.hedge);
+        Ok(Self { inner: Arc::new(inner), timeout, retry, is_idempotent: false, hedge })
     }
 
     /// Calls and waits for the result.
     ///
     /// # Errors
     /// `NotFound`: nobody provides the method. `Unavailable`: none of its providers could take the call; it names them.
-    /// `Timeout`, `Disconnected`, `Remote`, ... as [`Client::call`].
+    /// `Timeout`, `Disconnected`, `Remote`, ... as [`Client::call`]. It is the error of the last try, and says how many
+    /// there were and whether any of them ran.
     ///
     /// # Cancel safety
     /// Dropping the future forgets the call; it may run all the same.
@@ -126,16 +140,21 @@ impl Caller {
         method: &str,
         params: &(impl Serialize + ?Sized),
     ) -> Result<R, CallError> {
-        let mut route = self.route(method);
+        if let Some(delay) = self.hedge.filter(|_| self.is_idempotent) {
+            return Box::pin(self.call_hedged(method, params, delay)).await;
+        }
+        let mut route = self.route(method, self.tries());
         loop {
-            match route.next().await?.call(method, params).await {
-                Err(error) if route.goes_on_after(&error) => {}
-                outcome => return outcome,
-            }
+            let error = match call_once(&mut route, method, params).await {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
+            };
+            route.after(error).await?;
         }
     }
 
-    /// Sends a call, to be awaited later: it is queued when this returns. From then on no other provider is tried.
+    /// Sends a call, to be awaited later: it is queued when this returns. From then on no other provider is tried, whatever
+    /// the policy says, and not even after one that refuses it because it is about to leave.
     ///
     /// # Errors
     /// As [`call`](Self::call).
@@ -147,17 +166,21 @@ impl Caller {
         method: &str,
         params: &(impl Serialize + ?Sized),
     ) -> Result<Call<R>, CallError> {
-        let mut route = self.route(method);
+        let mut route = self.route(method, ONCE);
         loop {
-            match route.next().await?.start(method, params).await {
-                Err(error) if route.goes_on_after(&error) => {}
-                outcome => return outcome,
+            let queued = match route.next().await {
+                Ok(provider) => provider.start(method, params).await,
+                Err(error) => Err(error),
+            };
+            match queued {
+                Err(error) => route.after(error).await?,
+                queued => return queued,
             }
         }
     }
 
-    /// Calls; `then` runs on a task of its own when the result is there. It does not wait. A panic in `then` is caught
-    /// and logged.
+    /// Calls as [`call`](Self::call) does; `then` runs on a task of its own when the result is there. It does not wait. A
+    /// panic in `then` is caught and logged.
     ///
     /// # Errors
     /// `Encode`: the parameters can't be written. `Overloaded`: too many calls wait for their callbacks (default
@@ -194,11 +217,15 @@ impl Caller {
     /// # Cancel safety
     /// The call is queued or not.
     pub async fn notify(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<(), CallError> {
-        let mut route = self.route(method);
+        let mut route = self.route(method, ONCE);
         loop {
-            match route.next().await?.notify(method, params).await {
-                Err(error) if route.goes_on_after(&error) => {}
-                outcome => return outcome,
+            let queued = match route.next().await {
+                Ok(provider) => provider.notify(method, params).await,
+                Err(error) => Err(error),
+            };
+            match queued {
+                Err(error) => route.after(error).await?,
+                queued => return queued,
             }
         }
     }
@@ -212,6 +239,54 @@ impl Caller {
     /// The deadline of each call.
     pub const fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The same caller, and the same budget, with another policy for its calls.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use callboard_client::RetryPolicy;
+    /// use callboard_registry::Caller;
+    ///
+    /// let caller = Caller::connect("127.0.0.1:7070").await?;
+    /// // It changes nothing, so it may be asked elsewhere where no answer comes.
+    /// let policy = RetryPolicy { per_try: Some(Duration::from_millis(500)), ..RetryPolicy::default() };
+    /// let price: f64 = caller.idempotent().with_retry(policy).call("price", &"coffee").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_retry(&self, retry: RetryPolicy) -> Self {
+        Self { retry, ..self.clone() }
+    }
+
+    /// The same caller for methods that do no harm when they are executed twice, as those that only read. Their calls are
+    /// made again, as the [policy](RetryPolicy) says, also where nobody knows whether they were executed.
+    #[must_use]
+    pub fn idempotent(&self) -> Self {
+        Self { is_idempotent: true, ..self.clone() }
+    }
+
+    /// The same caller with a hedge for its [idempotent](Self::idempotent) calls; see [`CallerBuilder::hedge`].
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use callboard_registry::Caller;
+    ///
+    /// let caller = Caller::connect("127.0.0.1:7070").await?.idempotent();
+    /// // Nineteen calls in twenty are answered within 20 ms.
+    /// let price: f64 = caller.with_hedge(Duration::from_millis(20)).call("price", &"coffee").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_hedge(&self, delay: Duration) -> Self {
+        Self { hedge: Some(delay), ..self.clone() }
+    }
+
+    /// How often all clones together have called and tried.
+    pub fn retry_metrics(&self) -> RetryMetrics {
+        self.inner.retries.metrics()
     }
 
     /// The hosts that provide `method`, in the order in which they registered; empty if nobody does.
@@ -248,14 +323,30 @@ impl Caller {
         self.inner.discovery.client()
     }
 
-    fn route<'a>(&'a self, method: &'a str) -> Route<'a> {
-        Route::new(&self.inner, method, deadline_after(self.timeout))
+    pub(crate) fn route<'a>(&'a self, method: &'a str, tries: Tries) -> Route<'a> {
+        self.inner.retries.begin();
+        Route::new(&self.inner, method, deadline_after(self.timeout), tries)
+    }
+
+    pub(crate) const fn tries(&self) -> Tries {
+        Tries::new(self.retry, self.is_idempotent)
     }
 
     fn refuse(&self, kind: CallErrorKind, method: &str, what: String) -> CallError {
         CallError::new(kind, self.center().address().to_string(), call_of(method), what)
     }
 }
+
+pub(crate) async fn call_once<R: DeserializeOwned>(
+    route: &mut Route<'_>,
+    method: &str,
+    params: &(impl Serialize + ?Sized),
+) -> Result<R, CallError> {
+    route.next().await?.call(method, params).await
+}
+
+/// What is queued goes to no second provider.
+const ONCE: Tries = Tries::new(RetryPolicy::never(), false);
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,5 +356,7 @@ impl fmt::Debug for Inner {
 
 #[cfg(test)]
 mod doubts;
+#[cfg(test)]
+mod retries;
 #[cfg(test)]
 mod tests;

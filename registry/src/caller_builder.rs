@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use callboard_client::{CallError, Client, ClientBuilder, Limits, Reconnect};
+use callboard_client::{CallError, Client, ClientBuilder, Limits, Reconnect, RetryBudget, RetryPolicy};
 
 use crate::discovery::DEFAULT_KEEP_UNCONFIRMED;
 use crate::{Balancer, CacheLimits, Caller, RoundRobin};
@@ -19,6 +19,9 @@ use crate::{Balancer, CacheLimits, Caller, RoundRobin};
 pub struct CallerBuilder {
     pub(crate) client: ClientBuilder,
     pub(crate) timeout: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) retry_budget: RetryBudget,
+    pub(crate) hedge: Option<Duration>,
     pub(crate) connect_timeout: Duration,
     pub(crate) reconnect_pause: Duration,
     pub(crate) balancer: Box<dyn Balancer>,
@@ -34,6 +37,9 @@ impl Default for CallerBuilder {
         Self {
             client: Client::builder().timeout(DEFAULT_TIMEOUT),
             timeout: DEFAULT_TIMEOUT,
+            retry: RetryPolicy::default(),
+            retry_budget: RetryBudget::default(),
+            hedge: None,
             connect_timeout: Duration::from_secs(1),
             reconnect_pause: Duration::from_secs(1),
             balancer: Box::new(RoundRobin::default()),
@@ -53,6 +59,34 @@ impl CallerBuilder {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.client = self.client.timeout(timeout);
         self.timeout = timeout;
+        self
+    }
+
+    /// How often [calls](Caller::call) are made again by themselves. Default: [three tries](RetryPolicy) in all, of what was
+    /// not executed. [`Caller::with_retry`] changes it for some calls.
+    #[must_use]
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// How many of its calls the caller may repeat in all. Default: a fifth, and some in reserve; see [`RetryBudget`].
+    #[must_use]
+    pub fn retry_budget(mut self, budget: RetryBudget) -> Self {
+        self.retry_budget = budget;
+        self
+    }
+
+    /// After how long without an answer an [idempotent](Caller::idempotent) call is given to a second provider, too. The
+    /// first answer counts, and the other provider is told that nobody waits for its own. Default: never. Choose the time in
+    /// which nineteen calls in twenty are answered: a shorter one doubles more calls in vain, a longer one helps fewer. Each
+    /// counts as a try of the [policy](RetryPolicy) and costs the budget a repeat; where there is no other provider that is
+    /// likely to answer, none is made.
+    ///
+    /// Source: Jeffrey Dean and Luiz André Barroso, "The Tail at Scale", Communications of the ACM, 2013.
+    #[must_use]
+    pub fn hedge(mut self, delay: Duration) -> Self {
+        self.hedge = Some(delay);
         self
     }
 
@@ -83,7 +117,7 @@ impl CallerBuilder {
     }
 
     /// Settings of all connections, to the center and to providers, in place of those made before. Of its timeout,
-    /// session and reconnect only those towards the center count.
+    /// session, reconnect and retry only those towards the center count.
     #[must_use]
     pub fn client(mut self, client: ClientBuilder) -> Self {
         self.client = client.timeout(self.timeout);

@@ -9,7 +9,7 @@
 //! 4. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
 //! 5. [`Balancer`] and [`RoundRobin`]: who is called.
 //! 6. [`Caller`] and its [`CallerBuilder`]: all of that behind one `call`; `route`: the way of one call over the
-//!    providers; `pool`: one connection to each of them.
+//!    providers; `hedge`: two tries at once; `pool`: one connection to each of them.
 //!
 //! All of it in one program:
 //!
@@ -50,6 +50,7 @@ mod caller_builder;
 mod discovery;
 mod doubt;
 mod errors;
+mod hedge;
 mod limits;
 mod metrics;
 mod notice;

@@ -1,20 +1,24 @@
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Client};
+use callboard_client::{CallError, CallErrorKind, Client, Tries};
 use callboard_common::{Executed, Host, ResultCode};
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::caller::Inner;
 use crate::errors::{NO_CALLS, call_of, center_gone, no_choice, nobody_provides, unreachable};
 
-/// The way of one call to a provider: each host is tried once at most, within one deadline.
+/// The way of one call over the providers, within one deadline. Each host is tried once at most before all others have
+/// been; a call that is made again after a pause may turn to all of them anew.
 pub(crate) struct Route<'a> {
     caller: &'a Inner,
     method: &'a str,
     deadline: Instant,
+    tries: Tries,
     picked: Option<Host>,
     tried: Vec<(Host, String)>,
+    /// After a pause those that were tried may be tried again.
+    begins_anew: bool,
 }
 
 /// Whom to try, and how many others there are after it.
@@ -24,11 +28,11 @@ struct Pick {
 }
 
 impl<'a> Route<'a> {
-    pub(crate) fn new(caller: &'a Inner, method: &'a str, deadline: Instant) -> Self {
-        Self { caller, method, deadline, picked: None, tried: Vec::new() }
+    pub(crate) fn new(caller: &'a Inner, method: &'a str, deadline: Instant, tries: Tries) -> Self {
+        Self { caller, method, deadline, tries, picked: None, tried: Vec::new(), begins_anew: false }
     }
 
-    /// A connection to a provider that was not tried yet; its calls end with this call's deadline.
+    /// A connection to a provider that was not tried yet; its calls end with the time for this try.
     pub(crate) async fn next(&mut self) -> Result<Client, CallError> {
         let pool = &self.caller.pool;
         loop {
@@ -41,10 +45,12 @@ impl<'a> Route<'a> {
                     return Err(error);
                 }
             };
-            self.picked = Some(host);
             let share = share(self.time_left(), others);
             match timeout_at(self.deadline.min(Instant::now() + share), pool.client(host)).await {
-                Ok(Ok(client)) => return Ok(client.with_timeout(self.time_left())),
+                Ok(Ok(client)) => {
+                    self.picked = Some(host);
+                    return Ok(self.in_time(&client));
+                }
                 Ok(Err(why)) => self.tried.push((host, why.to_string())),
                 Err(_) if self.time_left().is_zero() => return Err(self.no_time(host)),
                 Err(_) => {
@@ -55,21 +61,63 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether another provider may be tried: this one was not there, or takes no calls, and has executed nothing.
-    pub(crate) fn goes_on_after(&mut self, error: &CallError) -> bool {
-        if error.executed() != Executed::No || self.time_left().is_zero() {
-            return false;
+    /// A connection to another provider for a second try beside the one that was given last; `None` if there is none
+    /// that is likely to answer, or no more tries are permitted.
+    pub(crate) async fn hedge(&mut self) -> Option<(Host, Client)> {
+        let Inner { discovery, balancer, pool, retries, .. } = self.caller;
+        let hosts = discovery.hosts_until(self.method, self.deadline).await.ok()?;
+        let is_other = |host: &Host| Some(*host) != self.picked && self.is_new(*host) && !pool.is_doubtful(*host);
+        let others: Vec<Host> = hosts.iter().copied().filter(is_other).collect();
+        let picked = if others.is_empty() { None } else { balancer.pick_again(self.method, &others) };
+        let host = *others.get(picked?)?;
+        match timeout_at(self.deadline, pool.client(host)).await.ok()? {
+            Ok(client) => retries.hedge(&mut self.tries).then(|| (host, self.in_time(&client))),
+            Err(why) => {
+                self.tried.push((host, why.to_string()));
+                None
+            }
         }
-        let why = match error.kind() {
-            CallErrorKind::Connect | CallErrorKind::Disconnected => "its connection has ended",
-            CallErrorKind::Remote { code: ResultCode::Unavailable, .. } => NO_CALLS,
-            _ => return false,
-        };
-        self.tried.extend(self.picked.take().map(|host| (host, why.to_owned())));
-        true
     }
 
-    async fn pick(&self) -> Result<Pick, CallError> {
+    /// A try has failed, or none could be made: waits until the next one may be, by another provider where there is one.
+    ///
+    /// # Errors
+    /// What the caller is told, where there is to be none.
+    pub(crate) async fn after(&mut self, error: CallError) -> Result<(), CallError> {
+        let picked = self.picked.take();
+        let was_found = picked.is_some();
+        if was_found {
+            self.tries.note(error.executed());
+        } else if !matches!(error.kind(), CallErrorKind::Unavailable) {
+            // What the center says, or nobody.
+            return Err(self.tries.told(error));
+        }
+        self.tried.extend(picked.map(|host| (host, why_not(&error).to_owned())));
+        let left = self.time_left();
+        if let Some(pause) = self.caller.retries.after(&mut self.tries, error, was_found, left)? {
+            self.begins_anew = true;
+            // It is rare, and calls are smaller without it.
+            Box::pin(sleep(pause)).await;
+        }
+        Ok(())
+    }
+
+    /// Two tries at once have ended, or are left to themselves. The last was that of `second`, else of the first; of the
+    /// other is known whether it was executed.
+    pub(crate) fn settle(&mut self, second: Option<Host>, other: Option<(Option<Host>, Executed)>) {
+        if let Some((host, executed)) = other {
+            self.tries.note(executed);
+            let host = host.or(self.picked);
+            self.tried.extend(host.map(|host| (host, NO_ANSWER.to_owned())));
+        }
+        self.picked = second.or(self.picked);
+    }
+
+    pub(crate) const fn tries(&self) -> Tries {
+        self.tries
+    }
+
+    async fn pick(&mut self) -> Result<Pick, CallError> {
         let Inner { discovery, balancer, pool, .. } = self.caller;
         let hosts = discovery.hosts_until(self.method, self.deadline).await?;
         if self.tried.is_empty() {
@@ -78,9 +126,14 @@ impl<'a> Route<'a> {
                 return Ok(first);
             }
         }
-        let is_new = |host: &Host| self.tried.iter().all(|(tried, _)| tried != host);
-        let left: Vec<Host> = hosts.iter().copied().filter(is_new).collect();
-        let sound: Vec<Host> = left.iter().copied().filter(|host| !pool.is_doubtful(*host)).collect();
+        let is_sound = |host: &Host| !pool.is_doubtful(*host);
+        let mut left: Vec<Host> = hosts.iter().copied().filter(|host| self.is_new(*host)).collect();
+        let mut sound: Vec<Host> = left.iter().copied().filter(is_sound).collect();
+        if sound.is_empty() && std::mem::take(&mut self.begins_anew) {
+            self.tried.clear();
+            left = hosts.to_vec();
+            sound = hosts.iter().copied().filter(is_sound).collect();
+        }
         let choice = if sound.is_empty() { &left } else { &sound };
         let Pick { host, .. } = self.choose(balancer.pick_again(self.method, choice), choice)?;
         Ok(Pick { host, others: left.len().saturating_sub(1) })
@@ -109,10 +162,33 @@ impl<'a> Route<'a> {
             .with_executed(Executed::No)
     }
 
+    fn is_new(&self, host: Host) -> bool {
+        self.tried.iter().all(|(tried, _)| *tried != host)
+    }
+
+    /// The same connection for a call that ends with this try.
+    fn in_time(&self, client: &Client) -> Client {
+        let left = self.time_left();
+        client.with_timeout(self.tries.per_try().map_or(left, |limit| limit.min(left)))
+    }
+
     fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 }
+
+/// Why a host was passed over.
+fn why_not(error: &CallError) -> &'static str {
+    match error.kind() {
+        CallErrorKind::Remote { code: ResultCode::Unavailable, .. } => NO_CALLS,
+        CallErrorKind::Remote { code: ResultCode::Overloaded, .. } => "it is overloaded",
+        CallErrorKind::Remote { .. } => "it answered with an error",
+        CallErrorKind::Timeout => NO_ANSWER,
+        _ => "its connection has ended",
+    }
+}
+
+const NO_ANSWER: &str = "no answer in time";
 
 /// How much of the time that is left one host may take to be connected to, so that some is left for the others. However
 /// many there are, it is long enough for one that lives.

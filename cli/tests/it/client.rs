@@ -65,6 +65,35 @@ fn a_peer_that_cannot_be_reached_is_named() {
 }
 
 #[test]
+fn a_call_is_made_again_as_it_is_told() {
+    let (_center, center) = center();
+    let (_provider, at) = provider(&center);
+    let nap = r#"{"ms": 60000}"#;
+    let short = ["--try-timeout", "50ms", "--timeout", "20s"];
+    for place in [["--center", &center], ["--at", &at]] {
+        let call = |more: &[&str]| run(&[&["call", "sleep", nap], &place[..], &short[..], more].concat()).failed(1);
+        let line = call(&["--retries", "1", "--idempotent"]);
+        assert!(line.contains("no answer within 50ms, the last of 2 tries (executed: unknown)"), "{line}");
+        let line = call(&["--idempotent"]);
+        assert!(line.contains("the last of 3 tries (executed: unknown)"), "{line}");
+        for once in [&["--retries", "0", "--idempotent"][..], &[]] {
+            let line = call(once);
+            assert!(line.contains("no answer within 50ms (executed: unknown)"), "{once:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_hedge_is_for_idempotent_calls_of_several_providers() {
+    let (_center, center) = center();
+    let _providers = [provider(&center), provider(&center)];
+    let nap = ["call", "sleep", r#"{"ms": 300}"#, "--center", &center, "--hedge", "1ms"];
+    assert_eq!(run(&[&nap[..], &["--idempotent"]].concat()).ok(), ["300"]);
+    assert!(run(&nap).failed(1).contains("--idempotent"));
+    assert!(run(&[&nap[..], &["--idempotent", "--at", "127.0.0.1:1"]].concat()).failed(1).contains("--at"));
+}
+
+#[test]
 fn discover_prints_a_host_a_line() {
     let (_center, center) = center();
     let providers = [provider(&center), provider(&center)];

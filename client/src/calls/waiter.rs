@@ -33,13 +33,6 @@ pub(crate) enum Outcome {
     Late,
 }
 
-impl Outcome {
-    /// Whether nothing of the request has left.
-    pub(crate) const fn is_unsent(&self) -> bool {
-        matches!(self, Self::Disconnected(Stage::Unsent))
-    }
-}
-
 impl Waiter {
     /// A task that waits, and the end at which it does.
     pub(crate) fn task(kept: bool) -> (oneshot::Receiver<Told>, Self) {

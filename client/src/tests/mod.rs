@@ -5,10 +5,12 @@ mod bounds;
 mod calls;
 mod cancel;
 mod centers;
+mod executed;
 mod inboxes;
 mod leaving;
 mod liveness;
 mod reconnects;
+mod retries;
 mod sessions;
 
 use std::time::Duration;

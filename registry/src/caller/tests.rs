@@ -10,7 +10,7 @@ use super::*;
 use crate::testing::{Center, LONG, dead_host, host_of, serve_who};
 use crate::{CacheLimits, Notice, Notices, Provider};
 
-const ANY: &str = "127.0.0.1:0";
+pub(super) const ANY: &str = "127.0.0.1:0";
 
 async fn caller(center: &Center) -> Caller {
     Caller::builder().timeout(LONG).connect_timeout(LONG).connect(center.address()).await.unwrap()
@@ -91,7 +91,7 @@ async fn a_provider_that_can_not_be_reached_is_passed_over() {
 }
 
 /// A host that never finishes a connection: its backlog is full, and it accepts nobody.
-async fn blackhole() -> (Host, tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+pub(super) async fn blackhole() -> (Host, tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(ANY.parse().unwrap()).unwrap();
     let listener = socket.listen(0).unwrap();
@@ -172,7 +172,7 @@ async fn calls_are_spread_evenly_over_those_that_live() {
 }
 
 /// A provider that answers each call in the same way.
-async fn refusing(error: &'static str) -> Serving {
+pub(super) async fn refusing(error: &'static str) -> Serving {
     let answer = move |conn: &Conn, message: &Message| {
         let body = serde_json::value::RawValue::from_string(error.to_owned()).unwrap();
         let _ = conn.answer(message.id(), &RawAnswer(body));
@@ -182,7 +182,7 @@ async fn refusing(error: &'static str) -> Serving {
     serve(&[ANY.parse().unwrap()], settings, Arc::new(handler)).await.unwrap()
 }
 
-struct Answering<F>(F);
+pub(super) struct Answering<F>(pub(super) F);
 
 impl<F: Fn(&Conn, &Message) + Send + Sync + 'static> Handler<Conn> for Answering<F> {
     fn handle(&self, conn: &Conn, message: Message) {
@@ -190,7 +190,7 @@ impl<F: Fn(&Conn, &Message) + Send + Sync + 'static> Handler<Conn> for Answering
     }
 }
 
-struct RawAnswer(Box<serde_json::value::RawValue>);
+pub(super) struct RawAnswer(pub(super) Box<serde_json::value::RawValue>);
 
 impl callboard_common::Encode for RawAnswer {
     fn kind(&self) -> MessageType {
@@ -212,7 +212,7 @@ async fn a_provider_that_takes_no_calls_is_passed_over_unless_it_may_have_run_th
         (r#"{"rcode":22,"error":{"message":"draining","executed":"unknown"}}"#, Some(ResultCode::Unavailable)),
         (r#"{"rcode":22,"error":{"message":"draining","executed":"yes"}}"#, Some(ResultCode::Unavailable)),
         (r#"{"rcode":22}"#, Some(ResultCode::Unavailable)),
-        (r#"{"rcode":17,"error":{"message":"full","executed":"no"}}"#, Some(ResultCode::Overloaded)),
+        (r#"{"rcode":17,"error":{"message":"full","executed":"yes"}}"#, Some(ResultCode::Overloaded)),
     ];
     let server = serve_who("a", ANY).await;
     for (answer, refused) in rows {

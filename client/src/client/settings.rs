@@ -1,0 +1,78 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Client, RetryMetrics, RetryPolicy, Tries};
+
+/// How the calls of a handle are made again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Again {
+    policy: RetryPolicy,
+    is_idempotent: bool,
+}
+
+/// What differs between handles of the same connection.
+impl Client {
+    /// The same connection with another deadline for each call. A shorter one fails earlier; a longer one keeps a place
+    /// for longer.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// The same connection, and the same budget, with another policy for each [call](Self::call).
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), callboard_client::CallError> {
+    /// use std::time::Duration;
+    /// use callboard_client::{Client, RetryPolicy};
+    /// let client = Client::builder().retry(RetryPolicy::default()).connect("127.0.0.1:7070").await?;
+    /// // It changes nothing, so it may be asked again where no answer comes.
+    /// let patient = RetryPolicy { tries: 5, per_try: Some(Duration::from_millis(500)), ..RetryPolicy::default() };
+    /// let price: f64 = client.idempotent().with_retry(patient).call("price", &"coffee").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_retry(&self, retry: RetryPolicy) -> Self {
+        self.with_again(Again { policy: retry, ..self.again() })
+    }
+
+    /// The same connection for calls of methods that do no harm when they are executed twice, as those that only read. They
+    /// are made again, as the [policy](RetryPolicy) says, also where nobody knows whether they were executed.
+    #[must_use]
+    pub fn idempotent(&self) -> Self {
+        self.with_again(Again { is_idempotent: true, ..self.again() })
+    }
+
+    /// How often [calls](Self::call) are made again.
+    pub fn retry(&self) -> RetryPolicy {
+        self.again().policy
+    }
+
+    /// How often all clones together have called and tried. Only [`call`](Self::call) counts.
+    pub fn retry_metrics(&self) -> RetryMetrics {
+        self.shared.retries.metrics()
+    }
+
+    /// How long each call may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(super) fn tries(&self) -> Tries {
+        let Again { policy, is_idempotent } = self.again();
+        Tries::new(policy, is_idempotent)
+    }
+
+    pub(super) fn per_try(&self) -> Option<Duration> {
+        self.again.as_ref()?.policy.per_try
+    }
+
+    fn again(&self) -> Again {
+        self.again.as_deref().copied().unwrap_or(Again { policy: RetryPolicy::never(), is_idempotent: false })
+    }
+
+    fn with_again(&self, again: Again) -> Self {
+        let is_once = again.policy == RetryPolicy::never() && !again.is_idempotent;
+        Self { again: (!is_once).then(|| Arc::new(again)), ..self.clone() }
+    }
+}

@@ -83,6 +83,23 @@ impl Center {
         self.topics.subscriber_count()
     }
 
+    /// What all topics and subscriptions take, in bytes, as it counts against
+    /// [`TopicLimits::total_bytes`](callboard_pubsub::TopicLimits::total_bytes).
+    pub fn topic_bytes(&self) -> usize {
+        self.topics.bytes()
+    }
+
+    /// How many topics were removed that nobody held any longer, since there was no room for others.
+    pub fn topics_dropped(&self) -> u64 {
+        self.topics.dropped()
+    }
+
+    /// How many connections were closed since they had most of the topics, or of what topics and subscriptions take
+    /// together, and another one had no room.
+    pub fn topics_crowded_out(&self) -> u64 {
+        self.topics.crowded_out()
+    }
+
     /// What all topics keep of their messages for subscribers that come back, in bytes.
     pub fn kept_bytes(&self) -> usize {
         self.topics.kept_bytes()

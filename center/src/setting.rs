@@ -310,6 +310,12 @@ pub(crate) const ALL: &[Setting] = &[
         |config| &mut config.registry.max_name_bytes,
         "The longest name of a method that may be registered or discovered",
     ),
+    number(
+        "total_registry_bytes",
+        1024,
+        |config| &mut config.registry.total_bytes,
+        "What all that is registered and watched may take; past it the connection goes that has most of it",
+    ),
     Setting {
         key: "probe",
         about: "Whether a provider is announced only after its host was connected to once",
@@ -338,12 +344,29 @@ pub(crate) const ALL: &[Setting] = &[
         "Comings and goings of a method at a host in flap_window_ms; past it, coming is told later",
     ),
     millis("flap_window_ms", |config| &mut config.availability.flap_window, "The time over which flap_changes counts"),
-    number("max_topics", 1, |config| &mut config.topics.topics, "Topics in all"),
+    number(
+        "max_topics",
+        1,
+        |config| &mut config.topics.topics,
+        "Topics in all; past it one that nobody holds is removed, else the connection goes that holds most",
+    ),
+    number(
+        "topics_per_connection",
+        1,
+        |config| &mut config.topics.created_per_connection,
+        "Topics that one connection may hold: it created them, or was subscribed when the one that did ended",
+    ),
     number(
         "subscribed_per_connection",
         1,
         |config| &mut config.topics.subscribed_per_connection,
         "Topics that one connection may subscribe to",
+    ),
+    number(
+        "total_topic_bytes",
+        1024,
+        |config| &mut config.topics.total_bytes,
+        "What all topics and subscriptions may take; past it as past max_topics",
     ),
     number("max_topic_bytes", 1, |config| &mut config.topics.max_name_bytes, "The longest name of a topic"),
     number(

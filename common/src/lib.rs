@@ -12,6 +12,7 @@
 //! 6. [`Requestor`]: pairs each answer with its call; pure.
 //! 7. [`Connection`] and [`Handler`]: a peer, and what a layer does with its messages; [`Dispatcher`] between them;
 //!    [`Recorder`], a connection for tests.
+//! 7. [`Shares`]: what each connection takes of something that all share.
 
 #![deny(missing_docs)]
 
@@ -37,6 +38,7 @@ mod recorder;
 mod requestor;
 mod scan;
 mod session;
+mod shares;
 
 pub use body::{
     Body, BodyError, CallMeta, Decode, Encode, ErrorInfo, Executed, GoAway, HostList, Limits, ListedHost, Missed,
@@ -64,3 +66,4 @@ pub use publish_id::PublishId;
 pub use recorder::{RecordedRequest, Recorder, Sent};
 pub use requestor::{RequestId, Requestor};
 pub use session::{Feature, Features, Session};
+pub use shares::{Room, Shares};

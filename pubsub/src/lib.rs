@@ -3,7 +3,8 @@
 //! In reading order, first the center's side:
 //!
 //! 1. [`TopicManager`]: who is subscribed to what, pure; with [`TopicLimits`] and [`TopicError`]. One topic is in
-//!    `topic`, what it keeps for those who come back in `ring`, and what all of them keep in `kept`.
+//!    `topic`, what it keeps for those who come back in `ring`, and what all of them keep in `kept`; who holds which topic,
+//!    and what each connection takes, in `holdings`.
 //! 2. [`TopicService`]: the handler of REQ_TOPIC around it. How a message becomes the frames that are pushed stands in
 //!    `publication`, with `numbered` for those that carry a number, and how they reach each subscriber in `delivery`;
 //!    what a run of messages has in common is read once, see `spelling`.
@@ -31,6 +32,7 @@ mod delivery;
 mod event;
 mod everywhere;
 mod gathering;
+mod holdings;
 mod hub;
 mod kept;
 mod listeners;

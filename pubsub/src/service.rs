@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,6 +38,8 @@ pub struct TopicService<C> {
 #[derive(Debug)]
 pub(crate) struct State<C> {
     pub(crate) topics: TopicManager<C>,
+    /// Connections that were closed to make room for others.
+    crowded_out: u64,
     /// Ids of what the center itself has to tell.
     last_notice: u64,
 }
@@ -49,7 +52,7 @@ impl<C: Connection> TopicService<C> {
 
     /// No topics yet; these bounds.
     pub fn with_limits(limits: TopicLimits) -> Self {
-        let state = State { topics: TopicManager::with_limits(limits), last_notice: 0 };
+        let state = State { topics: TopicManager::with_limits(limits), crowded_out: 0, last_notice: 0 };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -72,6 +75,22 @@ impl<C: Connection> TopicService<C> {
     /// [`TopicLimits::total_ring_bytes`].
     pub fn given_up(&self) -> u64 {
         self.lock().topics.given_up()
+    }
+
+    /// What topics and subscriptions take, as it counts against [`TopicLimits::total_bytes`].
+    pub fn bytes(&self) -> usize {
+        self.lock().topics.bytes()
+    }
+
+    /// How many topics were removed that nobody held any longer, since there was no room for others.
+    pub fn dropped(&self) -> u64 {
+        self.lock().topics.dropped()
+    }
+
+    /// How many connections were closed since they had most of the topics, or of what all take together, and another one
+    /// had no room.
+    pub fn crowded_out(&self) -> u64 {
+        self.lock().crowded_out
     }
 
     /// Topics that are created from now on have epochs above this one: each run of a center should begin elsewhere, so
@@ -209,9 +228,28 @@ impl<C: Connection> Default for TopicService<C> {
 
 impl<C: Connection> State<C> {
     fn change(&mut self, conn: &C, request: &TopicRequest<'_>, options: &TopicOptions) -> Result<Changed, Refused> {
+        loop {
+            match self.try_change(conn, request, options) {
+                Err(Refused::Topic(why)) if self.make_room(conn, &why, &request.topic) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Closes the connection that has most, if that is more than `conn` would have with what it was refused; whether one was.
+    fn make_room(&mut self, conn: &C, refused: &TopicError, topic: &str) -> bool {
+        let Some(largest) = self.topics.gives_way(conn, refused, topic) else { return false };
+        self.topics.close(&largest);
+        self.crowded_out += 1;
+        tracing::warn!(peer = largest.peer(), "{CROWDED_OUT}");
+        largest.close(Cow::Borrowed(CROWDED_OUT));
+        true
+    }
+
+    fn try_change(&mut self, conn: &C, request: &TopicRequest<'_>, options: &TopicOptions) -> Result<Changed, Refused> {
         let topic = &*request.topic;
         match request.op {
-            TopicOp::Create => self.create(topic, options)?,
+            TopicOp::Create => self.create(conn, topic, options)?,
             TopicOp::Remove => self.remove(conn, topic)?,
             TopicOp::Subscribe => return Ok(self.subscribe(conn, topic, options)?),
             TopicOp::Cancel => self.topics.cancel(conn, topic),
@@ -220,8 +258,8 @@ impl<C: Connection> State<C> {
         Ok(Changed::Done)
     }
 
-    fn create(&mut self, topic: &str, options: &TopicOptions) -> Result<(), TopicError> {
-        self.topics.create(topic)?;
+    fn create(&mut self, conn: &C, topic: &str, options: &TopicOptions) -> Result<(), TopicError> {
+        self.topics.create(conn, topic)?;
         if options.retain == Some(true) {
             self.topics.topic_mut(topic)?.set_retain();
         }
@@ -327,6 +365,8 @@ impl Form {
         }
     }
 }
+
+const CROWDED_OUT: &str = "topics and subscriptions are at their bound, and of that this connection had most";
 
 #[cfg(test)]
 mod tests;

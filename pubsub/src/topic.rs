@@ -6,6 +6,7 @@ use callboard_common::{Missed, SlowPolicy, Subscribed, TopicOptions, TopicPositi
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 
+use crate::holdings::Holder;
 use crate::kept::{Filed, Kept};
 use crate::publication::{Form, Needs};
 use crate::ring::{Piece, Ring, RingBounds};
@@ -14,6 +15,7 @@ use crate::ring::{Piece, Ring, RingBounds};
 #[derive(Clone, Debug)]
 pub(crate) struct Topic<K> {
     name: Arc<str>,
+    pub(crate) holder: Holder<K>,
     /// Where it stands: its life, and the number of the last message.
     at: TopicPosition,
     subscribers: IndexMap<K, Subscriber>,
@@ -69,9 +71,10 @@ pub(crate) struct Replay {
 }
 
 impl<K: Eq + Hash> Topic<K> {
-    pub(crate) fn new(name: Arc<str>, epoch: u64) -> Self {
+    pub(crate) fn new(name: Arc<str>, holder: Holder<K>, epoch: u64) -> Self {
         Self {
             name,
+            holder,
             at: TopicPosition { epoch, seq: 0 },
             subscribers: IndexMap::new(),
             forms: [0; 3],
@@ -136,6 +139,7 @@ impl<K: Eq + Hash> Topic<K> {
     pub(crate) fn published(&mut self, messages: u64, frames: Option<&Bytes>, bounds: RingBounds, kept: &mut Kept) {
         let first = self.at.seq + 1;
         self.at.seq += messages;
+        self.holder.publish();
         if !self.keeps {
             return;
         }

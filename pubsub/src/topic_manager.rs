@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use callboard_common::{ErrorInfo, ResultCode};
 
+use crate::holdings::{self, Holdings, SUBSCRIPTION_BYTES};
 use crate::kept::Kept;
 use crate::ring::RingBounds;
 use crate::topic::{Subscriber, Topic};
@@ -17,7 +18,7 @@ use crate::topic::{Subscriber, Topic};
 /// ```
 /// use callboard_pubsub::TopicManager;
 /// let mut topics = TopicManager::new();
-/// topics.create("news")?;
+/// topics.create(&7, "news")?;
 /// topics.subscribe(&7, "news")?;
 /// assert_eq!(topics.subscribers("news")?.collect::<Vec<_>>(), [&7]);
 /// topics.close(&7);
@@ -29,6 +30,7 @@ pub struct TopicManager<K> {
     limits: TopicLimits,
     topics: HashMap<Arc<str>, Topic<K>>,
     kept: Kept,
+    holdings: Holdings<K>,
     /// Each topic has the next one: a name that is removed and created again is another topic.
     last_epoch: u64,
     /// Connections without a subscription have no entry.
@@ -37,14 +39,22 @@ pub struct TopicManager<K> {
 
 /// The bounds of a [`TopicManager`].
 ///
-/// Higher bounds let peers take more of the center's memory: about 300 bytes for each topic and 200 for each
-/// subscription, the topic's name, and the messages that are kept.
+/// Higher bounds let peers take more of the center's memory: about 500 bytes for each topic and its name, 200 for each
+/// subscription, and the messages that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicLimits {
-    /// Topics in total. Default 100,000. Past it a create is refused with OVERLOADED.
+    /// Topics in total. Default 100,000. Past it the topic is removed that nobody has held for longest: its creator's
+    /// connection has ended, and nobody is subscribed. Where there is none, who holds most topics is closed to let another
+    /// connection create one, and refused with OVERLOADED itself.
     pub topics: usize,
+    /// Topics that one connection may hold: it created them, or was subscribed when the one that did ended. Default 10,000.
+    /// Past it a create is refused with OVERLOADED.
+    pub created_per_connection: usize,
     /// Topics that one connection is subscribed to. Default 10,000. Past it a subscribe is refused with OVERLOADED.
     pub subscribed_per_connection: usize,
+    /// What all topics and subscriptions take, in bytes: 500 and its name for a topic, 200 for a subscription. Default
+    /// 256 MiB. Past it as with [`topics`](Self::topics).
+    pub total_bytes: usize,
     /// The longest name of a topic, in bytes of UTF-8. Default 4,096. A create with a longer one is refused with
     /// TOO_LARGE.
     pub max_name_bytes: usize,
@@ -64,6 +74,8 @@ impl Default for TopicLimits {
     fn default() -> Self {
         Self {
             topics: 100_000,
+            created_per_connection: 10_000,
+            total_bytes: 256 << 20,
             subscribed_per_connection: 10_000,
             max_name_bytes: 4096,
             ring_messages: 1024,
@@ -83,7 +95,7 @@ pub enum TopicError {
         /// Its name, cut to its first 64 characters.
         topic: String,
     },
-    /// There are as many topics as there may be.
+    /// There are as many topics as there may be, and no connection holds more of them than this one would.
     #[error("there are {bound} topics, and more are not taken: remove some, or raise the bound")]
     Topics {
         /// [`TopicLimits::topics`].
@@ -95,6 +107,21 @@ pub enum TopicError {
     )]
     Subscribed {
         /// [`TopicLimits::subscribed_per_connection`].
+        bound: usize,
+    },
+    /// The connection holds as many topics as it may.
+    #[error("this connection holds {bound} topics, and more are not taken: remove some, or use another connection")]
+    Created {
+        /// [`TopicLimits::created_per_connection`].
+        bound: usize,
+    },
+    /// All topics and subscriptions take as much as they may, and no connection has more of it than this one would.
+    #[error(
+        "all topics and subscriptions take {bound} bytes, and no connection has more of it than this one would: \
+         remove some, or raise the bound"
+    )]
+    Total {
+        /// [`TopicLimits::total_bytes`].
         bound: usize,
     },
     /// The name is too long.
@@ -112,7 +139,9 @@ impl TopicError {
     pub const fn code(&self) -> ResultCode {
         match self {
             Self::NotFound { .. } => ResultCode::NotFoundTopic,
-            Self::Topics { .. } | Self::Subscribed { .. } => ResultCode::Overloaded,
+            Self::Topics { .. } | Self::Subscribed { .. } | Self::Created { .. } | Self::Total { .. } => {
+                ResultCode::Overloaded
+            }
             Self::Name { .. } => ResultCode::TooLarge,
         }
     }
@@ -123,6 +152,8 @@ impl TopicError {
             Self::NotFound { .. } => return ErrorInfo::not_executed(self.to_string()),
             Self::Topics { bound } => ("topics", bound),
             Self::Subscribed { bound } => ("subscribed_per_connection", bound),
+            Self::Created { bound } => ("topics_per_connection", bound),
+            Self::Total { bound } => ("total_topic_bytes", bound),
             Self::Name { bound, .. } => ("max_name_bytes", bound),
         };
         ErrorInfo::not_executed(self.to_string()).with_limit(limit, bound)
@@ -133,7 +164,7 @@ impl TopicError {
     }
 }
 
-impl<K: Clone + Eq + Hash> TopicManager<K> {
+impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
     /// No topics yet; the default bounds.
     pub fn new() -> Self {
         Self::with_limits(TopicLimits::default())
@@ -141,8 +172,8 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
 
     /// No topics yet; these bounds.
     pub fn with_limits(limits: TopicLimits) -> Self {
-        let kept = Kept::new(limits.total_ring_bytes);
-        Self { limits, topics: HashMap::new(), kept, last_epoch: 0, subscriptions: HashMap::new() }
+        let (kept, holdings) = (Kept::new(limits.total_ring_bytes), Holdings::new(limits));
+        Self { limits, topics: HashMap::new(), kept, holdings, last_epoch: 0, subscriptions: HashMap::new() }
     }
 
     /// Topics that are created from now on have epochs above this one. So that no two runs of a center give the same
@@ -154,22 +185,52 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
     /// Makes a topic; one that exists keeps its subscribers.
     ///
     /// # Errors
-    /// `Name`, `Topics`.
-    pub fn create(&mut self, topic: &str) -> Result<(), TopicError> {
-        if self.topics.contains_key(topic) {
+    /// `Name`, `Created`, `Topics`, `Total`.
+    pub fn create(&mut self, connection: &K, topic: &str) -> Result<(), TopicError> {
+        if let Some(known) = self.topics.get_mut(topic) {
+            let name = Arc::clone(known.name());
+            self.holdings.adopt(connection, &name, &mut known.holder);
             return Ok(());
         }
-        let TopicLimits { topics, max_name_bytes, .. } = self.limits;
-        if topic.len() > max_name_bytes {
-            return Err(TopicError::Name { name_bytes: topic.len(), bound: max_name_bytes });
+        let bound = self.limits.max_name_bytes;
+        if topic.len() > bound {
+            return Err(TopicError::Name { name_bytes: topic.len(), bound });
         }
-        if self.topics.len() >= topics {
-            return Err(TopicError::Topics { bound: topics });
-        }
+        self.within_bounds(|holdings| holdings.check_topic(connection, topic))?;
         self.last_epoch += 1;
         let name: Arc<str> = topic.into();
-        self.topics.insert(Arc::clone(&name), Topic::new(name, self.last_epoch));
+        let holder = self.holdings.hold(connection, &name);
+        self.topics.insert(Arc::clone(&name), Topic::new(name, holder, self.last_epoch));
         Ok(())
+    }
+
+    /// Asks again as long as a topic that nobody holds can make room.
+    fn within_bounds(&mut self, check: impl Fn(&Holdings<K>) -> Result<(), TopicError>) -> Result<(), TopicError> {
+        loop {
+            match check(&self.holdings) {
+                Err(TopicError::Topics { .. } | TopicError::Total { .. }) if self.drop_idle() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Removes the topic that nobody has held for longest; whether there was one.
+    fn drop_idle(&mut self) -> bool {
+        while let Some(name) = self.holdings.oldest_idle() {
+            let Some(topic) = self.topics.get_mut(&name) else { return false };
+            if self.holdings.may_go(&name, &mut topic.holder) {
+                self.remove(&name).for_each(drop);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Who is to go, so that a connection may do with this topic what it was refused.
+    pub(crate) fn gives_way(&self, connection: &K, refused: &TopicError, topic: &str) -> Option<K> {
+        let subscribes = self.topics.contains_key(topic);
+        let bytes = if subscribes { SUBSCRIPTION_BYTES } else { holdings::cost(topic) };
+        self.holdings.gives_way(connection, refused, bytes)
     }
 
     /// Ends a topic and all its subscriptions; gives those who were subscribed. One that does not exist has none.
@@ -177,6 +238,7 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
         let mut removed = self.topics.remove(topic);
         if let Some(topic) = &mut removed {
             topic.forget(&mut self.kept);
+            self.holdings.release(topic.name(), &topic.holder);
         }
         let subscribers: Vec<_> = removed.map(Topic::into_subscribers).into_iter().flatten().collect();
         for subscriber in &subscribers {
@@ -188,7 +250,7 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
     /// Subscribes a connection; twice is once.
     ///
     /// # Errors
-    /// `NotFound`, `Subscribed`.
+    /// `NotFound`, `Subscribed`, `Total`.
     pub fn subscribe(&mut self, connection: &K, topic: &str) -> Result<(), TopicError> {
         self.subscribe_as(connection, topic, Subscriber::default())
     }
@@ -213,10 +275,15 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
         if held.map_or(0, HashSet::len) >= bound {
             return Err(TopicError::Subscribed { bound });
         }
-        self.subscriptions.entry(connection.clone()).or_default().insert(Arc::clone(&name));
         if let Some(topic) = self.topics.get_mut(&name) {
-            topic.add(connection.clone(), subscriber);
+            // First, so that it is not the one that makes room.
+            self.holdings.adopt(connection, &name, &mut topic.holder);
         }
+        self.within_bounds(|holdings| holdings.check_subscription(connection))?;
+        let Some(topic) = self.topics.get_mut(&name) else { return Err(TopicError::not_found(&name)) };
+        topic.add(connection.clone(), subscriber);
+        self.holdings.subscribed(connection);
+        self.subscriptions.entry(connection.clone()).or_default().insert(name);
         Ok(())
     }
 
@@ -228,11 +295,18 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
         }
     }
 
-    /// Ends all subscriptions of a connection. The topics stay.
+    /// Ends all subscriptions of a connection. The topics stay, those too that it created.
     pub fn close(&mut self, connection: &K) {
+        let held = self.holdings.forget(connection);
         for topic in self.subscriptions.remove(connection).unwrap_or_default() {
             if let Some(topic) = self.topics.get_mut(&topic) {
                 topic.take_out(connection);
+            }
+        }
+        for name in held {
+            if let Some(topic) = self.topics.get_mut(&name) {
+                let next = topic.subscribers().next().cloned();
+                topic.holder = self.holdings.pass_on(&name, next.as_ref());
             }
         }
     }
@@ -277,6 +351,16 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
         self.kept.given_up()
     }
 
+    /// What topics and subscriptions take, as it counts against [`TopicLimits::total_bytes`].
+    pub const fn bytes(&self) -> usize {
+        self.holdings.bytes()
+    }
+
+    /// How many topics were removed that nobody held, since there was no room for others.
+    pub const fn dropped(&self) -> u64 {
+        self.holdings.dropped()
+    }
+
     /// How many topics there are.
     pub fn topic_count(&self) -> usize {
         self.topics.len()
@@ -289,7 +373,9 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
 
     fn forget(&mut self, connection: &K, topic: &str) {
         if let Some(topics) = self.subscriptions.get_mut(connection) {
-            topics.remove(topic);
+            if topics.remove(topic) {
+                self.holdings.cancelled(connection);
+            }
             if topics.is_empty() {
                 self.subscriptions.remove(connection);
             }
@@ -297,7 +383,7 @@ impl<K: Clone + Eq + Hash> TopicManager<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash> Default for TopicManager<K> {
+impl<K: Clone + Eq + Hash + Ord> Default for TopicManager<K> {
     fn default() -> Self {
         Self::new()
     }
@@ -318,12 +404,12 @@ mod tests {
     #[test]
     fn subscribers_come_in_the_order_in_which_they_joined_and_twice_is_once() {
         let mut topics = TopicManager::new();
-        topics.create("news").unwrap();
+        topics.create(&9, "news").unwrap();
         for connection in [3, 1, 2, 1, 3] {
             topics.subscribe(&connection, "news").unwrap();
         }
         assert_eq!(heard(&topics, "news"), Some(vec![3, 1, 2]));
-        topics.create("news").unwrap();
+        topics.create(&9, "news").unwrap();
         assert_eq!(heard(&topics, "news"), Some(vec![3, 1, 2]), "creating it again changes nothing");
     }
 
@@ -342,12 +428,12 @@ mod tests {
     fn removing_ends_all_subscriptions_and_creating_again_restores_none() {
         let mut topics = TopicManager::new();
         for topic in ["news", "music"] {
-            topics.create(topic).unwrap();
+            topics.create(&9, topic).unwrap();
             topics.subscribe(&1, topic).unwrap();
         }
         topics.subscribe(&2, "news").unwrap();
         assert_eq!(topics.remove("news").collect::<Vec<_>>(), [1, 2]);
-        topics.create("news").unwrap();
+        topics.create(&9, "news").unwrap();
         assert_eq!(heard(&topics, "news"), Some(vec![]));
         assert_eq!(heard(&topics, "music"), Some(vec![1]));
         assert_eq!(topics.subscriber_count(), 1);
@@ -361,18 +447,99 @@ mod tests {
             max_name_bytes: 4,
             ..TopicLimits::default()
         });
-        topics.create("news").unwrap();
-        assert_eq!(topics.create("music").unwrap_err(), TopicError::Name { name_bytes: 5, bound: 4 });
-        topics.create("pop").unwrap();
-        assert_eq!(topics.create("rock").unwrap_err(), TopicError::Topics { bound: 2 });
-        topics.create("news").unwrap();
+        topics.create(&9, "news").unwrap();
+        assert_eq!(topics.create(&9, "music").unwrap_err(), TopicError::Name { name_bytes: 5, bound: 4 });
+        topics.create(&9, "pop").unwrap();
+        assert_eq!(topics.create(&9, "rock").unwrap_err(), TopicError::Topics { bound: 2 });
+        topics.create(&9, "news").unwrap();
         topics.subscribe(&1, "news").unwrap();
         assert_eq!(topics.subscribe(&1, "pop").unwrap_err(), TopicError::Subscribed { bound: 1 });
         topics.subscribe(&1, "news").unwrap();
         topics.cancel(&1, "news");
         topics.subscribe(&1, "pop").unwrap();
         topics.remove("news").for_each(drop);
-        topics.create("rock").unwrap();
+        topics.create(&9, "rock").unwrap();
+    }
+
+    /// Room for so many topics whose names have one letter.
+    fn with_room_for(topics: usize) -> TopicManager<u8> {
+        TopicManager::with_limits(TopicLimits { topics, ..TopicLimits::default() })
+    }
+
+    fn names(topics: &TopicManager<u8>) -> Vec<&str> {
+        let mut names: Vec<_> = topics.topics.keys().map(|name| &**name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_connection_holds_so_many_topics_and_one_that_it_no_longer_holds_makes_room() {
+        let limits = TopicLimits { created_per_connection: 2, ..TopicLimits::default() };
+        let mut topics = TopicManager::with_limits(limits);
+        for topic in ["a", "b", "a"] {
+            topics.create(&1, topic).unwrap();
+        }
+        let refused = topics.create(&1, "c").unwrap_err();
+        assert_eq!((refused.code(), &refused), (ResultCode::Overloaded, &TopicError::Created { bound: 2 }));
+        assert_eq!(topics.gives_way(&1, &refused, "c"), None, "nobody goes for that");
+        topics.create(&2, "c").unwrap();
+        topics.remove("a").for_each(drop);
+        topics.create(&1, "d").unwrap();
+    }
+
+    #[test]
+    fn the_topic_that_nobody_has_held_for_longest_makes_room() {
+        let mut topics = with_room_for(4);
+        for topic in ["a", "b", "c", "d"] {
+            topics.create(&1, topic).unwrap();
+        }
+        topics.subscribe(&2, "a").unwrap();
+        topics.close(&1);
+        topics.create(&3, "b").unwrap();
+        // It is published to.
+        let (c, bounds, kept) = topics.publishing("c").unwrap();
+        c.published(1, None, bounds, kept);
+        topics.create(&3, "e").unwrap();
+        assert_eq!((names(&topics), topics.dropped()), (vec!["a", "b", "c", "e"], 1), "d, which nobody has used");
+        topics.create(&3, "f").unwrap();
+        assert_eq!((names(&topics), topics.dropped()), (vec!["a", "b", "e", "f"], 2), "c was spared once");
+        let refused = topics.create(&2, "g").unwrap_err();
+        assert_eq!(refused, TopicError::Topics { bound: 4 });
+        assert_eq!(topics.gives_way(&2, &refused, "g"), Some(3), "it holds three topics, where 2 has one");
+        topics.close(&3);
+        topics.create(&2, "g").unwrap();
+        assert_eq!(names(&topics), ["a", "e", "f", "g"]);
+    }
+
+    #[test]
+    fn what_topics_and_subscriptions_take_is_bounded_and_given_back() {
+        let bytes = 3 * holdings::cost("a") + 2 * SUBSCRIPTION_BYTES;
+        let mut topics = TopicManager::with_limits(TopicLimits { total_bytes: bytes, ..TopicLimits::default() });
+        for topic in ["a", "b", "c"] {
+            topics.create(&1, topic).unwrap();
+        }
+        topics.subscribe(&2, "a").unwrap();
+        topics.subscribe(&2, "b").unwrap();
+        topics.subscribe(&2, "b").unwrap();
+        assert_eq!(topics.bytes(), bytes);
+        let refused = topics.subscribe(&2, "c").unwrap_err();
+        assert_eq!((refused.code(), &refused), (ResultCode::Overloaded, &TopicError::Total { bound: bytes }));
+        assert_eq!(topics.gives_way(&2, &refused, "c"), Some(1), "it holds most");
+        assert_eq!(topics.create(&1, "d").unwrap_err(), refused);
+        assert_eq!(topics.gives_way(&1, &refused, "d"), None);
+        topics.cancel(&2, "a");
+        assert_eq!(topics.bytes(), bytes - SUBSCRIPTION_BYTES);
+        // What nobody holds makes room, but for what is subscribed to; that is the subscriber's now.
+        topics.close(&1);
+        topics.subscribe(&2, "c").unwrap();
+        topics.create(&3, "d").unwrap();
+        assert_eq!((names(&topics), topics.bytes()), (vec!["b", "c", "d"], bytes));
+        topics.close(&2);
+        topics.close(&3);
+        for topic in ["b", "c", "d"] {
+            topics.remove(topic).for_each(drop);
+        }
+        assert_eq!(topics.bytes(), 0);
     }
 
     #[derive(Clone, Debug)]
@@ -408,6 +575,8 @@ mod tests {
         ring_messages: 4,
         ring_bytes: 1 << 10,
         total_ring_bytes: 1 << 12,
+        created_per_connection: 10,
+        total_bytes: 1 << 20,
     };
 
     impl Model {
@@ -446,7 +615,7 @@ mod tests {
 
     fn apply(topics: &mut TopicManager<u8>, step: &Step) -> bool {
         match *step {
-            Step::Create(topic) => topics.create(&topic.to_string()).is_ok(),
+            Step::Create(topic) => topics.create(&99, &topic.to_string()).is_ok(),
             Step::Remove(topic) => {
                 topics.remove(&topic.to_string()).for_each(drop);
                 true
@@ -478,6 +647,8 @@ mod tests {
                 topics.close(&connection);
             }
             prop_assert_eq!(topics.subscriber_count(), 0);
+            topics.close(&99);
+            prop_assert_eq!(topics.bytes(), topics.topic_count() * holdings::cost("0"));
             prop_assert!(topics.topics.values().all(|topic| topic.subscribers().len() == 0));
         }
 

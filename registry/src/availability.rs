@@ -2,6 +2,7 @@ mod attempts;
 mod damping;
 mod departures;
 mod probes;
+mod waiting_room;
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -17,6 +18,7 @@ use self::attempts::{Attempts, Reason};
 use self::damping::Damping;
 use self::departures::Departures;
 use self::probes::{Probes, Registration};
+use self::waiting_room::WaitingRoom;
 use crate::{AvailabilityPolicy, Effects, Listing, Notice, Refused, RegistryLimits, RegistryMetrics, Table, TableSize};
 
 /// The table of a center, and what stands between a provider's word and the table: hosts that are to be reached first,
@@ -29,8 +31,7 @@ pub(crate) struct Availability<K, T> {
     probes: Probes<K, T>,
     departures: Departures<K>,
     damping: Damping,
-    /// When what is held back may be announced.
-    held: BTreeSet<(Instant, Arc<str>, Host)>,
+    held: WaitingRoom,
     attempts: Attempts<K>,
     policy: AvailabilityPolicy,
     metrics: RegistryMetrics,
@@ -87,6 +88,9 @@ pub(crate) trait Outcomes<K, T>: Effects<K> {
 
     /// A provider was entered and is not announced before `until`: it has come and gone too often.
     fn held(&mut self, method: &str, host: Host, until: Instant);
+
+    /// All that this connection registered and watched was taken back, so that others have room; it is to be closed.
+    fn crowded_out(&mut self, peer: &K);
 }
 
 impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
@@ -96,7 +100,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             probes: Probes::new(limits.registered_per_connection),
             departures: Departures::default(),
             damping: Damping::new(policy.flap_changes, policy.flap_window),
-            held: BTreeSet::new(),
+            held: WaitingRoom::default(),
             attempts: Attempts::new(policy.max_probes),
             policy,
             metrics: RegistryMetrics::default(),
@@ -122,6 +126,21 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<Admission, Refused> {
+        loop {
+            match self.try_register(peer, claim, now, effects) {
+                Err(Refused::Total { .. }) if self.make_room(peer, claim.method, now, effects) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_register(
+        &mut self,
+        peer: &K,
+        claim: &Claim<'_>,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) -> Result<Admission, Refused> {
         let is_trusted = !self.policy.probe || claim.is_v1 || self.probes.is_reached(peer, claim.host);
         #[cfg(feature = "planted")]
         let is_trusted = is_trusted || callboard_common::Planted::Unprobed.is_planted();
@@ -136,6 +155,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     pub(crate) fn wait(&mut self, peer: &K, claim: &Claim<'_>, ticket: T, now: Instant) {
         let registration =
             Registration { method: claim.method.into(), instance: claim.instance.map(Arc::from), ticket };
+        self.table.begin_to_wait(peer, claim.method);
         if self.probes.wait(peer, claim.host, registration) {
             self.attempts.ask(Reason::Registration, peer, claim.host);
         }
@@ -143,8 +163,34 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     }
 
     /// Who provides a method; from now on `peer` watches it. `all` are also those that are not announced yet.
-    pub(crate) fn discover(&mut self, peer: &K, method: &str, all: bool) -> Result<Listing, Refused> {
-        if all { self.table.discover_all(peer, method) } else { self.table.discover(peer, method) }
+    pub(crate) fn discover(
+        &mut self,
+        peer: &K,
+        method: &str,
+        all: bool,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) -> Result<Listing, Refused> {
+        loop {
+            match if all { self.table.discover_all(peer, method) } else { self.table.discover(peer, method) } {
+                Err(Refused::Total { .. }) if self.make_room(peer, method, now, effects) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Where `peer` has no room for this method, whoever takes most goes, if that is more than `peer` would take. Whether
+    /// one did.
+    fn make_room(&mut self, peer: &K, method: &str, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
+        let Some(largest) = self.table.gives_way(peer, method) else { return false };
+        for host in self.table.places_of(&largest).0 {
+            self.departures.remove(&largest, host);
+            self.attempts.withdraw(Reason::Departed, &largest, host);
+        }
+        self.leave(&largest, now, effects);
+        self.metrics.crowded_out += 1;
+        effects.crowded_out(&largest);
+        true
     }
 
     pub(crate) fn stop_watching(&mut self, peer: &K, method: &str) {
@@ -166,8 +212,9 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
                 self.attempts.withdraw(reason, peer, host);
             }
         }
-        for ticket in cancelled {
-            effects.decided(ticket, Err(NotEntered::Withdrawn));
+        for registration in cancelled {
+            self.table.waits_no_more(peer, &registration.method);
+            effects.decided(registration.ticket, Err(NotEntered::Withdrawn));
         }
         self.table.withdraw(peer, method, host, &mut Noted { damping: &mut self.damping, now, effects });
     }
@@ -212,14 +259,18 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         for reason in FOR_REGISTRATIONS {
             self.attempts.forget(reason, peer);
         }
-        self.probes.forget(peer)
+        let waited = self.probes.forget(peer);
+        for registration in &waited {
+            self.table.waits_no_more(peer, &registration.method);
+        }
+        waited.into_iter().map(|registration| registration.ticket).collect()
     }
 
     /// Nothing is tried any more.
     pub(crate) fn drain(&mut self, effects: &mut impl Outcomes<K, T>) {
         self.attempts.forget_all();
-        for ticket in self.probes.stop() {
-            effects.decided(ticket, Err(NotEntered::Draining));
+        for registration in self.probes.stop() {
+            effects.decided(registration.ticket, Err(NotEntered::Draining));
         }
     }
 
@@ -276,6 +327,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             return; // what waits now came after this attempt began
         }
         for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
+            self.table.waits_no_more(peer, &method);
             let claim = Claim { method: &method, host, instance: instance.as_deref(), is_v1: false };
             let entered = match outcome {
                 Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
@@ -289,21 +341,19 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
 
     /// When [`on_time`](Self::on_time) is to be called.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let held = self.held.first().map(|(until, ..)| *until);
-        self.departures.next_deadline().into_iter().chain(held).min()
+        self.departures.next_deadline().into_iter().chain(self.held.next_deadline()).min()
     }
 
     pub(crate) fn on_time(&mut self, now: Instant, effects: &mut impl Outcomes<K, T>) {
         while let Some((peer, host)) = self.departures.pop_expired(now) {
             self.depart(&peer, host, now, effects);
         }
-        while let Some((_, method, host)) = self.held.first().filter(|(until, ..)| *until <= now).cloned() {
-            self.held.pop_first();
+        while let Some((method, host)) = self.held.pop_due(now) {
             if !self.table.is_held(&method, host) {
                 continue;
             }
             match self.damping.wait(&method, host, now) {
-                Some(later) => drop(self.held.insert((later, method, host))),
+                Some(later) => self.held.enter(later, method, host),
                 None => self.table.release(&method, host, &mut Noted { damping: &mut self.damping, now, effects }),
             }
         }
@@ -332,7 +382,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         for (old, _) in departed.iter().filter(|(_, is_it)| !is_it) {
             self.metrics.superseded += u64::from(self.depart(old, host, now, effects));
         }
-        match self.damping.wait(method, host, now).filter(|_| !is_v1) {
+        match self.damping.wait(method, host, now).filter(|_| !is_v1 && self.held.has_room()) {
             None => {
                 let noted = &mut Noted { damping: &mut self.damping, now, effects };
                 self.table.register(peer, method, host, instance, noted)?;
@@ -340,7 +390,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             Some(until) => {
                 if self.table.register_held(peer, method, host, instance)? {
                     self.metrics.held += 1;
-                    self.held.insert((until, Arc::from(method), host));
+                    self.held.enter(until, Arc::from(method), host);
                     effects.held(method, host, until);
                 }
             }

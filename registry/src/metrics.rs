@@ -16,4 +16,6 @@ pub struct RegistryMetrics {
     pub superseded: u64,
     /// Providers that were announced later, since they had come and gone too often.
     pub held: u64,
+    /// Connections that were closed since they took most of what all may take together, and another one had no room.
+    pub crowded_out: u64,
 }

@@ -162,7 +162,8 @@ impl<C: Connection> RegistryService<C> {
             return refuse_draining(conn, message);
         }
         let (mut availability, with_revision) = (self.availability(), is_told_revisions(conn));
-        let listing = match availability.discover(conn, &request.method, with_revision) {
+        let effects = &mut self.effects(Some(conn));
+        let listing = match availability.discover(conn, &request.method, with_revision, Instant::now(), effects) {
             Ok(listing) => listing,
             Err(why) => return refuse_op(conn, message, request.op, why.code(), &why.to_error()),
         };
@@ -257,6 +258,11 @@ impl<C: Connection> Outcomes<C, Ticket<C>> for Push<'_, C> {
         ticket.answer(outcome);
     }
 
+    fn crowded_out(&mut self, peer: &C) {
+        tracing::warn!(peer = peer.peer(), "{CROWDED_OUT}");
+        peer.close(Cow::Borrowed(CROWDED_OUT));
+    }
+
     fn held(&mut self, method: &str, host: Host, until: Instant) {
         let seconds = until.saturating_duration_since(Instant::now()).as_secs_f32();
         tracing::warn!(method, %host, seconds, "a provider comes and goes: its coming is told later");
@@ -341,6 +347,7 @@ fn refuse_op<C: Connection>(conn: &C, message: &Message, op: ServiceOp, code: Re
 
 /// The longest instance that a provider may give, in bytes: as in a session.
 const MAX_INSTANCE_BYTES: usize = 256;
+const CROWDED_OUT: &str = "all that is registered and watched is at its bound, and of that this connection had most";
 const NOTICE_LOST: &str = "an online or offline notice could not be queued: the watcher reads too slowly";
 
 #[cfg(test)]

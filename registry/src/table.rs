@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use callboard_common::{Host, ListedHost};
+use callboard_common::{Host, ListedHost, Room, Shares};
 use rustc_hash::FxBuildHasher;
 
 use self::methods::{Method, MethodId, Methods, Slot};
@@ -49,6 +49,8 @@ pub struct Table<K> {
     methods: Methods<K>,
     /// By a quick hash: connections are named on this side.
     peers: HashMap<K, Peer, FxBuildHasher>,
+    /// What each takes of what all may take together.
+    shares: Shares<K>,
     limits: RegistryLimits,
 }
 
@@ -79,19 +81,22 @@ pub struct TableSize {
     pub methods: usize,
     /// Connections that provide or watch something.
     pub connections: usize,
+    /// What counts against [`RegistryLimits::total_bytes`].
+    pub bytes: usize,
 }
 
 impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// An empty table with these limits.
     pub fn new(limits: RegistryLimits) -> Self {
-        Self { methods: Methods::default(), peers: HashMap::default(), limits }
+        let shares = Shares::new(limits.total_bytes);
+        Self { methods: Methods::default(), peers: HashMap::default(), shares, limits }
     }
 
     /// Enters that `peer` says that `method` is provided at `host`, by a run that is called `instance`. The same method
     /// and host again, by this connection or by another one, is the same entry: its watchers hear of it once.
     ///
     /// # Errors
-    /// [`Refused::Registered`] or [`Refused::Name`].
+    /// [`Refused::Registered`], [`Refused::Total`] or [`Refused::Name`].
     pub fn register(
         &mut self,
         peer: &K,
@@ -110,7 +115,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// Who provides `method`. From now on `peer` watches the method, also where the list is empty.
     ///
     /// # Errors
-    /// [`Refused::Watched`] or [`Refused::Name`].
+    /// [`Refused::Watched`], [`Refused::Total`] or [`Refused::Name`].
     pub fn discover(&mut self, peer: &K, method: &str) -> Result<Listing, Refused> {
         let id = self.begin_to_watch(peer, method)?;
         Ok(self.methods.get(id).map(Method::listing).unwrap_or_default())
@@ -127,6 +132,8 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
                 if own.map_or(0, |own| own.watches.len()) >= bound {
                     return Err(Refused::Watched { bound });
                 }
+                self.check_total(peer, method)?;
+                self.shares.take(peer, cost(method));
                 Ok(self.watch(peer, slot))
             }
         }
@@ -138,6 +145,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         let Some(own) = self.peers.get_mut(peer) else { return };
         if own.watches.remove(&id) {
             self.drop_if_empty(peer);
+            self.shares.give_back(peer, cost(method));
             self.remove_watcher(peer, id);
         }
     }
@@ -149,6 +157,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         let Some(own) = self.peers.get_mut(peer) else { return };
         let taken = own.take(id, host);
         self.drop_if_empty(peer);
+        self.shares.give_back(peer, taken.len() * cost(method));
         for host in taken {
             self.leave_entry(id, host, effects);
         }
@@ -157,6 +166,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// Takes back all that `peer` registered and watched: its connection has ended. Offline notices come in the order
     /// of method and host, and none goes to `peer`.
     pub fn leave(&mut self, peer: &K, effects: &mut impl Effects<K>) {
+        self.shares.forget(peer);
         let Some(own) = self.peers.remove(peer) else { return };
         // First as a watcher, so that the peer is not told of its own end.
         for id in &own.watches {
@@ -180,7 +190,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
 
     /// How much is in it.
     pub fn size(&self) -> TableSize {
-        TableSize { methods: self.methods.len(), connections: self.peers.len() }
+        TableSize { methods: self.methods.len(), connections: self.peers.len(), bytes: self.shares.total() }
     }
 
     /// Why the table would not take an entry of this method by this peer.
@@ -188,7 +198,32 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         self.check_name(method)?;
         let bound = self.limits.registered_per_connection;
         let registered = self.peers.get(peer).map_or(0, Peer::registered);
-        if registered >= bound { Err(Refused::Registered { bound }) } else { Ok(()) }
+        if registered >= bound { Err(Refused::Registered { bound }) } else { self.check_total(peer, method) }
+    }
+
+    /// Who is to go, so that `peer` may take what an entry of this method takes.
+    pub(crate) fn gives_way(&self, peer: &K, method: &str) -> Option<K> {
+        match self.shares.room(peer, cost(method)) {
+            Room::After(other) => Some(other),
+            Room::Free | Room::None => None,
+        }
+    }
+
+    /// Counts a registration of `peer` that waits, for which there is room.
+    pub(crate) fn begin_to_wait(&mut self, peer: &K, method: &str) {
+        self.shares.take(peer, cost(method));
+    }
+
+    /// It waits no longer.
+    pub(crate) fn waits_no_more(&mut self, peer: &K, method: &str) {
+        self.shares.give_back(peer, cost(method));
+    }
+
+    fn check_total(&self, peer: &K, method: &str) -> Result<(), Refused> {
+        match self.shares.room(peer, cost(method)) {
+            Room::Free => Ok(()),
+            Room::After(_) | Room::None => Err(Refused::Total { bound: self.shares.bound() }),
+        }
     }
 
     /// Whether `peer` has registered this.
@@ -206,6 +241,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
             return Ok(Entered::Known(id));
         }
         self.check(peer, method)?;
+        self.shares.take(peer, cost(method));
         let id = self.methods.enter(slot);
         let own = self.peers.entry(peer.clone()).or_default();
         own.enter(id, host);
@@ -271,6 +307,13 @@ impl<K: Clone + Eq + Hash + Ord> Default for Table<K> {
         Self::new(RegistryLimits::default())
     }
 }
+
+/// What one entry or watcher of a method takes, in bytes: what was measured, names aside, and the name.
+const fn cost(method: &str) -> usize {
+    ENTRY_BYTES + method.len()
+}
+
+const ENTRY_BYTES: usize = 200;
 
 /// What became of a registration.
 enum Entered {

@@ -41,7 +41,7 @@ fn send(topics: &TopicService<Recorder>, peer: &Recorder, id: &str, body: &str) 
 /// A service with the topic `t`, and these subscribed to it.
 fn with_subscribers(peers: &[&Recorder]) -> TopicService<Recorder> {
     let topics = TopicService::new();
-    topics.lock().topics.create("t").unwrap();
+    topics.lock().topics.create(&Recorder::new(99), "t").unwrap();
     for peer in peers {
         send(&topics, peer, "s", r#"{"topic_key":"t","optype":2}"#);
         let position = if Form::of(*peer) == Form::Numbered { r#","epoch":1,"seq":0"# } else { "" };
@@ -97,6 +97,24 @@ fn a_full_table_names_its_limit() {
             17,
         ),
         (
+            r#"{"topic_key":"u","optype":0}"#,
+            TopicLimits { created_per_connection: 1, ..TopicLimits::default() },
+            r#""executed":"no","data":{"limit":"topics_per_connection","bound":1}}}"#,
+            17,
+        ),
+        (
+            r#"{"topic_key":"u","optype":0}"#,
+            TopicLimits { total_bytes: 1000, ..TopicLimits::default() },
+            r#""executed":"no","data":{"limit":"total_topic_bytes","bound":1000}}}"#,
+            17,
+        ),
+        (
+            r#"{"topic_key":"t","optype":2}"#,
+            TopicLimits { total_bytes: 600, ..TopicLimits::default() },
+            r#""executed":"no","data":{"limit":"total_topic_bytes","bound":600}}}"#,
+            17,
+        ),
+        (
             r#"{"topic_key":"t","optype":2}"#,
             TopicLimits { subscribed_per_connection: 0, ..TopicLimits::default() },
             r#""executed":"no","data":{"limit":"subscribed_per_connection","bound":0}}}"#,
@@ -111,10 +129,37 @@ fn a_full_table_names_its_limit() {
     ];
     for (body, limits, end, code) in rows {
         let (topics, peer) = (TopicService::with_limits(limits), Recorder::new(1));
-        topics.lock().topics.create("t").unwrap();
+        topics.lock().topics.create(&peer, "t").unwrap();
         send(&topics, &peer, "id", body);
         let text = peer.take()[0].text().into_owned();
         assert!(text.starts_with(&format!(r#"{{"rcode":{code},"error""#)) && text.ends_with(end), "{text}");
+    }
+}
+
+#[test]
+fn past_the_bounds_who_holds_most_is_closed_for_one_that_wants_less() {
+    let rows = [
+        TopicLimits { topics: 4, ..TopicLimits::default() },
+        TopicLimits { total_bytes: 4 * 501 + 3, ..TopicLimits::default() },
+    ];
+    for limits in rows {
+        let (topics, hoarder) = (TopicService::with_limits(limits), Recorder::new(1));
+        for topic in ["a", "b", "c", "d", "e"] {
+            send(&topics, &hoarder, "id", &format!(r#"{{"topic_key":"{topic}","optype":0}}"#));
+        }
+        let answers = came(&hoarder);
+        assert!(answers[..4].iter().all(|answer| answer == r#"RSP_TOPIC id {"rcode":0}"#), "{answers:?}");
+        assert!(answers[4].starts_with(r#"RSP_TOPIC id {"rcode":17"#) && hoarder.close_reason().is_none());
+        let newcomers = [Recorder::new(2), Recorder::new(3)];
+        for (newcomer, topic) in newcomers.iter().zip(["f", "g"]) {
+            send(&topics, newcomer, "id", &format!(r#"{{"topic_key":"{topic}","optype":0}}"#));
+            assert_eq!(came(newcomer), [r#"RSP_TOPIC id {"rcode":0}"#]);
+            assert!(newcomer.close_reason().is_none());
+        }
+        assert_eq!(hoarder.close_reason().as_deref(), Some(CROWDED_OUT));
+        assert_eq!((topics.crowded_out(), topics.dropped(), topics.topic_count()), (1, 2, 4));
+        topics.closed(&hoarder);
+        assert_eq!(topics.bytes(), 4 * 501);
     }
 }
 

@@ -14,18 +14,22 @@ pub(super) struct Damping {
     window: Duration,
     /// All changes within the window, oldest first.
     recent: VecDeque<(Instant, Entry)>,
+    /// What their names take.
+    name_bytes: usize,
     /// The times of them for each entry.
     of: HashMap<Entry, VecDeque<Instant>>,
 }
 
 type Entry = (Arc<str>, Host);
 
-/// More changes than this are not looked back upon, over all entries: a flood of names takes no more memory.
+/// More changes than this are not looked back upon, over all entries, and no more than so many bytes of names: a flood of
+/// names takes no more memory.
 const MAX_RECENT: usize = 65_536;
+const MAX_NAME_BYTES: usize = 8 << 20;
 
 impl Damping {
     pub(super) fn new(changes: usize, window: Duration) -> Self {
-        Self { changes, window, recent: VecDeque::new(), of: HashMap::new() }
+        Self { changes, window, recent: VecDeque::new(), name_bytes: 0, of: HashMap::new() }
     }
 
     pub(super) fn record(&mut self, method: &Arc<str>, host: Host, now: Instant) {
@@ -33,9 +37,10 @@ impl Damping {
             return;
         }
         self.forget(now);
-        if self.recent.len() >= MAX_RECENT {
+        while self.recent.len() >= MAX_RECENT || self.name_bytes > MAX_NAME_BYTES {
             self.forget_oldest();
         }
+        self.name_bytes += method.len();
         let entry = (Arc::clone(method), host);
         self.of.entry(entry.clone()).or_default().push_back(now);
         self.recent.push_back((now, entry));
@@ -66,6 +71,7 @@ impl Damping {
 
     fn forget_oldest(&mut self) {
         let Some((_, entry)) = self.recent.pop_front() else { return };
+        self.name_bytes -= entry.0.len();
         let Some(times) = self.of.get_mut(&entry) else { return };
         times.pop_front();
         if times.is_empty() {

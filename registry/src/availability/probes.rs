@@ -65,7 +65,7 @@ impl<K: Clone + Ord, T> Probes<K, T> {
 
     /// What waits of a method, at `host` or wherever it does, no longer does; also gives the hosts for which nothing waits any
     /// more.
-    pub(super) fn cancel(&mut self, peer: &K, method: &str, host: Option<Host>) -> (Vec<T>, Vec<Host>) {
+    pub(super) fn cancel(&mut self, peer: &K, method: &str, host: Option<Host>) -> (Vec<Registration<T>>, Vec<Host>) {
         let Some(hosts) = self.of.get_mut(peer) else { return (Vec::new(), Vec::new()) };
         let among: Vec<_> = host.map_or_else(|| hosts.keys().copied().collect(), |host| vec![host]);
         let (mut cancelled, mut left) = (Vec::new(), Vec::new());
@@ -80,17 +80,17 @@ impl<K: Clone + Ord, T> Probes<K, T> {
         if hosts.is_empty() {
             self.of.remove(peer);
         }
-        (cancelled.into_iter().map(|registration| registration.ticket).collect(), left)
+        (cancelled, left)
     }
 
     /// Nothing of a connection is known any more; returns what waited.
-    pub(super) fn forget(&mut self, peer: &K) -> Vec<T> {
-        tickets(self.of.remove(peer))
+    pub(super) fn forget(&mut self, peer: &K) -> Vec<Registration<T>> {
+        waiting(self.of.remove(peer))
     }
 
     /// Nothing is tried any more; returns what waited.
-    pub(super) fn stop(&mut self) -> Vec<T> {
-        tickets(std::mem::take(&mut self.of).into_values())
+    pub(super) fn stop(&mut self) -> Vec<Registration<T>> {
+        waiting(std::mem::take(&mut self.of).into_values())
     }
 
     #[cfg(test)]
@@ -99,10 +99,10 @@ impl<K: Clone + Ord, T> Probes<K, T> {
     }
 }
 
-fn tickets<T>(probes: impl IntoIterator<Item = BTreeMap<Host, Probe<T>>>) -> Vec<T> {
+fn waiting<T>(probes: impl IntoIterator<Item = BTreeMap<Host, Probe<T>>>) -> Vec<Registration<T>> {
     let waiting = probes.into_iter().flat_map(BTreeMap::into_values).flat_map(|probe| match probe {
         Probe::Waiting(waiting) => waiting,
         Probe::Reached => Vec::new(),
     });
-    waiting.map(|registration| registration.ticket).collect()
+    waiting.collect()
 }

@@ -79,6 +79,10 @@ impl Outcomes<u32, String> for Told {
         self.lines.push(format!("{ticket}: {outcome}"));
     }
 
+    fn crowded_out(&mut self, peer: &u32) {
+        self.lines.push(format!("crowded out: {peer}"));
+    }
+
     fn held(&mut self, method: &str, host: Host, _until: Instant) {
         self.lines.push(format!("held: {method} {}", host.port()));
     }
@@ -126,7 +130,7 @@ impl House {
     }
 
     fn discover(&mut self, peer: u32, method: &'static str, all: bool) {
-        let listing = self.availability.discover(&peer, method, all).unwrap();
+        let listing = self.availability.discover(&peer, method, all, self.now, &mut self.told).unwrap();
         let ports = listing.hosts.iter().map(|listed| listed.host.port()).collect();
         self.told.views.insert((peer, method.to_owned()), ports);
         let cache = self.told.caches.entry(peer).or_default();
@@ -391,6 +395,68 @@ fn who_comes_and_goes_too_often_is_announced_later() {
         let steps = [start(), flaps(3), steps].concat();
         check(vec![(name, steps, [vec!["1 sub 1: ok"], thrice.clone(), told].concat())]);
     }
+}
+
+/// A house that has room for so many entries of methods whose names are as long as this.
+fn narrow(entries: usize, method: &str) -> House {
+    let mut house = House::new(AvailabilityPolicy::default());
+    let limits = RegistryLimits { total_bytes: entries * (200 + method.len()), ..RegistryLimits::default() };
+    house.availability = Availability::new(limits, AvailabilityPolicy::default());
+    house
+}
+
+#[test]
+fn who_takes_most_is_crowded_out_whether_it_is_in_the_table_waits_or_has_just_gone() {
+    let mine = vec![Register(1, "a", "add", 1), Register(1, "a", "sub", 1), Register(1, "a", "mul", 1)];
+    let in_table = [mine.clone(), vec![Reached(1, 1)]].concat();
+    let ok = ["1 add 1: ok", "1 sub 1: ok", "1 mul 1: ok"].as_slice();
+    let rows = [
+        ("in the table", in_table.clone(), ok),
+        ("where its host is not reached yet", mine, &[]),
+        ("where it may be back", [in_table, vec![End(1)]].concat(), ok),
+    ];
+    let newcomer = [RegisterV1(2, "add", 2), Discover(3, "new")];
+    for (name, steps, told) in rows {
+        let mut house = narrow(3, "add");
+        steps.iter().chain(&newcomer).for_each(|step| house.take(step));
+        assert_eq!(house.told.lines, [told, &["crowded out: 1"]].concat(), "{name}");
+        assert_eq!(house.availability.metrics().crowded_out, 1, "{name}");
+        assert_eq!(house.availability.size(), TableSize { methods: 2, connections: 2, bytes: 2 * 203 }, "{name}");
+        for step in [End(1), EndV1(2), EndV1(3), After(10_000)] {
+            house.take(&step);
+        }
+        assert_eq!(house.availability.size(), TableSize::default(), "{name}");
+    }
+}
+
+#[test]
+fn what_waits_takes_its_room_until_it_is_decided() {
+    let mut house = narrow(2, "add");
+    let ends: [&[Step]; 5] =
+        [&[NotThere(1, 1)], &[Withdraw(1, "add")], &[Going(1)], &[End(1)], &[Reached(1, 1), Withdraw(1, "add")]];
+    for end in ends {
+        house.take(&Register(1, "a", "add", 1));
+        assert_eq!(house.availability.size(), TableSize { bytes: 203, ..TableSize::default() });
+        for step in end {
+            house.take(step);
+        }
+        assert_eq!(house.availability.size(), TableSize::default(), "{end:?}");
+    }
+    house.take(&Register(1, "a", "add", 2));
+    house.take(&Register(1, "a", "add", 3));
+    let (claim, now) = (Claim { method: "sub", host: host(4), instance: None, is_v1: false }, house.now);
+    let refused = house.availability.register(&1, &claim, now, &mut house.told).unwrap_err();
+    assert_eq!(refused, Refused::Total { bound: 2 * 203 });
+}
+
+#[test]
+fn of_long_names_fewer_changes_are_remembered() {
+    let mut damping = Damping::new(5, Duration::from_mins(1));
+    let now = Instant::now();
+    for number in 0..10_000 {
+        damping.record(&format!("{number:04096}").into(), host(1), now);
+    }
+    assert_eq!(damping.len(), (8 << 20) / 4096 + 1);
 }
 
 #[test]

@@ -34,7 +34,12 @@ fn texts(conn: &Recorder) -> Vec<String> {
 
 #[test]
 fn requests_and_their_answers_to_the_byte() {
-    let at_most = RegistryLimits { registered_per_connection: 1, watched_per_connection: 2, max_name_bytes: 4 };
+    let at_most = RegistryLimits {
+        registered_per_connection: 1,
+        watched_per_connection: 2,
+        max_name_bytes: 4,
+        ..RegistryLimits::default()
+    };
     let error = |code: u8, optype: u8, message: &str, data: &str| {
         format!(r#"{{"rcode":{code},"optype":{optype},"error":{{"message":"{message}","executed":"no"{data}}}}}"#)
     };
@@ -203,7 +208,7 @@ fn a_session_peer_withdraws_one_method_or_one_host() {
     assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":1}}"#]);
     assert_eq!(send(&service, &provider, r#"{"method":"add","optype":4}"#), [r#"{"rcode":0,"optype":4}"#]);
     assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":2}}"#]);
-    assert_eq!(service.size(), TableSize { methods: 1, connections: 1 });
+    assert_eq!(service.size(), TableSize { methods: 1, connections: 1, bytes: 200 + "add".len() });
 }
 
 #[test]

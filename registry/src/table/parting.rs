@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use callboard_common::Host;
 
-use super::{Effects, Table};
+use super::{Effects, Table, cost};
 
 /// For connections whose entries outlive them for a while.
 impl<K: Clone + Eq + Hash + Ord> Table<K> {
@@ -12,6 +12,9 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     pub(crate) fn end_watches(&mut self, peer: &K) {
         let Some(own) = self.peers.get_mut(peer) else { return };
         for id in std::mem::take(&mut own.watches) {
+            if let Some(method) = self.methods.get(id) {
+                self.shares.give_back(peer, cost(method.name()));
+            }
             self.remove_watcher(peer, id);
         }
         self.drop_if_empty(peer);

@@ -137,8 +137,43 @@ fn who_is_told_what() {
 }
 
 #[test]
+fn what_all_take_together_is_bounded_and_who_has_most_gives_way() {
+    let limits = RegistryLimits { total_bytes: 4 * cost("add"), ..RegistryLimits::default() };
+    let mut table = Table::new(limits);
+    run(&mut table, &[Register(1, "add", 1), Register(1, "add", 2), Discover(1, "sub"), Register(2, "add", 1)]);
+    let full = Refused::Total { bound: limits.total_bytes };
+    assert_eq!((full.code(), table.size().bytes), (callboard_common::ResultCode::Overloaded, limits.total_bytes));
+    // What is there already takes no more.
+    run(&mut table, &[Register(1, "add", 1), Discover(1, "sub"), Register(2, "add", 1)]);
+    let rows = [
+        ("who has most", 1, "sub", None),
+        ("who has less, and would not have as much", 2, "sub", Some(1)),
+        ("a newcomer", 3, "sub", Some(1)),
+        (
+            "a newcomer with so long a name that it would have most",
+            3,
+            "a name that is far too long".repeat(20).leak(),
+            None,
+        ),
+    ];
+    for (who, peer, method, gives_way) in rows {
+        assert_eq!(table.register(&peer, method, host(9), None, &mut Log::default()), Err(full), "{who}");
+        assert_eq!(table.discover(&peer, "new"), Err(full), "{who}");
+        assert_eq!(table.gives_way(&peer, method), gives_way, "{who}");
+    }
+    run(&mut table, &[Leave(1), Register(3, "sub", 9), Discover(3, "new")]);
+    assert_eq!(table.size().bytes, 3 * cost("add"));
+    assert_eq!(table.gives_way(&2, "sub"), None, "there is room");
+}
+
+#[test]
 fn the_bounds_hold_for_each_connection() {
-    let limits = RegistryLimits { registered_per_connection: 2, watched_per_connection: 1, max_name_bytes: 3 };
+    let limits = RegistryLimits {
+        registered_per_connection: 2,
+        watched_per_connection: 1,
+        max_name_bytes: 3,
+        ..RegistryLimits::default()
+    };
     let mut table = Table::new(limits);
     run(&mut table, &[Register(1, "add", 1), Register(1, "add", 2), Discover(1, "add")]);
     assert_eq!(table.register(&1, "add", host(2), None, &mut Log::default()), Ok(()));
@@ -197,7 +232,7 @@ fn nothing_is_left_when_all_have_gone() {
     run(&mut table, &[Register(1, "add", 1), Withdraw(1, "add", Some(1))]);
     assert_eq!(table.size(), TableSize::default());
     run(&mut table, &[Register(1, "add", 1), Discover(2, "add"), Register(2, "sub", 1), Leave(2)]);
-    assert_eq!(table.size(), TableSize { methods: 1, connections: 1 });
+    assert_eq!(table.size(), TableSize { methods: 1, connections: 1, bytes: cost("add") });
     run(&mut table, &[Leave(1)]);
     assert_eq!(table.size(), TableSize::default());
 }
@@ -318,7 +353,9 @@ proptest! {
                 .chain(model.watchers.iter().map(|(peer, _)| *peer)).collect();
             let methods: BTreeSet<&str> = model.entries.iter().map(|(method, _, _)| *method)
                 .chain(model.watchers.iter().map(|(_, method)| *method)).collect();
-            let size = TableSize { methods: methods.len(), connections: peers.len() };
+            let provided = model.entries.iter().map(|(method, _, by)| by.len() * cost(method)).sum::<usize>();
+            let bytes = provided + model.watchers.iter().map(|(_, method)| cost(method)).sum::<usize>();
+            let size = TableSize { methods: methods.len(), connections: peers.len(), bytes };
             prop_assert_eq!(table.size(), size);
         }
         prop_assert_eq!(table.size(), TableSize::default());

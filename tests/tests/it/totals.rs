@@ -1,11 +1,13 @@
 //! Bounds on everything at once.
 
+use callboard_center::Center;
 use callboard_net::Limits;
+use callboard_pubsub::TopicLimits;
 use callboard_tests::{RawPeer, frame};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::house::{address, center, center_with, until};
+use crate::house::{address, center_with, until};
 
 #[tokio::test]
 async fn past_the_total_of_unfinished_frames_the_stalest_goes() {
@@ -59,7 +61,8 @@ async fn past_the_total_of_all_outboxes_the_most_stalled_goes() {
 
 #[tokio::test]
 async fn topics_are_bounded_in_number() {
-    let center = center().await;
+    let limits = TopicLimits { created_per_connection: 100_000, ..TopicLimits::default() };
+    let center = Center::builder().listen("127.0.0.1:0").loops(1).topic_limits(limits).start().await.unwrap();
     let mut peer = RawPeer::connect(address(&center)).await;
     let create = |number: usize| json!({"topic_key": format!("t{number}"), "optype": 0}).to_string();
     for thousand in 0..100 {

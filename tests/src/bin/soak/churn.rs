@@ -226,7 +226,7 @@ async fn reset(shared: &Shared, rng: &mut Rng) -> Result<()> {
 
 async fn killed(shared: &Shared, rng: &mut Rng) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.env(DOOMED, shared.address(rng)).stdin(Stdio::null()).kill_on_drop(true);
+    command.env(DOOMED, shared.address(rng)).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let mut doomed = command.spawn()?;
     stay(rng).await;
     doomed.kill().await?;

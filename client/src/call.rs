@@ -94,7 +94,8 @@ impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
     }
 
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        let meta = self.deadline.map(|deadline| CallMeta { timeout_ms: Some(deadline.left_ms()) });
+        let meta =
+            self.deadline.map(|deadline| CallMeta { timeout_ms: Some(deadline.left_ms()), idempotency_key: None });
         let start = out.len();
         RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)?;
         // Whether a value is null shows only once it is written. A v1 peer expects an object.

@@ -282,7 +282,7 @@ const fn remote_advice(code: ResultCode) -> &'static str {
         ResultCode::Overloaded | ResultCode::Unavailable => "try again later",
         ResultCode::Unauthenticated | ResultCode::PermissionDenied => "ask the peer's operator for access",
         ResultCode::TooLarge => "send less at once, or raise the bound on frames on both sides",
-        ResultCode::Conflict => "choose another name",
+        ResultCode::Conflict => "choose another name, or a new idempotency key",
         _ => "see what the peer says",
     }
 }

@@ -43,7 +43,7 @@ pub enum ResultCode {
     TooLarge,
     /// 22: draining, or no provider can be reached.
     Unavailable,
-    /// 23: the name is taken and may not be shared.
+    /// 23: the name is taken and may not be shared; a call's idempotency key is another call's.
     Conflict,
     /// 64: the handler's own error; its code, message and data stand in `error`.
     Application,

@@ -55,10 +55,12 @@ pub enum Feature {
     Cancel,
     /// `serves`: the side that opened the session offers methods, which the other one may call.
     Serves,
+    /// `keys`: answers to calls with an `idempotency_key` are remembered, and given again to repeats.
+    Keys,
 }
 
 impl Feature {
-    const NAMES: [(Self, &'static str); 10] = [
+    const NAMES: [(Self, &'static str); 11] = [
         (Self::OneWay, "one_way"),
         (Self::Ping, "ping"),
         (Self::Withdraw, "withdraw"),
@@ -69,6 +71,7 @@ impl Feature {
         (Self::Seq, "seq"),
         (Self::Cancel, "cancel"),
         (Self::Serves, "serves"),
+        (Self::Keys, "keys"),
     ];
 
     const fn bit(self) -> u16 {
@@ -78,7 +81,7 @@ impl Feature {
 
 impl Features {
     /// All that this version knows.
-    pub const ALL: Self = Self(0b11_1111_1111);
+    pub const ALL: Self = Self(0b111_1111_1111);
 
     /// The features that bear these names; unknown names are passed over.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {

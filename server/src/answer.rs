@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 use callboard_common::{
-    Codec, Connection, Encode, EncodeError, ErrorInfo, Event, Head, Json, MessageType, ResultCode, RpcAnswer, RpcError,
-    SendError,
+    Codec, Connection, Encode, EncodeError, ErrorInfo, Event, Executed, Head, Json, MessageType, ResultCode, RpcAnswer,
+    RpcError, SendError,
 };
 use serde::Serialize;
 
@@ -32,6 +32,21 @@ pub(crate) enum Failure {
     BadResult(String),
     /// The answer would be over the bound on a frame.
     TooLarge(EncodeError),
+    /// The call's idempotency key has been given before.
+    Key(BadKey),
+}
+
+/// Why a call has no answer whose idempotency key has been given before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadKey {
+    /// To a call with other parameters.
+    Conflict,
+    /// To a call that had not ended when this one's time was over.
+    StillRuns,
+    /// To a call that was cut off.
+    CutOff,
+    /// To a call whose answer had so many bytes, more than are kept.
+    NotKept { bytes: usize, bound: usize },
 }
 
 /// How a method's result is written for one caller.
@@ -71,21 +86,34 @@ impl ResultForm {
 }
 
 impl Failure {
-    fn unsendable(why: EncodeError) -> Self {
+    pub(crate) fn unsendable(why: EncodeError) -> Self {
         match why {
             EncodeError::TooLarge { .. } => Self::TooLarge(why),
             other => Self::BadResult(format!("result: {other}")),
         }
     }
 
+    /// Whether the handler was asked.
+    pub(crate) const fn has_run(&self) -> bool {
+        matches!(self, Self::Method(_) | Self::Panicked(_) | Self::BadResult(_) | Self::TooLarge(_))
+    }
+
+    /// The body of the answer to a peer with a session.
+    pub(crate) fn into_body(self, method: &Method) -> Result<Bytes, Self> {
+        let (code, error) = self.into_answer(method);
+        let mut body = BytesMut::new();
+        RpcError { code, error: &error, v1: false }.encode::<Json>(&mut body).map_err(Self::unsendable)?;
+        Ok(body.freeze())
+    }
+
     /// Counts it and tells the log what the caller is not told or can't do anything about.
     pub(crate) fn note<C: Connection>(&self, conn: &C, method: &Method) {
         let method = method.name();
         match self {
-            Self::Parameters(_) => conn.count(Event::Refused),
+            Self::Parameters(_) | Self::Key(BadKey::Conflict) => conn.count(Event::Refused),
             Self::Full(_) | Self::Waited(Waited::TooLong(_)) => conn.count(Event::Overloaded),
             Self::Waited(Waited::Expired) => conn.count(Event::Expired),
-            Self::Method(_) => {}
+            Self::Method(_) | Self::Key(_) => {}
             Self::Panicked(text) => {
                 conn.count(Event::Panicked);
                 tracing::error!(method, peer = conn.peer(), panic = %text, "a method panicked");
@@ -114,6 +142,7 @@ impl Failure {
                 let error = ErrorInfo::executed(format!("the answer can't be sent: {why}")).with_limit_of(&why);
                 (ResultCode::TooLarge, error)
             }
+            Self::Key(why) => key_info(why, method),
         }
     }
 }
@@ -160,6 +189,37 @@ fn waited_info(waited: Waited, method: &Method) -> (ResultCode, ErrorInfo) {
     }
 }
 
+fn key_info(why: BadKey, method: &Method) -> (ResultCode, ErrorInfo) {
+    let name = method.name();
+    let unknown = |text| ErrorInfo { executed: Executed::Unknown, ..ErrorInfo::executed(text) };
+    match why {
+        BadKey::Conflict => {
+            let text =
+                format!("method {name:?} was called under this idempotency key with other parameters; take a new key");
+            (ResultCode::Conflict, ErrorInfo::not_executed(text))
+        }
+        BadKey::StillRuns => {
+            let text =
+                format!("method {name:?} still runs for the first call under this idempotency key; ask again later");
+            (ResultCode::Timeout, unknown(text))
+        }
+        BadKey::CutOff => {
+            let text = format!(
+                "method {name:?} was cut off while it ran for the first call under this idempotency key, and is not run \
+                 again; find out what it did, then call under a new key if need be"
+            );
+            (ResultCode::InternalError, unknown(text))
+        }
+        BadKey::NotKept { bytes, bound } => {
+            let text = format!(
+                "method {name:?} was executed for the first call under this idempotency key, but its answer of {bytes} bytes \
+                 was too large to be kept"
+            );
+            (ResultCode::TooLarge, ErrorInfo::executed(text).with_limit("kept_answer_bytes", bound))
+        }
+    }
+}
+
 /// Whom a call's answer goes to, once.
 #[derive(Debug)]
 pub(crate) struct Caller<'a, C> {
@@ -183,18 +243,26 @@ impl<'a, C: Connection> Caller<'a, C> {
         self.give(&Answer::Result(result), |answer| self.conn.answer(self.id, answer)).map(drop)
     }
 
+    /// Queues an answer that was given before from within the connection's own handler.
+    pub(crate) fn repeat(&self, body: &[u8]) {
+        let given = self.give(&Answer::Written(body), |answer| self.conn.answer(self.id, answer));
+        if let Err(failure) = given {
+            self.fail(failure);
+        }
+    }
+
     /// Queues an error from within the connection's own handler.
     pub(crate) fn fail(&self, failure: Failure) {
         self.give_error(failure, |answer| self.conn.answer(self.id, answer));
     }
 
     /// Queues the answer from a task of the call's own. Gives a frame that has to wait for room.
-    pub(crate) fn queue(&self, outcome: Result<BytesMut, Failure>) -> Option<Bytes> {
+    pub(crate) fn queue<B: AsRef<[u8]>>(&self, outcome: Result<B, Failure>) -> Option<Bytes> {
         let queue = |answer: &Answer<'_>| match self.conn.try_answer(self.id, answer) {
             Err(SendError::Full) => Ok(Some(self.conn.encode(Head::new(MessageType::RpcResponse, self.id), answer)?)),
             queued => queued.map(|()| None),
         };
-        let given = outcome.and_then(|body| self.give(&Answer::Written(&body), queue));
+        let given = outcome.and_then(|body| self.give(&Answer::Written(body.as_ref()), queue));
         given.unwrap_or_else(|failure| self.give_error(failure, queue)).flatten()
     }
 

@@ -1,5 +1,7 @@
 //! Calls whose answers come later: each is a task, which keeps the connection but not the frame.
 
+mod keyed;
+
 use std::future::pending;
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use crate::gatekeeper::{Permit, Queued, Waited};
 use crate::handler::{Contained, Job, Task, contain};
 use crate::method::Method;
 use crate::running::{CallId, InFlight, Running, Standing};
+
+pub(crate) use self::keyed::{Path, Turn};
 
 /// A call whose answer comes later.
 pub(crate) struct Later<C: Connection> {
@@ -110,7 +114,7 @@ impl<C: Connection> Later<C> {
                     call.end(outcome).await;
                 }
                 Ok(Work::Job(job)) => call.run_job(job, deadline).await,
-                Err(failure) => call.end(Err(failure)).await,
+                Err(failure) => call.end::<BytesMut>(Err(failure)).await,
             }
         });
     }
@@ -145,6 +149,11 @@ impl<C: Connection> Later<C> {
     }
 
     async fn run_job(&mut self, job: Job, deadline: Option<Instant>) {
+        let outcome = self.job(job, deadline).await;
+        self.end(outcome).await;
+    }
+
+    async fn job(&mut self, job: Job, deadline: Option<Instant>) -> Result<BytesMut, Failure> {
         let mut permit = self.permit.take();
         // A thread is taken until the job has ended, even if nobody waits for it any more.
         let run = move || {
@@ -162,10 +171,10 @@ impl<C: Connection> Later<C> {
         let owned = Owned(job.abort_handle());
         let outcome = job.await.unwrap_or_else(|stopped| Err(Failure::Panicked(stopped.to_string())));
         drop(owned);
-        self.end(outcome).await;
+        outcome
     }
 
-    fn end(&mut self, outcome: Result<BytesMut, Failure>) -> impl Future<Output = ()> {
+    fn end<B: AsRef<[u8]>>(&mut self, outcome: Result<B, Failure>) -> impl Future<Output = ()> {
         drop(self.permit.take());
         let frame = self.caller().queue(outcome);
         async move {

@@ -7,20 +7,23 @@
 //! 3. `handler`: a typed closure as the router keeps it; `routing`: a call's way to it; `later`: those that are tasks;
 //!    `answer`: what comes of a call and how its caller is told. `admission`, `gatekeeper`: which calls run at once and
 //!    which wait; `running`: how they are ended when their caller has gone.
-//! 4. [`Peer`]: the caller, whose own methods a method may call; [`PeerError`]. `asked`: the calls that wait for such a
+//! 4. `book`: calls under an idempotency key, each run once; `shelf`, its shell; [`KeptAnswers`], how many answers are kept.
+//! 5. [`Peer`]: the caller, whose own methods a method may call; [`PeerError`]. `asked`: the calls that wait for such a
 //!    peer, and [`Answers`], which takes what it answers.
-//! 5. [`Sessions`]: the handler that opens sessions.
-//! 6. [`Server`]: both of them on addresses; [`ServerBuilder`], its settings.
+//! 6. [`Sessions`]: the handler that opens sessions.
+//! 7. [`Server`]: both of them on addresses; [`ServerBuilder`], its settings.
 
 #![deny(missing_docs)]
 
 mod admission;
 mod answer;
 mod asked;
+mod book;
 mod builder;
 mod context;
 mod gatekeeper;
 mod handler;
+mod kept_answers;
 mod later;
 mod method;
 mod method_error;
@@ -32,10 +35,12 @@ mod routing;
 mod running;
 mod server;
 mod sessions;
+mod shelf;
 
 pub use asked::Answers;
 pub use builder::{ServerBuilder, StartError};
 pub use context::Context;
+pub use kept_answers::KeptAnswers;
 pub use method::{Method, Parameter, Type};
 pub use method_error::MethodError;
 pub use peer::Peer;

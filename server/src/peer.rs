@@ -190,7 +190,7 @@ impl Peer {
 
     fn body(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<BytesMut, PeerError> {
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
-        let meta = Some(CallMeta { timeout_ms: Some(timeout_ms) });
+        let meta = Some(CallMeta { timeout_ms: Some(timeout_ms), idempotency_key: None });
         let mut body = BytesMut::new();
         let request = RpcRequest { method: Cow::Borrowed(method), parameters: params, meta };
         request.encode::<Json>(&mut body).map_err(|why| self.unwritable(method, &why))?;

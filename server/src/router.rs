@@ -12,9 +12,11 @@ use crate::asked::{Answers, Asked};
 use crate::context::Context;
 use crate::gatekeeper::Gatekeeper;
 use crate::handler::{Call, Invoke};
+use crate::kept_answers::KeptAnswers;
 use crate::method::{Method, MethodLimits};
 use crate::method_error::MethodError;
 use crate::running::Running;
+use crate::shelf::Shelf;
 
 /// The methods that a program serves, by name: it takes calls (REQ_RPC) and answers each of them once.
 ///
@@ -75,6 +77,8 @@ pub(crate) struct Routes {
     pub(crate) running: Arc<Running>,
     /// What its methods call at their callers.
     pub(crate) asked: Arc<Asked>,
+    /// What calls under keys were answered.
+    shelf: Arc<Shelf>,
 }
 
 #[derive(Clone)]
@@ -102,7 +106,8 @@ impl Router {
             queue_age: DEFAULT_QUEUE_AGE,
         };
         let (keeper, running, asked) = (OnceLock::new(), Arc::default(), Arc::default());
-        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, running, asked }))
+        let shelf = Arc::new(Shelf::new(KeptAnswers::default()));
+        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, running, asked, shelf }))
     }
 
     /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile.
@@ -293,6 +298,18 @@ impl Router {
         self.limited(|limits| limits.queue_age = age)
     }
 
+    /// How many answers to calls with an idempotency key are remembered, and for how long; see [`KeptAnswers`].
+    ///
+    /// A call under a key runs at most once while that is remembered, in a task of its own whatever its method is, and goes on
+    /// to its end once it has begun, though its caller has gone. What was refused before it began is not remembered, and of
+    /// those that wait for it the next one runs. One that was cut off, since the program was about to end, is not run again:
+    /// a repeat is answered INTERNAL_ERROR, executed unknown.
+    #[must_use]
+    pub fn kept_answers(mut self, kept: KeptAnswers) -> Self {
+        Arc::make_mut(&mut self.0).shelf = Arc::new(Shelf::new(kept));
+        self
+    }
+
     /// The names of all methods, in the order in which they were added.
     pub fn names(&self) -> Vec<String> {
         self.0.methods.keys().cloned().collect()
@@ -328,6 +345,10 @@ impl Router {
 }
 
 impl Routes {
+    pub(crate) const fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
     /// Lets calls in. It knows a method by its place among all.
     pub(crate) fn keeper(&self) -> &Arc<Gatekeeper> {
         self.keeper.get_or_init(|| {
@@ -377,7 +398,7 @@ impl Route {
     }
 
     /// Whether its calls may have to wait for others.
-    fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         !matches!(self.invoke, Invoke::Inline(_))
     }
 

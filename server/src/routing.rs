@@ -1,24 +1,29 @@
 //! A call's way to its method and back.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use callboard_common::{
-    Connection, Decode, ErrorInfo, Event, Feature, Handler, Json, Message, MessageType, ResultCode, RpcRequest, refuse,
-    refuse_body,
+    BodyError, Codec, Connection, Decode, ErrorInfo, Event, Feature, Handler, Json, Message, MessageType, Raw,
+    ResultCode, RpcRequest, refuse, refuse_body,
 };
 use callboard_net::deadline_after;
 use tokio::time::Instant;
 
 use crate::Router;
-use crate::answer::{Caller, Failure};
+use crate::answer::{BadKey, Caller, Failure};
 use crate::asked::Asked;
 use crate::context::Context;
 use crate::gatekeeper::Admitted;
 use crate::handler::{Call, Inline, Invoke, contain};
-use crate::later::{Later, Work};
+use crate::later::{Later, Path, Turn, Work};
 use crate::parameters::shorten;
 use crate::router::Route;
+use crate::shelf::Placed;
 
 impl<C: Connection> Handler<C> for Router {
     fn handle(&self, conn: &C, message: Message) {
@@ -48,6 +53,11 @@ impl Router {
         let Some((at, _, route)) = self.0.methods.get_full(&*request.method) else {
             return refuse_unknown(conn, message, &request.method);
         };
+        if let Some(key) = request.meta.and_then(|meta| meta.idempotency_key)
+            && conn.session().is_some_and(|session| session.features.has(Feature::Keys))
+        {
+            return self.route_keyed(conn, message, request, (at, route), key);
+        }
         let (deadline, asked) = (|| deadline(conn, request), &self.0.asked);
         if let Invoke::Inline(run) = &route.invoke {
             let run = |call: &Call<'_>| run_inline(conn, message, call, &**run);
@@ -70,6 +80,45 @@ impl Router {
             Admitted::Never(full) => later.fail(Failure::Full(full)),
         }
     }
+
+    /// A call under a key is a task however its method runs: it may have to wait for another one.
+    fn route_keyed<C: Connection>(
+        &self,
+        conn: &C,
+        message: &Message,
+        request: &RpcRequest<'_>,
+        (at, route): (usize, &Route),
+        key: Raw<'_>,
+    ) {
+        let key = match read_key(key) {
+            Ok(key) => key,
+            Err(why) => return refuse_body(conn, message, &why),
+        };
+        let Some(in_flight) = conn.begin_request() else { return refuse_overload(conn, message) };
+        let later = Later::new(conn, message, &route.method, in_flight);
+        let answers = self.0.shelf();
+        let turn = match answers.enter(&request.method, &key, request.parameters.bytes()) {
+            Placed::First(first) => Turn::First(first),
+            Placed::Waits(waiting) => Turn::After(waiting),
+            Placed::Ended(kept) => return later.repeat(kept, answers.bytes()),
+            Placed::Conflict => return later.fail(Failure::Key(BadKey::Conflict)),
+        };
+        let (deadline, bytes, waits) = (deadline(conn, request), message.frame().len(), route.waits());
+        let (router, conn, message) = (self.clone(), conn.clone(), message.detach());
+        let keeper = Arc::clone(self.0.keeper());
+        let path = Path {
+            enter: move || waits.then(|| keeper.enter(at, bytes)),
+            begin: move || begin_again(&router, &conn, &message, deadline),
+        };
+        later.run_once(&self.0.running, turn, deadline, path);
+    }
+}
+
+fn read_key(key: Raw<'_>) -> Result<Cow<'_, str>, BodyError> {
+    let text = Json::text(key).filter(|text| (1..=MAX_KEY_BYTES).contains(&text.len()));
+    text.ok_or_else(|| {
+        BodyError::invalid(format!("\"idempotency_key\" must be a string of 1 to {MAX_KEY_BYTES} bytes"))
+    })
 }
 
 fn count_cancelled<C: Connection>(conn: &C, calls: usize) {
@@ -88,7 +137,7 @@ fn begin<C: Connection>(
     with_call(conn, asked, message, request, route, deadline, |call| match &route.invoke {
         Invoke::Task(start) => contain(|| start(call)).map(Work::Task),
         Invoke::Blocking(start) => contain(|| start(call)).map(Work::Job),
-        Invoke::Inline(_) => Err(Failure::Panicked("it runs in place".to_owned())),
+        Invoke::Inline(run) => contain(|| run_aside(call, &**run)),
     })
 }
 
@@ -133,6 +182,13 @@ fn run_inline<C: Connection>(conn: &C, message: &Message, call: &Call<'_>, run: 
     }
 }
 
+/// Runs one that would run in place where its answer is wanted as bytes.
+fn run_aside(call: &Call<'_>, run: &Inline) -> Result<Work, Failure> {
+    let body = RefCell::new(BytesMut::new());
+    run(call, &|result| result(&mut body.borrow_mut()).map_err(Failure::unsendable))?;
+    Ok(Work::Task(Box::pin(ready(Ok(body.into_inner())))))
+}
+
 fn refuse_unknown<C: Connection>(conn: &C, message: &Message, name: &str) {
     let error = ErrorInfo::not_executed(format!("no method {:?} here", shorten(name)));
     refuse(conn, message, ResultCode::NotFoundService, None, &error);
@@ -144,3 +200,6 @@ fn refuse_overload<C: Connection>(conn: &C, message: &Message) {
     let error = ErrorInfo::not_executed(text).with_limit("in_flight", bound);
     refuse(conn, message, ResultCode::Overloaded, None, &error);
 }
+
+/// The longest idempotency key.
+const MAX_KEY_BYTES: usize = 255;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Empty, answer_code, answer_error, required_text};
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
 
-/// REQ_RPC: `{"method": string, "parameters": any, "meta"?: {"timeout_ms": int}}`.
+/// REQ_RPC: `{"method": string, "parameters": any, "meta"?: {"timeout_ms"?: int, "idempotency_key"?: string}}`.
 ///
 /// Written with any serializable parameters, read with parameters that are still encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +16,18 @@ pub struct RpcRequest<'a, P = Raw<'a>> {
     /// What it is called with; absent on the wire means `{}`.
     pub parameters: P,
     /// What a session peer says about the call.
-    pub meta: Option<CallMeta>,
+    pub meta: Option<CallMeta<'a>>,
 }
 
 /// `meta` of a call; only session peers send it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct CallMeta {
+pub struct CallMeta<'a> {
     /// Time left for the call, in ms: never a clock time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Under which its answer is remembered, still encoded: the peer that knows keys checks it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<Raw<'a>>,
 }
 
 impl<P: Serialize> Encode for RpcRequest<'_, P> {
@@ -38,7 +41,7 @@ impl<P: Serialize> Encode for RpcRequest<'_, P> {
             method: &'a str,
             parameters: &'a P,
             #[serde(skip_serializing_if = "Option::is_none")]
-            meta: Option<CallMeta>,
+            meta: Option<CallMeta<'a>>,
         }
         C::write(&Wire { method: &self.method, parameters: &self.parameters, meta: self.meta }, out)
     }
@@ -47,18 +50,23 @@ impl<P: Serialize> Encode for RpcRequest<'_, P> {
 impl<'a> Decode<'a> for RpcRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
         let [method, parameters, meta] = C::members(body, ["method", "parameters", "meta"])?;
-        let timeout_ms = meta.and_then(|meta| C::members(meta.bytes(), ["timeout_ms"]).ok()).and_then(|[value]| {
-            match C::integer(value?)? {
-                Integer::Small(ms) => u64::try_from(ms).ok(),
-                Integer::Big => None,
-            }
-        });
         Ok(Self {
             method: required_text::<C>(method, "method")?,
             parameters: parameters.unwrap_or(Raw::new(C::EMPTY_OBJECT)),
-            meta: timeout_ms.map(|ms| CallMeta { timeout_ms: Some(ms) }),
+            meta: meta.and_then(read_meta::<C>),
         })
     }
+}
+
+/// What is not known in there, or not as it is known, is passed over.
+fn read_meta<C: Codec>(meta: Raw<'_>) -> Option<CallMeta<'_>> {
+    let [timeout_ms, idempotency_key] = C::members(meta.bytes(), ["timeout_ms", "idempotency_key"]).ok()?;
+    let timeout_ms = timeout_ms.and_then(|value| match C::integer(value)? {
+        Integer::Small(ms) => u64::try_from(ms).ok(),
+        Integer::Big => None,
+    });
+    let says_something = timeout_ms.is_some() || idempotency_key.is_some();
+    says_something.then_some(CallMeta { timeout_ms, idempotency_key })
 }
 
 /// RSP_RPC that carries a result: `{"rcode": 0, "result": any}`.

@@ -119,7 +119,7 @@ proptest! {
 
     #[test]
     fn rpc_request(id in id(), method in text(), parameters in value(), timeout_ms in any::<Option<u32>>()) {
-        let meta = timeout_ms.map(|ms| CallMeta { timeout_ms: Some(ms.into()) });
+        let meta = timeout_ms.map(|ms| CallMeta { timeout_ms: Some(ms.into()), idempotency_key: None });
         let sent = RpcRequest { method: method.into(), parameters, meta };
         carry!(&id, &sent, |C, bytes| {
             let got = RpcRequest::decode::<C>(bytes).unwrap();

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::Type;
 
+mod keys;
 mod limits;
 
 #[derive(Clone, Copy, Deserialize)]

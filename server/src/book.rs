@@ -1,0 +1,185 @@
+//! Which calls under a key run, wait for another under the same key, or get the answer that it had. Pure: what happens and
+//! the time come in, what to do comes out.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// What a call is known by that its caller has given a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CallKey {
+    pub(crate) method: Box<str>,
+    pub(crate) key: Box<str>,
+}
+
+/// Stands for the parameters of a call: the same for the same bytes.
+pub(crate) type Digest = u128;
+
+/// The calls under keys, each once: those that run, and for a while those that have ended.
+///
+/// No more than one call runs under a key at any time. One that has begun is never forgotten before it has ended, and then
+/// for as long as the [`Window`] has room for it: the oldest go first.
+#[derive(Debug)]
+pub(crate) struct Book<W> {
+    window: Window,
+    entries: HashMap<Arc<CallKey>, Entry<W>>,
+    /// Those that have ended, with when they did, the oldest first.
+    ended: VecDeque<(Instant, Arc<CallKey>)>,
+    bytes: usize,
+    last_number: u64,
+}
+
+/// How much of what has ended is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) answers: usize,
+    pub(crate) bytes: usize,
+    pub(crate) age: Duration,
+}
+
+/// How a call has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// With this answer, a result or an error of its handler.
+    Answer(Bytes),
+    /// With an answer of so many bytes, which are more than may be kept.
+    TooLarge(usize),
+    /// It was cut off, and nobody knows what it did.
+    CutOff,
+}
+
+#[derive(Debug)]
+struct Entry<W> {
+    params: Digest,
+    state: State<W>,
+}
+
+#[derive(Debug)]
+enum State<W> {
+    /// It runs, or waits for its turn to; others wait for what comes of it, in the order in which they came.
+    Running(VecDeque<(u64, W)>),
+    Ended(Kept),
+}
+
+/// What becomes of a call that has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Entered {
+    /// It is the one to run.
+    Runs(Arc<CallKey>),
+    /// Another one is, and it waits under this number for what comes of that.
+    Waits(Arc<CallKey>, u64),
+    /// Another one was, and has ended so.
+    Ended(Kept),
+    /// Another one with other parameters has the key.
+    Conflict,
+}
+
+impl<W> Book<W> {
+    pub(crate) fn new(window: Window) -> Self {
+        Self { window, entries: HashMap::new(), ended: VecDeque::new(), bytes: 0, last_number: 0 }
+    }
+
+    /// A call has come; `wait` makes what is kept of it while it waits.
+    pub(crate) fn enter(&mut self, call: CallKey, params: Digest, now: Instant, wait: impl FnOnce() -> W) -> Entered {
+        self.forget_old(now);
+        let call = self.entries.get_key_value(&call).map_or_else(|| Arc::new(call), |(known, _)| Arc::clone(known));
+        match self.entries.get_mut(&call) {
+            None => {
+                let state = State::Running(VecDeque::new());
+                self.entries.insert(Arc::clone(&call), Entry { params, state });
+                Entered::Runs(call)
+            }
+            Some(entry) if entry.params != params => Entered::Conflict,
+            Some(Entry { state: State::Ended(kept), .. }) => Entered::Ended(kept.clone()),
+            Some(Entry { state: State::Running(waiting), .. }) => {
+                self.last_number += 1;
+                waiting.push_back((self.last_number, wait()));
+                Entered::Waits(call, self.last_number)
+            }
+        }
+    }
+
+    /// One that waits does so no longer.
+    pub(crate) fn give_up(&mut self, call: &CallKey, number: u64) {
+        if let Some(Entry { state: State::Running(waiting), .. }) = self.entries.get_mut(call)
+            && let Ok(at) = waiting.binary_search_by_key(&number, |(number, _)| *number)
+        {
+            waiting.remove(at);
+        }
+    }
+
+    /// The one that was to run has not begun, and does not. Gives the one that is to run in its place.
+    pub(crate) fn pass_on(&mut self, call: &CallKey) -> Option<W> {
+        let Entry { state: State::Running(waiting), .. } = self.entries.get_mut(call)? else { return None };
+        let next = waiting.pop_front();
+        if next.is_none() {
+            self.entries.remove(call);
+        }
+        next.map(|(_, waiter)| waiter)
+    }
+
+    /// The one that ran has ended. Gives those that wait for that.
+    pub(crate) fn end(&mut self, call: &Arc<CallKey>, kept: Kept, now: Instant) -> Vec<W> {
+        let Some(Entry { state, .. }) = self.entries.get_mut(call) else { return Vec::new() };
+        let State::Running(waiting) = state else { return Vec::new() };
+        let (waiting, kept) = (std::mem::take(waiting), self.window.bounded(call, kept));
+        let cost = cost(call, &kept);
+        *state = State::Ended(kept);
+        self.bytes += cost;
+        self.ended.push_back((now, Arc::clone(call)));
+        self.forget_old(now);
+        self.make_room();
+        waiting.into_iter().map(|(_, waiter)| waiter).collect()
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        let age = self.window.age;
+        while self.ended.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= age) {
+            self.forget_oldest();
+        }
+    }
+
+    /// The last one is kept, however little room there is.
+    fn make_room(&mut self) {
+        while self.ended.len() > 1 && (self.ended.len() > self.window.answers || self.bytes > self.window.bytes) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((_, call)) = self.ended.pop_front() else { return };
+        if let Some(Entry { state: State::Ended(kept), .. }) = self.entries.remove(&call) {
+            self.bytes -= cost(&call, &kept);
+        }
+    }
+}
+
+impl Window {
+    /// What is kept of an answer.
+    fn bounded(&self, call: &CallKey, kept: Kept) -> Kept {
+        match kept {
+            Kept::Answer(answer) if answer.len().saturating_add(overhead(call)) > self.bytes => {
+                Kept::TooLarge(answer.len())
+            }
+            kept => kept,
+        }
+    }
+}
+
+/// What it takes to remember how a call has ended, in bytes.
+fn cost(call: &CallKey, kept: &Kept) -> usize {
+    overhead(call) + if let Kept::Answer(answer) = kept { answer.len() } else { 0 }
+}
+
+fn overhead(call: &CallKey) -> usize {
+    ENTRY_BYTES + call.method.len() + call.key.len()
+}
+
+/// What an entry takes beside its texts and its answer, roughly.
+pub(crate) const ENTRY_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Calls under an idempotency key: each is executed once, and once it has begun it goes on to its end.
+
+use std::future::pending;
+
+use bytes::{Bytes, BytesMut};
+use callboard_common::Connection;
+use tokio::time::Instant;
+
+use super::{Later, Work};
+use crate::answer::{BadKey, Failure};
+use crate::book::Kept;
+use crate::gatekeeper::{Admitted, Permit, Waited};
+use crate::handler::Contained;
+use crate::running::Running;
+use crate::shelf::{First, Told, Waiting};
+
+/// When a call under a key is to run.
+pub(crate) enum Turn {
+    /// Now, as far as the key goes.
+    First(First),
+    /// Perhaps, if another one does not.
+    After(Waiting),
+}
+
+/// The ways of a call into its method, once it is the one to run.
+pub(crate) struct Path<Enter, Begin> {
+    /// Whether there is room for it; `None` where none is needed.
+    pub(crate) enter: Enter,
+    /// Reads the parameters, and makes what runs it.
+    pub(crate) begin: Begin,
+}
+
+impl<C: Connection> Later<C> {
+    /// Runs a call under a key, or waits for what comes of another one.
+    pub(crate) fn run_once<Enter, Begin>(
+        self,
+        running: &Running,
+        turn: Turn,
+        deadline: Option<Instant>,
+        path: Path<Enter, Begin>,
+    ) where
+        Enter: FnOnce() -> Option<Admitted> + Send + 'static,
+        Begin: FnOnce() -> Result<Work, Failure> + Send + 'static,
+    {
+        let one_way = self.one_way;
+        self.start(running, one_way, |mut call| async move {
+            match turn {
+                Turn::First(first) => call.run_first(first, deadline, path).await,
+                Turn::After(waiting) => {
+                    let bound = waiting.bound();
+                    match waiting.told(deadline).await {
+                        Some(Told::Turn(first)) => call.run_first(first, deadline, path).await,
+                        Some(Told::Ended(kept)) => call.end(answer_of(kept, bound)).await,
+                        None => call.end::<Bytes>(Err(Failure::Key(BadKey::StillRuns))).await,
+                    }
+                }
+            }
+        });
+    }
+
+    /// Gives the answer of another call from within the connection's own handler. `bound` is what answers may take.
+    pub(crate) fn repeat(&self, kept: Kept, bound: usize) {
+        match answer_of(kept, bound) {
+            Ok(body) => self.caller().repeat(&body),
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    async fn run_first<Enter, Begin>(&mut self, mut first: First, deadline: Option<Instant>, path: Path<Enter, Begin>)
+    where
+        Enter: FnOnce() -> Option<Admitted>,
+        Begin: FnOnce() -> Result<Work, Failure>,
+    {
+        let permit = admitted((path.enter)(), deadline).await;
+        if !self.leave() {
+            // Its caller gave it up a moment before it would have begun: this task is about to be dropped.
+            return pending().await;
+        }
+        let outcome = match permit {
+            Ok(permit) => {
+                self.permit = permit;
+                first.begin();
+                self.outcome((path.begin)(), deadline).await
+            }
+            Err(failure) => Err(failure),
+        };
+        let has_run = outcome.as_ref().err().is_none_or(Failure::has_run);
+        match self.told(outcome) {
+            Ok(answer) => {
+                first.end(answer.clone());
+                self.end(Ok(answer)).await;
+            }
+            Err(failure) => {
+                if !has_run {
+                    first.give_back();
+                }
+                self.end::<Bytes>(Err(failure)).await;
+            }
+        }
+    }
+
+    async fn outcome(&mut self, begun: Result<Work, Failure>, deadline: Option<Instant>) -> Result<BytesMut, Failure> {
+        match begun? {
+            Work::Task(task) => {
+                let outcome = Contained::new(task).await;
+                self.has_run();
+                outcome
+            }
+            Work::Job(job) => self.job(job, deadline).await,
+        }
+    }
+
+    /// The answer of one that was executed, which is remembered as it is.
+    fn told(&self, outcome: Result<BytesMut, Failure>) -> Result<Bytes, Failure> {
+        match outcome {
+            Ok(body) => Ok(body.freeze()),
+            Err(failure) if failure.has_run() => {
+                failure.note(&self.conn, &self.method);
+                failure.into_body(&self.method)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// Waits for room, at most until the caller waits no longer.
+async fn admitted(admitted: Option<Admitted>, deadline: Option<Instant>) -> Result<Option<Permit>, Failure> {
+    match admitted {
+        _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => Err(Failure::Waited(Waited::Expired)),
+        None => Ok(None),
+        Some(Admitted::Now(permit)) => Ok(Some(permit)),
+        Some(Admitted::Later(mut queued)) => queued.turn(deadline).await.map(Some).map_err(Failure::Waited),
+        Some(Admitted::Never(full)) => Err(Failure::Full(full)),
+    }
+}
+
+fn answer_of(kept: Kept, bound: usize) -> Result<Bytes, Failure> {
+    match kept {
+        Kept::Answer(body) => Ok(body),
+        Kept::TooLarge(bytes) => Err(Failure::Key(BadKey::NotKept { bytes, bound })),
+        Kept::CutOff => Err(Failure::Key(BadKey::CutOff)),
+    }
+}

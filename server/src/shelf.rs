@@ -1,0 +1,178 @@
+use std::fmt;
+use std::hash::Hasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use siphasher::sip128::{Hasher128, SipHasher};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::KeptAnswers;
+use crate::book::{Book, CallKey, Digest, Entered, Kept};
+
+/// The shell around [`Book`]: the one call under a key that is to run holds a [`First`], others a [`Waiting`].
+pub(crate) struct Shelf {
+    book: Mutex<Book<oneshot::Sender<Told>>>,
+    bytes: usize,
+}
+
+/// What becomes of a call under a key.
+#[derive(Debug)]
+pub(crate) enum Placed {
+    First(First),
+    Waits(Waiting),
+    Ended(Kept),
+    Conflict,
+}
+
+/// What one that waits is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// The one before it does not run, so it is to.
+    Turn(First),
+    /// The one before it has ended so.
+    Ended(Kept),
+}
+
+/// The right to run the call under a key. Where it is dropped before the call has begun, the next one gets it; after that
+/// the call counts as cut off.
+#[derive(Debug)]
+pub(crate) struct First {
+    shelf: Arc<Shelf>,
+    call: Arc<CallKey>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Unbegun,
+    Begun,
+    Over,
+}
+
+/// A call that waits for what comes of another one under its key, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    shelf: Arc<Shelf>,
+    call: Arc<CallKey>,
+    number: u64,
+    told: oneshot::Receiver<Told>,
+}
+
+impl Shelf {
+    pub(crate) fn new(KeptAnswers { window }: KeptAnswers) -> Self {
+        Self { book: Mutex::new(Book::new(window)), bytes: window.bytes }
+    }
+
+    /// A call has come under a key.
+    pub(crate) fn enter(self: &Arc<Self>, method: &str, key: &str, params: &[u8]) -> Placed {
+        let call = CallKey { method: method.into(), key: key.into() };
+        let mut receiver = None;
+        let wait = || {
+            let (sender, told) = oneshot::channel();
+            receiver = Some(told);
+            sender
+        };
+        let entered = self.lock().enter(call, digest(params), Instant::now(), wait);
+        match (entered, receiver) {
+            (Entered::Waits(call, number), Some(told)) => {
+                Placed::Waits(Waiting { shelf: Arc::clone(self), call, number, told })
+            }
+            (Entered::Runs(call) | Entered::Waits(call, _), _) => Placed::First(First::new(self, call)),
+            (Entered::Ended(kept), _) => Placed::Ended(kept),
+            (Entered::Conflict, _) => Placed::Conflict,
+        }
+    }
+
+    /// So many bytes the answers may take.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn pass_on(self: &Arc<Self>, call: &Arc<CallKey>) {
+        loop {
+            let Some(next) = self.lock().pass_on(call) else { return };
+            // One that no longer waits is passed over.
+            match next.send(Told::Turn(First::new(self, Arc::clone(call)))) {
+                Err(Told::Turn(mut first)) => first.stage = Stage::Over,
+                Err(Told::Ended(_)) => {}
+                Ok(()) => return,
+            }
+        }
+    }
+
+    fn end(&self, call: &Arc<CallKey>, kept: &Kept) {
+        let waiting = self.lock().end(call, kept.clone(), Instant::now());
+        for waiter in waiting {
+            let _ = waiter.send(Told::Ended(kept.clone()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book<oneshot::Sender<Told>>> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl First {
+    fn new(shelf: &Arc<Shelf>, call: Arc<CallKey>) -> Self {
+        Self { shelf: Arc::clone(shelf), call, stage: Stage::Unbegun }
+    }
+
+    /// From now on it may have been executed.
+    pub(crate) fn begin(&mut self) {
+        self.stage = Stage::Begun;
+    }
+
+    /// It was executed, and this is its answer.
+    pub(crate) fn end(mut self, answer: Bytes) {
+        self.stage = Stage::Over;
+        self.shelf.end(&self.call, &Kept::Answer(answer));
+    }
+
+    /// It turned out that nothing was executed: the next one may.
+    pub(crate) fn give_back(mut self) {
+        self.stage = Stage::Unbegun;
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        match self.stage {
+            Stage::Unbegun => self.shelf.pass_on(&self.call),
+            Stage::Begun => self.shelf.end(&self.call, &Kept::CutOff),
+            Stage::Over => {}
+        }
+    }
+}
+
+impl Waiting {
+    /// What all answers may take, in bytes.
+    pub(crate) fn bound(&self) -> usize {
+        self.shelf.bytes
+    }
+
+    /// What comes of the one before it, if that is known before its own caller waits no longer.
+    pub(crate) async fn told(mut self, deadline: Option<Instant>) -> Option<Told> {
+        let Some(deadline) = deadline else { return (&mut self.told).await.ok() };
+        timeout_at(deadline, &mut self.told).await.ok()?.ok()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.shelf.lock().give_up(&self.call, self.number);
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shelf").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Who calls under a key is the only one who could gain by another call that looks the same, so no secret goes into this.
+fn digest(params: &[u8]) -> Digest {
+    let mut hasher = SipHasher::new();
+    hasher.write(params);
+    hasher.finish128().as_u128()
+}

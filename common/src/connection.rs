@@ -73,9 +73,6 @@ pub enum Event {
 /// Nothing here blocks but [`send`](Connection::send), and nothing here touches a socket: frames are queued in a bounded
 /// outbox, which the connection's own task writes.
 pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
-    /// Counts as one request in flight until it is dropped.
-    type InFlight: Send + 'static;
-
     /// Its name in this process.
     fn id(&self) -> ConnectionId;
 
@@ -176,15 +173,34 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// as many as may wait on it; then `then` is not run.
     fn once_written_down_to(&self, bytes: usize, then: Box<dyn FnOnce() + Send>) -> bool;
 
-    /// Enters a request whose answer comes later. `None` means that a session peer is over its limit and is to be told
-    /// so; a v1 peer is not read instead, so it never sees `None`.
-    fn begin_request(&self) -> Option<Self::InFlight>;
+    /// Enters a request whose answer comes later, until [`end_request`](Self::end_request). `false` means that a session
+    /// peer is over its limit and is to be told so; nothing was entered then. A v1 peer is not read instead, so it never
+    /// sees `false`.
+    fn enter_request(&self) -> bool;
+
+    /// One request that was entered is in flight no longer.
+    fn end_request(&self);
+
+    /// The same with a guard that ends it.
+    fn begin_request(&self) -> Option<InFlight<Self>> {
+        self.enter_request().then(|| InFlight(self.clone()))
+    }
 
     /// Ends the connection; what is queued is dropped. The reason is logged.
     fn close(&self, reason: Cow<'static, str>);
 
     /// Counts something.
     fn count(&self, event: Event);
+}
+
+/// One request in flight, until it is dropped; see [`Connection::begin_request`].
+#[derive(Debug)]
+pub struct InFlight<C: Connection>(C);
+
+impl<C: Connection> Drop for InFlight<C> {
+    fn drop(&mut self) {
+        self.0.end_request();
+    }
 }
 
 /// What one layer does with one message. It runs on the connection's own loop and must not block: what has to wait

@@ -49,7 +49,7 @@ pub use body::{
 pub use cancel::Cancel;
 pub use code::ResultCode;
 pub use codec::{Codec, EncodeError, Integer, Raw, ReadError, Shape};
-pub use connection::{Connection, ConnectionId, Event, Handler, SendError, Shared};
+pub use connection::{Connection, ConnectionId, Event, Handler, InFlight, SendError, Shared};
 pub use dispatcher::{Dispatcher, Unhandled, refuse, refuse_body, refuse_draining};
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use host::{Host, HostError};
@@ -63,7 +63,7 @@ pub use ping::Ping;
 pub use planted::Planted;
 pub use protocol::{BodyFilter, Plain, Protocol, ProtocolError};
 pub use publish_id::PublishId;
-pub use recorder::{RecordedRequest, Recorder, Sent};
+pub use recorder::{Recorder, Sent};
 pub use requestor::{RequestId, Requestor};
 pub use session::{Feature, Features, Session};
 pub use shares::{Room, Shares};

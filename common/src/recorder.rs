@@ -31,7 +31,7 @@ struct State {
     session: OnceLock<Session>,
     settled: AtomicBool,
     full: AtomicBool,
-    in_flight: Arc<AtomicUsize>,
+    in_flight: AtomicUsize,
     log: Mutex<Log>,
     /// It says that so many bytes wait.
     queued: AtomicUsize,
@@ -54,16 +54,6 @@ impl Sent {
     /// The body as text.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.0.body())
-    }
-}
-
-/// One request in flight on a [`Recorder`].
-#[derive(Debug)]
-pub struct RecordedRequest(Arc<AtomicUsize>);
-
-impl Drop for RecordedRequest {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -156,8 +146,6 @@ impl Recorder {
 }
 
 impl Connection for Recorder {
-    type InFlight = RecordedRequest;
-
     fn id(&self) -> ConnectionId {
         ConnectionId(self.0.id)
     }
@@ -220,9 +208,13 @@ impl Connection for Recorder {
         waits
     }
 
-    fn begin_request(&self) -> Option<RecordedRequest> {
+    fn enter_request(&self) -> bool {
         self.0.in_flight.fetch_add(1, SeqCst);
-        Some(RecordedRequest(Arc::clone(&self.0.in_flight)))
+        true
+    }
+
+    fn end_request(&self) {
+        self.0.in_flight.fetch_sub(1, SeqCst);
     }
 
     fn close(&self, reason: Cow<'static, str>) {

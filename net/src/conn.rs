@@ -278,10 +278,11 @@ impl<P: Protocol> Conn<P> {
         self.0.in_flight.load(SeqCst)
     }
 
-    /// It has ended with its server: its requests count as cut, whatever becomes of them.
+    /// It ends with its server: its requests count as cut, whatever becomes of them.
     pub(crate) fn cut(&self) {
-        self.0.is_cut.store(true, SeqCst);
-        self.0.shared.cut.fetch_add(self.in_flight(), SeqCst);
+        if !self.0.is_cut.swap(true, SeqCst) {
+            self.0.shared.cut.fetch_add(self.in_flight(), SeqCst);
+        }
     }
 
     pub(crate) fn is_cut(&self) -> bool {
@@ -333,18 +334,6 @@ impl<P: Protocol> Conn<P> {
     /// A [`ReadHold`] is gone.
     pub(crate) fn end_hold(&self) {
         if self.0.holds.fetch_sub(1, SeqCst) == 1 {
-            self.wake();
-        }
-    }
-
-    /// An [`InFlight`](crate::InFlight) is gone.
-    pub(crate) fn end_request(&self) {
-        let before = self.0.in_flight.fetch_sub(1, SeqCst);
-        if before == 1 && self.0.is_over.load(SeqCst) {
-            self.0.shared.has_lingered(self.0.id);
-        }
-        // The task waits for this where it stopped reading at the limit, or at the last one where the peer has ended.
-        if before == 1 || before == self.0.shared.limits.in_flight {
             self.wake();
         }
     }

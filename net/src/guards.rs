@@ -10,10 +10,6 @@ use crate::shared_state::SharedState;
 /// While it lives, its connection is not read (unless an answer is expected on it); see [`Conn::hold_reading`].
 pub struct ReadHold<P: Protocol = LengthValue>(pub(crate) Conn<P>);
 
-/// One request in flight; see [`Connection::begin_request`](callboard_common::Connection::begin_request).
-#[derive(Debug)]
-pub struct InFlight<P: Protocol = LengthValue>(pub(crate) Conn<P>);
-
 /// A frame that counts once against the total, however many outboxes hold it.
 pub(crate) struct Counted<P: Protocol> {
     frame: Bytes,
@@ -43,12 +39,6 @@ impl<P: Protocol> Drop for Counted<P> {
 impl<P: Protocol> Drop for ReadHold<P> {
     fn drop(&mut self) {
         self.0.end_hold();
-    }
-}
-
-impl<P: Protocol> Drop for InFlight<P> {
-    fn drop(&mut self) {
-        self.0.end_request();
     }
 }
 

@@ -58,7 +58,7 @@ pub use address::{Address, AddressError};
 pub use conn::Conn;
 pub use connect::{ConnectError, connect, connect_with};
 pub use connector::Connector;
-pub use guards::{InFlight, ReadHold};
+pub use guards::ReadHold;
 pub use inherited::Inherited;
 pub use keep_alive::KeepAlive;
 pub use later::{deadline_after, later};

@@ -213,15 +213,17 @@ impl<P: Protocol> Serving<P> {
         let (before, given_up) = (self.in_flight(), self.shared.given_up.load(SeqCst));
         // Time up is an ordinary end of the wait.
         let _ = timeout_at(until, self.emptied()).await;
-        // Only now: those that the end of the loops drops are not done with.
+        // Before the loops end: requests that they drop are not done with.
         let lingering = in_flight(&self.shared.lingering);
-        self.each(|conn| conn.end("the server stops"));
+        self.each(|conn| {
+            conn.cut();
+            conn.end("the server stops");
+        });
         if let Some(loops) = self.loops.take() {
             // A handler that blocks its loop can't hold up the program's end.
             let _ = timeout(STOP_TIME, loops.stop()).await;
         }
-        // A loop that is stuck has not counted its own.
-        let cut = lingering + self.shared.cut.load(SeqCst) + in_flight(&self.shared.connections);
+        let cut = lingering + self.shared.cut.load(SeqCst);
         let given_up = self.shared.given_up.load(SeqCst).saturating_sub(given_up);
         Stopped { finished: before.saturating_sub(cut + given_up), given_up, cut }
     }

@@ -1,5 +1,5 @@
 use callboard_common::{
-    Connection, ErrorInfo, Event, Message, MessageType, Refusal, ResultCode, ServiceAnswer, ServiceOp,
+    Connection, ErrorInfo, Event, InFlight, Message, MessageType, Refusal, ResultCode, ServiceAnswer, ServiceOp,
 };
 
 use crate::availability::NotEntered;
@@ -14,19 +14,10 @@ pub(crate) struct Ticket<C: Connection> {
     in_flight: InFlight<C>,
 }
 
-/// What only has to be dropped.
-struct InFlight<C: Connection>(C::InFlight);
-
-impl<C: Connection> std::fmt::Debug for InFlight<C> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("InFlight")
-    }
-}
-
 impl<C: Connection> Ticket<C> {
     /// `None` if the peer has as many requests in flight as it may.
     pub(crate) fn new(conn: &C, message: &Message) -> Option<Self> {
-        let in_flight = InFlight(conn.begin_request()?);
+        let in_flight = conn.begin_request()?;
         Some(Self { conn: conn.clone(), id: message.id().into(), is_one_way: message.is_one_way(), in_flight })
     }
 

@@ -2,23 +2,25 @@
 
 mod adaptive;
 mod gate;
+mod gates;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 pub(crate) use self::adaptive::{Adaptive, Took};
 pub(crate) use self::gate::{Concurrency, Gate, Passes};
+pub(crate) use self::gates::{Closed, Gates};
 
 /// Numbers a call that was let in or waits.
 pub(crate) type Place = u64;
 
-/// The gates that calls of several methods pass, and who waits at them.
+/// Who waits at the [`Gates`], and whose turn it is.
 ///
-/// A call passes its method's own gate and those that it shares with others (all that block, all together); it runs when
-/// each has room. Calls of one method run in the order in which they came; where a place is free that several methods wait
-/// for, they take turns.
+/// A call runs when each gate of its method has room. Calls of one method run in the order in which they came; where a place
+/// is free that several methods wait for, they take turns.
 #[derive(Debug)]
 pub(crate) struct Admission<T> {
-    gates: Vec<Gate>,
+    gates: Arc<Gates>,
     methods: Vec<Method<T>>,
     /// The methods with calls that wait, in the order of their turns.
     turns: VecDeque<usize>,
@@ -43,8 +45,6 @@ struct Load {
 
 #[derive(Debug)]
 struct Method<T> {
-    /// Its own gate first.
-    gates: Vec<usize>,
     queue: VecDeque<Waiting<T>>,
     waiting: Load,
     room: Room,
@@ -71,8 +71,8 @@ pub(crate) enum Entered {
 /// What has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// So many run at this gate, as many as may, and none may wait.
-    Gate { passes: Passes, running: usize },
+    /// As many run at this gate as may, and none may wait.
+    Gate(Closed),
     /// So many of the method's calls run, and as many wait as may.
     Method { running: usize, waiting: usize },
     /// As many calls wait as may in all.
@@ -82,35 +82,22 @@ pub(crate) enum Full {
 }
 
 impl<T> Admission<T> {
-    /// With room for so many that wait, in all.
-    pub(crate) fn new(room: Room) -> Self {
-        let (gates, methods, turns) = (Vec::new(), Vec::new(), VecDeque::new());
+    /// With room for so many that wait, in all and of each method that has gates.
+    pub(crate) fn new(gates: Arc<Gates>, room: Room, of_methods: impl IntoIterator<Item = Room>) -> Self {
+        let method = |room| Method { queue: VecDeque::new(), waiting: Load::default(), room };
+        let (methods, turns) = (of_methods.into_iter().map(method).collect(), VecDeque::new());
         Self { gates, methods, turns, waiting: Load::default(), room, last_place: 0 }
-    }
-
-    /// Adds a gate for calls of several methods.
-    pub(crate) fn add_gate(&mut self, passes: Passes, concurrency: Concurrency) -> usize {
-        self.gates.push(Gate::new(passes, concurrency));
-        self.gates.len() - 1
-    }
-
-    /// Adds a method with a gate of its own and these others, and room for so many that wait.
-    pub(crate) fn add_method(&mut self, concurrency: Concurrency, shared: &[usize], room: Room) -> usize {
-        let own = self.add_gate(Passes::Method, concurrency);
-        let gates = [own].into_iter().chain(shared.iter().copied()).collect();
-        self.methods.push(Method { gates, queue: VecDeque::new(), waiting: Load::default(), room });
-        self.methods.len() - 1
     }
 
     /// A call has come, of so many bytes; `who` is kept while it waits.
     pub(crate) fn enter(&mut self, method: usize, bytes: usize, who: impl FnOnce() -> T) -> Entered {
         let Some(state) = self.methods.get(method) else { return Entered::Runs };
         // Nobody overtakes those that wait for the same method.
-        if state.queue.is_empty() && self.has_room(method) {
-            self.begin(method);
+        let closed = if state.queue.is_empty() { self.gates.enter(method) } else { Ok(()) };
+        if state.queue.is_empty() && closed.is_ok() {
             return Entered::Runs;
         }
-        if let Some(full) = self.full(state, bytes) {
+        if let Some(full) = self.full(method, state, bytes, closed.err()) {
             return Entered::Refused(full);
         }
         self.last_place += 1;
@@ -122,6 +109,7 @@ impl<T> Admission<T> {
             state.queue.push_back(Waiting { place, bytes, who: who() });
             state.waiting.add(bytes);
             self.waiting.add(bytes);
+            self.gates.announce();
         }
         Entered::Waits(place)
     }
@@ -129,12 +117,7 @@ impl<T> Admission<T> {
     /// A call that ran has ended, after so long where that tells how busy the method is. Gives who runs now in its place,
     /// with their methods.
     pub(crate) fn leave(&mut self, method: usize, took: Option<Took>) -> Vec<(usize, T)> {
-        let Some(state) = self.methods.get(method) else { return Vec::new() };
-        for (at, gate) in state.gates.iter().enumerate() {
-            if let Some(gate) = self.gates.get_mut(*gate) {
-                gate.leave(took.filter(|_| at == 0));
-            }
-        }
+        self.gates.leave(method, took);
         self.let_in()
     }
 
@@ -148,61 +131,46 @@ impl<T> Admission<T> {
         }
         state.waiting.take(gone.bytes);
         self.waiting.take(gone.bytes);
+        self.gates.retract();
         Some(gone.who)
     }
 
     /// How many calls of a method run, and how many wait.
     #[cfg(test)]
     pub(crate) fn load(&self, method: usize) -> (usize, usize) {
-        let Some(state) = self.methods.get(method) else { return (0, 0) };
-        (self.running(state), state.queue.len())
+        (self.gates.running(method), self.methods[method].queue.len())
     }
 
     /// All that may run now; one place is free as a rule, more where a limit has grown. Who has no room keeps its turn.
-    fn let_in(&mut self) -> Vec<(usize, T)> {
+    pub(crate) fn let_in(&mut self) -> Vec<(usize, T)> {
         let mut let_in = Vec::new();
         let mut at = 0;
         while let Some(method) = self.turns.get(at).copied() {
-            if !self.has_room(method) {
+            if self.gates.enter(method).is_err() {
                 at += 1;
                 continue;
             }
             self.turns.remove(at);
             let Some(state) = self.methods.get_mut(method) else { continue };
+            // Whose turn it is has somebody who waits.
             let Some(next) = state.queue.pop_front() else { continue };
             if !state.queue.is_empty() {
                 self.turns.push_back(method);
             }
             state.waiting.take(next.bytes);
             self.waiting.take(next.bytes);
+            self.gates.retract();
             let_in.push((method, next.who));
-            self.begin(method);
         }
         let_in
     }
 
-    fn has_room(&self, method: usize) -> bool {
-        let gates = self.methods.get(method).map_or(&[][..], |state| &state.gates);
-        gates.iter().filter_map(|gate| self.gates.get(*gate)).all(Gate::has_room)
-    }
-
-    fn begin(&mut self, method: usize) {
-        let gates = self.methods.get(method).map_or(&[][..], |state| &state.gates);
-        for gate in gates {
-            if let Some(gate) = self.gates.get_mut(*gate) {
-                gate.enter();
-            }
-        }
-    }
-
-    fn full(&self, method: &Method<T>, bytes: usize) -> Option<Full> {
-        if method.room.calls == 0 || self.room.calls == 0 {
-            let mut gates = method.gates.iter().filter_map(|gate| self.gates.get(*gate));
-            let full = gates.find(|gate| !gate.has_room())?;
-            return Some(Full::Gate { passes: full.passes(), running: full.running() });
+    fn full(&self, at: usize, method: &Method<T>, bytes: usize, closed: Option<Closed>) -> Option<Full> {
+        if let Some(closed) = closed.filter(|_| method.room.calls == 0 || self.room.calls == 0) {
+            return Some(Full::Gate(closed));
         }
         if method.waiting.calls >= method.room.calls {
-            return Some(Full::Method { running: self.running(method), waiting: method.waiting.calls });
+            return Some(Full::Method { running: self.gates.running(at), waiting: method.waiting.calls });
         }
         if self.waiting.calls >= self.room.calls {
             return Some(Full::Total { waiting: self.waiting.calls });
@@ -211,10 +179,6 @@ impl<T> Admission<T> {
         let loads = [(method.waiting, method.room), (self.waiting, self.room)];
         let (_, full) = loads.into_iter().find(|(waiting, room)| !has_room(*waiting, *room))?;
         Some(Full::Bytes { bound: full.bytes })
-    }
-
-    fn running(&self, method: &Method<T>) -> usize {
-        method.gates.first().and_then(|own| self.gates.get(*own)).map_or(0, Gate::running)
     }
 }
 

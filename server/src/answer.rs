@@ -9,7 +9,7 @@ use callboard_common::{
 };
 use serde::Serialize;
 
-use crate::admission::{Full, Passes};
+use crate::admission::{Closed, Full, Passes};
 use crate::gatekeeper::Waited;
 use crate::method::{Method, Type};
 use crate::method_error::MethodError;
@@ -148,9 +148,9 @@ impl Failure {
 }
 
 fn full_info(full: Full, method: &Method) -> ErrorInfo {
-    let (name, gate) = (method.name(), |passes, running| full_gate(passes, running, method.name()));
+    let name = method.name();
     let (text, limit, bound) = match full {
-        Full::Gate { passes, running } => gate(passes, running),
+        Full::Gate(closed) => full_gate(closed, name),
         Full::Method { running, waiting } => {
             (format!("method {name:?} is full (calls that run: {running}, that wait: {waiting})"), "queue", waiting)
         }
@@ -165,7 +165,7 @@ fn full_info(full: Full, method: &Method) -> ErrorInfo {
 }
 
 /// What a call is told that may not wait, with the name of the limit and its value.
-fn full_gate(passes: Passes, running: usize, name: &str) -> (String, &'static str, usize) {
+fn full_gate(Closed { passes, running }: Closed, name: &str) -> (String, &'static str, usize) {
     let (what, limit) = match passes {
         Passes::Method => (format!("method {name:?} is full (calls that run: {running})"), "concurrency"),
         Passes::Blocking => (format!("all threads for methods that block are taken ({running})"), "blocking_threads"),

@@ -6,23 +6,34 @@ use callboard_net::later;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::{Admission, Entered, Full, Place, Took};
+use crate::admission::{Admission, Entered, Full, Gates, Place, Room, Took};
+use crate::method::Method;
+use crate::running::Running;
 
-/// The shell around [`Admission`]: calls that run hold a [`Permit`], those that wait a [`Queued`].
+/// The shell around [`Admission`]: calls that run hold a [`Pass`], those that wait a [`Queued`].
 pub(crate) struct Gatekeeper {
+    gates: Arc<Gates>,
     admission: Mutex<Admission<oneshot::Sender<Permit>>>,
     /// So long a call waits at most.
     queue_age: Duration,
-    /// Of which methods, by number, the time counts that their calls take. The others spare themselves the clock.
-    timed: Vec<bool>,
+    /// All methods, those that never wait among them. Calls know theirs by its place here, and so share one count of
+    /// references with each other and not several: all event loops write to that.
+    methods: Vec<Arc<Method>>,
+    /// The calls that run or wait.
+    pub(crate) running: Running,
 }
 
-/// A call's place among those that run, until it is dropped.
+/// That a call is among those that run. Whoever has it gives it back: see [`Gatekeeper::leave`] and [`Permit`].
+#[must_use]
+pub(crate) struct Pass {
+    since: Option<Instant>,
+}
+
+/// A pass that gives itself back when it is dropped.
 pub(crate) struct Permit {
     keeper: Arc<Gatekeeper>,
     method: usize,
-    since: Option<Instant>,
-    has_ended: bool,
+    pass: Option<Pass>,
 }
 
 /// A call's place among those that wait, until it is dropped.
@@ -36,9 +47,18 @@ pub(crate) struct Queued {
 
 /// What becomes of a call.
 pub(crate) enum Admitted {
-    Now(Permit),
+    Now(Pass),
     Later(Queued),
     Never(Full),
+}
+
+/// How a call was that leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// The method ran to its end.
+    AtItsEnd,
+    /// It was dropped before its end, or did nothing.
+    Before,
 }
 
 /// Why one that waited does not run.
@@ -51,38 +71,84 @@ pub(crate) enum Waited {
 }
 
 impl Gatekeeper {
+    /// With room for so many that wait, in all and of each of the methods.
     pub(crate) fn new(
-        admission: Admission<oneshot::Sender<Permit>>,
+        gates: Gates,
+        room: Room,
+        methods: impl IntoIterator<Item = (Arc<Method>, Room)>,
         queue_age: Duration,
-        timed: Vec<bool>,
     ) -> Arc<Self> {
-        Arc::new(Self { admission: Mutex::new(admission), queue_age, timed })
+        let (methods, rooms): (_, Vec<_>) = methods.into_iter().unzip();
+        let gates = Arc::new(gates);
+        let admission = Mutex::new(Admission::new(Arc::clone(&gates), room, rooms));
+        Arc::new(Self { gates, admission, queue_age, methods, running: Running::default() })
+    }
+
+    /// The method at this place.
+    pub(crate) fn method(&self, at: usize) -> Option<&Arc<Method>> {
+        self.methods.get(at)
     }
 
     /// A call of this method has come, of so many bytes.
     pub(crate) fn enter(self: &Arc<Self>, method: usize, bytes: usize) -> Admitted {
+        // Where nobody waits, nobody is overtaken.
+        if !self.gates.somebody_waits() && self.gates.enter(method).is_ok() {
+            return Admitted::Now(self.pass(method));
+        }
+        self.enter_in_turn(method, bytes)
+    }
+
+    fn enter_in_turn(self: &Arc<Self>, method: usize, bytes: usize) -> Admitted {
         let mut receiver = None;
         let wait = || {
             let (sender, let_in) = oneshot::channel();
             receiver = Some(let_in);
             sender
         };
-        let entered = self.lock().enter(method, bytes, wait);
+        // From here on who leaves looks here for those that wait.
+        self.gates.announce();
+        let mut admission = self.lock();
+        let let_in = admission.let_in();
+        let entered = admission.enter(method, bytes, wait);
+        drop(admission);
+        self.gates.retract();
+        self.tell(let_in);
         match (entered, receiver) {
             (Entered::Waits(place), Some(let_in)) => {
                 Admitted::Later(Queued { keeper: Arc::clone(self), method, place, since: Instant::now(), let_in })
             }
             (Entered::Refused(full), _) => Admitted::Never(full),
-            (Entered::Runs | Entered::Waits(_), _) => Admitted::Now(Permit::new(self, method)),
+            (Entered::Runs | Entered::Waits(_), _) => Admitted::Now(self.pass(method)),
         }
     }
 
-    fn leave(self: &Arc<Self>, method: usize, took: Option<Took>) {
-        let let_in = self.lock().leave(method, took);
+    /// A call has ended that ran.
+    pub(crate) fn leave(self: &Arc<Self>, method: usize, pass: &Pass, how: Left) {
+        let took = if how == Left::AtItsEnd { Took::Whole } else { Took::Part };
+        let took = pass.since.map(|since| took(since.elapsed()));
+        let let_in = if self.gates.somebody_waits() {
+            // In one step, so that no other call is quicker at the place than those that wait for it.
+            self.lock().leave(method, took)
+        } else {
+            self.gates.leave(method, took);
+            if !self.gates.somebody_waits() {
+                return;
+            }
+            self.lock().let_in()
+        };
+        self.tell(let_in);
+    }
+
+    fn tell(self: &Arc<Self>, let_in: Vec<(usize, oneshot::Sender<Permit>)>) {
         for (method, next) in let_in {
             // One that no longer waits gives its place back at once, as the permit is dropped.
-            drop(next.send(Permit::new(self, method)));
+            drop(next.send(Permit::new(self, method, self.pass(method))));
         }
+    }
+
+    fn pass(&self, method: usize) -> Pass {
+        // The others spare themselves the clock.
+        Pass { since: self.gates.is_timed(method).then(Instant::now) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Admission<oneshot::Sender<Permit>>> {
@@ -91,26 +157,37 @@ impl Gatekeeper {
 }
 
 impl Permit {
-    fn new(keeper: &Arc<Gatekeeper>, method: usize) -> Self {
-        let is_timed = keeper.timed.get(method).is_some_and(|timed| *timed);
-        Self { keeper: Arc::clone(keeper), method, since: is_timed.then(Instant::now), has_ended: false }
+    pub(crate) fn new(keeper: &Arc<Gatekeeper>, method: usize, pass: Pass) -> Self {
+        Self { keeper: Arc::clone(keeper), method, pass: Some(pass) }
     }
 
     /// It gets its thread only now.
     pub(crate) fn begin_again(&mut self) {
-        self.since = self.since.map(|_| Instant::now());
+        if let Some(Pass { since: Some(since) }) = &mut self.pass {
+            *since = Instant::now();
+        }
+    }
+
+    /// The pass for one who gives it back without this.
+    pub(crate) fn into_pass(mut self) -> Option<Pass> {
+        self.pass.take()
     }
 
     /// The method ran to its end.
     pub(crate) fn end(mut self) {
-        self.has_ended = true;
+        self.leave(Left::AtItsEnd);
+    }
+
+    fn leave(&mut self, how: Left) {
+        if let Some(pass) = self.pass.take() {
+            self.keeper.leave(self.method, &pass, how);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let took = if self.has_ended { Took::Whole } else { Took::Part };
-        self.keeper.leave(self.method, self.since.map(|since| took(since.elapsed())));
+        self.leave(Left::Before);
     }
 }
 
@@ -136,7 +213,8 @@ impl Queued {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        drop(self.keeper.lock().give_up(self.method, self.place));
+        let given_up = self.keeper.lock().give_up(self.method, self.place);
+        drop(given_up);
     }
 }
 
@@ -148,19 +226,36 @@ impl fmt::Debug for Gatekeeper {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
-    use crate::admission::{Concurrency, Room};
+    use crate::admission::{Concurrency, Passes};
+
+    fn room(calls: usize) -> Room {
+        Room { calls, bytes: usize::MAX }
+    }
+
+    fn method(name: &str, queue: usize) -> (Arc<Method>, Room) {
+        (Arc::new(Method::new(name)), room(queue))
+    }
+
+    /// Of one method.
+    fn keeper_of(concurrency: Concurrency, queue: usize) -> Arc<Gatekeeper> {
+        let mut gates = Gates::default();
+        let own = gates.add(Passes::Method, concurrency);
+        gates.add_method(vec![own]);
+        Gatekeeper::new(gates, room(100), [method("only", queue)], Duration::from_secs(10))
+    }
 
     fn keeper(concurrency: usize, queue: usize) -> Arc<Gatekeeper> {
-        let room = |calls| Room { calls, bytes: usize::MAX };
-        let mut admission = Admission::new(room(100));
-        admission.add_method(Concurrency::Fixed(concurrency), &[], room(queue));
-        Gatekeeper::new(admission, Duration::from_secs(10), vec![false])
+        keeper_of(Concurrency::Fixed(concurrency), queue)
     }
 
     fn now(keeper: &Arc<Gatekeeper>) -> Permit {
         match keeper.enter(0, 1) {
-            Admitted::Now(permit) => permit,
+            Admitted::Now(pass) => Permit::new(keeper, 0, pass),
             _ => panic!("it runs at once"),
         }
     }
@@ -205,5 +300,118 @@ mod tests {
         }
         assert_eq!(began.elapsed().as_secs(), 23);
         assert_eq!(keeper.lock().load(0), (1, 0));
+    }
+
+    #[test]
+    fn where_nobody_waits_calls_come_and_go_without_the_lock() {
+        let (keeper, (tell, told)) = (keeper(2, 3), mpsc::channel());
+        let locked = keeper.lock();
+        let other = Arc::clone(&keeper);
+        thread::spawn(move || {
+            drop([now(&other), now(&other)]);
+            now(&other).end();
+            tell.send(()).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(20)).expect("they wait for the lock");
+        drop(locked);
+        assert_eq!(keeper.lock().load(0), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_a_call_waits_for_its_thread_does_not_count() {
+        let target = Duration::from_millis(20);
+        let keeper = keeper_of(Concurrency::Adaptive { least: 1, most: 10, target }, 0);
+        let run = async |waits: Duration, runs: Duration| {
+            let mut permit = now(&keeper);
+            tokio::time::advance(waits).await;
+            permit.begin_again();
+            tokio::time::advance(runs).await;
+            permit.end();
+        };
+        run(Duration::from_secs(1), Duration::from_millis(1)).await;
+        let both = [now(&keeper), now(&keeper)];
+        assert!(matches!(keeper.enter(0, 1), Admitted::Never(_)), "there is one place more");
+        drop(both);
+        // A round of two that were slow.
+        run(Duration::ZERO, Duration::from_secs(1)).await;
+        run(Duration::ZERO, Duration::from_secs(1)).await;
+        let _one = now(&keeper);
+        assert!(matches!(keeper.enter(0, 1), Admitted::Never(_)), "and one less");
+    }
+
+    /// Of three methods, two of which share threads; all share a gate. Counts who runs.
+    struct Crowd {
+        keeper: Arc<Gatekeeper>,
+        running: [AtomicUsize; 3],
+    }
+
+    impl Crowd {
+        const LIMITS: [usize; 3] = [2, 2, 1];
+        const THREADS: usize = 2;
+        const ALL: usize = 3;
+
+        fn new() -> Self {
+            let mut gates = Gates::default();
+            let all = gates.add(Passes::All, Concurrency::Fixed(Self::ALL));
+            let threads = gates.add(Passes::Blocking, Concurrency::Fixed(Self::THREADS));
+            for (limit, shared) in Self::LIMITS.into_iter().zip([&[all][..], &[all, threads], &[all, threads]]) {
+                let own = gates.add(Passes::Method, Concurrency::Fixed(limit));
+                gates.add_method([own].into_iter().chain(shared.iter().copied()).collect());
+            }
+            let methods = ["a", "b", "c"].map(|name| method(name, 100));
+            let keeper = Gatekeeper::new(gates, room(100), methods, Duration::from_hours(1));
+            Self { keeper, running: [const { AtomicUsize::new(0) }; 3] }
+        }
+
+        async fn call(&self, method: usize, number: usize) {
+            let permit = match self.keeper.enter(method, 1) {
+                Admitted::Now(pass) => Permit::new(&self.keeper, method, pass),
+                // Some do not wait for long enough.
+                Admitted::Later(queued) if number.is_multiple_of(7) => return drop(queued),
+                Admitted::Later(mut queued) => queued.turn(None).await.unwrap(),
+                Admitted::Never(full) => panic!("all of them may wait, and not: {full:?}"),
+            };
+            // Counted after it was let in and before it leaves, so never above what really runs.
+            self.running[method].fetch_add(1, SeqCst);
+            let running = self.running.each_ref().map(|count| count.load(SeqCst));
+            assert!(running[method] <= Self::LIMITS[method] && running[1] + running[2] <= Self::THREADS, "{running:?}");
+            assert!(running.iter().sum::<usize>() <= Self::ALL, "{running:?}");
+            if number.is_multiple_of(3) {
+                tokio::task::yield_now().await;
+            }
+            self.running[method].fetch_sub(1, SeqCst);
+            permit.end();
+        }
+    }
+
+    /// Three callers on a loop of their own.
+    #[tokio::main(flavor = "current_thread")]
+    async fn call_from_a_thread(crowd: &Arc<Crowd>) {
+        let callers = [0, 1, 2].map(|caller| {
+            let crowd = Arc::clone(crowd);
+            tokio::spawn(async move {
+                for number in 0..2_000 {
+                    crowd.call((caller + number) % 3, number).await;
+                }
+            })
+        });
+        for caller in callers {
+            tokio::time::timeout(Duration::from_mins(2), caller).await.expect("somebody waits for ever").unwrap();
+        }
+    }
+
+    #[test]
+    fn of_many_threads_none_passes_a_limit_and_none_is_left_waiting() {
+        let crowd = Arc::new(Crowd::new());
+        let threads = [(); 4].map(|()| {
+            let crowd = Arc::clone(&crowd);
+            thread::spawn(move || call_from_a_thread(&crowd))
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let admission = crowd.keeper.lock();
+        assert_eq!([0, 1, 2].map(|method| admission.load(method)), [(0, 0); 3]);
+        assert!(!crowd.keeper.gates.somebody_waits());
     }
 }

@@ -3,6 +3,7 @@
 mod keyed;
 
 use std::future::pending;
+use std::mem::replace;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -12,25 +13,33 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use crate::answer::{Caller, Failure};
-use crate::gatekeeper::{Permit, Queued, Waited};
+use crate::gatekeeper::{Gatekeeper, Left, Pass, Permit, Queued, Waited};
 use crate::handler::{Contained, Job, Task, contain};
 use crate::method::Method;
-use crate::running::{CallId, InFlight, Running, Standing};
+use crate::running::{CallId, Standing};
 
 pub(crate) use self::keyed::{Path, Turn};
 
-/// A call whose answer comes later.
+/// A call whose answer comes later. It is a request in flight until this is dropped, or its caller gives it up.
 pub(crate) struct Later<C: Connection> {
     conn: C,
     id: CallId,
-    method: Arc<Method>,
     one_way: bool,
-    /// Its place among those that run, while it runs.
-    permit: Option<Permit>,
-    /// While it is dropped if its caller has gone.
-    standing: Option<Standing>,
-    /// It counts as a request until this is gone; while it stands there, it is kept there.
-    in_flight: Option<InFlight>,
+    keeper: Arc<Gatekeeper>,
+    method: usize,
+    /// While it runs.
+    pass: Option<Pass>,
+    place: Place,
+}
+
+/// Whether a call is dropped if its caller has gone.
+enum Place {
+    /// No.
+    Aside,
+    /// Yes.
+    Stands(Standing),
+    /// It was, and is in flight no longer.
+    Gone,
 }
 
 /// What runs a call once it is let in.
@@ -49,68 +58,70 @@ impl Drop for Owned {
 }
 
 impl<C: Connection> Later<C> {
-    pub(crate) fn new(conn: &C, message: &Message, method: &Arc<Method>, in_flight: C::InFlight) -> Self {
+    /// For a request that was entered.
+    pub(crate) fn new(conn: &C, message: &Message, keeper: &Arc<Gatekeeper>, method: usize) -> Self {
         Self {
             conn: conn.clone(),
             id: CallId::from_slice(message.id()),
-            method: Arc::clone(method),
             one_way: message.is_one_way(),
-            permit: None,
-            standing: None,
-            in_flight: Some(Box::new(in_flight)),
+            keeper: Arc::clone(keeper),
+            method,
+            pass: None,
+            place: Place::Aside,
         }
     }
 
     /// Answers from within the connection's own handler.
     pub(crate) fn fail(&self, failure: Failure) {
-        self.caller().fail(failure);
+        if let Some(method) = self.method() {
+            self.caller(method).fail(failure);
+        }
+    }
+
+    /// It is among those that run.
+    pub(crate) fn let_in(&mut self, pass: Option<Pass>) {
+        self.pass = pass;
     }
 
     /// Runs what is left of a call that has begun.
-    pub(crate) fn run(mut self, running: &Running, permit: Permit, work: Work, deadline: &dyn Fn() -> Option<Instant>) {
-        self.permit = Some(permit);
+    pub(crate) fn run(self, work: Work, deadline: &dyn Fn() -> Option<Instant>) {
         let goes_on = self.goes_on();
         match work {
             // In place, not by a function: what is handed over stands twice in a future, and one of over 1,000 bytes costs
             // an allocation of another kind.
-            Work::Task(task) => self.start(running, goes_on, |mut call| async move {
+            Work::Task(task) => self.start(goes_on, |mut call| async move {
                 let outcome = Contained::new(task).await;
-                call.has_run();
+                call.give_place(Left::AtItsEnd);
                 call.end(outcome).await;
             }),
             Work::Job(job) => {
                 let deadline = deadline();
-                self.start(running, goes_on, |mut call| async move { call.run_job(job, deadline).await });
+                self.start(goes_on, |mut call| async move { call.run_job(job, deadline).await });
             }
         }
     }
 
     /// Begins a call when its turn has come, if that is before its caller's deadline.
-    pub(crate) fn run_in_turn<Begin>(
-        self,
-        running: &Running,
-        mut queued: Queued,
-        deadline: Option<Instant>,
-        begin: Begin,
-    ) where
+    pub(crate) fn run_in_turn<Begin>(self, mut queued: Queued, deadline: Option<Instant>, begin: Begin)
+    where
         Begin: FnOnce() -> Result<Work, Failure> + Send + 'static,
     {
         let one_way = self.one_way;
-        self.start(running, one_way, |mut call| async move {
+        self.start(one_way, |mut call| async move {
             let turn = queued.turn(deadline).await;
             drop(queued);
-            if call.goes_on() && !call.leave() {
+            if call.goes_on() && !call.step_aside() {
                 // Its caller gave it up a moment before it would have begun: this task is about to be dropped.
                 return pending().await;
             }
             let work = turn.map_err(Failure::Waited).and_then(|permit| {
-                call.permit = Some(permit);
+                call.let_in(permit.into_pass());
                 begin()
             });
             match work {
                 Ok(Work::Task(task)) => {
                     let outcome = Contained::new(task).await;
-                    call.has_run();
+                    call.give_place(Left::AtItsEnd);
                     call.end(outcome).await;
                 }
                 Ok(Work::Job(job)) => call.run_job(job, deadline).await,
@@ -122,10 +133,10 @@ impl<C: Connection> Later<C> {
     /// Whether it goes on once it has begun, though its caller has gone. The end of a one-way call is awaited by nobody
     /// anyway.
     fn goes_on(&self) -> bool {
-        self.one_way || self.method.limits().must_finish
+        self.one_way || self.method().is_some_and(|method| method.limits().must_finish)
     }
 
-    fn start<Fut>(mut self, running: &Running, is_left_alone: bool, task: impl FnOnce(Self) -> Fut)
+    fn start<Fut>(mut self, is_left_alone: bool, task: impl FnOnce(Self) -> Fut)
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
@@ -133,18 +144,17 @@ impl<C: Connection> Later<C> {
             drop(spawn(task(self)));
             return;
         }
-        let (conn, id) = (self.conn.id(), self.id.clone());
-        let Some(in_flight) = self.in_flight.take() else { return };
-        running.start(conn, id, in_flight, |standing| {
-            self.standing = Some(standing);
+        let (keeper, conn, id) = (Arc::clone(&self.keeper), self.conn.id(), self.id.clone());
+        keeper.running.start(conn, id, |standing| {
+            self.place = Place::Stands(standing);
             spawn(task(self))
         });
     }
 
-    /// The method has ended, and leaves its place to others before its answer waits for room.
-    fn has_run(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.end();
+    /// It leaves its place among those that run to others, before its answer waits for room.
+    fn give_place(&mut self, how: Left) {
+        if let Some(pass) = self.pass.take() {
+            self.keeper.leave(self.method, &pass, how);
         }
     }
 
@@ -154,7 +164,7 @@ impl<C: Connection> Later<C> {
     }
 
     async fn job(&mut self, job: Job, deadline: Option<Instant>) -> Result<BytesMut, Failure> {
-        let mut permit = self.permit.take();
+        let mut permit = self.pass.take().map(|pass| Permit::new(&self.keeper, self.method, pass));
         // A thread is taken until the job has ended, even if nobody waits for it any more.
         let run = move || {
             // All threads of the runtime may have been taken by others.
@@ -175,26 +185,44 @@ impl<C: Connection> Later<C> {
     }
 
     fn end<B: AsRef<[u8]>>(&mut self, outcome: Result<B, Failure>) -> impl Future<Output = ()> {
-        drop(self.permit.take());
-        let frame = self.caller().queue(outcome);
+        self.give_place(Left::Before);
+        let frame = self.method().and_then(|method| self.caller(method).queue(outcome));
         async move {
             if let Some(frame) = frame {
                 // The peer may have gone meanwhile; then there is nobody to tell.
                 let _ = self.conn.send(frame).await;
             }
-            self.leave();
         }
     }
 
     /// From now on it is not dropped if its caller has gone. `false` if that was quicker.
-    fn leave(&mut self) -> bool {
-        if let Some(standing) = self.standing.take() {
-            self.in_flight = standing.leave();
+    fn step_aside(&mut self) -> bool {
+        let is_gone = match replace(&mut self.place, Place::Gone) {
+            Place::Aside => false,
+            Place::Stands(standing) => !self.keeper.running.leave(&standing),
+            Place::Gone => true,
+        };
+        if !is_gone {
+            self.place = Place::Aside;
         }
-        self.in_flight.is_some()
+        !is_gone
     }
 
-    fn caller(&self) -> Caller<'_, C> {
-        Caller::new(&self.conn, &self.id, &self.method, self.one_way)
+    fn caller<'a>(&'a self, method: &'a Method) -> Caller<'a, C> {
+        Caller::new(&self.conn, &self.id, method, self.one_way)
+    }
+
+    fn method(&self) -> Option<&Method> {
+        self.keeper.method(self.method).map(|method| &**method)
+    }
+}
+
+impl<C: Connection> Drop for Later<C> {
+    fn drop(&mut self) {
+        self.give_place(Left::Before);
+        // Who gives a call up ends it as a request, so that its caller may send another one at once.
+        if self.step_aside() {
+            self.conn.end_request();
+        }
     }
 }

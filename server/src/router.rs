@@ -7,15 +7,14 @@ use rustc_hash::FxBuildHasher;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::admission::{Admission, Concurrency, Passes, Room};
+use crate::admission::{Concurrency, Gates, Passes, Room};
 use crate::asked::{Answers, Asked};
 use crate::context::Context;
 use crate::gatekeeper::Gatekeeper;
 use crate::handler::{Call, Invoke};
 use crate::kept_answers::KeptAnswers;
-use crate::method::{Method, MethodLimits};
+use crate::method::Method;
 use crate::method_error::MethodError;
-use crate::running::Running;
 use crate::shelf::Shelf;
 
 /// The methods that a program serves, by name: it takes calls (REQ_RPC) and answers each of them once.
@@ -74,7 +73,6 @@ pub(crate) struct Routes {
     limits: RouterLimits,
     /// Made with the first call: it knows all methods.
     keeper: OnceLock<Arc<Gatekeeper>>,
-    pub(crate) running: Arc<Running>,
     /// What its methods call at their callers.
     pub(crate) asked: Arc<Asked>,
     /// What calls under keys were answered.
@@ -105,9 +103,9 @@ impl Router {
             queue: Room { calls: DEFAULT_QUEUE, bytes: DEFAULT_QUEUE_BYTES },
             queue_age: DEFAULT_QUEUE_AGE,
         };
-        let (keeper, running, asked) = (OnceLock::new(), Arc::default(), Arc::default());
+        let (keeper, asked) = (OnceLock::new(), Arc::default());
         let shelf = Arc::new(Shelf::new(KeptAnswers::default()));
-        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, running, asked, shelf }))
+        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, asked, shelf }))
     }
 
     /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile.
@@ -352,38 +350,45 @@ impl Routes {
     /// Lets calls in. It knows a method by its place among all.
     pub(crate) fn keeper(&self) -> &Arc<Gatekeeper> {
         self.keeper.get_or_init(|| {
-            let timed = self.methods.values().map(Route::is_timed).collect();
-            Gatekeeper::new(self.admission(), self.limits.queue_age, timed)
+            let rooms = self.methods.values().map(|route| (Arc::clone(&route.method), self.room_of(route)));
+            Gatekeeper::new(self.gates(), self.limits.queue, rooms, self.limits.queue_age)
         })
     }
 
-    fn admission<T>(&self) -> Admission<T> {
-        let limits = self.limits;
-        let mut admission = Admission::new(limits.queue);
-        let all = admission.add_gate(Passes::All, Concurrency::Fixed(limits.concurrency));
-        let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(limits.blocking_threads));
-        let count = |counts: fn(&Route) -> bool| self.methods.values().filter(|route| counts(route)).count();
-        let (waiting, blocking) = (count(Route::waits), count(Route::blocks));
-        let most_waiting = Room {
-            calls: DEFAULT_METHOD_QUEUE.min(share(limits.queue.calls, waiting)),
-            bytes: share(limits.queue.bytes, waiting),
-        };
+    /// The same, unless no call has come yet.
+    pub(crate) fn known_keeper(&self) -> Option<&Arc<Gatekeeper>> {
+        self.keeper.get()
+    }
+
+    fn gates(&self) -> Gates {
+        let (limits, mut gates) = (self.limits, Gates::default());
+        let all = gates.add(Passes::All, Concurrency::Fixed(limits.concurrency));
+        let threads = gates.add(Passes::Blocking, Concurrency::Fixed(limits.blocking_threads));
+        let (waiting, blocking) = (self.count(Route::waits), self.count(Route::blocks));
         for route in self.methods.values() {
-            let MethodLimits { concurrency, queue, .. } = route.method.limits();
-            let (shared, most) = if route.blocks() {
-                (&[all, threads][..], share(limits.blocking_threads, blocking).min(share(limits.concurrency, waiting)))
-            } else {
-                (&[all][..], share(limits.concurrency, waiting))
+            let all_passed = if route.blocks() { &[all, threads][..] } else { &[all] };
+            let of_all = share(limits.concurrency, waiting);
+            let most = if route.blocks() { of_all.min(share(limits.blocking_threads, blocking)) } else { of_all };
+            let own = match route.method.limits().concurrency {
+                // All that there are, are its own.
+                Concurrency::Unlimited if waiting == 1 => None,
+                Concurrency::Unlimited => Some(Concurrency::Fixed(most)),
+                limited => Some(limited),
             };
-            let concurrency =
-                if concurrency == Concurrency::Unlimited { Concurrency::Fixed(most) } else { concurrency };
-            admission.add_method(
-                concurrency,
-                shared,
-                Room { calls: queue.unwrap_or(most_waiting.calls), ..most_waiting },
-            );
+            let own = own.map(|concurrency| gates.add(Passes::Method, concurrency));
+            gates.add_method(own.into_iter().chain(all_passed.iter().copied()).collect());
         }
-        admission
+        gates
+    }
+
+    fn room_of(&self, route: &Route) -> Room {
+        let (queue, waiting) = (self.limits.queue, self.count(Route::waits));
+        let most = DEFAULT_METHOD_QUEUE.min(share(queue.calls, waiting));
+        Room { calls: route.method.limits().queue.unwrap_or(most), bytes: share(queue.bytes, waiting) }
+    }
+
+    fn count(&self, counts: fn(&Route) -> bool) -> usize {
+        self.methods.values().filter(|route| counts(route)).count()
     }
 }
 
@@ -400,11 +405,6 @@ impl Route {
     /// Whether its calls may have to wait for others.
     pub(crate) fn waits(&self) -> bool {
         !matches!(self.invoke, Invoke::Inline(_))
-    }
-
-    /// Whether the time counts that its calls take.
-    fn is_timed(&self) -> bool {
-        matches!(self.method.limits().concurrency, Concurrency::Adaptive { .. })
     }
 }
 

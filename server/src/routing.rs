@@ -23,12 +23,13 @@ use crate::handler::{Call, Inline, Invoke, contain};
 use crate::later::{Later, Path, Turn, Work};
 use crate::parameters::shorten;
 use crate::router::Route;
+use crate::running::Running;
 use crate::shelf::Placed;
 
 impl<C: Connection> Handler<C> for Router {
     fn handle(&self, conn: &C, message: Message) {
         if message.kind() == MessageType::Cancel {
-            return count_cancelled(conn, self.0.running.cancel(conn.id(), message.id()));
+            return self.end_calls(conn, |running| running.cancel(conn.id(), message.id()));
         }
         match RpcRequest::decode::<Json>(message.body()) {
             Ok(request) => self.route(conn, &message, &request),
@@ -39,12 +40,12 @@ impl<C: Connection> Handler<C> for Router {
     fn ended(&self, conn: &C) {
         // One that knows how to give calls up has given up these; another may still wait for their answers.
         if conn.session().is_some_and(|session| session.features.has(Feature::Cancel)) {
-            count_cancelled(conn, self.0.running.cancel_all(conn.id()));
+            self.end_calls(conn, |running| running.cancel_all(conn.id()));
         }
     }
 
     fn closed(&self, conn: &C) {
-        count_cancelled(conn, self.0.running.cancel_all(conn.id()));
+        self.end_calls(conn, |running| running.cancel_all(conn.id()));
     }
 }
 
@@ -63,19 +64,24 @@ impl Router {
             let run = |call: &Call<'_>| run_inline(conn, message, call, &**run);
             return with_call(conn, asked, message, request, route, &deadline, run);
         }
-        let Some(in_flight) = conn.begin_request() else { return refuse_overload(conn, message) };
-        let later = Later::new(conn, message, &route.method, in_flight);
-        match self.0.keeper().enter(at, message.frame().len()) {
-            // It begins in place, so that what is wrong with the parameters is told at once.
-            Admitted::Now(permit) => match begin(conn, asked, message, request, route, &deadline) {
-                Ok(work) => later.run(&self.0.running, permit, work, &deadline),
-                Err(failure) => later.fail(failure),
-            },
+        if !conn.enter_request() {
+            return refuse_overload(conn, message);
+        }
+        let keeper = self.0.keeper();
+        let mut later = Later::new(conn, message, keeper, at);
+        match keeper.enter(at, message.frame().len()) {
+            Admitted::Now(pass) => {
+                later.let_in(Some(pass));
+                // It begins in place, so that what is wrong with the parameters is told at once.
+                match begin(conn, asked, message, request, route, &deadline) {
+                    Ok(work) => later.run(work, &deadline),
+                    Err(failure) => later.fail(failure),
+                }
+            }
             Admitted::Later(queued) => {
                 let deadline = deadline();
                 let (router, conn, message) = (self.clone(), conn.clone(), message.detach());
-                let begin = move || begin_again(&router, &conn, &message, deadline);
-                later.run_in_turn(&self.0.running, queued, deadline, begin);
+                later.run_in_turn(queued, deadline, move || begin_again(&router, &conn, &message, deadline));
             }
             Admitted::Never(full) => later.fail(Failure::Full(full)),
         }
@@ -94,8 +100,11 @@ impl Router {
             Ok(key) => key,
             Err(why) => return refuse_body(conn, message, &why),
         };
-        let Some(in_flight) = conn.begin_request() else { return refuse_overload(conn, message) };
-        let later = Later::new(conn, message, &route.method, in_flight);
+        if !conn.enter_request() {
+            return refuse_overload(conn, message);
+        }
+        let keeper = self.0.keeper();
+        let later = Later::new(conn, message, keeper, at);
         let answers = self.0.shelf();
         let turn = match answers.enter(&request.method, &key, request.parameters.bytes()) {
             Placed::First(first) => Turn::First(first),
@@ -105,12 +114,20 @@ impl Router {
         };
         let (deadline, bytes, waits) = (deadline(conn, request), message.frame().len(), route.waits());
         let (router, conn, message) = (self.clone(), conn.clone(), message.detach());
-        let keeper = Arc::clone(self.0.keeper());
+        let keeper = Arc::clone(keeper);
         let path = Path {
             enter: move || waits.then(|| keeper.enter(at, bytes)),
             begin: move || begin_again(&router, &conn, &message, deadline),
         };
-        later.run_once(&self.0.running, turn, deadline, path);
+        later.run_once(turn, deadline, path);
+    }
+
+    /// Ends calls whose caller has gone.
+    fn end_calls<C: Connection>(&self, conn: &C, end: impl FnOnce(&Running) -> usize) {
+        for _ in 0..self.0.known_keeper().map_or(0, |keeper| end(&keeper.running)) {
+            conn.end_request();
+            conn.count(Event::Cancelled);
+        }
     }
 }
 
@@ -119,10 +136,6 @@ fn read_key(key: Raw<'_>) -> Result<Cow<'_, str>, BodyError> {
     text.ok_or_else(|| {
         BodyError::invalid(format!("\"idempotency_key\" must be a string of 1 to {MAX_KEY_BYTES} bytes"))
     })
-}
-
-fn count_cancelled<C: Connection>(conn: &C, calls: usize) {
-    (0..calls).for_each(|_| conn.count(Event::Cancelled));
 }
 
 /// Reads the parameters, and makes what runs the call.

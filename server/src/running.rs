@@ -1,5 +1,5 @@
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::mem::take;
 
 use callboard_common::ConnectionId;
 use dashmap::DashMap;
@@ -10,35 +10,35 @@ use tokio::task::JoinHandle;
 
 /// The calls that run or wait, by connection, so that those whose callers have gone can be ended.
 #[derive(Debug, Default)]
-pub(crate) struct Running(DashMap<ConnectionId, Arc<Calls>, FxBuildHasher>);
+pub(crate) struct Running(DashMap<ConnectionId, Calls, FxBuildHasher>);
 
-/// Those of one connection. Nothing is looked for by its id but what is given up, which is rare and then looked for among as
-/// many as may be in flight; so no call pays for an index.
+/// Those of one connection.
 #[derive(Debug, Default)]
-struct Calls(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
+struct Calls {
     entries: Slab<Entry>,
     last_number: u64,
+    /// There once one was given up among many: it is rare, and no other connection's calls are to pay for it.
+    index: Option<Box<Index>>,
+    /// Entries that were looked at for one that was given up, ever.
+    #[cfg(test)]
+    scanned: usize,
 }
 
+#[derive(Debug)]
 struct Entry {
     /// Tells it from others that stood in the same place.
     number: u64,
     id: CallId,
-    task: JoinHandle<()>,
-    /// Gone with the entry: a caller that gives up a call may send another one at once, while the task is still to end.
-    in_flight: InFlight,
+    /// There once it has started.
+    task: Option<JoinHandle<()>>,
 }
 
-/// Counts a request in flight, on whatever sort of connection.
-pub(crate) type InFlight = Box<dyn Send>;
-
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("number", &self.number).field("id", &self.id).finish_non_exhaustive()
-    }
+/// Where calls stand, by their ids. A tree and not a hash map, since peers choose the ids.
+#[derive(Debug)]
+struct Index {
+    places: BTreeSet<(CallId, usize)>,
+    /// Calls that have left since one was looked for.
+    unused: usize,
 }
 
 /// Has room for the ids of this version's own clients.
@@ -47,87 +47,129 @@ pub(crate) type CallId = SmallVec<[u8; 16]>;
 /// Where a call stands while it may be ended from there.
 #[derive(Debug)]
 pub(crate) struct Standing {
-    calls: Arc<Calls>,
+    conn: ConnectionId,
     place: usize,
     number: u64,
 }
 
 impl Running {
-    /// Enters a call, whose task is started by `start`.
-    pub(crate) fn start(
-        &self,
-        conn: ConnectionId,
-        id: CallId,
-        in_flight: InFlight,
-        start: impl FnOnce(Standing) -> JoinHandle<()>,
-    ) {
-        let calls = self.of(conn);
-        // All of it under the lock, so that the call can't leave before it stands there.
-        let mut state = calls.lock();
-        state.last_number += 1;
-        let (place, number) = (state.entries.vacant_key(), state.last_number);
-        let task = start(Standing { calls: Arc::clone(&calls), place, number });
-        state.entries.insert(Entry { number, id, task, in_flight });
+    /// Enters a call, whose task is started by `start`. A connection's calls are entered and ended by its own handler, one
+    /// after the other; only that they leave may come at any time.
+    pub(crate) fn start(&self, conn: ConnectionId, id: CallId, start: impl FnOnce(Standing) -> JoinHandle<()>) {
+        let (place, number) = self.0.entry(conn).or_default().enter(id);
+        // Not under the lock: a runtime that ends drops the task at once, and with it what the method's code has made.
+        let task = start(Standing { conn, place, number });
+        if let Some(mut calls) = self.0.get_mut(&conn)
+            && let Some(entry) = calls.get_mut(place, number)
+        {
+            entry.task = Some(task);
+        }
     }
 
-    /// The caller has given this call up; all of them, should it have used the id again. How many there were.
+    /// The caller has given this call up; all of them, should it have used the id again. How many there were: they are in
+    /// flight no longer, and whoever gives this word ends them as requests.
+    #[must_use]
     pub(crate) fn cancel(&self, conn: ConnectionId, id: &[u8]) -> usize {
-        let calls = self.0.get(&conn).map(|calls| Arc::clone(&calls));
-        let entries = calls.map_or_else(Vec::new, |calls| calls.lock().take(id));
+        let entries = self.0.get_mut(&conn).map_or_else(Vec::new, |mut calls| calls.take(id));
         end(entries)
     }
 
     /// The connection has ended, or its peer has gone, and all its calls with it. How many there were.
+    #[must_use]
     pub(crate) fn cancel_all(&self, conn: ConnectionId) -> usize {
         let Some((_, calls)) = self.0.remove(&conn) else { return 0 };
-        let entries = std::mem::take(&mut calls.lock().entries);
-        end(entries.into_iter().map(|(_, entry)| entry))
+        end(calls.entries.into_iter().map(|(_, entry)| entry))
+    }
+
+    /// A call has ended by itself, or is to be left alone. `false` if it was ended from there.
+    pub(crate) fn leave(&self, standing: &Standing) -> bool {
+        let Standing { conn, place, number } = *standing;
+        let left = self.0.get_mut(&conn).and_then(|mut calls| {
+            calls.get_mut(place, number)?;
+            calls.remove(place)
+        });
+        left.is_some()
     }
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.iter().all(|calls| calls.lock().entries.is_empty())
-    }
-
-    fn of(&self, conn: ConnectionId) -> Arc<Calls> {
-        if let Some(calls) = self.0.get(&conn) {
-            return Arc::clone(&calls);
-        }
-        Arc::clone(&self.0.entry(conn).or_default())
+        self.0.iter().all(|calls| calls.entries.is_empty())
     }
 }
 
+/// No lock is held here: what a method has made is dropped with its task, perhaps at once.
 fn end(entries: impl IntoIterator<Item = Entry>) -> usize {
-    entries.into_iter().map(|entry| entry.task.abort()).count()
+    entries.into_iter().map(|entry| entry.task.iter().for_each(JoinHandle::abort)).count()
 }
 
 impl Calls {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn take(&mut self, id: &[u8]) -> Vec<Entry> {
-        let places: Vec<_> = self.entries.iter().filter(|(_, entry)| *entry.id == *id).map(|(at, _)| at).collect();
-        places.into_iter().filter_map(|at| self.entries.try_remove(at)).collect()
-    }
-}
-
-impl Standing {
-    /// It has ended by itself, or is to be left alone, and is still in flight with what this gives. `None` if it was ended
-    /// from there.
-    pub(crate) fn leave(&self) -> Option<InFlight> {
-        let mut state = self.calls.lock();
-        state.entries.get(self.place).filter(|entry| entry.number == self.number)?;
-        let entry = state.entries.try_remove(self.place)?;
-        if state.entries.is_empty() && state.entries.capacity() > KEPT_CALLS {
-            state.entries = Slab::new();
+    fn enter(&mut self, id: CallId) -> (usize, u64) {
+        self.last_number += 1;
+        let (place, number) = (self.entries.vacant_key(), self.last_number);
+        if let Some(index) = &mut self.index {
+            index.places.insert((id.clone(), place));
         }
-        Some(entry.in_flight)
+        self.entries.insert(Entry { number, id, task: None });
+        (place, number)
+    }
+
+    fn get_mut(&mut self, place: usize, number: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(place).filter(|entry| entry.number == number)
+    }
+
+    /// Takes out all of this id.
+    fn take(&mut self, id: &[u8]) -> Vec<Entry> {
+        let places = if self.entries.len() > FEW_CALLS { self.find(id) } else { self.scan(id) };
+        places.into_iter().filter_map(|place| self.remove(place)).collect()
+    }
+
+    fn scan(&mut self, id: &[u8]) -> Vec<usize> {
+        #[cfg(test)]
+        {
+            self.scanned += self.entries.len();
+        }
+        self.entries.iter().filter(|(_, entry)| *entry.id == *id).map(|(place, _)| place).collect()
+    }
+
+    fn find(&mut self, id: &[u8]) -> Vec<usize> {
+        #[cfg(test)]
+        {
+            self.scanned += if self.index.is_none() { self.entries.len() } else { 0 };
+        }
+        let entries = &self.entries;
+        let index = self.index.get_or_insert_with(|| Box::new(Index::new(entries)));
+        index.unused = 0;
+        let id = CallId::from_slice(id);
+        index.places.range((id.clone(), 0)..=(id, usize::MAX)).map(|(_, place)| *place).collect()
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Entry> {
+        let mut entry = self.entries.try_remove(place)?;
+        if let Some(index) = &mut self.index {
+            index.places.remove(&(take(&mut entry.id), place));
+            index.unused += 1;
+            if self.entries.is_empty() || index.unused > DISUSED {
+                self.index = None;
+            }
+        }
+        if self.entries.is_empty() && self.entries.capacity() > KEPT_CALLS {
+            self.entries = Slab::new();
+        }
+        Some(entry)
     }
 }
 
+impl Index {
+    fn new(entries: &Slab<Entry>) -> Self {
+        let places = entries.iter().map(|(place, entry)| (entry.id.clone(), place)).collect();
+        Self { places, unused: 0 }
+    }
+}
+
+/// So many are looked through one by one.
+const FEW_CALLS: usize = 16;
+/// The index goes when so many calls have left since it was last of use. Making it anew costs less than these did.
+const DISUSED: usize = 4_096;
 /// For so many calls a connection keeps memory when none runs.
 const KEPT_CALLS: usize = 16;
 
@@ -135,7 +177,10 @@ const KEPT_CALLS: usize = 16;
 mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering::SeqCst;
+    use std::sync::{Arc, Mutex};
 
+    use proptest::prelude::*;
+    use tokio::runtime::Builder;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -153,12 +198,13 @@ mod tests {
     }
 
     /// A call that runs until it is told to end, and then says whether it did so by itself.
-    fn start(running: &Running, conn: ConnectionId) -> (oneshot::Sender<()>, oneshot::Receiver<bool>) {
+    fn start(running: &Arc<Running>, conn: ConnectionId) -> (oneshot::Sender<()>, oneshot::Receiver<bool>) {
         let ((end, ended), (tell, told)) = (oneshot::channel(), oneshot::channel());
-        running.start(conn, CallId::from_slice(ID), Box::new(()), |standing| {
+        let known = Arc::clone(running);
+        running.start(conn, CallId::from_slice(ID), |standing| {
             tokio::spawn(async move {
                 let _ = ended.await;
-                let _ = tell.send(standing.leave().is_some());
+                let _ = tell.send(known.leave(&standing));
             })
         });
         (end, told)
@@ -166,11 +212,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_ended_once_by_whoever_is_first() {
-        let running = Running::default();
+        let running = Arc::new(Running::default());
         let (end, told) = start(&running, CONN);
         end.send(()).unwrap();
         assert_eq!(told.await, Ok(true));
-        running.cancel(CONN, ID);
+        assert_eq!(running.cancel(CONN, ID), 0);
         let (end, told) = start(&running, CONN);
         assert_eq!([&b"another"[..], ID, ID].map(|id| running.cancel(CONN, id)), [0, 1, 0]);
         assert!(told.await.is_err() && end.send(()).is_err() && running.is_empty());
@@ -178,28 +224,27 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_was_ended_does_not_take_another_out_that_stands_in_its_place() {
-        let running = Running::default();
+        let running = Arc::new(Running::default());
         let mut first = None;
         let task = tokio::spawn(std::future::pending::<()>());
-        running.start(CONN, CallId::from_slice(ID), Box::new(()), |standing| {
+        running.start(CONN, CallId::from_slice(ID), |standing| {
             first = Some(standing);
             task
         });
-        running.cancel(CONN, ID);
+        assert_eq!(running.cancel(CONN, ID), 1);
         let (end, told) = start(&running, CONN);
-        assert!(first.unwrap().leave().is_none());
+        assert!(!running.leave(&first.unwrap()));
         end.send(()).unwrap();
         assert_eq!(told.await, Ok(true));
     }
 
     #[tokio::test]
     async fn calls_under_one_id_end_one_by_one_or_together() {
-        let running = Running::default();
+        let running = Arc::new(Running::default());
         let [first, second, third] = [(); 3].map(|()| start(&running, CONN));
         let others = start(&running, ConnectionId(2));
         second.0.send(()).unwrap();
         assert_eq!(second.1.await, Ok(true));
-        assert_eq!(running.of(CONN).lock().entries.len(), 2);
         assert_eq!(running.cancel(CONN, ID), 2);
         assert!(first.1.await.is_err() && third.1.await.is_err());
         let last = start(&running, CONN);
@@ -215,7 +260,7 @@ mod tests {
         let (running, order) = (Running::default(), Arc::new(Mutex::new(Vec::new())));
         for n in 0..100_u32 {
             let note = Note(n, Arc::clone(&order));
-            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), Box::new(()), |_| {
+            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), |_| {
                 let task = async move {
                     let _note = note;
                     std::future::pending::<()>().await;
@@ -223,7 +268,7 @@ mod tests {
                 tokio::spawn(task)
             });
         }
-        running.cancel_all(CONN);
+        assert_eq!(running.cancel_all(CONN), 100);
         while order.lock().unwrap().len() < 100 {
             tokio::task::yield_now().await;
         }
@@ -232,12 +277,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_connection_keeps_little_and_one_that_has_ended_nothing() {
-        let (running, ended) = (Running::default(), Arc::new(AtomicUsize::new(0)));
+        let (running, ended) = (Arc::new(Running::default()), Arc::new(AtomicUsize::new(0)));
         for n in 0..1_000_u32 {
-            let ended = Arc::clone(&ended);
-            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), Box::new(()), |standing| {
+            let (known, ended) = (Arc::clone(&running), Arc::clone(&ended));
+            running.start(CONN, CallId::from_slice(&n.to_be_bytes()), |standing| {
                 let task = async move {
-                    assert!(standing.leave().is_some());
+                    assert!(known.leave(&standing));
                     ended.fetch_add(1, SeqCst);
                 };
                 tokio::spawn(task)
@@ -246,8 +291,105 @@ mod tests {
         while ended.load(SeqCst) < 1_000 {
             tokio::task::yield_now().await;
         }
-        assert!(running.of(CONN).lock().entries.capacity() <= KEPT_CALLS);
-        running.cancel_all(CONN);
+        assert!(running.0.get(&CONN).unwrap().entries.capacity() <= KEPT_CALLS);
+        assert_eq!(running.cancel_all(CONN), 0);
         assert!(running.0.is_empty());
+    }
+
+    /// Calls drop what a method has made, whose code may end others: it must find no lock.
+    #[test]
+    fn a_call_may_be_dropped_as_it_starts_since_its_runtime_ends() {
+        struct Ends(Arc<Running>, Option<Standing>);
+        impl Drop for Ends {
+            fn drop(&mut self) {
+                assert!(self.1.take().is_some_and(|standing| self.0.leave(&standing)));
+            }
+        }
+        let (running, runtime) = (Arc::new(Running::default()), Builder::new_current_thread().build().unwrap());
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        running.start(CONN, CallId::from_slice(ID), |standing| {
+            let ends = Ends(Arc::clone(&running), Some(standing));
+            handle.spawn(async move { drop(ends) })
+        });
+        assert!(running.is_empty());
+    }
+
+    fn enter(calls: &mut Calls, id: u16) -> (usize, u64) {
+        calls.enter(CallId::from_slice(&id.to_be_bytes()))
+    }
+
+    #[test]
+    fn a_flood_of_words_that_calls_are_given_up_costs_no_more_than_they_do() {
+        let mut calls = Calls::default();
+        let _: Vec<_> = (0..1_024).map(|id| enter(&mut calls, id)).collect();
+        for n in 0..100_000_u32 {
+            assert!(calls.take(&n.to_le_bytes()).is_empty());
+        }
+        assert_eq!(calls.scanned, 1_024, "they are looked through once");
+        for id in 0..1_024_u16 {
+            assert_eq!(calls.take(&id.to_be_bytes()).len(), 1);
+        }
+        assert!(calls.entries.is_empty() && calls.scanned <= 1_024 + FEW_CALLS * FEW_CALLS);
+    }
+
+    #[test]
+    fn who_gives_nothing_up_any_more_pays_no_more_for_it() {
+        let mut calls = Calls::default();
+        let mut known: Vec<_> = (0..100).map(|id| enter(&mut calls, id)).collect();
+        assert!(calls.take(b"unknown").is_empty() && calls.index.is_some());
+        for _ in 0..=DISUSED {
+            let (place, _) = known.remove(0);
+            calls.remove(place).unwrap();
+            known.push(enter(&mut calls, 7));
+        }
+        assert!(calls.index.is_none());
+        assert_eq!(calls.take(&7_u16.to_be_bytes()).len(), 100);
+        assert!(calls.index.is_none(), "nor does one without calls");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Enter(u16),
+        Leave(prop::sample::Index),
+        GiveUp(u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..40_u16).prop_map(Step::Enter),
+            2 => any::<prop::sample::Index>().prop_map(Step::Leave),
+            1 => (0..40_u16).prop_map(Step::GiveUp),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_given_up_is_what_has_the_id(steps in prop::collection::vec(step(), 1..300)) {
+            let (mut calls, mut known) = (Calls::default(), Vec::<(u16, usize, u64)>::new());
+            for step in steps {
+                match step {
+                    Step::Enter(id) => {
+                        let (place, number) = enter(&mut calls, id);
+                        known.push((id, place, number));
+                    }
+                    Step::Leave(which) if !known.is_empty() => {
+                        let (_, place, number) = known.remove(which.index(known.len()));
+                        prop_assert!(calls.get_mut(place, number).is_some());
+                        calls.remove(place);
+                    }
+                    Step::Leave(_) => {}
+                    Step::GiveUp(id) => {
+                        let mut expected: Vec<_> = known.extract_if(.., |call| call.0 == id).map(|call| call.2).collect();
+                        let mut given_up: Vec<_> = calls.take(&id.to_be_bytes()).iter().map(|entry| entry.number).collect();
+                        expected.sort_unstable();
+                        given_up.sort_unstable();
+                        prop_assert_eq!(given_up, expected);
+                    }
+                }
+                prop_assert_eq!(calls.entries.len(), known.len());
+                prop_assert!(calls.index.as_ref().is_none_or(|index| index.places.len() == known.len()));
+            }
+        }
     }
 }

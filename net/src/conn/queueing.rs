@@ -12,7 +12,6 @@ use callboard_common::{
 use tokio::time::{Duration, Instant};
 
 use super::{Conn, End, wait, wake};
-use crate::InFlight;
 use crate::guards::Counted;
 use crate::metrics::add;
 use crate::outbox::{Frame, Marks, Pushed, Refused, Then, UNBOUNDED};
@@ -147,8 +146,6 @@ impl<P: Protocol> Conn<P> {
 }
 
 impl<P: Protocol> Connection for Conn<P> {
-    type InFlight = InFlight<P>;
-
     fn id(&self) -> ConnectionId {
         self.0.id
     }
@@ -256,10 +253,24 @@ impl<P: Protocol> Connection for Conn<P> {
         self.0.outbox.once_down_to(bytes, Then(then))
     }
 
-    fn begin_request(&self) -> Option<InFlight<P>> {
+    fn enter_request(&self) -> bool {
         let before = self.0.in_flight.fetch_add(1, SeqCst);
-        let entered = InFlight(self.clone());
-        (self.0.session.get().is_none() || before < self.0.shared.limits.in_flight).then_some(entered)
+        let has_room = self.0.session.get().is_none() || before < self.0.shared.limits.in_flight;
+        if !has_room {
+            self.end_request();
+        }
+        has_room
+    }
+
+    fn end_request(&self) {
+        let before = self.0.in_flight.fetch_sub(1, SeqCst);
+        if before == 1 && self.0.is_over.load(SeqCst) {
+            self.0.shared.has_lingered(self.0.id);
+        }
+        // The task waits for this where it stopped reading at the limit, or at the last one where the peer has ended.
+        if before == 1 || before == self.0.shared.limits.in_flight {
+            self.wake();
+        }
     }
 
     fn close(&self, reason: Cow<'static, str>) {

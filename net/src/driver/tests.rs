@@ -19,7 +19,7 @@ mod race;
 /// id is "one-way".
 #[derive(Default)]
 struct Echo {
-    waiting: Mutex<Vec<crate::InFlight>>,
+    waiting: Mutex<Vec<callboard_common::InFlight<Conn>>>,
     seen: Mutex<Vec<Message>>,
     closed: Mutex<usize>,
 }

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Adaptive, Took};
@@ -24,58 +26,68 @@ pub(crate) enum Passes {
     All,
 }
 
-/// Counts those who have passed it and have not come back.
+/// Counts those who have passed it and have not come back. It lies on a line of the cache of its own: the event loops write
+/// to it all the time.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Gate {
+    running: AtomicUsize,
+    limit: AtomicUsize,
     passes: Passes,
-    running: usize,
-    limit: Limit,
-}
-
-#[derive(Debug)]
-enum Limit {
-    Fixed(usize),
-    Adaptive(Adaptive),
+    adaptive: Option<Mutex<Adaptive>>,
 }
 
 impl Gate {
     pub(crate) fn new(passes: Passes, concurrency: Concurrency) -> Self {
-        let limit = match concurrency {
-            Concurrency::Unlimited => Limit::Fixed(usize::MAX),
-            Concurrency::Fixed(limit) => Limit::Fixed(limit),
-            Concurrency::Adaptive { least, most, target } => Limit::Adaptive(Adaptive::new(least, most, target)),
+        let (limit, adaptive) = match concurrency {
+            Concurrency::Unlimited => (usize::MAX, None),
+            Concurrency::Fixed(limit) => (limit, None),
+            Concurrency::Adaptive { least, most, target } => {
+                let adaptive = Adaptive::new(least, most, target);
+                (adaptive.limit(), Some(Mutex::new(adaptive)))
+            }
         };
-        Self { passes, running: 0, limit }
+        Self { running: AtomicUsize::new(0), limit: AtomicUsize::new(limit), passes, adaptive }
     }
 
     pub(crate) const fn passes(&self) -> Passes {
         self.passes
     }
 
-    pub(crate) const fn running(&self) -> usize {
-        self.running
+    /// Whether the time counts for which calls are behind it.
+    pub(crate) const fn is_timed(&self) -> bool {
+        self.adaptive.is_some()
     }
 
-    pub(crate) const fn limit(&self) -> usize {
-        match &self.limit {
-            Limit::Fixed(limit) => *limit,
-            Limit::Adaptive(adaptive) => adaptive.limit(),
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(SeqCst)
+    }
+
+    /// Passes it, if there is room.
+    ///
+    /// # Errors
+    /// How many have passed it already.
+    pub(crate) fn enter(&self) -> Result<(), usize> {
+        let limit = self.limit.load(SeqCst);
+        let passed = self.running.fetch_update(SeqCst, SeqCst, |running| (running < limit).then_some(running + 1));
+        passed.map(drop)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_room(&self) -> bool {
+        self.running() < self.limit.load(SeqCst)
+    }
+
+    pub(crate) fn leave(&self) {
+        self.running.fetch_sub(1, SeqCst);
+    }
+
+    /// One who is about to leave was behind it for so long.
+    pub(crate) fn took(&self, took: Took) {
+        if let Some(adaptive) = &self.adaptive {
+            let mut adaptive = adaptive.lock().unwrap_or_else(PoisonError::into_inner);
+            adaptive.took(took, self.running());
+            self.limit.store(adaptive.limit(), SeqCst);
         }
-    }
-
-    pub(crate) const fn has_room(&self) -> bool {
-        self.running < self.limit()
-    }
-
-    pub(crate) const fn enter(&mut self) {
-        self.running += 1;
-    }
-
-    /// One has come back, after so long if that counts.
-    pub(crate) fn leave(&mut self, took: Option<Took>) {
-        if let (Limit::Adaptive(adaptive), Some(took)) = (&mut self.limit, took) {
-            adaptive.took(took, self.running);
-        }
-        self.running = self.running.saturating_sub(1);
     }
 }

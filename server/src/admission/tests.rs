@@ -4,13 +4,36 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn admission(total: usize, methods: &[(Concurrency, usize)]) -> Admission<u64> {
-    let mut admission = Admission::new(calls(1_000));
-    let all = admission.add_gate(Passes::All, Concurrency::Fixed(total));
-    for (concurrency, max_waiting) in methods {
-        admission.add_method(*concurrency, &[all], calls(*max_waiting));
+/// What there is before calls come.
+#[derive(Default)]
+struct Plan {
+    gates: Gates,
+    rooms: Vec<Room>,
+}
+
+impl Plan {
+    fn gate(&mut self, passes: Passes, limit: usize) -> usize {
+        self.gates.add(passes, Concurrency::Fixed(limit))
     }
-    admission
+
+    fn method(&mut self, concurrency: Concurrency, shared: &[usize], room: Room) -> usize {
+        let own = self.gates.add(Passes::Method, concurrency);
+        self.rooms.push(room);
+        self.gates.add_method([own].into_iter().chain(shared.iter().copied()).collect())
+    }
+
+    fn admission(self, room: Room) -> Admission<u64> {
+        Admission::new(Arc::new(self.gates), room, self.rooms)
+    }
+}
+
+fn admission(total: usize, methods: &[(Concurrency, usize)]) -> Admission<u64> {
+    let mut plan = Plan::default();
+    let all = plan.gate(Passes::All, total);
+    for (concurrency, max_waiting) in methods {
+        plan.method(*concurrency, &[all], calls(*max_waiting));
+    }
+    plan.admission(calls(1_000))
 }
 
 fn calls(calls: usize) -> Room {
@@ -50,17 +73,22 @@ fn where_all_wait_for_the_same_places_methods_take_turns() {
     let mut admission = admission(1, &limits);
     come(&mut admission, 0, 0..4);
     come(&mut admission, 1, 10..13);
-    let order: Vec<_> = (0..6).flat_map(|_| admission.leave(0, None)).map(|(_, who)| who).collect();
-    assert_eq!(order, [1, 10, 2, 11, 3, 12]);
+    let mut runs = 0;
+    for next in [1, 10, 2, 11, 3, 12] {
+        let let_in = admission.leave(runs, None);
+        runs = usize::from(next >= 10);
+        assert_eq!(let_in, [(runs, next)]);
+    }
 }
 
 #[test]
 fn who_waits_for_a_thread_keeps_its_turn_while_others_come_and_go() {
-    let mut admission = Admission::new(calls(1_000));
-    let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(1));
+    let mut plan = Plan::default();
+    let threads = plan.gate(Passes::Blocking, 1);
     for (concurrency, shared) in [(9, &[threads][..]), (1, &[]), (9, &[threads])] {
-        admission.add_method(Concurrency::Fixed(concurrency), shared, calls(100));
+        plan.method(Concurrency::Fixed(concurrency), shared, calls(100));
     }
+    let mut admission = plan.admission(calls(1_000));
     for method in 0..3 {
         come(&mut admission, method, (0..10).map(|n| 100 * method as u64 + n));
     }
@@ -88,8 +116,9 @@ fn who_gives_up_is_not_let_in_and_its_place_in_the_queue_is_free() {
 
 #[test]
 fn all_who_wait_are_bounded_too() {
-    let mut admission = Admission::new(calls(3));
-    let methods: Vec<_> = (0..2).map(|_| admission.add_method(Concurrency::Fixed(1), &[], calls(2))).collect();
+    let mut plan = Plan::default();
+    let methods: Vec<_> = (0..2).map(|_| plan.method(Concurrency::Fixed(1), &[], calls(2))).collect();
+    let mut admission = plan.admission(calls(3));
     for method in &methods {
         come(&mut admission, *method, 0..2);
     }
@@ -100,9 +129,9 @@ fn all_who_wait_are_bounded_too() {
 #[test]
 fn what_waits_is_bounded_in_bytes_of_each_method_and_in_all() {
     use Entered::{Refused, Runs, Waits};
-    let mut admission = Admission::new(Room { calls: 100, bytes: 100 });
-    let own = Room { calls: 100, bytes: 60 };
-    let methods: Vec<_> = (0..2).map(|_| admission.add_method(Concurrency::Fixed(1), &[], own)).collect();
+    let (mut plan, own) = (Plan::default(), Room { calls: 100, bytes: 60 });
+    let methods: Vec<_> = (0..2).map(|_| plan.method(Concurrency::Fixed(1), &[], own)).collect();
+    let mut admission = plan.admission(Room { calls: 100, bytes: 100 });
     let mut come = |method: usize, bytes| admission.enter(methods[method], bytes, || 0);
     assert_eq!([come(0, 1_000), come(1, 1_000)], [Runs, Runs], "what runs takes nothing of it");
     assert_eq!([come(0, 50), come(0, 11), come(0, 10)], [Waits(1), Refused(Full::Bytes { bound: 60 }), Waits(2)]);
@@ -118,11 +147,11 @@ fn where_none_may_wait_the_gate_is_named_that_has_no_room() {
     for (own, threads, all, passes) in [(1, 9, 9, Passes::Method), (9, 1, 9, Passes::Blocking), (9, 9, 1, Passes::All)]
     {
         for (of_method, of_all) in [(0, 10), (10, 0)] {
-            let mut admission = Admission::new(calls(of_all));
-            let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(threads));
-            let all = admission.add_gate(Passes::All, Concurrency::Fixed(all));
-            admission.add_method(Concurrency::Fixed(own), &[threads, all], calls(of_method));
-            let full = Entered::Refused(Full::Gate { passes, running: 1 });
+            let mut plan = Plan::default();
+            let (threads, all) = (plan.gate(Passes::Blocking, threads), plan.gate(Passes::All, all));
+            plan.method(Concurrency::Fixed(own), &[threads, all], calls(of_method));
+            let mut admission = plan.admission(calls(of_all));
+            let full = Entered::Refused(Full::Gate(Closed { passes, running: 1 }));
             assert_eq!(come(&mut admission, 0, [1, 2]), [Entered::Runs, full]);
         }
     }
@@ -151,12 +180,12 @@ proptest! {
             (Concurrency::Unlimited, 5),
             (Concurrency::Adaptive { least: 1, most: 4, target: Duration::from_millis(50) }, 5),
         ];
-        let mut admission = Admission::new(calls(1_000));
-        let all = admission.add_gate(Passes::All, Concurrency::Fixed(5));
-        let threads = admission.add_gate(Passes::Blocking, Concurrency::Fixed(3));
+        let mut plan = Plan::default();
+        let (all, threads) = (plan.gate(Passes::All, 5), plan.gate(Passes::Blocking, 3));
         for ((concurrency, room), shared) in limits.iter().zip([&[all][..], &[all, threads], &[all, threads]]) {
-            admission.add_method(*concurrency, shared, calls(*room));
+            plan.method(*concurrency, shared, calls(*room));
         }
+        let mut admission = plan.admission(calls(1_000));
         let mut running = Vec::<(usize, u64)>::new();
         let mut waiting = Vec::<(usize, u64, Place)>::new();
         for (n, step) in (0_u64..).zip(&steps) {
@@ -197,8 +226,133 @@ proptest! {
                 prop_assert_eq!(admission.load(method), load);
             }
             for (method, ..) in &waiting {
-                prop_assert!(!admission.has_room(*method), "somebody waits for nothing");
+                prop_assert!(!admission.gates.has_room(*method), "somebody waits for nothing");
             }
+        }
+    }
+}
+
+/// Methods that share gates, and who runs and waits, by the rules alone.
+#[derive(Clone, Debug)]
+struct Model {
+    /// Of all, of the threads, and each method's own; and whether it needs a thread.
+    limits: (usize, usize, Vec<(usize, bool)>),
+    running: Vec<usize>,
+    /// Who waits, and since which step the method has had no turn.
+    waiting: Vec<(VecDeque<u64>, u64)>,
+    step: u64,
+}
+
+impl Model {
+    fn has_room(&self, method: usize) -> bool {
+        let (all, threads, methods) = &self.limits;
+        let on_threads: usize = self.running.iter().zip(methods).filter(|(_, of)| of.1).map(|(runs, _)| runs).sum();
+        let (own, blocks) = methods[method];
+        let running: usize = self.running.iter().sum();
+        self.running[method] < own && running < *all && (!blocks || on_threads < *threads)
+    }
+
+    fn come(&mut self, method: usize, who: u64) -> bool {
+        let runs = self.waiting[method].0.is_empty() && self.has_room(method);
+        if runs {
+            self.running[method] += 1;
+        } else {
+            self.wait(method, who);
+        }
+        runs
+    }
+
+    fn wait(&mut self, method: usize, who: u64) {
+        if self.waiting[method].0.is_empty() {
+            self.has_turn(method);
+        }
+        self.waiting[method].0.push_back(who);
+    }
+
+    fn has_turn(&mut self, method: usize) {
+        self.step += 1;
+        self.waiting[method].1 = self.step;
+    }
+
+    /// This one is let in; whether nobody was passed over who had waited for longer and had room.
+    fn let_in(&mut self, method: usize, who: u64) -> bool {
+        let since = self.waiting[method].1;
+        let waits = |other: &usize| !self.waiting[*other].0.is_empty() && self.waiting[*other].1 < since;
+        let passed_over = (0..self.running.len()).filter(waits).any(|other| self.has_room(other));
+        let is_first = self.has_room(method) && self.waiting[method].0.pop_front() == Some(who);
+        self.running[method] += 1;
+        self.has_turn(method);
+        is_first && !passed_over
+    }
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let methods = prop::collection::vec((1..4_usize, any::<bool>()), 4);
+    (1..6_usize, 1..4_usize, methods).prop_map(|limits| Model {
+        limits: (limits.0, limits.1, limits.2),
+        running: vec![0; 4],
+        waiting: vec![(VecDeque::new(), 0); 4],
+        step: 0,
+    })
+}
+
+fn step_of_four() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..4_usize).prop_map(Step::Come),
+        3 => any::<prop::sample::Index>().prop_map(|which| Step::End(which, 1)),
+        1 => any::<prop::sample::Index>().prop_map(Step::GiveUp),
+    ]
+}
+
+proptest! {
+    /// Whoever has waited for longest, and has room, is next: so, for each place that it could have had, a method is
+    /// overtaken at most once by each of the others. And no place is free that somebody waits for.
+    #[test]
+    fn no_place_is_idle_that_somebody_waits_for_and_nobody_with_room_is_passed_over(
+        mut model in model(),
+        steps in prop::collection::vec(step_of_four(), 1..300),
+    ) {
+        let mut plan = Plan::default();
+        let (all, threads) = (plan.gate(Passes::All, model.limits.0), plan.gate(Passes::Blocking, model.limits.1));
+        for (own, blocks) in &model.limits.2 {
+            let shared = if *blocks { &[all, threads][..] } else { &[all] };
+            plan.method(Concurrency::Fixed(*own), shared, calls(1_000));
+        }
+        let mut admission = plan.admission(calls(1_000));
+        let mut places = Vec::<(usize, u64, Place)>::new();
+        for (who, step) in (0_u64..).zip(&steps) {
+            let mut let_in = Vec::new();
+            match step {
+                Step::Come(method) => {
+                    let entered = admission.enter(*method, 1, || who);
+                    prop_assert_eq!(entered == Entered::Runs, model.come(*method, who), "{:?}", entered);
+                    if let Entered::Waits(place) = entered {
+                        places.push((*method, who, place));
+                    }
+                }
+                Step::End(which, _) => {
+                    let run: Vec<_> = (0..4).filter(|method| model.running[*method] > 0).collect();
+                    if !run.is_empty() {
+                        let method = *which.get(&run);
+                        model.running[method] -= 1;
+                        let_in = admission.leave(method, None);
+                    }
+                }
+                Step::GiveUp(which) if !places.is_empty() => {
+                    let (method, who, place) = places.remove(which.index(places.len()));
+                    prop_assert_eq!(admission.give_up(method, place), Some(who));
+                    model.waiting[method].0.retain(|waits| *waits != who);
+                }
+                Step::GiveUp(_) => {}
+            }
+            for (method, who) in let_in {
+                prop_assert!(model.let_in(method, who), "{} of {} is not next in {:?}", who, method, model);
+                places.retain(|place| place.1 != who);
+            }
+            for (method, ..) in &places {
+                prop_assert!(!model.has_room(*method), "{} waits for nothing in {:?}", method, model);
+            }
+            prop_assert_eq!(admission.gates.somebody_waits(), !places.is_empty());
         }
     }
 }

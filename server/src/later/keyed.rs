@@ -9,9 +9,8 @@ use tokio::time::Instant;
 use super::{Later, Work};
 use crate::answer::{BadKey, Failure};
 use crate::book::Kept;
-use crate::gatekeeper::{Admitted, Permit, Waited};
+use crate::gatekeeper::{Admitted, Left, Waited};
 use crate::handler::Contained;
-use crate::running::Running;
 use crate::shelf::{First, Told, Waiting};
 
 /// When a call under a key is to run.
@@ -32,18 +31,13 @@ pub(crate) struct Path<Enter, Begin> {
 
 impl<C: Connection> Later<C> {
     /// Runs a call under a key, or waits for what comes of another one.
-    pub(crate) fn run_once<Enter, Begin>(
-        self,
-        running: &Running,
-        turn: Turn,
-        deadline: Option<Instant>,
-        path: Path<Enter, Begin>,
-    ) where
+    pub(crate) fn run_once<Enter, Begin>(self, turn: Turn, deadline: Option<Instant>, path: Path<Enter, Begin>)
+    where
         Enter: FnOnce() -> Option<Admitted> + Send + 'static,
         Begin: FnOnce() -> Result<Work, Failure> + Send + 'static,
     {
         let one_way = self.one_way;
-        self.start(running, one_way, |mut call| async move {
+        self.start(one_way, |mut call| async move {
             match turn {
                 Turn::First(first) => call.run_first(first, deadline, path).await,
                 Turn::After(waiting) => {
@@ -60,9 +54,10 @@ impl<C: Connection> Later<C> {
 
     /// Gives the answer of another call from within the connection's own handler. `bound` is what answers may take.
     pub(crate) fn repeat(&self, kept: Kept, bound: usize) {
-        match answer_of(kept, bound) {
-            Ok(body) => self.caller().repeat(&body),
-            Err(failure) => self.fail(failure),
+        match (answer_of(kept, bound), self.method()) {
+            (Ok(body), Some(method)) => self.caller(method).repeat(&body),
+            (Ok(_), None) => {}
+            (Err(failure), _) => self.fail(failure),
         }
     }
 
@@ -71,14 +66,13 @@ impl<C: Connection> Later<C> {
         Enter: FnOnce() -> Option<Admitted>,
         Begin: FnOnce() -> Result<Work, Failure>,
     {
-        let permit = admitted((path.enter)(), deadline).await;
-        if !self.leave() {
+        let admitted = self.admit((path.enter)(), deadline).await;
+        if !self.step_aside() {
             // Its caller gave it up a moment before it would have begun: this task is about to be dropped.
             return pending().await;
         }
-        let outcome = match permit {
-            Ok(permit) => {
-                self.permit = permit;
+        let outcome = match admitted {
+            Ok(()) => {
                 first.begin();
                 self.outcome((path.begin)(), deadline).await
             }
@@ -103,7 +97,7 @@ impl<C: Connection> Later<C> {
         match begun? {
             Work::Task(task) => {
                 let outcome = Contained::new(task).await;
-                self.has_run();
+                self.give_place(Left::AtItsEnd);
                 outcome
             }
             Work::Job(job) => self.job(job, deadline).await,
@@ -115,22 +109,30 @@ impl<C: Connection> Later<C> {
         match outcome {
             Ok(body) => Ok(body.freeze()),
             Err(failure) if failure.has_run() => {
-                failure.note(&self.conn, &self.method);
-                failure.into_body(&self.method)
+                let Some(method) = self.method() else { return Err(failure) };
+                failure.note(&self.conn, method);
+                failure.into_body(method)
             }
             Err(failure) => Err(failure),
         }
     }
-}
 
-/// Waits for room, at most until the caller waits no longer.
-async fn admitted(admitted: Option<Admitted>, deadline: Option<Instant>) -> Result<Option<Permit>, Failure> {
-    match admitted {
-        _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => Err(Failure::Waited(Waited::Expired)),
-        None => Ok(None),
-        Some(Admitted::Now(permit)) => Ok(Some(permit)),
-        Some(Admitted::Later(mut queued)) => queued.turn(deadline).await.map(Some).map_err(Failure::Waited),
-        Some(Admitted::Never(full)) => Err(Failure::Full(full)),
+    /// Waits for room, at most until the caller waits no longer.
+    async fn admit(&mut self, admitted: Option<Admitted>, deadline: Option<Instant>) -> Result<(), Failure> {
+        let turn = match admitted {
+            None => Ok(()),
+            Some(Admitted::Now(pass)) => {
+                self.let_in(Some(pass));
+                Ok(())
+            }
+            Some(Admitted::Later(mut queued)) => {
+                let turn = queued.turn(deadline).await.map_err(Failure::Waited);
+                turn.map(|permit| self.let_in(permit.into_pass()))
+            }
+            Some(Admitted::Never(full)) => Err(Failure::Full(full)),
+        };
+        let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if is_over { Err(Failure::Waited(Waited::Expired)) } else { turn }
     }
 }
 

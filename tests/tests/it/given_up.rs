@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use callboard::{Caller, Center, Client, Method, Provider, Router, Server, Stopped};
-use callboard_tests::{RawPeer, within};
+use callboard_tests::{RawPeer, frame, within};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -270,4 +270,23 @@ async fn calls_of_a_connection_that_breaks_while_its_provider_leaves_are_given_u
     until("they are dropped", || wait.dropped.load(SeqCst) == 2).await;
     go.add_permits(1);
     assert_eq!(within(stopping).await.unwrap(), Stopped { finished: 1, given_up: 2, cut: 0 });
+}
+
+#[tokio::test]
+async fn who_gives_a_call_up_may_make_another_at_once_at_the_bound_on_those_in_flight() {
+    let (wait, go) = (Ledger::default(), Arc::new(Semaphore::new(0)));
+    let router = wait.method(Router::new(), Method::new("wait"), &go);
+    let server = Server::builder().router(router).loops(1).in_flight(1).listen("127.0.0.1:0").start().await.unwrap();
+    let mut peer = RawPeer::with_session(server.addresses()[0].to_string(), &["cancel"]).await;
+    // In one write, so that the first is not yet dropped when the second comes.
+    let call = |id| frame(0, id, br#"{"method":"wait","parameters":null}"#);
+    let all = [call(b"1"), frame(20, b"1", b""), call(b"2"), call(b"3")].concat();
+    tokio::io::AsyncWriteExt::write_all(&mut peer.stream, &all).await.unwrap();
+    let refused = peer.receive().await;
+    assert_eq!((&refused.id[..], refused.rcode()), (&b"3"[..], 17), "two are too many");
+    go.add_permits(1);
+    let answer = peer.receive().await;
+    assert_eq!((&answer.id[..], answer.rcode()), (&b"2"[..], 0));
+    until("the first is dropped", || wait.dropped.load(SeqCst) == 1).await;
+    assert_eq!(server.in_flight(), 0);
 }

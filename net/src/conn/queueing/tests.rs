@@ -103,3 +103,32 @@ fn past_the_total_the_slowest_goes_though_a_slower_one_is_closed_and_not_yet_gon
     assert_eq!([closed, slow, other].map(|conn| conn.is_closed()), [true, true, false]);
     assert_eq!(shared.snapshot().evicted, 1);
 }
+
+thread_local! {
+    static BEFORE: RefCell<Option<SaysGoodbye>> = const { RefCell::new(None) };
+    static AFTER: RefCell<Option<SaysGoodbye>> = const { RefCell::new(None) };
+}
+
+/// Sends as it is dropped.
+struct SaysGoodbye(Conn);
+
+impl Drop for SaysGoodbye {
+    fn drop(&mut self) {
+        self.0.answer(b"1", &Blank(10)).unwrap();
+    }
+}
+
+#[test]
+fn what_a_thread_drops_as_it_ends_may_still_send() {
+    let conn = conn();
+    let said = conn.clone();
+    // One of them is dropped after the buffer of the thread, in whichever order that happens.
+    let thread = std::thread::spawn(move || {
+        BEFORE.set(Some(SaysGoodbye(said.clone())));
+        said.answer(b"1", &Blank(10)).unwrap();
+        AFTER.set(Some(SaysGoodbye(said)));
+    });
+    thread.join().unwrap();
+    let frame = conn.outbox().bytes() / 3;
+    assert_eq!((conn.outbox().bytes(), frame), (3 * frame, 8 + 4 + 1 + 10));
+}

@@ -88,7 +88,7 @@ async fn past_its_limit_a_method_s_calls_wait_their_turn_and_past_its_queue_they
     other.go.add_permits(2);
     until("all calls ended", || conn.in_flight() == 0).await;
     assert_eq!(answers(&conn).len(), 3);
-    assert!(router.0.running.is_empty());
+    assert!(router.0.keeper().running.is_empty());
     assert_eq!(conn.events().iter().filter(|event| **event == Event::Overloaded).count(), 2);
 }
 
@@ -161,7 +161,7 @@ async fn a_call_whose_caller_has_gone_is_dropped_unless_it_has_begun_and_must_fi
         assert_eq!(counts, (vec![3, 6], 2, 1), "{gone:?}");
         assert_eq!((answers(&conn).len(), answers(&other).len()), (1, 2), "{gone:?}");
         assert_eq!(conn.events(), [Event::Cancelled; 3], "{gone:?}");
-        assert!(router.0.running.is_empty());
+        assert!(router.0.keeper().running.is_empty());
     }
 }
 
@@ -285,4 +285,89 @@ async fn a_blocking_method_that_is_slow_leaves_threads_to_others_and_a_job_that_
     release.send(()).unwrap();
     until("the second ran after it", || conn.in_flight() == 0).await;
     assert_eq!(answers(&conn).len(), 1);
+}
+
+/// Panics when it is dropped, in the future of a method.
+#[derive(Clone, Default)]
+struct Sore;
+
+impl Drop for Sore {
+    fn drop(&mut self) {
+        panic!("boom")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_future_that_panics_as_it_is_dropped_leaves_its_place_and_is_no_longer_in_flight() {
+    let go = Arc::new(Semaphore::new(0));
+    let wait = Arc::clone(&go);
+    let router = Router::new().method_async(Method::new("sore").concurrency(1), move |n: i64| {
+        let wait = Arc::clone(&wait);
+        async move {
+            let _sore = Sore;
+            wait.acquire().await?.forget();
+            Ok(n)
+        }
+    });
+    let conn = session();
+    (1..=3).for_each(|n| call(&router, &conn, "sore", n, ""));
+    // The first at its end, the second as it is given up; the third has its turn in spite of them.
+    for (given_up, left) in [(None, 2), (Some(b"2"), 1), (None, 0)] {
+        match given_up {
+            Some(id) => router.handle(&conn, conn.message(20, id, b"")),
+            None => go.add_permits(1),
+        }
+        until("it has ended", || conn.in_flight() == left).await;
+        until("its permit is taken", || go.available_permits() == 0).await;
+    }
+    let panicked = r#"method "sore" panicked; its provider's log says why"#;
+    let panicked = |n: i64| format!("{n}: {}", error(8, panicked, "yes", ""));
+    assert_eq!(answers(&conn), [panicked(1), panicked(3)]);
+    assert_eq!(conn.events(), [Event::Panicked, Event::Cancelled, Event::Panicked]);
+    assert!(router.0.keeper().running.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_said_nothing_leaves_half_of_those_that_may_wait_to_the_others() {
+    let (slow, other) = (Slow::new(), Slow::new());
+    let router = slow.add(Router::new().concurrency(2).queue(6), Method::new("slow"));
+    let alone = router.clone();
+    let router = other.add(router, Method::new("other"));
+    for (router, runs, waits) in [(&alone, 2, 6), (&router, 1, 3)] {
+        let conn = session();
+        (1..=9).for_each(|n| call(router, &conn, "slow", n, ""));
+        let refused = answers(&conn);
+        assert_eq!((conn.in_flight(), refused.len()), (runs + waits, 9 - runs - waits));
+        let bound = format!(r#""data":{{"limit":"queue","bound":{waits}}}"#);
+        assert!(refused.iter().all(|answer| answer.contains(&bound)), "{refused:?}");
+    }
+    let conn = session();
+    (1..=4).for_each(|n| call(&router, &conn, "other", n, ""));
+    assert_eq!((other.begun(), conn.in_flight(), answers(&conn).len()), (vec![1], 4, 0));
+}
+
+/// Blocking calls that find all threads of the runtime taken: by others, since the router has more of its own.
+#[test]
+fn a_blocking_call_whose_deadline_passes_while_it_waits_for_a_thread_is_not_run() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (release, released) = mpsc::channel::<()>();
+        let other = tokio::task::spawn_blocking(move || released.recv());
+        let has_run = Arc::new(AtomicBool::new(false));
+        let runs = Arc::clone(&has_run);
+        let router = Router::new().method_blocking("late", move |(): ()| {
+            runs.store(true, SeqCst);
+            Ok(())
+        });
+        let conn = session();
+        router.handle(&conn, conn.message(0, b"1", br#"{"method":"late","parameters":null,"meta":{"timeout_ms":50}}"#));
+        tokio::time::advance(Duration::from_millis(60)).await;
+        release.send(()).unwrap();
+        other.await.unwrap().unwrap();
+        until("it is answered", || conn.in_flight() == 0).await;
+        let expired = r#"method "late" is busy: the caller's deadline passed before it was this call's turn"#;
+        assert_eq!(answers(&conn), [format!("1: {}", busy(16, expired, ""))]);
+        assert_eq!((has_run.load(SeqCst), conn.events()), (false, vec![Event::Expired]));
+    });
 }

@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Parameters(BadParameters),
     /// The handler was not asked: too many others are.
     Full(Full),
+    /// The handler was not asked: the caller had no time left for it.
+    Late,
     /// The handler was not asked: it was not the call's turn in time.
     Waited(Waited),
     /// The handler's own error.
@@ -112,7 +114,7 @@ impl Failure {
         match self {
             Self::Parameters(_) | Self::Key(BadKey::Conflict) => conn.count(Event::Refused),
             Self::Full(_) | Self::Waited(Waited::TooLong(_)) => conn.count(Event::Overloaded),
-            Self::Waited(Waited::Expired) => conn.count(Event::Expired),
+            Self::Late | Self::Waited(Waited::Expired) => conn.count(Event::Expired),
             Self::Method(_) | Self::Key(_) => {}
             Self::Panicked(text) => {
                 conn.count(Event::Panicked);
@@ -131,6 +133,10 @@ impl Failure {
         match self {
             Self::Parameters(why) => (ResultCode::InvalidParams, why.into_info()),
             Self::Full(full) => (ResultCode::Overloaded, full_info(full, method)),
+            Self::Late => {
+                let text = format!("the caller's deadline had passed when this call of {:?} came", method.name());
+                (ResultCode::Timeout, ErrorInfo::not_executed(text))
+            }
             Self::Waited(waited) => waited_info(waited, method),
             Self::Method(why) => (ResultCode::Application, why.into_info()),
             Self::Panicked(_) => {

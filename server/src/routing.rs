@@ -59,6 +59,9 @@ impl Router {
         {
             return self.route_keyed(conn, message, request, (at, route), key);
         }
+        if left(conn, request) == Some(Duration::ZERO) {
+            return Caller::new(conn, message.id(), &route.method, message.is_one_way()).fail(Failure::Late);
+        }
         let (deadline, asked) = (|| deadline(conn, request), &self.0.asked);
         if let Invoke::Inline(run) = &route.invoke {
             let run = |call: &Call<'_>| run_inline(conn, message, call, &**run);
@@ -181,10 +184,15 @@ fn with_call<C: Connection, T>(
     with(&Call { method: &route.method, parameters: request.parameters, v1, context: &context })
 }
 
-/// When the caller waits no longer, as far as it said so. A v1 peer never agreed to what `meta` means.
+/// For how long the caller waits, as far as it said so. A v1 peer never agreed to what `meta` means.
+fn left<C: Connection>(conn: &C, request: &RpcRequest<'_>) -> Option<Duration> {
+    let left = request.meta?.timeout_ms?;
+    conn.session().map(|_| Duration::from_millis(left))
+}
+
+/// When it waits no longer.
 fn deadline<C: Connection>(conn: &C, request: &RpcRequest<'_>) -> Option<Instant> {
-    let left = conn.session().and(request.meta)?.timeout_ms?;
-    Some(deadline_after(Duration::from_millis(left)))
+    left(conn, request).map(deadline_after)
 }
 
 fn run_inline<C: Connection>(conn: &C, message: &Message, call: &Call<'_>, run: &Inline) {

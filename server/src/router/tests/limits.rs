@@ -118,6 +118,30 @@ async fn a_call_does_not_wait_beyond_its_caller_s_deadline_or_for_longer_than_an
     assert_eq!(slow.begun(), [1, 1]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_that_comes_without_time_left_is_not_run() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counts = || {
+        let ran = Arc::clone(&ran);
+        move |(): ()| Ok(ran.fetch_add(1, SeqCst))
+    };
+    let (inline, task, job) = (counts(), counts(), counts());
+    let router = Router::new().method("inline", inline).method_blocking("blocking", job);
+    let router = router.method_async("async", move |()| std::future::ready(task(())));
+    for (n, method) in ["inline", "async", "blocking"].into_iter().enumerate() {
+        let body = format!(r#"{{"method":"{method}","parameters":null,"meta":{{"timeout_ms":0}}}}"#);
+        let (conn, v1) = (session(), v1());
+        router.handle(&conn, conn.message(0, b"1", body.as_bytes()));
+        let late = format!("the caller's deadline had passed when this call of {method:?} came");
+        assert_eq!(answers(&conn), [format!("1: {}", busy(16, &late, ""))]);
+        assert_eq!((ran.load(SeqCst), conn.events(), conn.in_flight()), (n, vec![Event::Expired], 0));
+        // A v1 peer never said what its "meta" means.
+        router.handle(&v1, v1.message(0, b"1", body.as_bytes()));
+        until("it is answered", || !v1.sent().is_empty()).await;
+        assert_eq!((answers(&v1), v1.events()), (vec![format!("1: {}", result(&n.to_string()))], vec![]));
+    }
+}
+
 /// As a v1 peer or one with a session gets it.
 fn form(conn: &Recorder, error: &str) -> String {
     if conn.session().is_some() { error.to_owned() } else { with_result(error) }

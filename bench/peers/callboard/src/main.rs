@@ -7,6 +7,7 @@
 //!   center       a `Center` that has them too, for registry, topics and idle connections
 //!   caller       a `Center`, and a provider of them beside it that has registered there
 //!   methods=N    N methods that add: `add`, `add-1` to `add-(N-1)`
+//!   async        these as tasks that let others run once before they end
 //!   loops=N      event loops
 //!
 //! client --job rpc       calls; see `rpc.rs` for its modes

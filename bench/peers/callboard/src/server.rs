@@ -28,7 +28,7 @@ pub fn add_name(index: usize) -> String {
 pub async fn run(opt: Opt) -> Result<()> {
     let mode = Mode::of(&opt);
     let loops = mode.value("loops", opt.mode.parse().unwrap_or(0))?;
-    let router = router(mode.value("methods", 1)?);
+    let router = router(mode.value("methods", 1)?, mode.has("async"));
     if mode.has("caller") {
         let _center = Center::builder().loops(loops).listen(address(&opt)).start().await?;
         let server = Server::builder().router(router.clone()).loops(loops).listen("127.0.0.1:0").start().await?;
@@ -50,10 +50,18 @@ fn at_their_word() -> AvailabilityPolicy {
     AvailabilityPolicy { probe: false, flap_changes: usize::MAX, ..AvailabilityPolicy::default() }
 }
 
-fn router(methods: usize) -> Router {
+fn router(methods: usize, is_async: bool) -> Router {
     let router = Router::new().method("echo", |echo: Echo<'static>| Ok(echo.text));
-    (0..methods.max(1))
-        .fold(router, |router, index| router.method(add_name(index), |pair: Add| Ok(pair.num1 + pair.num2)))
+    (0..methods.max(1)).fold(router, |router, index| {
+        if is_async {
+            router.method_async(add_name(index), |pair: Add| async move {
+                tokio::task::yield_now().await;
+                Ok(pair.num1 + pair.num2)
+            })
+        } else {
+            router.method(add_name(index), |pair: Add| Ok(pair.num1 + pair.num2))
+        }
+    })
 }
 
 async fn serve() -> Result<()> {

@@ -95,6 +95,10 @@ impl Retries {
     }
 
     fn spend(&self) -> bool {
+        #[cfg(feature = "planted")]
+        if callboard_common::Planted::BudgetIgnored.is_planted() {
+            return true;
+        }
         let calls = self.calls.load(Relaxed);
         let is_allowed = self.purse().budget.spend(calls, Instant::now());
         if !is_allowed {

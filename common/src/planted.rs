@@ -25,6 +25,12 @@ pub enum Planted {
     AnsweredAnother,
     /// A connection that nobody has any longer is not closed.
     ConnectionKept,
+    /// A call that may have been executed is made again, though it is not idempotent.
+    RepeatedInDoubt,
+    /// What is told of a call's execution is what holds of its last try.
+    ToldOfLastTry,
+    /// Retries cost nothing.
+    BudgetIgnored,
 }
 
 thread_local! {

@@ -92,3 +92,18 @@ fn an_answer_that_goes_to_another_call_is_found() {
 fn a_connection_that_is_kept_is_found() {
     is_found(Planted::ConnectionKept);
 }
+
+#[test]
+fn a_call_that_is_made_again_though_it_may_have_been_executed_is_found() {
+    is_found_as(Planted::RepeatedInDoubt, "was executed 2 times");
+}
+
+#[test]
+fn what_is_told_of_the_last_of_several_tries_alone_is_found() {
+    is_found_as(Planted::ToldOfLastTry, "were told that they were not");
+}
+
+#[test]
+fn retries_that_cost_nothing_are_found() {
+    is_found_as(Planted::BudgetIgnored, "retries and hedges");
+}

@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
+use callboard_client::{RetryBudget, RetryMetrics, RetryPolicy};
 use callboard_common::Executed;
 use callboard_registry::Caller;
 
@@ -40,7 +42,7 @@ impl Calls {
             *times += 1;
             *times
         };
-        if times > 1 {
+        if times > 1 && !is_idempotent(call) {
             self.sim.fail(format!("call {call} was executed {times} times"));
         }
         2 * call
@@ -49,7 +51,11 @@ impl Calls {
     /// Makes one call, and says why it was not answered.
     pub(super) async fn call(&self, caller: &Caller) -> Result<(), String> {
         let call = self.made.fetch_add(1, Relaxed);
-        let error = match caller.call::<u64>(METHOD, &call).await {
+        let idempotent = || caller.idempotent().with_retry(OFTEN).with_hedge(HEDGE);
+        let tuned = if is_idempotent(call) { idempotent() } else { caller.clone() };
+        let outcome = tuned.call::<u64>(METHOD, &call).await;
+        self.check_budget(caller);
+        let error = match outcome {
             Ok(twice) => {
                 assert_eq!(twice, 2 * call, "call {call} got the answer to another call");
                 assert!(lock(&self.executed).contains_key(&call), "call {call} was answered, but not executed");
@@ -65,6 +71,16 @@ impl Calls {
             Executed::Unknown => {}
         }
         Err(error.to_string())
+    }
+
+    /// No caller repeats more than its calls have earned.
+    fn check_budget(&self, caller: &Caller) {
+        let RetryMetrics { calls, retries, hedges, .. } = caller.retry_metrics();
+        let earned = calls * u64::from(BUDGET.percent) / 100;
+        if retries + hedges > earned {
+            self.sim
+                .fail(format!("{retries} retries and hedges ({hedges}) of {calls} calls, which had earned {earned}"));
+        }
     }
 
     /// What was said not to be executed was not.
@@ -83,3 +99,20 @@ impl Calls {
         report.failed += self.failed.load(Relaxed);
     }
 }
+
+/// Every third call does no harm when it is executed twice.
+const fn is_idempotent(call: u64) -> bool {
+    call.is_multiple_of(3)
+}
+
+/// How idempotent calls are made: several tries fit into the deadline.
+const OFTEN: RetryPolicy = RetryPolicy {
+    tries: 6,
+    per_try: Some(Duration::from_millis(300)),
+    first: Duration::from_millis(10),
+    longest: Duration::from_millis(100),
+};
+/// More than a call takes in peace.
+const HEDGE: Duration = Duration::from_millis(50);
+/// So tight that faults use it up.
+pub(super) const BUDGET: RetryBudget = RetryBudget { percent: 20, reserve: 0, most: 50 };

@@ -9,6 +9,7 @@ use callboard_registry::{AvailabilityPolicy, Caller, Provider};
 use callboard_server::Router;
 use tokio::time::{sleep, timeout};
 
+use super::calls::BUDGET;
 use super::{House, METHOD};
 use crate::Host;
 use crate::sim::lock;
@@ -117,7 +118,8 @@ async fn watch(house: &House, place: usize, host: &Host) {
 
 async fn caller(house: &House, host: &Host) -> Caller {
     let centers = house.center_list();
-    let builder = || host.caller().client(settings(host)).timeout(CALL).keep_unconfirmed(KEEP_UNCONFIRMED);
+    let builder =
+        || host.caller().client(settings(host)).timeout(CALL).keep_unconfirmed(KEEP_UNCONFIRMED).retry_budget(BUDGET);
     until_done(|| builder().connect(&centers)).await
 }
 

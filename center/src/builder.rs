@@ -4,7 +4,7 @@ use std::time::Duration;
 use callboard_common::{Dispatcher, LengthValue};
 use callboard_net::{Address, AddressError, Limits, ListenError, Settings, Sockets, Transport, serve_with};
 use callboard_pubsub::{TopicLimits, TopicService};
-use callboard_registry::{AvailabilityPolicy, RegistryLimits, RegistryService};
+use callboard_registry::{AvailabilityPolicy, RegistryLimits, RegistryService, Relay, RelayAnswers, RelayCalls};
 use callboard_server::{Router, Sessions};
 
 use crate::center::Draining;
@@ -111,6 +111,14 @@ impl CenterBuilder {
         self
     }
 
+    /// How many calls the center passes on at once to providers that listen nowhere. Default 65,536; further ones are
+    /// refused with OVERLOADED. Each takes some hundred bytes until it is answered.
+    #[must_use]
+    pub fn relayed_calls(mut self, calls: usize) -> Self {
+        self.config.relayed_calls = calls;
+        self
+    }
+
     /// The bounds of topics. Default [`TopicLimits::default`].
     #[must_use]
     pub fn topic_limits(mut self, limits: TopicLimits) -> Self {
@@ -148,22 +156,23 @@ impl CenterBuilder {
     /// Dropping the future starts nothing.
     pub async fn start_over<T: Transport>(self, transport: T) -> Result<Center, CenterError> {
         let given = self.listen.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let Config { listen, loops, pin, grace, limits, registry, availability, topics } = self.config;
+        let Config { listen, loops, pin, grace, limits, registry, availability, relayed_calls, topics } = self.config;
         let addresses = if given.is_empty() { listen } else { given };
         match callboard_net::raise_open_files() {
             Ok(files) => tracing::debug!(files, "limit of open files"),
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
         let registry = Arc::new(RegistryService::with_policy(registry, availability));
-        let sessions = Sessions::for_server(NAME, &limits);
+        let sessions = Sessions::for_server(NAME, &limits).relaying();
         let sessions = match self.instance {
             Some(instance) => sessions.with_instance(instance),
             None => sessions,
         };
         let topics = Arc::new(TopicService::with_limits(topics).after_epoch(epoch_of(sessions.instance())));
+        let relay = Arc::new(Relay::new(Arc::clone(&registry), relayed_calls));
         let dispatcher = Dispatcher::new()
-            .on_response(self.router.answers())
-            .on_rpc(self.router)
+            .on_response(RelayAnswers::new(&relay, self.router.answers()))
+            .on_rpc(RelayCalls::new(&relay, self.router))
             .on_topic(Arc::clone(&topics))
             .on_service(Arc::clone(&registry))
             .on_session(sessions);
@@ -173,7 +182,9 @@ impl CenterBuilder {
         let mut serving = serve_with(transport, protocol, &addresses, settings, Arc::new(dispatcher)).await?;
         let kept = Arc::clone(&registry);
         serving.spawn(async move { kept.keep(Connecting(reach)).await });
-        Ok(Center { registry: Draining(registry), serving, topics, grace })
+        let kept = Arc::clone(&relay);
+        serving.spawn(async move { kept.keep().await });
+        Ok(Center { registry: Draining(registry), serving, topics, relay, grace })
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use callboard_net::{Address, Conn, MetricsSnapshot, Serving, Stopped};
 use callboard_pubsub::TopicService;
-use callboard_registry::{RegistryMetrics, RegistryService, TableSize};
+use callboard_registry::{RegistryMetrics, RegistryService, Relay, TableSize};
 
 use crate::{CenterBuilder, CenterError};
 
@@ -27,6 +27,7 @@ pub struct Center {
     pub(crate) registry: Draining,
     pub(crate) serving: Serving,
     pub(crate) topics: Arc<TopicService<Conn>>,
+    pub(crate) relay: Arc<Relay<Conn>>,
     pub(crate) grace: Duration,
 }
 
@@ -71,6 +72,11 @@ impl Center {
     /// back.
     pub fn registry_metrics(&self) -> RegistryMetrics {
         self.registry.0.metrics()
+    }
+
+    /// How many calls that were passed on to providers wait for their answers.
+    pub fn relayed_calls(&self) -> usize {
+        self.relay.waiting()
     }
 
     /// How many topics there are.

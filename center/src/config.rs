@@ -44,6 +44,8 @@ pub struct Config {
     pub registry: RegistryLimits,
     /// How the center makes sure that who is online can be called.
     pub availability: AvailabilityPolicy,
+    /// How many calls the center passes on at once to providers that listen nowhere; default 65,536.
+    pub relayed_calls: usize,
     /// The bounds of topics.
     pub topics: TopicLimits,
 }
@@ -165,6 +167,7 @@ impl Default for Config {
             limits: Limits::default(),
             registry: RegistryLimits::default(),
             availability: AvailabilityPolicy::default(),
+            relayed_calls: 65_536,
             topics: TopicLimits::default(),
         }
     }

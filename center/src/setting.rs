@@ -345,6 +345,12 @@ pub(crate) const ALL: &[Setting] = &[
     ),
     millis("flap_window_ms", |config| &mut config.availability.flap_window, "The time over which flap_changes counts"),
     number(
+        "relayed_calls",
+        0,
+        |config| &mut config.relayed_calls,
+        "Calls that are passed on at once to providers that listen nowhere; further ones are refused",
+    ),
+    number(
         "max_topics",
         1,
         |config| &mut config.topics.topics,

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use callboard_common::{
-    CallMeta, Codec, Connection, Decode, Encode, EncodeError, Executed, Json, Message, MessageType, Raw, ResultCode,
-    RpcRequest, RpcResponse,
+    CallMeta, Codec, Connection, Decode, Encode, EncodeError, Executed, FLAG_RELAY, Json, Message, MessageType, Raw,
+    ResultCode, RpcRequest, RpcResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,6 +86,8 @@ pub(crate) struct CallBody<'a, P: ?Sized> {
     pub(crate) params: &'a P,
     /// To a session peer only.
     pub(crate) deadline: Option<Deadline>,
+    /// Which provider the peer is to pass it on to, as JSON.
+    pub(crate) to: Option<&'a str>,
 }
 
 impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
@@ -93,16 +95,23 @@ impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
         MessageType::RpcRequest
     }
 
+    fn flags(&self) -> u8 {
+        if self.to.is_some() { FLAG_RELAY } else { 0 }
+    }
+
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        let meta =
-            self.deadline.map(|deadline| CallMeta { timeout_ms: Some(deadline.left_ms()), idempotency_key: None });
+        // It was written when it was named.
+        let instance = self.to.map(|instance| Raw::new(instance.as_bytes()));
+        let timeout_ms = self.deadline.map(|deadline| deadline.left_ms());
+        let has_meta = timeout_ms.is_some() || instance.is_some();
+        let meta = has_meta.then_some(CallMeta { timeout_ms, instance, ..CallMeta::default() });
         let start = out.len();
         RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)?;
         // Whether a value is null shows only once it is written. A v1 peer expects an object.
-        if meta.is_none() && out.get(start..).is_some_and(|body| body.ends_with(NULL_PARAMETERS)) {
+        if !has_meta && out.get(start..).is_some_and(|body| body.ends_with(NULL_PARAMETERS)) {
             out.truncate(start);
             let parameters = Raw::new(C::EMPTY_OBJECT);
-            RpcRequest { method: Cow::Borrowed(self.method), parameters, meta }.encode::<C>(out)?;
+            RpcRequest { method: Cow::Borrowed(self.method), parameters, meta: None }.encode::<C>(out)?;
         }
         Ok(())
     }
@@ -144,7 +153,7 @@ mod tests {
     fn a_v1_peer_gets_an_object_for_no_parameters() {
         let written = |params: &serde_json::Value, deadline| {
             let mut out = BytesMut::from("before");
-            CallBody { method: "m", params, deadline }.encode::<Json>(&mut out).unwrap();
+            CallBody { method: "m", params, deadline, to: None }.encode::<Json>(&mut out).unwrap();
             String::from_utf8(out[6..].to_vec()).unwrap()
         };
         let tricky = serde_json::json!({"a": {"parameters": null}});

@@ -61,6 +61,8 @@ pub struct Client {
     timeout: Duration,
     /// How calls are made again; `None`: each is made once.
     again: Option<Arc<Again>>,
+    /// Which provider the peer is to pass calls on to, as JSON.
+    to: Option<Arc<str>>,
 }
 
 impl Client {
@@ -81,7 +83,7 @@ impl Client {
     }
 
     pub(crate) fn new(shared: Arc<Shared>, timeout: Duration, retry: RetryPolicy) -> Self {
-        Self { shared, timeout, again: None }.with_retry(retry)
+        Self { shared, timeout, again: None, to: None }.with_retry(retry)
     }
 
     /// Calls a method and waits for its result. It is made again as the client's [policy](ClientBuilder::retry) says, over
@@ -116,7 +118,7 @@ impl Client {
         }
         take_turns().await;
         loop {
-            let error = match call_once(&mut way, method, params).await {
+            let error = match call_once(&mut way, method, params, self.to.as_deref()).await {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };
@@ -142,7 +144,7 @@ impl Client {
         loop {
             let request = way.next().await?;
             let deadline = request.deadline;
-            match request.send(&call_body(request, method, params), true).await {
+            match request.send(&call_body(request, method, params, self.to.as_deref()), true).await {
                 Ok(ticket) => return Ok(Call::new(ticket, method, deadline)),
                 Err(error) if way.goes_on_after(&error) => {}
                 Err(error) => return Err(error),
@@ -166,7 +168,7 @@ impl Client {
     ) -> Result<(), CallError> {
         let link = self.link();
         let request = self.request(&link, Subject::Method(method));
-        let body = call_body(request, method, params);
+        let body = call_body(request, method, params, self.to.as_deref());
         request.send_in_order(&body, |request, answer| then(answer.and_then(|answer| read_result(request, &answer))))
     }
 
@@ -179,7 +181,7 @@ impl Client {
     /// # Cancel safety
     /// The request is queued whole or not at all.
     pub async fn notify(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<(), CallError> {
-        let body = CallBody { method, params, deadline: None };
+        let body = CallBody { method, params, deadline: None, to: self.to.as_deref() };
         let mut way = self.way(Subject::Method(method));
         loop {
             match way.next().await?.send_one_way(&body).await {
@@ -333,7 +335,7 @@ impl Client {
             return None;
         }
         let request = Request { link: &link, subject: Subject::Method(method), deadline };
-        request.queue_now(&call_body(request, method, params))
+        request.queue_now(&call_body(request, method, params, self.to.as_deref()))
     }
 
     pub(crate) fn link(&self) -> Arc<Link> {
@@ -364,21 +366,27 @@ pub(crate) async fn queue_call(
     params: &(impl Serialize + ?Sized),
 ) -> Result<Ticket, CallError> {
     let request = way.next().await?;
-    request.queue(&call_body(request, method, params), false, usize::MAX).await
+    request.queue(&call_body(request, method, params, None), false, usize::MAX).await
 }
 
 async fn call_once<R: DeserializeOwned>(
     way: &mut Way<'_>,
     method: &str,
     params: &(impl Serialize + ?Sized),
+    to: Option<&str>,
 ) -> Result<R, CallError> {
     let request = way.next().await?;
-    let ticket = request.send(&call_body(request, method, params), false).await?;
+    let ticket = request.send(&call_body(request, method, params, to), false).await?;
     let answer = request.answer(ticket).await?;
     read_result(request, &answer)
 }
 
-fn call_body<'a, P: ?Sized>(request: Request<'_>, method: &'a str, params: &'a P) -> CallBody<'a, P> {
+fn call_body<'a, P: ?Sized>(
+    request: Request<'_>,
+    method: &'a str,
+    params: &'a P,
+    to: Option<&'a str>,
+) -> CallBody<'a, P> {
     let deadline = request.link.conn.session().map(|_| request.deadline);
-    CallBody { method, params, deadline }
+    CallBody { method, params, deadline, to }
 }

@@ -76,7 +76,7 @@ impl Link {
     /// Queues a request under an id that was entered, and returns where in the stream of all bytes it begins; up to
     /// `gather` bytes may wait for company.
     pub(crate) fn queue<B: Encode>(&self, id: RequestId, body: &B, gather: usize) -> Result<u64, SendError> {
-        self.queue_head(Head::new(body.kind(), &id.to_wire()), body, gather)
+        self.queue_head(Head { kind: body.kind(), flags: body.flags(), id: &id.to_wire() }, body, gather)
     }
 
     /// The same for a publish that has an id of its own, in front of the other.
@@ -95,7 +95,7 @@ impl Link {
             return Err(SendError::Closed);
         }
         let id = RequestId::unanswered(self.unanswered.fetch_add(1, Relaxed));
-        self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY, id: &id }, body, gather)
+        self.queue_head(Head { kind: body.kind(), flags: FLAG_ONE_WAY | body.flags(), id: &id }, body, gather)
     }
 
     /// The same where nothing has to be waited for; whether it was queued.
@@ -166,6 +166,10 @@ struct Bounded<'a, B> {
 impl<B: Encode> Encode for Bounded<'_, B> {
     fn kind(&self) -> MessageType {
         self.body.kind()
+    }
+
+    fn flags(&self) -> u8 {
+        self.body.flags()
     }
 
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {

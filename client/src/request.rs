@@ -249,6 +249,12 @@ impl Request<'_> {
     }
 
     pub(crate) fn remote(self, code: ResultCode, error: Option<ErrorInfo>) -> CallError {
+        // A center that passes calls on says so of its provider. What did not run may be called elsewhere, where a
+        // connection that has ended would be waited for.
+        let is_gone = |error: &&ErrorInfo| code == ResultCode::Disconnected && error.executed == Executed::Unknown;
+        if let Some(gone) = error.as_ref().filter(is_gone) {
+            return self.error(CallErrorKind::Disconnected, gone.message.clone());
+        }
         CallError::remote(self.link.address.to_string(), self.subject.to_string(), code, error)
     }
 

@@ -126,7 +126,8 @@ const fn worse(one: Executed, other: Executed) -> Executed {
 pub(crate) fn goes_on_at_once(error: &CallError) -> bool {
     let is_gone = match error.kind() {
         CallErrorKind::Connect | CallErrorKind::Disconnected => true,
-        CallErrorKind::Remote { code, .. } => *code == ResultCode::Unavailable,
+        // A center says the latter of a provider to which it passes calls on.
+        CallErrorKind::Remote { code, .. } => matches!(code, ResultCode::Unavailable | ResultCode::Disconnected),
         _ => false,
     };
     is_gone && error.executed() == Executed::No

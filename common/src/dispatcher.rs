@@ -1,6 +1,6 @@
 use bytes::BytesMut;
 
-use crate::message::FLAG_ONE_WAY;
+use crate::message::{FLAG_ONE_WAY, FLAG_RELAY};
 use crate::{
     BodyError, Codec, Connection, Decode, Encode, EncodeError, ErrorInfo, Event, Feature, Handler, Json, Message,
     MessageType, Refusal, ResultCode, ServiceRequest, Session,
@@ -246,8 +246,13 @@ pub fn refuse_body<C: Connection>(conn: &C, message: &Message, why: &BodyError) 
 }
 
 fn is_negotiated(session: Option<&Session>, message: &Message) -> bool {
-    let flags = if has(session, Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
-    message.codec() == Json::ID && message.flags() & !flags == 0
+    message.codec() == Json::ID && (message.flags() == 0 || message.flags() & !known_flags(session, message) == 0)
+}
+
+fn known_flags(session: Option<&Session>, message: &Message) -> u8 {
+    let one_way = if has(session, Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
+    let passes_on = message.kind() == MessageType::RpcRequest && has(session, Feature::Relay);
+    if passes_on { one_way | FLAG_RELAY } else { one_way }
 }
 
 fn has(session: Option<&Session>, feature: Feature) -> bool {

@@ -1,14 +1,15 @@
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Where a provider listens: `{"ip": string, "port": int}` on the wire.
+/// Where a provider is called: where it listens, `{"ip": string, "port": int}` on the wire, or behind a center that passes
+/// calls on to it.
 ///
-/// The address is an IPv4 or IPv6 literal, never a name and never unspecified; the port is 1 to 65535. So a host that
-/// exists is one that can be connected to.
+/// Of one that listens the address is an IPv4 or IPv6 literal, never a name and never unspecified; the port is 1 to 65535.
+/// So it is one that can be connected to. What stands for one that is [relayed](Self::relayed) can't be.
 ///
 /// ```
 /// use callboard_common::Host;
@@ -18,12 +19,38 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// # Ok::<(), callboard_common::HostError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Host {
-    ip: IpAddr,
-    port: u16,
+pub struct Host(Place);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Place {
+    Listens {
+        ip: IpAddr,
+        port: u16,
+    },
+    /// What its instance amounts to.
+    Relayed([u8; 16]),
 }
 
 impl Host {
+    /// What stands for a provider without an address: a center passes calls on to the one of this instance.
+    ///
+    /// ```
+    /// use callboard_common::Host;
+    /// let host = Host::relayed("i-1");
+    /// assert!(host.is_relayed() && host == Host::relayed("i-1") && host != Host::relayed("i-2"));
+    /// ```
+    pub fn relayed(instance: &str) -> Self {
+        // FNV-1a: the same everywhere and at all times. Whoever finds two instances that amount to the same could as well
+        // name the other's.
+        let hash = instance.bytes().fold(FNV_BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(FNV_PRIME));
+        Self(Place::Relayed(hash.to_be_bytes()))
+    }
+
+    /// Whether it can't be connected to, but is called through a center.
+    pub const fn is_relayed(self) -> bool {
+        matches!(self.0, Place::Relayed(_))
+    }
+
     /// A host from an address and a port.
     ///
     /// # Errors
@@ -34,25 +61,34 @@ impl Host {
         } else if port == 0 {
             Err(HostError::Port)
         } else {
-            Ok(Self { ip, port })
+            Ok(Self(Place::Listens { ip, port }))
         }
     }
 
-    /// The address.
+    /// The address; an unspecified one where it is [relayed](Self::is_relayed).
     pub const fn ip(self) -> IpAddr {
-        self.ip
+        match self.0 {
+            Place::Listens { ip, .. } => ip,
+            Place::Relayed(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
     }
 
-    /// The port.
+    /// The port; 0 where it is [relayed](Self::is_relayed).
     pub const fn port(self) -> u16 {
-        self.port
+        match self.0 {
+            Place::Listens { port, .. } => port,
+            Place::Relayed(_) => 0,
+        }
     }
 
     /// Both, as the standard library has them.
     pub const fn to_socket_addr(self) -> SocketAddr {
-        SocketAddr::new(self.ip, self.port)
+        SocketAddr::new(self.ip(), self.port())
     }
 }
+
+const FNV_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+const FNV_PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
 
 /// Why something is not a [`Host`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,23 +120,32 @@ impl FromStr for Host {
     }
 }
 
+/// One that is relayed as `relay:` and 16 hex digits, by which people tell it from others.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_socket_addr().fmt(f)
+        match self.0 {
+            Place::Listens { .. } => self.to_socket_addr().fmt(f),
+            Place::Relayed(hash) => write!(f, "relay:{:016x}", u128::from_be_bytes(hash) >> 64),
+        }
     }
 }
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_socket_addr().fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 
 impl Serialize for Host {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.is_relayed() {
+            let mut host = serializer.serialize_struct("Host", 1)?;
+            host.serialize_field("relay", &true)?;
+            return host.end();
+        }
         let mut host = serializer.serialize_struct("Host", 2)?;
-        host.serialize_field("ip", &self.ip)?;
-        host.serialize_field("port", &self.port)?;
+        host.serialize_field("ip", &self.ip())?;
+        host.serialize_field("port", &self.port())?;
         host.end()
     }
 }

@@ -44,7 +44,7 @@ pub use body::{
     Body, BodyError, CallMeta, Decode, Encode, ErrorInfo, Executed, GoAway, HostList, Limits, ListedHost, Missed,
     Refusal, RpcAnswer, RpcError, RpcRequest, RpcResponse, ServiceAnswer, ServiceOp, ServiceRequest, SessionAnswer,
     SessionRequest, SlowPolicy, Subscribed, TopicAnswer, TopicOp, TopicOperation, TopicOptions, TopicPosition,
-    TopicRequest,
+    TopicRequest, Verbatim,
 };
 pub use cancel::Cancel;
 pub use code::ResultCode;
@@ -56,7 +56,7 @@ pub use host::{Host, HostError};
 pub use json::Json;
 pub use kind::MessageType;
 pub use length_value::{DEFAULT_MAX_FRAME_BYTES, LengthValue};
-pub use message::{FLAG_ONE_WAY, HEADER_BYTES, Head, MAX_ID_BYTES, Message};
+pub use message::{FLAG_ONE_WAY, FLAG_RELAY, HEADER_BYTES, Head, MAX_ID_BYTES, Message};
 pub use ping::Ping;
 #[cfg(feature = "planted")]
 #[doc(hidden)]

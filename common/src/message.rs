@@ -10,6 +10,8 @@ pub const HEADER_BYTES: usize = 12;
 pub const MAX_ID_BYTES: usize = 255;
 /// Flag bit 24 of `MType`: the sender wants no response. Sessions only.
 pub const FLAG_ONE_WAY: u8 = 0b1;
+/// Flag bit 26 of `MType`, of a REQ_RPC: it is to be passed on to the provider that its `meta` names. Sessions only.
+pub const FLAG_RELAY: u8 = 0b100;
 
 /// The parts of a frame's header that an encoder is told; lengths it finds itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,6 +31,7 @@ struct State {
     session: OnceLock<Session>,
     settled: AtomicBool,
     full: AtomicBool,
+    held_back: AtomicBool,
     in_flight: AtomicUsize,
     log: Mutex<Log>,
     /// It says that so many bytes wait.
@@ -112,6 +113,11 @@ impl Recorder {
         self.0.full.store(true, SeqCst);
     }
 
+    /// Nothing of what it is given has left.
+    pub fn hold_back(&self) {
+        self.0.held_back.store(true, SeqCst);
+    }
+
     /// It counts as one that was asked for a sign of life, and has so long to give it.
     pub fn fall_silent(&self, patience_left: Duration) {
         self.log().patience_left = Some(patience_left);
@@ -182,6 +188,10 @@ impl Connection for Recorder {
 
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
         if self.0.full.load(SeqCst) { Err(SendError::Full) } else { self.record(&frame) }
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        if self.0.held_back.load(SeqCst) { 0 } else { u64::MAX }
     }
 
     async fn send(&self, frame: Bytes) -> Result<(), SendError> {

@@ -57,10 +57,13 @@ pub enum Feature {
     Serves,
     /// `keys`: answers to calls with an `idempotency_key` are remembered, and given again to repeats.
     Keys,
+    /// `relay`: the answering side passes calls on to providers that listen nowhere; the other one understands that there
+    /// are such.
+    Relay,
 }
 
 impl Feature {
-    const NAMES: [(Self, &'static str); 11] = [
+    const NAMES: [(Self, &'static str); 12] = [
         (Self::OneWay, "one_way"),
         (Self::Ping, "ping"),
         (Self::Withdraw, "withdraw"),
@@ -72,6 +75,7 @@ impl Feature {
         (Self::Cancel, "cancel"),
         (Self::Serves, "serves"),
         (Self::Keys, "keys"),
+        (Self::Relay, "relay"),
     ];
 
     const fn bit(self) -> u16 {
@@ -81,7 +85,7 @@ impl Feature {
 
 impl Features {
     /// All that this version knows.
-    pub const ALL: Self = Self(0b111_1111_1111);
+    pub const ALL: Self = Self(0b1111_1111_1111);
 
     /// The features that bear these names; unknown names are passed over.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {

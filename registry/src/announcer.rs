@@ -319,6 +319,9 @@ fn flat(entries: &Entries) -> Vec<(String, Host)> {
 
 fn subject(op: ServiceOp, method: &str, host: Host) -> String {
     let what = if op == ServiceOp::Register { "registration" } else { "withdrawal" };
+    if host.is_relayed() {
+        return format!("{what} of \"{method}\" through the center");
+    }
     format!("{what} of \"{method}\" at {host}")
 }
 

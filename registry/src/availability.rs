@@ -141,7 +141,9 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<Admission, Refused> {
-        let is_trusted = !self.policy.probe || claim.is_v1 || self.probes.is_reached(peer, claim.host);
+        // Who takes calls over the connection itself can be reached as long as that lives.
+        let is_trusted =
+            !self.policy.probe || claim.is_v1 || claim.host.is_relayed() || self.probes.is_reached(peer, claim.host);
         #[cfg(feature = "planted")]
         let is_trusted = is_trusted || callboard_common::Planted::Unprobed.is_planted();
         if is_trusted || self.table.provides(peer, claim.method, claim.host) {
@@ -193,6 +195,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         true
     }
 
+    /// Whether `peer` has registered this, and has not gone.
+    pub(crate) fn provides(&self, peer: &K, method: &str, host: Host) -> bool {
+        self.table.provides(peer, method, host)
+    }
+
     pub(crate) fn stop_watching(&mut self, peer: &K, method: &str) {
         self.table.stop_watching(peer, method);
     }
@@ -232,7 +239,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         self.metrics.departures += u64::from(!hosts.is_empty());
         for host in hosts {
             self.departures.enter(peer, host, Arc::clone(&instance), later(now, grace));
-            if self.policy.probe {
+            if self.policy.probe && !host.is_relayed() {
                 self.attempts.ask(Reason::Departed, peer, host);
             }
         }

@@ -5,10 +5,11 @@
 //! 1. [`Table`] (pure): providers and watchers; [`Notice`]: a change; [`RegistryLimits`] and [`Refused`].
 //! 2. [`RegistryService`]: the center's handler around the table; `availability` (pure): who of those that register is
 //!    announced, and when who is gone goes offline, as an [`AvailabilityPolicy`] says; [`Reach`]: tries their hosts.
-//! 3. [`Provider`]: announces methods at a [`Place`].
-//! 4. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
-//! 5. [`Balancer`] and [`RoundRobin`]: who is called.
-//! 6. [`Caller`] and its [`CallerBuilder`]: all of that behind one `call`; `route`: the way of one call over the
+//! 3. [`Relay`]: passes calls on to providers that listen nowhere; its `book` (pure): whose they are.
+//! 4. [`Provider`]: announces methods at a [`Place`].
+//! 5. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
+//! 6. [`Balancer`] and [`RoundRobin`]: who is called.
+//! 7. [`Caller`] and its [`CallerBuilder`]: all of that behind one `call`; `route`: the way of one call over the
 //!    providers; `hedge`: two tries at once; `pool`: one connection to each of them.
 //!
 //! All of it in one program:
@@ -60,6 +61,7 @@ mod policy;
 mod pool;
 mod provider;
 mod reach;
+mod relay;
 #[cfg(test)]
 mod restarts;
 mod route;
@@ -84,5 +86,6 @@ pub use place::{Place, PlaceError};
 pub use policy::AvailabilityPolicy;
 pub use provider::{Provider, ProviderError};
 pub use reach::Reach;
+pub use relay::{Relay, RelayAnswers, RelayCalls};
 pub use service::RegistryService;
 pub use table::{Effects, Listing, Table, TableSize};

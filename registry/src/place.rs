@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use callboard_client::Address;
 use callboard_common::Host;
 
-/// Where a provider can be reached: hosts, or the addresses that its server listens on.
+/// Where a provider can be reached: hosts, the addresses that its server listens on, or its connection to the center.
 ///
 /// ```
 /// use callboard_common::Host;
@@ -20,6 +20,22 @@ pub enum Place {
     /// What a server listens on. 0.0.0.0 and :: stand for the address that the center is reached from, names are
     /// resolved, and Unix sockets are left out.
     Listening(Vec<Address>),
+    /// Nowhere: the center passes calls on over the provider's own connection to it, whose client must
+    /// [serve](callboard_client::ClientBuilder::serves) the methods. Callers that do not know of this, v1 programs among
+    /// them, do not find such a provider, and its calls take the way through the center.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use callboard_client::Client;
+    /// use callboard_registry::{Place, Provider};
+    /// use callboard_server::Router;
+    ///
+    /// let router = Router::new().method("double", |n: i64| Ok(n * 2));
+    /// let center = Client::builder().serves(router.clone()).connect("127.0.0.1:7070").await?;
+    /// let provider = Provider::new(center).announce(router.names(), Place::Relay).await?;
+    /// # Ok(()) }
+    /// ```
+    Relay,
 }
 
 /// Why a listening address can't be announced.

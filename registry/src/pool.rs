@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use callboard_client::{Client, ClientBuilder, SessionMode, spawn_on};
+use callboard_client::{Client, ClientBuilder, RetryPolicy, SessionMode, spawn_on};
 use callboard_common::Host;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
@@ -19,6 +19,8 @@ pub(crate) struct Pool {
     connect: Connect,
     /// Which run of a provider discovery names at a host.
     named: Box<dyn Fn(Host) -> Option<Arc<str>> + Send + Sync>,
+    /// The connection to the center, which passes calls on to providers that can't be connected to.
+    center: Client,
     max_connections: usize,
     /// Numbers the attempts to connect.
     attempts: AtomicU64,
@@ -77,12 +79,14 @@ impl Pool {
     pub(crate) fn new(
         connect: Connect,
         named: impl Fn(Host) -> Option<Arc<str>> + Send + Sync + 'static,
+        center: Client,
         max_connections: usize,
     ) -> Self {
         Self {
             slots: DashMap::new(),
             connect,
             named: Box::new(named),
+            center,
             max_connections,
             attempts: AtomicU64::new(0),
             sweep_at: AtomicUsize::new(LEAST_SWEPT),
@@ -97,12 +101,21 @@ impl Pool {
         if let Some(client) = self.slots.get(&host).and_then(|slot| slot.client()) {
             return Ok(client);
         }
+        if host.is_relayed() {
+            return self.relayed(host);
+        }
         // No guard of the map lives over the wait.
         let mut outcome = self.outcome(host)?;
         match outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) {
             Some(outcome) => outcome.map_err(|failed| failed.why),
             None => Err("the runtime that connects has stopped".into()),
         }
+    }
+
+    /// The way through the center.
+    fn relayed(&self, host: Host) -> Result<Client, Arc<str>> {
+        let instance = (self.named)(host).ok_or("it has just gone")?;
+        Ok(self.center.relayed_to(&instance).with_retry(RetryPolicy::never()))
     }
 
     /// Whether others had better be turned to: it leaves, it does not answer, or it could not be connected to of late.

@@ -2,9 +2,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use callboard_client::{Address, CallError, CallErrorKind, Centers, Client, all_together};
-use callboard_common::Host;
+use callboard_common::{Feature, Host};
 use indexmap::IndexSet;
 use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use crate::announcer::Announcer;
 use crate::at_all::register_at_all;
@@ -74,6 +75,15 @@ pub enum ProviderError {
         /// Why not.
         #[source]
         source: std::io::Error,
+    },
+    /// The center passes no calls on to this provider.
+    #[error(
+        "the center at {center} passes no calls on to this provider: its client is to serve the methods \
+         (`Client::builder().serves(..)`), within a session, and the center is to know `relay`"
+    )]
+    NoRelay {
+        /// Its address.
+        center: Address,
     },
     /// The center knows no sessions, and without one only a whole provider can go.
     #[error(
@@ -243,6 +253,7 @@ pub(crate) async fn hosts(place: &Place, center: &Client) -> Result<Vec<Host>, P
     let listening = match place {
         Place::Hosts(hosts) => return Ok(hosts.iter().copied().collect::<IndexSet<_>>().into_iter().collect()),
         Place::Listening(listening) => listening,
+        Place::Relay => return relayed(center).await,
     };
     let local = center.local_addr().map(|local| local.ip());
     let mut hosts = IndexSet::new();
@@ -252,6 +263,16 @@ pub(crate) async fn hosts(place: &Place, center: &Client) -> Result<Vec<Host>, P
         hosts.insert(announced(socket, local).map_err(unfit)?);
     }
     if hosts.is_empty() { Err(ProviderError::NoTcpAddress) } else { Ok(hosts.into_iter().collect()) }
+}
+
+/// What stands for a provider that listens nowhere; its center knows it by the instance of its session.
+async fn relayed(center: &Client) -> Result<Vec<Host>, ProviderError> {
+    // What the center can is known once there is a connection.
+    let _ = timeout(center.timeout(), center.online()).await;
+    if center.knows(Feature::Serves) && center.knows(Feature::Relay) {
+        return Ok(vec![Host::relayed("")]);
+    }
+    Err(ProviderError::NoRelay { center: center.address() })
 }
 
 /// `None` for a Unix socket. Of a name's addresses the first counts, as where a server listens.
@@ -267,7 +288,6 @@ mod tests {
     use std::task::{Context, Waker};
 
     use callboard_server::{Router, Server};
-    use tokio::time::timeout;
 
     use callboard_client::Reconnect;
     use callboard_common::ResultCode;

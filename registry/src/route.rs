@@ -122,7 +122,11 @@ impl<'a> Route<'a> {
         let hosts = discovery.hosts_until(self.method, self.deadline).await?;
         if self.tried.is_empty() {
             let first = self.choose(balancer.pick(self.method, &hosts), &hosts)?;
-            if hosts.len() == 1 || !pool.is_doubtful(first.host) {
+            if hosts.len() == 1 || !(first.host.is_relayed() || pool.is_doubtful(first.host)) {
+                return Ok(first);
+            }
+            // Nobody can be called directly: they take turns.
+            if first.host.is_relayed() && hosts.iter().all(|host| host.is_relayed()) {
                 return Ok(first);
             }
         }
@@ -135,6 +139,9 @@ impl<'a> Route<'a> {
             sound = hosts.iter().copied().filter(is_sound).collect();
         }
         let choice = if sound.is_empty() { &left } else { &sound };
+        // The way through the center is longer.
+        let direct: Vec<Host> = choice.iter().copied().filter(|host| !host.is_relayed()).collect();
+        let choice = if direct.is_empty() { choice } else { &direct };
         let Pick { host, .. } = self.choose(balancer.pick_again(self.method, choice), choice)?;
         Ok(Pick { host, others: left.len().saturating_sub(1) })
     }

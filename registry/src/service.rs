@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use callboard_common::{
     BodyError, Connection, Decode, EncodeError, ErrorInfo, Event, Feature, Handler, Head, Host, Json, Message,
-    MessageType, ResultCode, SendError, ServiceAnswer, ServiceOp, ServiceRequest, Shared, refuse, refuse_body,
+    MessageType, ResultCode, SendError, ServiceAnswer, ServiceOp, ServiceRequest, Session, Shared, refuse, refuse_body,
     refuse_draining,
 };
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::availability::{Admission, Attempt, Availability, Claim, NotEntered, Outcomes, Unreached};
+use crate::relay::Lines;
 use crate::ticket::Ticket;
 use crate::{AvailabilityPolicy, Effects, Listing, Notice, RegistryLimits, RegistryMetrics, TableSize};
 
@@ -39,6 +40,8 @@ use crate::{AvailabilityPolicy, Effects, Listing, Notice, RegistryLimits, Regist
 #[derive(Debug)]
 pub struct RegistryService<C: Connection> {
     availability: Mutex<Availability<C, Ticket<C>>>,
+    /// To the providers that listen nowhere.
+    lines: Mutex<Lines<C>>,
     /// There is something to try, or an earlier deadline.
     woken: Notify,
     /// Connections end because this center stops, which says nothing of the peers.
@@ -56,6 +59,7 @@ impl<C: Connection> RegistryService<C> {
     pub fn with_policy(limits: RegistryLimits, policy: AvailabilityPolicy) -> Self {
         Self {
             availability: Mutex::new(Availability::new(limits, policy)),
+            lines: Mutex::default(),
             woken: Notify::new(),
             draining: AtomicBool::new(false),
         }
@@ -81,6 +85,17 @@ impl<C: Connection> RegistryService<C> {
 
     fn availability(&self) -> MutexGuard<'_, Availability<C, Ticket<C>>> {
         self.availability.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection over which a provider that listens nowhere takes calls of `method`.
+    pub(crate) fn line_to(&self, method: &str, instance: &str) -> Option<C> {
+        let (host, availability) = (Host::relayed(instance), self.availability());
+        self.lines().find(host, |conn| availability.provides(conn, method, host))
+    }
+
+    /// To be taken after the availability, where both are.
+    fn lines(&self) -> MutexGuard<'_, Lines<C>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until there is something to do.
@@ -122,9 +137,10 @@ impl<C: Connection> RegistryService<C> {
     }
 
     fn register(&self, conn: &C, message: &Message, request: &ServiceRequest<'_>) {
-        let Some(host) = request.host else { return };
-        let instance = match instance(conn, request) {
-            Ok(instance) => instance,
+        let named = instance(conn, request).and_then(|instance| Ok((place(conn, request)?, instance)));
+        let (host, instance) = match named {
+            Ok((host, _)) if host.is_relayed() => (host, conn.session().map(|session| &*session.instance)),
+            Ok(named) => named,
             Err(why) => return refuse_body(conn, message, &why),
         };
         let is_v1 = conn.session().is_none() && !request.probe;
@@ -133,6 +149,9 @@ impl<C: Connection> RegistryService<C> {
         let before = availability.next_deadline();
         match availability.register(conn, &claim, Instant::now(), &mut self.effects(Some(conn))) {
             Ok(Admission::Entered) => {
+                if host.is_relayed() {
+                    self.lines().enter(host, conn);
+                }
                 conn.set_provider();
                 answer_ok(conn, message, ServiceOp::Register);
             }
@@ -167,7 +186,7 @@ impl<C: Connection> RegistryService<C> {
             Ok(listing) => listing,
             Err(why) => return refuse_op(conn, message, request.op, why.code(), &why.to_error()),
         };
-        let answer = host_list(&request.method, listing, with_revision);
+        let answer = host_list(&request.method, listing, with_revision, knows(conn, Feature::Relay));
         if let Err(SendError::Encode(why)) = conn.answer(message.id(), &answer) {
             availability.stop_watching(conn, &request.method);
             refuse_list(conn, message, &why);
@@ -184,7 +203,8 @@ impl<C: Connection> RegistryService<C> {
             );
         }
         let (mut availability, effects) = (self.availability(), &mut self.effects(Some(conn)));
-        availability.withdraw(conn, &request.method, request.host, Instant::now(), effects);
+        let relayed = request.relay.then(|| conn.session().map(|session| Host::relayed(&session.instance))).flatten();
+        availability.withdraw(conn, &request.method, request.host.or(relayed), Instant::now(), effects);
         answer_ok(conn, message, ServiceOp::Withdraw);
     }
 }
@@ -215,6 +235,9 @@ impl<C: Connection> Handler<C> for RegistryService<C> {
     }
 
     fn closed(&self, conn: &C) {
+        if let Some(session) = conn.session().filter(|session| session.serving.is_some()) {
+            self.lines().leave(Host::relayed(&session.instance), conn);
+        }
         let mut availability = self.availability();
         let (before, effects) = (availability.next_deadline(), &mut self.effects(None));
         // Of a center that goes nobody comes back to it.
@@ -239,7 +262,8 @@ impl<C: Connection> Effects<C> for Push<'_, C> {
             return;
         }
         let (mut plain, mut revised) = (None, None);
-        for watcher in watchers {
+        let is_told = |watcher: &&C| !notice.host.is_relayed() || knows(*watcher, Feature::Relay);
+        for watcher in watchers.iter().filter(is_told) {
             let with_revision = is_told_revisions(watcher);
             let form = if with_revision { &mut revised } else { &mut plain };
             // Once for all watchers of a form: they are all the same center's connections, with the same protocol.
@@ -271,7 +295,27 @@ impl<C: Connection> Outcomes<C, Ticket<C>> for Push<'_, C> {
 
 /// Nothing beyond v1 goes to a peer that did not ask for it.
 fn is_told_revisions<C: Connection>(conn: &C) -> bool {
-    conn.session().is_some_and(|session| session.features.has(Feature::Revisions))
+    knows(conn, Feature::Revisions)
+}
+
+fn knows<C: Connection>(conn: &C, feature: Feature) -> bool {
+    conn.session().is_some_and(|session| session.features.has(feature))
+}
+
+/// Where a provider registers: at a host, or behind its own connection, over which it takes calls.
+fn place<C: Connection>(conn: &C, request: &ServiceRequest<'_>) -> Result<Host, BodyError> {
+    let takes_calls = |session: &&Session| session.serving.is_some() && session.features.has(Feature::Relay);
+    let relayed = || {
+        let session = conn.session().filter(takes_calls)?;
+        (!session.instance.is_empty()).then(|| Host::relayed(&session.instance))
+    };
+    request.host.or_else(relayed).ok_or_else(|| {
+        let needs_none = "; only who takes calls over this connection, in a session with \"serves\", \"relay\" and an \
+                          instance, needs none";
+        let more = conn.session().map_or("", |_| needs_none);
+        let why = format!("\"host\" is missing{more}");
+        BodyError { optype: Some(request.op.to_wire()), ..BodyError::invalid(why) }
+    })
 }
 
 /// Which run of a provider registers: a session peer's own, unless it says otherwise.
@@ -291,19 +335,24 @@ fn encode_notice<C: Connection>(conn: &C, notice: &Notice, with_revision: bool) 
     let id = Uuid::new_v4().hyphenated().encode_lower(&mut id);
     let op = if notice.online { ServiceOp::Online } else { ServiceOp::Offline };
     let mut body = ServiceRequest::new(&*notice.method, op).at(notice.host);
-    if with_revision {
+    if with_revision || notice.host.is_relayed() {
         body.instance = notice.instance.as_deref().map(Cow::Borrowed);
+    }
+    if with_revision {
         body.revision = notice.revision;
     }
     let frame = conn.encode(Head::new(MessageType::ServiceRequest, id.as_bytes()), &body)?;
     Ok(conn.share(frame))
 }
 
-fn host_list(method: &str, listing: Listing, with_revision: bool) -> ServiceAnswer<'_> {
+fn host_list(method: &str, listing: Listing, with_revision: bool, with_relayed: bool) -> ServiceAnswer<'_> {
     let Listing { mut hosts, revision } = listing;
+    if !with_relayed {
+        hosts.retain(|listed| !listed.host.is_relayed());
+    }
     let none = hosts.is_empty();
     if !with_revision {
-        for listed in &mut hosts {
+        for listed in hosts.iter_mut().filter(|listed| !listed.host.is_relayed()) {
             listed.instance = None;
         }
     }

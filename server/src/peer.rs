@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use callboard_common::{
     CallMeta, Cancel, Codec, Connection, ConnectionId, Decode, Encode, EncodeError, Executed, FLAG_ONE_WAY, Feature,
     HEADER_BYTES, Head, Json, Limits, Message, MessageType, Raw, RequestId, ResultCode, RpcRequest, RpcResponse,
-    SendError, Session,
+    SendError, Session, Verbatim,
 };
 use callboard_net::deadline_after;
 use serde::Serialize;
@@ -69,25 +69,11 @@ impl<C: Connection> Line for C {
     }
 
     fn request(&self, head: Head<'_>, body: &[u8]) -> Result<u64, SendError> {
-        Connection::request(self, head, &Written(head.kind, body))
+        Connection::request(self, head, &Verbatim { kind: head.kind, body })
     }
 
     fn sent_bytes(&self) -> u64 {
         Connection::sent_bytes(self)
-    }
-}
-
-/// A body that was written before.
-struct Written<'a>(MessageType, &'a [u8]);
-
-impl Encode for Written<'_> {
-    fn kind(&self) -> MessageType {
-        self.0
-    }
-
-    fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        out.extend_from_slice(self.1);
-        Ok(())
     }
 }
 
@@ -190,7 +176,7 @@ impl Peer {
 
     fn body(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<BytesMut, PeerError> {
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
-        let meta = Some(CallMeta { timeout_ms: Some(timeout_ms), idempotency_key: None });
+        let meta = Some(CallMeta { timeout_ms: Some(timeout_ms), ..CallMeta::default() });
         let mut body = BytesMut::new();
         let request = RpcRequest { method: Cow::Borrowed(method), parameters: params, meta };
         request.encode::<Json>(&mut body).map_err(|why| self.unwritable(method, &why))?;

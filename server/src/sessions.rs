@@ -23,6 +23,7 @@ pub struct Sessions {
     name: String,
     instance: String,
     limits: Limits,
+    features: Features,
     /// One for all sessions: connections are many.
     heartbeats: Arc<Heartbeats>,
 }
@@ -31,7 +32,9 @@ impl Sessions {
     /// Sessions of the program that is called `name` in its log, in which a peer must keep within `limits`. The
     /// instance is a new UUID.
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
-        Self { name: name.into(), instance: Uuid::new_v4().to_string(), limits, heartbeats: Arc::default() }
+        let (name, instance, features) =
+            (name.into(), Uuid::new_v4().to_string(), Features::ALL.without(Feature::Relay));
+        Self { name, instance, limits, features, heartbeats: Arc::default() }
     }
 
     /// The same with what a server's limits permit each peer.
@@ -45,6 +48,12 @@ impl Sessions {
     #[must_use]
     pub fn with_instance(self, instance: impl Into<String>) -> Self {
         Self { instance: instance.into(), ..self }
+    }
+
+    /// The same of a program that passes calls on to providers that listen nowhere.
+    #[must_use]
+    pub fn relaying(self) -> Self {
+        Self { features: Features::ALL, ..self }
     }
 
     /// What the program calls itself.
@@ -65,7 +74,7 @@ impl Sessions {
 
     fn open<C: Connection>(&self, conn: &C, message: &Message) -> Result<(), BodyError> {
         let request = SessionRequest::decode::<Json>(message.body())?;
-        let features = Features::from_names(request.features.iter().map(|name| &**name)) & Features::ALL;
+        let features = Features::from_names(request.features.iter().map(|name| &**name)) & self.features;
         let heartbeats = features.has(Feature::Heartbeat).then(|| Arc::clone(&self.heartbeats));
         let session = Session {
             name: bounded("name", request.name)?,

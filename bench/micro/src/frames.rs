@@ -26,7 +26,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
 ];
 
 fn call() -> RpcRequest<'static, crate::Pair> {
-    let meta = Some(CallMeta { timeout_ms: Some(5000), idempotency_key: None });
+    let meta = Some(CallMeta { timeout_ms: Some(5000), ..CallMeta::default() });
     RpcRequest { method: Cow::Borrowed("add"), parameters: PAIR, meta }
 }
 

@@ -43,6 +43,17 @@ impl Client {
         self.with_again(Again { is_idempotent: true, ..self.again() })
     }
 
+    /// The same connection, to a center, whose calls the center passes on to the provider of this instance: to one that
+    /// listens nowhere and has registered its methods over its own connection
+    /// ([`ClientBuilder::serves`](crate::ClientBuilder::serves)). That is what a `Caller` does by itself. Requests of other
+    /// kinds are the center's as before.
+    ///
+    /// What is told of such a call is as true as that of any other; the peer that errors name is the center.
+    #[must_use]
+    pub fn relayed_to(&self, instance: &str) -> Self {
+        Self { to: Some(serde_json::Value::from(instance).to_string().into()), ..self.clone() }
+    }
+
     /// How often [calls](Self::call) are made again.
     pub fn retry(&self) -> RetryPolicy {
         self.again().policy

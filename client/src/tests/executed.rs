@@ -54,7 +54,7 @@ async fn what_a_peer_does_with_a_call_says_whether_it_was_executed() {
         (Then::Answers(r#"{"rcode":4,"error":{"message":"bad","executed":"no"}}"#), "remote", No),
         (Then::Answers(r#"{"rcode":8,"error":{"message":"panic","executed":"yes"}}"#), "remote", Yes),
         (Then::Answers(r#"{"rcode":64,"error":{"message":"sold out","executed":"yes"}}"#), "remote", Yes),
-        (Then::Answers(r#"{"rcode":3,"error":{"message":"relay","executed":"unknown"}}"#), "remote", Unknown),
+        (Then::Answers(r#"{"rcode":3,"error":{"message":"relay","executed":"unknown"}}"#), "disconnected", Unknown),
         // One that does not, or not in the words that we know, tells nothing.
         (Then::Answers(r#"{"rcode":17}"#), "remote", Unknown),
         (Then::Answers(r#"{"rcode":4,"result":{}}"#), "remote", Unknown),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use super::is_true;
 use super::service::host_of;
 use crate::{Codec, Host, Raw, Shape};
 
-/// One provider in the answer to a discovery: `{"ip": string, "port": int}`, within a session also `"instance"`.
+/// One provider in the answer to a discovery: `{"ip": string, "port": int}`, within a session also `"instance"`; one that
+/// listens nowhere: `{"relay": true, "instance": string}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListedHost {
     /// Where it listens.
@@ -25,6 +27,12 @@ impl From<Host> for ListedHost {
 
 impl Serialize for ListedHost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.host.is_relayed() {
+            let mut relayed = serializer.serialize_struct("ListedHost", 2)?;
+            relayed.serialize_field("relay", &true)?;
+            relayed.serialize_field("instance", self.instance.as_deref().unwrap_or_default())?;
+            return relayed.end();
+        }
         let mut host = serializer.serialize_struct("ListedHost", if self.instance.is_some() { 3 } else { 2 })?;
         host.serialize_field("ip", &self.host.ip())?;
         host.serialize_field("port", &self.host.port())?;
@@ -113,7 +121,12 @@ fn read_host<C: Codec>(value: Raw<'_>) -> Option<ListedHost> {
     if C::shape(value) != Shape::Object {
         return None;
     }
-    let [ip, port, instance] = C::members(value.bytes(), ["ip", "port", "instance"]).ok()?;
-    let instance = instance.and_then(C::text).map(Arc::from);
-    Some(ListedHost { host: host_of::<C>(ip, port).ok()?, instance })
+    let [ip, port, instance, relay] = C::members(value.bytes(), ["ip", "port", "instance", "relay"]).ok()?;
+    let instance: Option<Arc<str>> = instance.and_then(C::text).map(Arc::from);
+    let host = if ip.is_none() && is_true::<C>(relay) {
+        Host::relayed(instance.as_deref()?)
+    } else {
+        host_of::<C>(ip, port).ok()?
+    };
+    Some(ListedHost { host, instance })
 }

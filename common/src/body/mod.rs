@@ -10,6 +10,7 @@ mod service;
 mod session;
 mod topic;
 mod topic_options;
+mod verbatim;
 
 use std::borrow::Cow;
 
@@ -26,11 +27,17 @@ pub use service::{ServiceAnswer, ServiceOp, ServiceRequest};
 pub use session::{Limits, SessionAnswer, SessionRequest};
 pub use topic::{Missed, Subscribed, TopicAnswer, TopicOp, TopicPosition, TopicRequest};
 pub use topic_options::{SlowPolicy, TopicOperation, TopicOptions};
+pub use verbatim::Verbatim;
 
 /// A body that can be written.
 pub trait Encode {
     /// The kind of frame that carries it.
     fn kind(&self) -> MessageType;
+
+    /// The flags of a request that carries it, beside those of the way in which it is sent. By default none.
+    fn flags(&self) -> u8 {
+        0
+    }
 
     /// Appends the body.
     ///
@@ -270,6 +277,11 @@ impl Optype<'_> {
             Self::Other => BodyError::bad_optype("optype is not one of this kind's"),
         }
     }
+}
+
+/// Whether it is `true`; what else stands there is as good as absent.
+fn is_true<C: Codec>(value: Option<Raw<'_>>) -> bool {
+    value.is_some_and(|value| C::read(value).unwrap_or(false))
 }
 
 /// The code of an answer; an answer without one is what `absent` says.

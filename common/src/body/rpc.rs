@@ -6,7 +6,8 @@ use serde::Serialize;
 use super::{Empty, answer_code, answer_error, required_text};
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, MessageType, Raw, ResultCode};
 
-/// REQ_RPC: `{"method": string, "parameters": any, "meta"?: {"timeout_ms"?: int, "idempotency_key"?: string}}`.
+/// REQ_RPC: `{"method": string, "parameters": any, "meta"?: {"timeout_ms"?: int, "idempotency_key"?: string,
+/// "instance"?: string}}`.
 ///
 /// Written with any serializable parameters, read with parameters that are still encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub struct CallMeta<'a> {
     /// Under which its answer is remembered, still encoded: the peer that knows keys checks it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<Raw<'a>>,
+    /// Which provider a center is to pass the call on to, still encoded; with [`FLAG_RELAY`](crate::FLAG_RELAY).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Raw<'a>>,
 }
 
 impl<P: Serialize> Encode for RpcRequest<'_, P> {
@@ -41,9 +45,9 @@ impl<P: Serialize> Encode for RpcRequest<'_, P> {
             method: &'a str,
             parameters: &'a P,
             #[serde(skip_serializing_if = "Option::is_none")]
-            meta: Option<CallMeta<'a>>,
+            meta: Option<&'a CallMeta<'a>>,
         }
-        C::write(&Wire { method: &self.method, parameters: &self.parameters, meta: self.meta }, out)
+        C::write(&Wire { method: &self.method, parameters: &self.parameters, meta: self.meta.as_ref() }, out)
     }
 }
 
@@ -60,13 +64,14 @@ impl<'a> Decode<'a> for RpcRequest<'a> {
 
 /// What is not known in there, or not as it is known, is passed over.
 fn read_meta<C: Codec>(meta: Raw<'_>) -> Option<CallMeta<'_>> {
-    let [timeout_ms, idempotency_key] = C::members(meta.bytes(), ["timeout_ms", "idempotency_key"]).ok()?;
+    let keys = ["timeout_ms", "idempotency_key", "instance"];
+    let [timeout_ms, idempotency_key, instance] = C::members(meta.bytes(), keys).ok()?;
     let timeout_ms = timeout_ms.and_then(|value| match C::integer(value)? {
         Integer::Small(ms) => u64::try_from(ms).ok(),
         Integer::Big => None,
     });
-    let says_something = timeout_ms.is_some() || idempotency_key.is_some();
-    says_something.then_some(CallMeta { timeout_ms, idempotency_key })
+    let says_something = timeout_ms.is_some() || idempotency_key.is_some() || instance.is_some();
+    says_something.then_some(CallMeta { timeout_ms, idempotency_key, instance })
 }
 
 /// RSP_RPC that carries a result: `{"rcode": 0, "result": any}`.

@@ -5,7 +5,8 @@ use bytes::BytesMut;
 use serde::Serialize;
 
 use super::{
-    HostList, NO_OPTYPE, Optype, answer_code, answer_error, missing, natural, optype, required_text, wrong_type,
+    HostList, NO_OPTYPE, Optype, answer_code, answer_error, is_true, missing, natural, optype, required_text,
+    wrong_type,
 };
 use crate::{
     BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Host, Integer, MessageType, Raw, ResultCode, Shape,
@@ -46,7 +47,8 @@ impl ServiceOp {
 }
 
 /// REQ_SERVICE: `{"method": string, "optype": 0..=4, "host": {"ip": string, "port": int}}`; within a session also
-/// `"instance"`, and in notices `"revision"`; a registration without a session may have `"probe": true`.
+/// `"instance"`, and in notices `"revision"`; a registration without a session may have `"probe": true`. Of a provider that
+/// listens nowhere it has `"relay": true` in place of `host`.
 ///
 /// ```
 /// use callboard_common::{ServiceOp, ServiceRequest};
@@ -60,8 +62,11 @@ pub struct ServiceRequest<'a> {
     pub method: Cow<'a, str>,
     /// What is asked for or told.
     pub op: ServiceOp,
-    /// Where. Always there with `Register`, and with a notice that a center sent; may be there with `Withdraw`.
+    /// Where. There with `Register`, and with a notice that a center sent, of a provider that listens somewhere; may be
+    /// there with `Withdraw`.
     pub host: Option<Host>,
+    /// The provider listens nowhere: a center passes calls on to it (sessions only).
+    pub relay: bool,
     /// Which run of a provider is at that host (sessions only).
     pub instance: Option<Cow<'a, str>>,
     /// In a notice: of the method's set of providers, after the change (sessions only).
@@ -73,13 +78,19 @@ pub struct ServiceRequest<'a> {
 impl<'a> ServiceRequest<'a> {
     /// A request without a host.
     pub fn new(method: impl Into<Cow<'a, str>>, op: ServiceOp) -> Self {
-        Self { method: method.into(), op, host: None, instance: None, revision: None, probe: false }
+        Self { method: method.into(), op, host: None, relay: false, instance: None, revision: None, probe: false }
     }
 
-    /// The same about `host`.
+    /// The same about `host`. Of one that is relayed its instance has to be told beside it, in notices.
     #[must_use]
     pub fn at(self, host: Host) -> Self {
-        Self { host: Some(host), ..self }
+        Self { host: Some(host).filter(|host| !host.is_relayed()), relay: host.is_relayed(), ..self }
+    }
+
+    /// Where it says that the provider is, or what stands for one that it names.
+    pub fn place(&self) -> Option<Host> {
+        let relayed = || self.instance.as_deref().filter(|_| self.relay).map(Host::relayed);
+        self.host.or_else(relayed)
     }
 }
 
@@ -95,6 +106,8 @@ impl Encode for ServiceRequest<'_> {
             optype: i64,
             #[serde(skip_serializing_if = "Option::is_none")]
             host: Option<Host>,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            relay: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
             instance: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,17 +115,21 @@ impl Encode for ServiceRequest<'_> {
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             probe: bool,
         }
-        let Self { method, op, host, instance, revision, probe } = self;
+        let Self { method, op, host, relay, instance, revision, probe } = self;
         let (optype, instance) = (op.to_wire(), instance.as_deref());
-        C::write(&Wire { method, optype, host: *host, instance, revision: *revision, probe: *probe }, out)
+        C::write(
+            &Wire { method, optype, host: *host, relay: *relay, instance, revision: *revision, probe: *probe },
+            out,
+        )
     }
 }
 
-/// As a center reads it: online and offline from a peer are refused by the handler, whatever their host.
+/// As a center reads it: online and offline from a peer are refused by the handler, whatever their host, and so is a
+/// registration without one by a peer that can't be called back.
 impl<'a> Decode<'a> for ServiceRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [method, op, host, instance, revision, probe] =
-            C::members(body, ["method", "optype", "host", "instance", "revision", "probe"])?;
+        let [method, op, host, relay, instance, revision, probe] =
+            C::members(body, ["method", "optype", "host", "relay", "instance", "revision", "probe"])?;
         let op = optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype));
         // An error's answer repeats the optype, so it is looked at first and judged last.
         let known = op.as_ref().ok().map(|op| op.to_wire());
@@ -120,19 +137,15 @@ impl<'a> Decode<'a> for ServiceRequest<'a> {
         let method = required_text::<C>(method, "method").map_err(named)?;
         let op = op?;
         let host = match (op, host) {
-            (ServiceOp::Register, None) => return Err(named(missing("host"))),
             (ServiceOp::Register | ServiceOp::Withdraw, Some(host)) => Some(read_host::<C>(host).map_err(named)?),
             (ServiceOp::Online | ServiceOp::Offline, Some(host)) => read_host::<C>(host).ok(),
             (_, None) | (ServiceOp::Discover, Some(_)) => None,
         };
         // To a peer without a session these are unknown keys, which may hold anything.
         let (instance, revision) = (instance.and_then(C::text), revision.and_then(natural::<C>));
-        Ok(Self { method, op, host, instance, revision, probe: probe.is_some_and(is_true::<C>) })
+        let (relay, probe) = (is_true::<C>(relay), is_true::<C>(probe));
+        Ok(Self { method, op, host, relay, instance, revision, probe })
     }
-}
-
-fn is_true<C: Codec>(value: Raw<'_>) -> bool {
-    C::read(value).unwrap_or(false)
 }
 
 fn read_host<C: Codec>(value: Raw<'_>) -> Result<Host, BodyError> {
@@ -251,6 +264,7 @@ mod tests {
             (r#"{"method":"add","optype":2,"host":{"ip":"127.0.0.1","port":80}}"#, ServiceOp::Online, true),
             (r#"{"method":"add","optype":3}"#, ServiceOp::Offline, false),
             (r#"{"method":"add","optype":4}"#, ServiceOp::Withdraw, false),
+            (r#"{"method":"add","optype":0,"relay":true}"#, ServiceOp::Register, false),
         ];
         for (body, op, host) in rows {
             let request = ServiceRequest::decode::<Json>(body.as_bytes()).unwrap();
@@ -269,7 +283,6 @@ mod tests {
             (r#"{"method":"add","optype":true}"#.to_owned(), InvalidMessage, None),
             (r#"{"method":"add","optype":9}"#.to_owned(), InvalidOptype, None),
             (r#"{"method":"add","optype":"TOPIC_CREATE"}"#.to_owned(), InvalidOptype, None),
-            (r#"{"method":"add","optype":0}"#.to_owned(), InvalidMessage, Some(0)),
             (with_host("null"), InvalidMessage, Some(0)),
             (with_host(r#"["127.0.0.1",80]"#), InvalidMessage, Some(0)),
             (with_host(r#"{"port":80}"#), InvalidMessage, Some(0)),

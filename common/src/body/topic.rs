@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{Optype, answer_code, answer_error, missing, natural, optype, required_text};
+use super::{Optype, answer_code, answer_error, is_true, missing, natural, optype, required_text};
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, MessageType, Raw, ResultCode};
 
 /// What a REQ_TOPIC asks for.
@@ -228,7 +228,7 @@ impl<'a> Decode<'a> for TopicAnswer {
             at: TopicPosition { epoch, seq },
             replayed: replayed.and_then(natural::<C>).unwrap_or(0).min(seq),
             missed: missed.map(|count| natural::<C>(count).map_or(Missed::Unknown, Missed::Exactly)),
-            retain: retain.is_some_and(|retain| C::read(retain).unwrap_or(false)),
+            retain: is_true::<C>(retain),
         });
         Ok(Self { code: answer_code::<C>(rcode, None)?, subscribed, error: answer_error::<C>(error) })
     }

@@ -91,7 +91,7 @@ fn typed(name: &str, message: &Message) -> Value {
         "discover answer" => service_answer(body, ServiceOp::Discover, Some("add"), Some(&["127.0.0.1:21080"])),
         "call add" => {
             let request = RpcRequest::decode::<Json>(body).unwrap();
-            assert_eq!((&*request.method, request.meta), ("add", None));
+            assert_eq!((&*request.method, &request.meta), ("add", &None));
             assert_eq!(parsed(request.parameters), json!({"num1": 0, "num2": 1}));
             written(&request)
         }

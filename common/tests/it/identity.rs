@@ -83,7 +83,10 @@ fn host() -> impl Strategy<Value = Host> {
 }
 
 fn listed_host() -> impl Strategy<Value = ListedHost> {
-    (host(), prop::option::of(text())).prop_map(|(host, name)| ListedHost { host, instance: name.map(Into::into) })
+    let listens =
+        (host(), prop::option::of(text())).prop_map(|(host, name)| ListedHost { host, instance: name.map(Into::into) });
+    let relayed = text().prop_map(|name| ListedHost { host: Host::relayed(&name), instance: Some(name.into()) });
+    prop_oneof![listens, relayed]
 }
 
 fn topic_op() -> impl Strategy<Value = TopicOp> {
@@ -119,11 +122,11 @@ proptest! {
 
     #[test]
     fn rpc_request(id in id(), method in text(), parameters in value(), timeout_ms in any::<Option<u32>>()) {
-        let meta = timeout_ms.map(|ms| CallMeta { timeout_ms: Some(ms.into()), idempotency_key: None });
+        let meta = timeout_ms.map(|ms| CallMeta { timeout_ms: Some(ms.into()), ..CallMeta::default() });
         let sent = RpcRequest { method: method.into(), parameters, meta };
         carry!(&id, &sent, |C, bytes| {
             let got = RpcRequest::decode::<C>(bytes).unwrap();
-            assert_same((&got.method, got.meta), (&sent.method, sent.meta))?;
+            assert_same((&got.method, &got.meta), (&sent.method, &sent.meta))?;
             assert_same(&read::<C>(got.parameters), &sent.parameters)?;
         });
     }
@@ -188,11 +191,11 @@ proptest! {
 
     #[test]
     fn service_request(id in id(), method in text(), op in service_op(), host in host(),
-                       instance in prop::option::of(text()), revision in prop::option::of(0..u64::MAX / 2),
-                       probe in any::<bool>()) {
-        let host = (op != ServiceOp::Discover).then_some(host);
+                       relay in any::<bool>(), instance in prop::option::of(text()),
+                       revision in prop::option::of(0..u64::MAX / 2), probe in any::<bool>()) {
+        let host = (op != ServiceOp::Discover && !relay).then_some(host);
         let (method, instance) = (method.into(), instance.map(Into::into));
-        let sent = ServiceRequest { method, op, host, instance, revision, probe };
+        let sent = ServiceRequest { method, op, host, relay, instance, revision, probe };
         carry!(&id, &sent, |C, bytes| assert_same(&ServiceRequest::decode::<C>(bytes).unwrap(), &sent)?);
     }
 

@@ -67,6 +67,7 @@ pub fn check_service_body(body: &[u8]) {
         let expected = members.get("host").and_then(|value| host(value)).filter(|_| request.op != ServiceOp::Discover);
         assert_eq!(request.host, expected);
         assert_eq!(request.instance.as_deref(), instance(&members).as_deref());
+        assert_eq!(request.relay, is_relayed(&members));
         assert_eq!(request.revision, revision(&members));
         assert_eq!(ServiceRequest::decode::<Json>(&written(&request)).unwrap(), request);
     } else if let Document::Object(members) = Document::read(body) {
@@ -154,7 +155,7 @@ fn service_request(members: &Members) -> Result<(), ResultCode> {
     text(members, "method")?;
     let op = optype(members, &SERVICE_OPS)?;
     let host_is_right = || members.get("host").is_some_and(|value| host(value).is_some());
-    let needs_host = op == 0 || op == 4 && members.contains_key("host");
+    let needs_host = (op == 0 || op == 4) && members.contains_key("host");
     if needs_host && !host_is_right() { Err(ResultCode::InvalidMessage) } else { Ok(()) }
 }
 
@@ -176,8 +177,19 @@ fn host(value: &RawValue) -> Option<Host> {
 }
 
 fn listed_host(value: &RawValue) -> Option<ListedHost> {
-    let instance = instance(&object(value)?).map(Into::into);
-    Some(ListedHost { host: host(value)?, instance })
+    let members = object(value)?;
+    let instance = instance(&members);
+    let host = if is_relayed(&members) && !members.contains_key("ip") {
+        Host::relayed(instance.as_deref()?)
+    } else {
+        host(value)?
+    };
+    Some(ListedHost { host, instance: instance.map(Into::into) })
+}
+
+/// What is not `true` is as good as absent.
+fn is_relayed(members: &Members) -> bool {
+    members.get("relay").is_some_and(|value| value.get() == "true")
 }
 
 /// What is no text is none.

@@ -208,18 +208,14 @@ impl Knowledge {
 impl Inbox for State {
     fn message(&self, conn: &Conn, message: Message) {
         match ServiceRequest::decode::<Json>(message.body()) {
-            Ok(ServiceRequest {
-                method,
-                op: op @ (ServiceOp::Online | ServiceOp::Offline),
-                host: Some(host),
-                instance,
-                revision,
-                ..
-            }) => {
-                let instance = instance.map(Arc::from);
-                let online = op == ServiceOp::Online;
-                self.apply(&Notice { method: method.into(), host, online, instance, revision });
-            }
+            Ok(told) if matches!(told.op, ServiceOp::Online | ServiceOp::Offline) => match told.place() {
+                Some(host) => {
+                    let ServiceRequest { method, op, instance, revision, .. } = told;
+                    let (online, instance) = (op == ServiceOp::Online, instance.map(Arc::from));
+                    self.apply(&Notice { method: method.into(), host, online, instance, revision });
+                }
+                None => conn.count(Event::Ignored),
+            },
             _ => conn.count(Event::Ignored),
         }
     }

@@ -14,6 +14,7 @@ mod house;
 mod one_thread;
 mod protocol_page;
 mod registry;
+mod relay;
 mod reverse;
 mod rolling;
 mod rpc;

@@ -206,6 +206,8 @@ impl Model {
         let request = ServiceRequest::decode::<Json>(message.body())?;
         let (method, too_long) = (&*request.method, request.method.len() > REGISTRY_LIMITS.max_name_bytes);
         Ok(match request.op {
+            // Nobody here passes calls on.
+            ServiceOp::Register if request.host.is_none() => Answer::Code(ResultCode::InvalidMessage),
             ServiceOp::Register | ServiceOp::Discover if too_long => Answer::Code(ResultCode::TooLarge),
             ServiceOp::Register => Answer::Code(self.register(peer.id, method, request.host.unwrap(), pushes)),
             // Nobody is made to watch what it was never told.

@@ -1,0 +1,368 @@
+mod book;
+mod lines;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use callboard_client::deadline_after;
+use callboard_common::{
+    Cancel, Codec, Connection, Decode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, FLAG_RELAY, Feature,
+    HEADER_BYTES, Handler, Head, InFlight, Json, Message, MessageType, RequestId, ResultCode, RpcError, RpcRequest,
+    SendError, Verbatim, refuse, refuse_body,
+};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use self::book::{Book, Call, CallerId, Full, Left, Number};
+pub(crate) use self::lines::Lines;
+use crate::RegistryService;
+use crate::reach::until;
+
+/// Passes calls on to providers that listen nowhere: each over the connection over which that provider registered, its
+/// answer back over the caller's.
+///
+/// Bodies pass untouched. What waits is bounded: of a caller by its requests in flight, of a provider by what it permits,
+/// and in all. A provider that reads slowly fills its own outbox, and no more calls are passed on to it until it reads.
+///
+/// ```
+/// use std::sync::Arc;
+/// use callboard_common::{Dispatcher, Recorder};
+/// use callboard_registry::{RegistryService, Relay};
+/// use callboard_server::Router;
+///
+/// let registry = Arc::new(RegistryService::<Recorder>::default());
+/// let (router, relay) = (Router::new(), Arc::new(Relay::new(Arc::clone(&registry), 65_536)));
+/// let center = Dispatcher::new()
+///     .on_response(RelayAnswers::new(&relay, router.answers()))
+///     .on_rpc(RelayCalls::new(&relay, router))
+///     .on_service(registry);
+/// # use callboard_registry::{RelayAnswers, RelayCalls};
+/// ```
+#[derive(Debug)]
+pub struct Relay<C: Connection> {
+    registry: Arc<RegistryService<C>>,
+    book: Mutex<Book<C, InFlight<C>>>,
+    /// There is an earlier deadline than the one that is waited for.
+    woken: Notify,
+}
+
+/// Takes the calls of a center: those that are to be passed on, and hands all others to what serves here.
+#[derive(Debug)]
+pub struct RelayCalls<C: Connection, H> {
+    relay: Arc<Relay<C>>,
+    here: H,
+}
+
+/// Takes the answers that come to a center: those to calls that were passed on, and hands all others on.
+#[derive(Debug)]
+pub struct RelayAnswers<C: Connection, H> {
+    relay: Arc<Relay<C>>,
+    here: H,
+}
+
+/// Why a call was not passed on; it did not run.
+type NotPassed = (ResultCode, ErrorInfo);
+
+impl<C: Connection> Relay<C> {
+    /// Passes on calls to what is registered in `registry`; up to `bound` of them wait for their answers at once.
+    pub fn new(registry: Arc<RegistryService<C>>, bound: usize) -> Self {
+        Self { registry, book: Mutex::new(Book::new(bound)), woken: Notify::new() }
+    }
+
+    /// How many calls wait for the answers of providers.
+    pub fn waiting(&self) -> usize {
+        self.book().len()
+    }
+
+    /// Answers the calls whose callers wait no longer. It runs as long as the center does, as one task of it.
+    ///
+    /// # Cancel safety
+    /// From then on calls wait for their answers for as long as those take.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with a timer.
+    pub async fn keep(&self) {
+        loop {
+            let deadline = self.on_time(Instant::now());
+            tokio::select! {
+                biased;
+                () = self.woken.notified() => {}
+                () = until(deadline) => {}
+            }
+        }
+    }
+
+    fn on_time(&self, now: Instant) -> Option<Instant> {
+        let (expired, next) = {
+            let mut book = self.book();
+            (book.expired(now), book.look_next())
+        };
+        for (number, call) in expired {
+            cancel(&call.provider, number);
+            let text = "its provider has not answered in time; it may have run";
+            tell(&call, ResultCode::Timeout, text, Executed::Unknown);
+        }
+        next
+    }
+
+    fn pass_on(&self, conn: &C, message: &Message) {
+        let request = match RpcRequest::decode::<Json>(message.body()) {
+            Ok(request) => request,
+            Err(why) => return refuse_body(conn, message, &why),
+        };
+        if let Err((code, error)) = self.try_pass_on(conn, message, &request) {
+            refuse(conn, message, code, None, &error);
+        }
+    }
+
+    fn try_pass_on(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
+        let meta = request.meta.as_ref();
+        let instance = meta.and_then(|meta| meta.instance).and_then(Json::text).ok_or_else(unnamed)?;
+        let method = &request.method;
+        let provider = self.registry.line_to(method, &instance).ok_or_else(|| gone(method, &instance))?;
+        let serving = provider.session().and_then(|session| session.serving).unwrap_or_default();
+        let max_frame_bytes = usize::try_from(serving.max_frame_bytes).unwrap_or(usize::MAX);
+        let frame_bytes = HEADER_BYTES - LENGTH_BYTES + Number::WIRE_BYTES + message.body().len();
+        if frame_bytes > max_frame_bytes {
+            return Err(too_large(&EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
+        }
+        let left = meta.and_then(|meta| meta.timeout_ms);
+        if left == Some(0) {
+            let text = "the caller's deadline had passed before the call could be passed on";
+            return Err((ResultCode::Timeout, ErrorInfo::not_executed(text)));
+        }
+        if message.is_one_way() {
+            return pass_on_one_way(&provider, message);
+        }
+        let deadline = left.map(|left| deadline_after(Duration::from_millis(left)));
+        let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
+        let (caller, id) = (conn.clone(), CallerId::from_slice(message.id()));
+        let call = Call { caller, id, provider: provider.clone(), deadline, at: 0, held };
+        let bound = usize::try_from(serving.in_flight).unwrap_or(usize::MAX);
+        let number = self.enter(call, bound).map_err(full)?;
+        let id = number.to_wire();
+        match provider.request(Head::new(MessageType::RpcRequest, &id), &request_of(message)) {
+            Ok(at) => {
+                self.book().sent(number, at);
+                Ok(())
+            }
+            // Where it was taken out meanwhile, its caller has been told.
+            Err(why) => self.take(number).map_or(Ok(()), |_call| Err(unsent(&why))),
+        }
+    }
+
+    fn enter(&self, call: Call<C, InFlight<C>>, bound: usize) -> Result<Number, Full> {
+        let deadline = call.deadline;
+        let mut book = self.book();
+        let number = book.enter(call, bound)?;
+        let wakes = deadline.is_some_and(|deadline| book.is_too_late_for(deadline));
+        drop(book);
+        if wakes {
+            self.woken.notify_one();
+        }
+        Ok(number)
+    }
+
+    fn take(&self, number: Number) -> Option<Call<C, InFlight<C>>> {
+        self.book().take(number)
+    }
+
+    /// An answer has come. `false` if nobody waits for it.
+    fn answered(&self, provider: &C, number: Number, message: &Message) -> bool {
+        // One statement: the lock is not held while the answer is written.
+        let call = self.book().answered(provider, number);
+        let Some(call) = call else { return false };
+        let answer = Verbatim { kind: MessageType::RpcResponse, body: message.body() };
+        match call.caller.try_answer(&call.id, &answer) {
+            Err(SendError::Full) => {
+                let text =
+                    "it was answered, but so much waits for you already that the answer finds no room: read faster";
+                tell(&call, ResultCode::Overloaded, text, Executed::Unknown);
+            }
+            Err(SendError::Encode(why)) => {
+                let text = format!("it was answered, but the answer can't be passed on: {why}");
+                tell(&call, ResultCode::TooLarge, text, Executed::Unknown);
+            }
+            // Else the caller may have gone; then there is nobody to tell.
+            _ => {}
+        }
+        true
+    }
+
+    /// The caller gives up what it calls so. `false` if nothing of the kind waits.
+    fn give_up(&self, caller: &C, id: &[u8]) -> bool {
+        let given_up = self.book().give_up(caller, id);
+        for (number, call) in &given_up {
+            call.caller.count(Event::Cancelled);
+            cancel(&call.provider, *number);
+        }
+        !given_up.is_empty()
+    }
+
+    /// The connection has ended, or its peer sends no more.
+    fn leave(&self, conn: &C) {
+        let Left { given_up, lost } = self.book().leave(conn);
+        for (number, call) in given_up {
+            call.caller.count(Event::Cancelled);
+            cancel(&call.provider, number);
+        }
+        let sent_bytes = conn.sent_bytes();
+        for (_, call) in lost {
+            let (text, executed) = if call.at < sent_bytes {
+                ("the connection of its provider has ended before the answer came", Executed::Unknown)
+            } else {
+                ("the connection of its provider has ended before the call had left", Executed::No)
+            };
+            tell(&call, ResultCode::Disconnected, text, executed);
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book<C, InFlight<C>>> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Connection, H> RelayCalls<C, H> {
+    /// `here` takes the calls that are not to be passed on.
+    pub fn new(relay: &Arc<Relay<C>>, here: H) -> Self {
+        Self { relay: Arc::clone(relay), here }
+    }
+}
+
+impl<C: Connection, H> RelayAnswers<C, H> {
+    /// `here` takes the answers to calls that were not passed on.
+    pub fn new(relay: &Arc<Relay<C>>, here: H) -> Self {
+        Self { relay: Arc::clone(relay), here }
+    }
+}
+
+impl<C: Connection, H: Handler<C>> Handler<C> for RelayCalls<C, H> {
+    fn handle(&self, conn: &C, message: Message) {
+        match message.kind() {
+            MessageType::RpcRequest if message.flags() & FLAG_RELAY != 0 => self.relay.pass_on(conn, &message),
+            MessageType::Cancel if self.relay.give_up(conn, message.id()) => {}
+            _ => self.here.handle(conn, message),
+        }
+    }
+
+    fn ended(&self, conn: &C) {
+        // One that knows how to give calls up has given up all; and no answer comes from one that sends no more.
+        if conn.session().is_some_and(|session| session.features.has(Feature::Cancel)) {
+            self.relay.leave(conn);
+        }
+        self.here.ended(conn);
+    }
+
+    fn closed(&self, conn: &C) {
+        self.relay.leave(conn);
+        self.here.closed(conn);
+    }
+}
+
+impl<C: Connection, H: Handler<C>> Handler<C> for RelayAnswers<C, H> {
+    fn handle(&self, conn: &C, message: Message) {
+        let number = Some(message.id()).filter(|_| message.kind() == MessageType::RpcResponse);
+        match number.and_then(Number::from_wire) {
+            Some(number) if self.relay.answered(conn, number, &message) => {}
+            Some(_) => conn.count(Event::Ignored),
+            None => self.here.handle(conn, message),
+        }
+    }
+
+    fn ended(&self, conn: &C) {
+        self.here.ended(conn);
+    }
+
+    fn closed(&self, conn: &C) {
+        self.here.closed(conn);
+    }
+}
+
+/// The call as it came.
+fn request_of(message: &Message) -> Verbatim<'_> {
+    Verbatim { kind: MessageType::RpcRequest, body: message.body() }
+}
+
+fn pass_on_one_way<C: Connection>(provider: &C, message: &Message) -> Result<(), NotPassed> {
+    // One that knows no such calls answers, which is ignored.
+    let flags = if knows(provider, Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
+    let id = RequestId::unanswered(0);
+    let head = Head { flags, ..Head::new(MessageType::RpcRequest, &id) };
+    let passed = provider.request(head, &request_of(message));
+    passed.map(drop).map_err(|why| unsent(&why))
+}
+
+/// Tells the provider that nobody waits for a call any longer, if it knows that. Where there is no room it is not told, and
+/// executes the call in vain.
+fn cancel<C: Connection>(provider: &C, number: Number) {
+    if knows(provider, Feature::Cancel) {
+        let _ = provider.request(Head::new(MessageType::Cancel, &number.to_wire()), &Cancel);
+    }
+}
+
+fn knows<C: Connection>(conn: &C, feature: Feature) -> bool {
+    conn.session().is_some_and(|session| session.features.has(feature))
+}
+
+/// Answers a call that was passed on.
+fn tell<C: Connection>(call: &Call<C, InFlight<C>>, code: ResultCode, text: impl Into<String>, executed: Executed) {
+    let error = ErrorInfo { executed, ..ErrorInfo::not_executed(text) };
+    // The caller may have gone meanwhile; then there is nobody to tell.
+    let _ = call.caller.answer(&call.id, &RpcError { code, error: &error, v1: false });
+}
+
+fn unnamed() -> NotPassed {
+    let text = "a call that is to be passed on names its provider: \"instance\" in \"meta\" is missing or no text";
+    (ResultCode::InvalidMessage, ErrorInfo::not_executed(text))
+}
+
+fn gone(method: &str, instance: &str) -> NotPassed {
+    let text = format!(
+        "no connection of provider {instance:?} offers {:?} at the moment: call another one, or again later",
+        method.chars().take(NAMED_CHARS).collect::<String>()
+    );
+    (ResultCode::Unavailable, ErrorInfo::not_executed(text))
+}
+
+fn in_flight<C: Connection>(conn: &C) -> NotPassed {
+    let bound = conn.session().map_or(0, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX));
+    let text = "too many calls in flight on this connection: wait for answers before calling again";
+    (ResultCode::Overloaded, ErrorInfo::not_executed(text).with_limit("in_flight", bound))
+}
+
+fn full(full: Full) -> NotPassed {
+    let (text, limit, bound) = match full {
+        Full::Total { bound } => {
+            (format!("this center is full (calls that it passes on: {bound})"), "relayed_calls", bound)
+        }
+        Full::Provider { bound } => {
+            (format!("as many calls wait for this provider as it permits ({bound})"), "provider_in_flight", bound)
+        }
+    };
+    (ResultCode::Overloaded, ErrorInfo::not_executed(text + "; call again later").with_limit(limit, bound))
+}
+
+fn too_large(why: &EncodeError) -> NotPassed {
+    let error = ErrorInfo::not_executed(format!("the call can't be passed on: {why}")).with_limit_of(why);
+    (ResultCode::TooLarge, error)
+}
+
+/// What the provider's outbox did not take.
+fn unsent(why: &SendError) -> NotPassed {
+    match why {
+        SendError::Full => {
+            let text = "the provider reads too slowly: what waits for it has no more room; call again later";
+            (ResultCode::Overloaded, ErrorInfo::not_executed(text))
+        }
+        SendError::Encode(why) => too_large(why),
+        _ => (ResultCode::Disconnected, ErrorInfo::not_executed("the connection of its provider has just ended")),
+    }
+}
+
+/// The part of a header that its length field does not count.
+const LENGTH_BYTES: usize = 4;
+/// So much of a name an error repeats.
+const NAMED_CHARS: usize = 100;
+
+#[cfg(test)]
+mod tests;

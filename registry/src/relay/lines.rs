@@ -1,0 +1,67 @@
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use callboard_common::Host;
+use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
+
+/// Over which connections the providers are reached that have no host: mostly one each, for a moment two where a lost one
+/// was made again. `K` names a connection.
+#[derive(Debug)]
+pub(crate) struct Lines<K>(HashMap<Host, SmallVec<[K; 1]>, FxBuildHasher>);
+
+impl<K: Clone + Eq + Hash> Lines<K> {
+    /// The provider that stands for `host` is reached over `conn` from now on.
+    pub(crate) fn enter(&mut self, host: Host, conn: &K) {
+        let lines = self.0.entry(host).or_default();
+        if lines.last() != Some(conn) {
+            lines.retain(|line| line != conn);
+            lines.push(conn.clone());
+        }
+    }
+
+    /// `conn` has ended.
+    pub(crate) fn leave(&mut self, host: Host, conn: &K) {
+        if let Some(lines) = self.0.get_mut(&host) {
+            lines.retain(|line| line != conn);
+            if lines.is_empty() {
+                self.0.remove(&host);
+            }
+        }
+    }
+
+    /// The last of those to `host` that will do.
+    pub(crate) fn find(&self, host: Host, will_do: impl Fn(&K) -> bool) -> Option<K> {
+        self.0.get(&host)?.iter().rev().find(|line| will_do(line)).cloned()
+    }
+}
+
+impl<K> Default for Lines<K> {
+    fn default() -> Self {
+        Self(HashMap::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_connection_that_will_do_counts_and_nothing_is_left_of_those_that_ended() {
+        let (mut lines, host, other) = (Lines::<u8>::default(), Host::relayed("i-1"), Host::relayed("i-2"));
+        for conn in [1, 2, 1, 1] {
+            lines.enter(host, &conn);
+        }
+        lines.enter(other, &3);
+        assert_eq!(lines.find(host, |_| true), Some(1));
+        assert_eq!(lines.find(host, |line| *line != 1), Some(2));
+        assert_eq!(lines.find(host, |_| false), None);
+        lines.leave(host, &1);
+        assert_eq!(lines.find(host, |_| true), Some(2));
+        lines.leave(other, &2);
+        assert_eq!(lines.find(other, |_| true), Some(3), "it was not that one's");
+        lines.leave(host, &2);
+        lines.leave(other, &3);
+        assert!(lines.0.is_empty());
+    }
+}

@@ -129,7 +129,7 @@ pub use callboard_sim as sim;
 pub use callboard_center::{Center, CenterBuilder, CenterError, Config, ConfigError, Setting};
 pub use callboard_client::{
     Call, CallError, CallErrorKind, Centers, Client, ClientBuilder, ClientState, ClientStates, Inbox, Reconnect,
-    RetryBudget, RetryMetrics, RetryPolicy, SessionMode, blocking,
+    RetryBudget, RetryMetrics, RetryPolicy, SessionMode, blocking, new_idempotency_key,
 };
 pub use callboard_common::{
     BodyError, Encode, ErrorInfo, Executed, Feature, Features, Host, HostError, Limits as SessionLimits, Message,

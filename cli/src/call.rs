@@ -32,6 +32,9 @@ pub(crate) struct Call {
     /// After so long without an answer ask a second provider, too, and take the first answer
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "idempotent", conflicts_with = "at")]
     hedge: Option<Duration>,
+    /// Execute the call once, however often it is made under this key with these parameters
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
     #[command(flatten)]
     reach: Reach,
 }
@@ -48,9 +51,12 @@ impl Call {
 
     async fn call_at(&self, provider: &Address, params: &RawValue) -> anyhow::Result<Box<RawValue>> {
         let deadline = self.reach.deadline();
-        let builder = Client::builder().timeout(self.reach.timeout).session(SessionMode::Off).retry(self.policy());
+        // Keys are known within sessions only.
+        let mode = if self.key.is_some() { SessionMode::Try } else { SessionMode::Off };
+        let builder = Client::builder().timeout(self.reach.timeout).session(mode).retry(self.policy());
         let client = builder.connect(provider.to_string()).await?.with_timeout(deadline.left());
         let client = if self.idempotent { client.idempotent() } else { client };
+        let client = self.key.as_ref().map_or_else(|| client.clone(), |key| client.with_idempotency_key(key));
         Ok(client.call(&self.method, params).await?)
     }
 
@@ -59,6 +65,7 @@ impl Call {
         let caller = caller.with_timeout(deadline.left()).with_retry(self.policy());
         let caller = if self.idempotent { caller.idempotent() } else { caller };
         let caller = self.hedge.map_or_else(|| caller.clone(), |delay| caller.with_hedge(delay));
+        let caller = self.key.as_ref().map_or_else(|| caller.clone(), |key| caller.with_idempotency_key(key));
         Ok(caller.call(&self.method, params).await?)
     }
 

@@ -173,6 +173,13 @@ impl Client {
         Self { client: self.client.idempotent() }
     }
 
+    /// The same connection for one call that is to be executed once; see
+    /// [`Client::with_idempotency_key`](crate::Client::with_idempotency_key).
+    #[must_use]
+    pub fn with_idempotency_key(&self, key: impl AsRef<str>) -> Self {
+        Self { client: self.client.with_idempotency_key(key) }
+    }
+
     /// How often all clones together have called and tried.
     pub fn retry_metrics(&self) -> RetryMetrics {
         self.client.retry_metrics()

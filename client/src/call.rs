@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::calls::Told;
 use crate::deadline::Deadline;
 use crate::request::{Request, Subject, Ticket};
-use crate::{CallError, CallErrorKind};
+use crate::{CallError, CallErrorKind, IdempotencyKey};
 
 /// A call whose request is queued: a future of its result. It is not driven by being polled, so any number may be kept
 /// and awaited later, in any order. Its deadline began when it was started.
@@ -88,6 +88,8 @@ pub(crate) struct CallBody<'a, P: ?Sized> {
     pub(crate) deadline: Option<Deadline>,
     /// Which provider the peer is to pass it on to, as JSON.
     pub(crate) to: Option<&'a str>,
+    /// To a peer only that knows keys.
+    pub(crate) key: Option<&'a IdempotencyKey>,
 }
 
 impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
@@ -103,8 +105,9 @@ impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
         // It was written when it was named.
         let instance = self.to.map(|instance| Raw::new(instance.as_bytes()));
         let timeout_ms = self.deadline.map(|deadline| deadline.left_ms());
-        let has_meta = timeout_ms.is_some() || instance.is_some();
-        let meta = has_meta.then_some(CallMeta { timeout_ms, instance, ..CallMeta::default() });
+        let idempotency_key = self.key.map(IdempotencyKey::raw);
+        let has_meta = timeout_ms.is_some() || instance.is_some() || idempotency_key.is_some();
+        let meta = has_meta.then_some(CallMeta { timeout_ms, instance, idempotency_key });
         let start = out.len();
         RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)?;
         // Whether a value is null shows only once it is written. A v1 peer expects an object.
@@ -153,7 +156,7 @@ mod tests {
     fn a_v1_peer_gets_an_object_for_no_parameters() {
         let written = |params: &serde_json::Value, deadline| {
             let mut out = BytesMut::from("before");
-            CallBody { method: "m", params, deadline, to: None }.encode::<Json>(&mut out).unwrap();
+            CallBody { method: "m", params, deadline, to: None, key: None }.encode::<Json>(&mut out).unwrap();
             String::from_utf8(out[6..].to_vec()).unwrap()
         };
         let tricky = serde_json::json!({"a": {"parameters": null}});

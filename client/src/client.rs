@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::request::{Request, Stage, Subject, Ticket, take_turns};
 use crate::shared::Shared;
 use crate::way::Way;
-use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates, RetryPolicy, Tries};
+use crate::{Call, CallError, ClientBuilder, ClientState, ClientStates, IdempotencyKey, RetryPolicy, Tries};
 
 /// A handle to a connection that is kept up, over which any number of calls may be under way at once. Clones share the connection; it
 /// is closed when the last of them, and of their calls, is dropped.
@@ -112,7 +112,7 @@ impl Client {
                 Err(error) => failed = Some((Arc::clone(request.link), error)),
             }
         }
-        let mut way = Way::new(&self.shared, subject, deadline, self.tries());
+        let mut way = Way::new(&self.shared, subject, deadline, self.tries()).under(self.key());
         if let Some((link, error)) = failed {
             way.after_first(link, error).await?;
         }
@@ -144,7 +144,7 @@ impl Client {
         loop {
             let request = way.next().await?;
             let deadline = request.deadline;
-            match request.send(&call_body(request, method, params, self.to.as_deref()), true).await {
+            match request.send(&call_body(request, method, params, self.to.as_deref(), self.key()), true).await {
                 Ok(ticket) => return Ok(Call::new(ticket, method, deadline)),
                 Err(error) if way.goes_on_after(&error) => {}
                 Err(error) => return Err(error),
@@ -168,7 +168,10 @@ impl Client {
     ) -> Result<(), CallError> {
         let link = self.link();
         let request = self.request(&link, Subject::Method(method));
-        let body = call_body(request, method, params, self.to.as_deref());
+        if let Some(key) = self.key() {
+            request.permits(key)?;
+        }
+        let body = call_body(request, method, params, self.to.as_deref(), self.key());
         request.send_in_order(&body, |request, answer| then(answer.and_then(|answer| read_result(request, &answer))))
     }
 
@@ -181,7 +184,7 @@ impl Client {
     /// # Cancel safety
     /// The request is queued whole or not at all.
     pub async fn notify(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<(), CallError> {
-        let body = CallBody { method, params, deadline: None, to: self.to.as_deref() };
+        let body = CallBody { method, params, deadline: None, to: self.to.as_deref(), key: self.key() };
         let mut way = self.way(Subject::Method(method));
         loop {
             match way.next().await?.send_one_way(&body).await {
@@ -335,7 +338,10 @@ impl Client {
             return None;
         }
         let request = Request { link: &link, subject: Subject::Method(method), deadline };
-        request.queue_now(&call_body(request, method, params, self.to.as_deref()))
+        if self.key().is_some_and(|key| request.permits(key).is_err()) {
+            return None;
+        }
+        request.queue_now(&call_body(request, method, params, self.to.as_deref(), self.key()))
     }
 
     pub(crate) fn link(&self) -> Arc<Link> {
@@ -349,13 +355,13 @@ impl Client {
     /// Of a request that is made once.
     pub(crate) fn way<'a>(&'a self, subject: Subject<'a>) -> Way<'a> {
         let tries = Tries::new(RetryPolicy::never(), false);
-        Way::new(&self.shared, subject, Deadline::after(self.timeout), tries)
+        Way::new(&self.shared, subject, Deadline::after(self.timeout), tries).under(self.key())
     }
 
     /// Of a call.
     pub(crate) fn call_way<'a>(&'a self, method: &'a str) -> Way<'a> {
         self.shared.retries.begin();
-        Way::new(&self.shared, Subject::Method(method), Deadline::after(self.timeout), self.tries())
+        Way::new(&self.shared, Subject::Method(method), Deadline::after(self.timeout), self.tries()).under(self.key())
     }
 }
 
@@ -365,8 +371,9 @@ pub(crate) async fn queue_call(
     method: &str,
     params: &(impl Serialize + ?Sized),
 ) -> Result<Ticket, CallError> {
+    let key = way.key();
     let request = way.next().await?;
-    request.queue(&call_body(request, method, params, None), false, usize::MAX).await
+    request.queue(&call_body(request, method, params, None, key), false, usize::MAX).await
 }
 
 async fn call_once<R: DeserializeOwned>(
@@ -375,8 +382,9 @@ async fn call_once<R: DeserializeOwned>(
     params: &(impl Serialize + ?Sized),
     to: Option<&str>,
 ) -> Result<R, CallError> {
+    let key = way.key();
     let request = way.next().await?;
-    let ticket = request.send(&call_body(request, method, params, to), false).await?;
+    let ticket = request.send(&call_body(request, method, params, to, key), false).await?;
     let answer = request.answer(ticket).await?;
     read_result(request, &answer)
 }
@@ -386,7 +394,8 @@ fn call_body<'a, P: ?Sized>(
     method: &'a str,
     params: &'a P,
     to: Option<&'a str>,
+    key: Option<&'a IdempotencyKey>,
 ) -> CallBody<'a, P> {
     let deadline = request.link.conn.session().map(|_| request.deadline);
-    CallBody { method, params, deadline, to }
+    CallBody { method, params, deadline, to, key }
 }

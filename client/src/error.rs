@@ -102,6 +102,8 @@ pub enum CallErrorKind {
     Unavailable,
     /// Nobody provides what was asked for.
     NotFound,
+    /// The peer can't do what was asked for: it knows no idempotency keys.
+    Unsupported,
     /// A blocking call on a thread that drives asynchronous tasks.
     BlockingInAsync,
 }
@@ -236,6 +238,7 @@ impl CallErrorKind {
             | Self::Overloaded
             | Self::Unavailable
             | Self::NotFound
+            | Self::Unsupported
             | Self::BlockingInAsync => Executed::No,
         }
     }
@@ -254,6 +257,7 @@ impl CallErrorKind {
             Self::Overloaded => "wait for answers to calls under way, or raise the limit",
             Self::Unavailable => "try again later",
             Self::NotFound => "check the name, and that a provider runs",
+            Self::Unsupported => "update the peer, or call without a key",
             Self::BlockingInAsync => {
                 "use the asynchronous client there, call from a thread of your own, or, on a thread that may block (as \
                  those of tokio's spawn_blocking), call within callboard::blocking::allow"

@@ -69,7 +69,12 @@ impl Link {
         self.knows(Feature::OneWay)
     }
 
-    fn knows(&self, feature: Feature) -> bool {
+    /// Whose answers under keys are the same as those over another connection with the same name; `None`: nobody knows.
+    pub(crate) fn store(&self) -> Option<&str> {
+        self.conn.session().map(|session| &*session.instance).filter(|instance| !instance.is_empty())
+    }
+
+    pub(crate) fn knows(&self, feature: Feature) -> bool {
         self.conn.session().is_some_and(|session| session.features.has(feature))
     }
 

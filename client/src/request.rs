@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_common::{
-    BodyError, Encode, ErrorInfo, Executed, Message, MessageType, PublishId, ResultCode, SendError,
+    BodyError, Encode, ErrorInfo, Executed, Feature, Message, MessageType, PublishId, ResultCode, SendError,
 };
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
@@ -12,7 +12,7 @@ use tokio::time::timeout_at;
 use crate::calls::{Outcome, Place, Rejected, Told, Waiter};
 use crate::deadline::Deadline;
 use crate::link::Link;
-use crate::{CallError, CallErrorKind, RequestId};
+use crate::{CallError, CallErrorKind, IdempotencyKey, RequestId, key};
 
 /// One request on its way: where it goes, what its errors name, and when it is over.
 #[derive(Clone, Copy)]
@@ -225,6 +225,27 @@ impl Request<'_> {
                 .with_executed(Executed::No)
                 .with_advice("repeat it later, or allow it more time"),
         }
+    }
+
+    /// Whether a call under this key may be sent.
+    pub(crate) fn permits(self, key: &IdempotencyKey) -> Result<(), CallError> {
+        if !key.is_valid() {
+            let what = format!("its idempotency key is not of 1 to {} bytes", key::MAX_BYTES);
+            return Err(self.error(CallErrorKind::Encode, what).with_advice("take another one, for example a UUID"));
+        }
+        if !self.link.knows(Feature::Keys) {
+            let what = "the peer knows no idempotency keys, so that a repeat might be executed twice";
+            return Err(self.error(CallErrorKind::Unsupported, what));
+        }
+        Ok(())
+    }
+
+    /// A call under a key may have been executed, and this is not the peer that would know.
+    pub(crate) fn stranger(self) -> CallError {
+        let what = "nobody knows whether it was executed, and the peer is another one now, which does not know its key";
+        self.error(CallErrorKind::Disconnected, what)
+            .with_executed(Executed::Unknown)
+            .with_advice("find out whether it was executed, then call under a new key if need be")
     }
 
     /// Another connection was waited for in vain.

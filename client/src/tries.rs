@@ -12,6 +12,8 @@ use crate::{CallError, CallErrorKind, RetryPolicy};
 pub struct Tries {
     policy: RetryPolicy,
     is_idempotent: bool,
+    /// Whether a provider that had it knows it again.
+    is_keyed: bool,
     /// Tries that the policy counts, the one that is being made among them.
     counted: u32,
     /// Tries that are over.
@@ -39,7 +41,18 @@ pub enum Next {
 impl Tries {
     /// A call whose first try is being made.
     pub const fn new(policy: RetryPolicy, is_idempotent: bool) -> Self {
-        Self { policy, is_idempotent, counted: 1, over: 0, refused: 0, executed: Executed::No }
+        Self { policy, is_idempotent, is_keyed: false, counted: 1, over: 0, refused: 0, executed: Executed::No }
+    }
+
+    /// The same for a call under an idempotency key, if it has one.
+    #[must_use]
+    pub const fn keyed(self, is_keyed: bool) -> Self {
+        Self { is_keyed, ..self }
+    }
+
+    /// Whether a call of which nobody knows whether it was executed is safe only where it was before.
+    pub const fn stays(&self) -> bool {
+        self.is_keyed && !self.is_idempotent
     }
 
     /// How long one try may take.
@@ -69,7 +82,7 @@ impl Tries {
             Executed::No => true,
             #[cfg(feature = "planted")]
             Executed::Unknown if callboard_common::Planted::RepeatedInDoubt.is_planted() => true,
-            Executed::Unknown => self.is_idempotent && !error.is_vague(),
+            Executed::Unknown => (self.is_idempotent || self.is_keyed) && !error.is_vague(),
             Executed::Yes => false,
         };
         is_safe && passes(error)

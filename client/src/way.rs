@@ -1,13 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use callboard_common::Executed;
 use tokio::time::{sleep, timeout_at};
 
 use crate::deadline::Deadline;
 use crate::link::Link;
 use crate::request::{Request, Stage, Subject};
 use crate::shared::Shared;
-use crate::{CallError, Tries};
+use crate::{CallError, IdempotencyKey, Tries};
 
 /// One request's way to the peer: over the connection of the moment, then over later ones, as long as it did not leave; a
 /// call as its policy has it, too.
@@ -20,6 +21,9 @@ pub(crate) struct Way<'a> {
     link: Arc<Link>,
     over: Over,
     tries: Tries,
+    key: Option<&'a IdempotencyKey>,
+    /// Over which connection a call under a key may have been executed.
+    doubted: Option<Arc<Link>>,
 }
 
 /// What the next try goes over.
@@ -36,7 +40,17 @@ enum Over {
 impl<'a> Way<'a> {
     /// Of a call that is tried so, or of another request, which is made once.
     pub(crate) fn new(shared: &'a Shared, subject: Subject<'a>, deadline: Deadline, tries: Tries) -> Self {
-        Self { shared, subject, deadline, of_try: deadline, link: shared.link(), over: Over::ThisOne, tries }
+        let (link, over) = (shared.link(), Over::ThisOne);
+        Self { shared, subject, deadline, of_try: deadline, link, over, tries, key: None, doubted: None }
+    }
+
+    /// The same under a key, if there is one.
+    pub(crate) fn under(self, key: Option<&'a IdempotencyKey>) -> Self {
+        Self { key, ..self }
+    }
+
+    pub(crate) const fn key(&self) -> Option<&'a IdempotencyKey> {
+        self.key
     }
 
     /// The request over the connection of the moment, or over another one after it was passed on.
@@ -44,6 +58,12 @@ impl<'a> Way<'a> {
         let over = std::mem::replace(&mut self.over, Over::Nothing);
         if over != Over::ThisOne || (self.shared.reconnects() && self.link.is_leaving()) {
             self.link = self.next_link().await?;
+        }
+        if self.doubted.as_ref().is_some_and(|doubted| !is_same_store(doubted, &self.link)) {
+            return Err(self.request().stranger());
+        }
+        if let Some(key) = self.key {
+            self.request().permits(key)?;
         }
         self.over = Over::AnotherOne;
         self.of_try = self.deadline.of_try(self.tries.per_try());
@@ -61,6 +81,9 @@ impl<'a> Way<'a> {
             return Err(self.tries.told(error));
         }
         self.tries.note(error.executed());
+        if self.tries.stays() && error.executed() == Executed::Unknown {
+            self.doubted.get_or_insert_with(|| Arc::clone(&self.link));
+        }
         let left = if self.shared.is_closed() { Duration::ZERO } else { self.deadline.left() };
         let has_others = self.goes_on_after(&error);
         match self.shared.retries.after(&mut self.tries, error, has_others, left)? {
@@ -108,4 +131,9 @@ impl<'a> Way<'a> {
             told.map_err(|_| whole().lost())?.unwrap_or_default();
         }
     }
+}
+
+/// Whether both lead to the same answers under keys.
+fn is_same_store(one: &Arc<Link>, other: &Arc<Link>) -> bool {
+    Arc::ptr_eq(one, other) || one.store().is_some_and(|store| other.store() == Some(store))
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use callboard_client::{
-    Call, CallError, CallErrorKind, Client, Reconnect, Retries, RetryMetrics, RetryPolicy, Tries, deadline_after,
-    spawn_on,
+    Call, CallError, CallErrorKind, Client, IdempotencyKey, Reconnect, Retries, RetryMetrics, RetryPolicy, Tries,
+    deadline_after, spawn_on,
 };
 use callboard_common::Host;
 use serde::Serialize;
@@ -57,6 +57,7 @@ pub struct Caller {
     retry: RetryPolicy,
     is_idempotent: bool,
     hedge: Option<Duration>,
+    key: Option<IdempotencyKey>,
 }
 
 /// What the clones of a caller share.
@@ -123,7 +124,7 @@ impl Caller {
             callbacks: Arc::new(Semaphore::new(settings.callbacks.min(Semaphore::MAX_PERMITS))),
         };
         let (timeout, retry, hedge) = (settings.timeout, settings.retry, settings.hedge);
-        Ok(Self { inner: Arc::new(inner), timeout, retry, is_idempotent: false, hedge })
+        Ok(Self { inner: Arc::new(inner), timeout, retry, is_idempotent: false, hedge, key: None })
     }
 
     /// Calls and waits for the result.
@@ -267,6 +268,28 @@ impl Caller {
         Self { is_idempotent: true, ..self.clone() }
     }
 
+    /// The same caller for one call that is to be executed once, whatever becomes of its answers; see
+    /// [`Client::with_idempotency_key`]. Where nobody knows whether it was executed, it is made again, as the
+    /// [policy](RetryPolicy) says, at the same run of the same provider only; if that is gone, the error says that nobody knows.
+    /// A repeat by hand may go to another provider, which does not know the key.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use callboard_client::{RetryPolicy, new_idempotency_key};
+    /// use callboard_registry::Caller;
+    ///
+    /// let caller = Caller::connect("127.0.0.1:7070").await?;
+    /// let policy = RetryPolicy { per_try: Some(Duration::from_secs(1)), ..RetryPolicy::default() };
+    /// let once = caller.with_retry(policy).with_idempotency_key(new_idempotency_key());
+    /// let receipt: u64 = once.call("pay", &12).await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_idempotency_key(&self, key: impl AsRef<str>) -> Self {
+        Self { key: Some(IdempotencyKey::new(key.as_ref())), ..self.clone() }
+    }
+
     /// The same caller with a hedge for its [idempotent](Self::idempotent) calls; see [`CallerBuilder::hedge`].
     ///
     /// ```no_run
@@ -325,7 +348,8 @@ impl Caller {
 
     pub(crate) fn route<'a>(&'a self, method: &'a str, tries: Tries) -> Route<'a> {
         self.inner.retries.begin();
-        Route::new(&self.inner, method, deadline_after(self.timeout), tries)
+        let tries = tries.keyed(self.key.is_some());
+        Route::new(&self.inner, method, deadline_after(self.timeout), tries, self.key.as_ref())
     }
 
     pub(crate) const fn tries(&self) -> Tries {
@@ -356,6 +380,8 @@ impl fmt::Debug for Inner {
 
 #[cfg(test)]
 mod doubts;
+#[cfg(test)]
+mod keys;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Client, Tries};
+use callboard_client::{CallError, CallErrorKind, Client, IdempotencyKey, Tries};
 use callboard_common::{Executed, Host, ResultCode};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -19,6 +19,11 @@ pub(crate) struct Route<'a> {
     tried: Vec<(Host, String)>,
     /// After a pause those that were tried may be tried again.
     begins_anew: bool,
+    key: Option<&'a IdempotencyKey>,
+    /// The run that was picked last, of a call under a key.
+    run: Option<String>,
+    /// Which run of which provider alone may be asked again: a call under a key may have been executed there.
+    only: Option<(Host, Option<String>)>,
 }
 
 /// Whom to try, and how many others there are after it.
@@ -28,12 +33,32 @@ struct Pick {
 }
 
 impl<'a> Route<'a> {
-    pub(crate) fn new(caller: &'a Inner, method: &'a str, deadline: Instant, tries: Tries) -> Self {
-        Self { caller, method, deadline, tries, picked: None, tried: Vec::new(), begins_anew: false }
+    pub(crate) fn new(
+        caller: &'a Inner,
+        method: &'a str,
+        deadline: Instant,
+        tries: Tries,
+        key: Option<&'a IdempotencyKey>,
+    ) -> Self {
+        Self {
+            caller,
+            method,
+            deadline,
+            tries,
+            picked: None,
+            tried: Vec::new(),
+            begins_anew: false,
+            key,
+            run: None,
+            only: None,
+        }
     }
 
     /// A connection to a provider that was not tried yet; its calls end with the time for this try.
     pub(crate) async fn next(&mut self) -> Result<Client, CallError> {
+        if let Some((host, run)) = self.only.clone() {
+            return self.same_again(host, run.as_deref()).await;
+        }
         let pool = &self.caller.pool;
         loop {
             let Pick { host, others } = match self.pick().await {
@@ -49,6 +74,7 @@ impl<'a> Route<'a> {
             match timeout_at(self.deadline.min(Instant::now() + share), pool.client(host)).await {
                 Ok(Ok(client)) => {
                     self.picked = Some(host);
+                    self.run = self.key.and_then(|_| run_of(&client));
                     return Ok(self.in_time(&client));
                 }
                 Ok(Err(why)) => self.tried.push((host, why.to_string())),
@@ -59,6 +85,22 @@ impl<'a> Route<'a> {
                 }
             }
         }
+    }
+
+    /// A connection to the one provider that knows whether the call was executed, if it is still there.
+    async fn same_again(&mut self, host: Host, run: Option<&str>) -> Result<Client, CallError> {
+        let connected =
+            timeout_at(self.deadline, self.caller.pool.client(host)).await.map_err(|_| self.no_time(host))?;
+        let why = match connected {
+            Ok(client) if run.is_some() && run_of(&client).as_deref() == run => {
+                self.picked = Some(host);
+                return Ok(self.in_time(&client));
+            }
+            Ok(_) => "another one is there now, which does not know its key".to_owned(),
+            Err(why) => why.to_string(),
+        };
+        let what = format!("nobody knows whether it was executed, and who would is gone: {why}");
+        Err(CallError::new(CallErrorKind::Unavailable, format!("tcp://{host}"), call_of(self.method), what))
     }
 
     /// A connection to another provider for a second try beside the one that was given last; `None` if there is none
@@ -84,6 +126,7 @@ impl<'a> Route<'a> {
     /// # Errors
     /// What the caller is told, where there is to be none.
     pub(crate) async fn after(&mut self, error: CallError) -> Result<(), CallError> {
+        self.stay(&error);
         let picked = self.picked.take();
         let was_found = picked.is_some();
         if was_found {
@@ -93,13 +136,20 @@ impl<'a> Route<'a> {
             return Err(self.tries.told(error));
         }
         self.tried.extend(picked.map(|host| (host, why_not(&error).to_owned())));
-        let left = self.time_left();
-        if let Some(pause) = self.caller.retries.after(&mut self.tries, error, was_found, left)? {
+        let (has_others, left) = (was_found && self.only.is_none(), self.time_left());
+        if let Some(pause) = self.caller.retries.after(&mut self.tries, error, has_others, left)? {
             self.begins_anew = true;
             // It is rare, and calls are smaller without it.
             Box::pin(sleep(pause)).await;
         }
         Ok(())
+    }
+
+    /// After this error of the provider that was picked, a call under a key may have to stay there.
+    fn stay(&mut self, error: &CallError) {
+        if self.tries.stays() && error.executed() == Executed::Unknown && self.only.is_none() {
+            self.only = self.picked.map(|host| (host, self.run.take()));
+        }
     }
 
     /// Two tries at once have ended, or are left to themselves. The last was that of `second`, else of the first; of the
@@ -176,12 +226,21 @@ impl<'a> Route<'a> {
     /// The same connection for a call that ends with this try.
     fn in_time(&self, client: &Client) -> Client {
         let left = self.time_left();
-        client.with_timeout(self.tries.per_try().map_or(left, |limit| limit.min(left)))
+        let client = client.with_timeout(self.tries.per_try().map_or(left, |limit| limit.min(left)));
+        match self.key {
+            None => client,
+            Some(key) => client.under(key.clone()),
+        }
     }
 
     fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
+}
+
+/// Which run of a provider this leads to; `None` where nobody knows.
+fn run_of(client: &Client) -> Option<String> {
+    client.session().map(|session| session.instance).filter(|run| !run.is_empty())
 }
 
 /// Why a host was passed over.

@@ -1,13 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Client, RetryMetrics, RetryPolicy, Tries};
+use crate::{Client, IdempotencyKey, RetryMetrics, RetryPolicy, Tries};
 
 /// How the calls of a handle are made again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Again {
     policy: RetryPolicy,
     is_idempotent: bool,
+    key: Option<IdempotencyKey>,
 }
 
 /// What differs between handles of the same connection.
@@ -54,6 +55,40 @@ impl Client {
         Self { to: Some(serde_json::Value::from(instance).to_string().into()), ..self.clone() }
     }
 
+    /// The same connection for one call that is to be executed once, whatever becomes of its answers: a provider that knows
+    /// the key gives each repeat the answer of the first. Repeat it by hand with the same key and the same parameters, and at
+    /// the same provider: another one does not know the key.
+    ///
+    /// By itself the call is made again, as the [policy](RetryPolicy) says, also where nobody knows whether it was executed, but
+    /// then at the same [run](callboard_common::Session::instance) of the peer only. Where the next connection leads to another
+    /// one, the error says that nobody knows.
+    ///
+    /// A peer that does not know keys, as each one that speaks v1, is sent nothing: the call fails as
+    /// [`Unsupported`](crate::CallErrorKind::Unsupported), executed no. A key of other than 1 to 255 bytes fails as `Encode`.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), callboard_client::CallError> {
+    /// use callboard_client::{Client, new_idempotency_key};
+    /// use callboard_common::Executed;
+    /// let client = Client::connect("127.0.0.1:7070").await?;
+    /// let payment = client.with_idempotency_key(new_idempotency_key());
+    /// let receipt: u64 = match payment.call("pay", &12).await {
+    ///     Err(error) if error.executed() == Executed::Unknown => payment.call("pay", &12).await?,
+    ///     outcome => outcome?,
+    /// };
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_idempotency_key(&self, key: impl AsRef<str>) -> Self {
+        self.under(IdempotencyKey::new(key.as_ref()))
+    }
+
+    /// The same for the layers above, which have made the key.
+    #[must_use]
+    pub fn under(&self, key: IdempotencyKey) -> Self {
+        self.with_again(Again { key: Some(key), ..self.again() })
+    }
+
     /// How often [calls](Self::call) are made again.
     pub fn retry(&self) -> RetryPolicy {
         self.again().policy
@@ -70,20 +105,27 @@ impl Client {
     }
 
     pub(super) fn tries(&self) -> Tries {
-        let Again { policy, is_idempotent } = self.again();
-        Tries::new(policy, is_idempotent)
+        let Some(Again { policy, is_idempotent, key }) = self.again.as_deref() else {
+            return Tries::new(RetryPolicy::never(), false);
+        };
+        Tries::new(*policy, *is_idempotent).keyed(key.is_some())
     }
 
     pub(super) fn per_try(&self) -> Option<Duration> {
         self.again.as_ref()?.policy.per_try
     }
 
+    pub(super) fn key(&self) -> Option<&IdempotencyKey> {
+        self.again.as_ref()?.key.as_ref()
+    }
+
     fn again(&self) -> Again {
-        self.again.as_deref().copied().unwrap_or(Again { policy: RetryPolicy::never(), is_idempotent: false })
+        let once = || Again { policy: RetryPolicy::never(), is_idempotent: false, key: None };
+        self.again.as_deref().cloned().unwrap_or_else(once)
     }
 
     fn with_again(&self, again: Again) -> Self {
-        let is_once = again.policy == RetryPolicy::never() && !again.is_idempotent;
+        let is_once = again.policy == RetryPolicy::never() && !again.is_idempotent && again.key.is_none();
         Self { again: (!is_once).then(|| Arc::new(again)), ..self.clone() }
     }
 }

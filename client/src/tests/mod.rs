@@ -7,6 +7,7 @@ mod cancel;
 mod centers;
 mod executed;
 mod inboxes;
+mod keys;
 mod leaving;
 mod liveness;
 mod reconnects;
@@ -142,9 +143,13 @@ impl Line {
     }
 
     async fn open_session_of(&mut self, features: &[&str], limits: Value) {
+        self.open_session_as("i", features, limits).await;
+    }
+
+    async fn open_session_as(&mut self, instance: &str, features: &[&str], limits: Value) {
         let opening = self.next().await.unwrap();
         assert_eq!(opening.kind(), MessageType::SessionRequest);
-        let body = json!({"rcode": 0, "version": 2, "instance": "i", "features": features, "limits": limits});
+        let body = json!({"rcode": 0, "version": 2, "instance": instance, "features": features, "limits": limits});
         self.answer(&opening, &body.to_string()).await;
     }
 }

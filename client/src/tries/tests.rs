@@ -62,6 +62,26 @@ fn only_what_was_not_executed_or_is_idempotent_and_in_doubt_is_repeated() {
 }
 
 #[test]
+fn a_call_under_a_key_is_repeated_as_an_idempotent_one_is_but_stays_where_it_may_have_been_executed() {
+    let rows = [(CallErrorKind::Disconnected, Executed::Unknown), (CallErrorKind::Timeout, Executed::Unknown)];
+    for (kind, executed) in rows {
+        let error = error(kind, executed);
+        for (is_idempotent, stays) in [(false, true), (true, false)] {
+            let tries = Tries::new(RetryPolicy::default(), is_idempotent).keyed(true);
+            assert_eq!(tries.next(&error, false, LEFT, || 1.0), Next::Again(10 * MS), "{error}");
+            assert_eq!(tries.stays(), stays);
+        }
+    }
+    let conflict = remote(ResultCode::Conflict, Executed::No);
+    let cut_off = remote(ResultCode::InternalError, Executed::Unknown);
+    for error in [conflict, cut_off, vague(ResultCode::Disconnected)] {
+        let tries = Tries::new(RetryPolicy::default(), false).keyed(true);
+        assert_eq!(tries.next(&error, false, LEFT, || 1.0), Next::Tell, "{error}");
+    }
+    assert!(!Tries::new(RetryPolicy::default(), false).keyed(false).stays());
+}
+
+#[test]
 fn what_never_arrived_goes_on_at_once_and_refusals_cost_from_the_second_on() {
     use Executed::{No, Unknown};
     let mut tries = Tries::new(RetryPolicy::never(), false);

@@ -121,6 +121,9 @@ impl<C: Connection> Relay<C> {
         let method = &request.method;
         let provider = self.registry.line_to(method, &instance).ok_or_else(|| gone(method, &instance))?;
         let serving = provider.session().and_then(|session| session.serving).unwrap_or_default();
+        if meta.is_some_and(|meta| meta.idempotency_key.is_some()) && !knows(&provider, Feature::Keys) {
+            return Err(knows_no_keys(&instance));
+        }
         let max_frame_bytes = usize::try_from(serving.max_frame_bytes).unwrap_or(usize::MAX);
         let frame_bytes = HEADER_BYTES - LENGTH_BYTES + Number::WIRE_BYTES + message.body().len();
         if frame_bytes > max_frame_bytes {
@@ -322,6 +325,13 @@ fn gone(method: &str, instance: &str) -> NotPassed {
         method.chars().take(NAMED_CHARS).collect::<String>()
     );
     (ResultCode::Unavailable, ErrorInfo::not_executed(text))
+}
+
+fn knows_no_keys(instance: &str) -> NotPassed {
+    let text = format!(
+        "provider {instance:?} knows no idempotency keys, so that a repeat might be executed twice: call it without one"
+    );
+    (ResultCode::InvalidMessage, ErrorInfo::not_executed(text))
 }
 
 fn in_flight<C: Connection>(conn: &C) -> NotPassed {

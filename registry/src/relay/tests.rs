@@ -172,6 +172,21 @@ fn a_call_is_refused_where_it_can_not_be_passed_on() {
 }
 
 #[test]
+fn a_call_under_a_key_is_passed_on_to_one_that_knows_keys_only() {
+    let house = House::new();
+    let (knowing, caller) = (house.provider(1, "i-1"), caller(2));
+    let serving = Some(Limits { max_frame_bytes: 300, in_flight: 2 });
+    let other = session(3, "i-2", Features::ALL.without(Feature::Keys), serving);
+    house.ask(&other, 4, REGISTER);
+    let keyed =
+        |instance: &str| format!(r#"{{"method":"add","meta":{{"instance":"{instance}","idempotency_key":"k"}}}}"#);
+    assert_eq!(code(&house.ask(&caller, RELAY, &keyed("i-2"))), refused(2, ""), "a repeat might run twice");
+    assert!(other.take().is_empty());
+    assert_eq!(house.ask(&caller, RELAY, &keyed("i-1")), "");
+    assert_eq!(knowing.take().pop().unwrap().text(), keyed("i-1"));
+}
+
+#[test]
 fn each_bound_is_told_and_an_answer_makes_room() {
     let house = House::with_bound(3);
     let (slow, other, caller) = (house.provider(1, "i-1"), house.provider(3, "i-2"), caller(2));

@@ -25,12 +25,18 @@ pub enum Planted {
     AnsweredAnother,
     /// A connection that nobody has any longer is not closed.
     ConnectionKept,
-    /// A call that may have been executed is made again, though it is not idempotent.
+    /// A provider says of a call whose handler has failed that it was not executed.
+    RanUnsaid,
+    /// A call is made again though it may have been executed and is not idempotent.
     RepeatedInDoubt,
-    /// What is told of a call's execution is what holds of its last try.
+    /// What is told of a call's last try is told of all of them.
     ToldOfLastTry,
-    /// Retries cost nothing.
+    /// Retries are not asked whether they are within their budget.
     BudgetIgnored,
+    /// A call is executed though its caller's deadline passed while it waited.
+    ExpiredRun,
+    /// A provider does not hear that a call was given up.
+    CancelIgnored,
 }
 
 thread_local! {

@@ -138,6 +138,10 @@ impl Failure {
                 (ResultCode::Timeout, ErrorInfo::not_executed(text))
             }
             Self::Waited(waited) => waited_info(waited, method),
+            #[cfg(feature = "planted")]
+            Self::Method(_) if callboard_common::Planted::RanUnsaid.is_planted() => {
+                (ResultCode::Application, ErrorInfo::not_executed("planted"))
+            }
             Self::Method(why) => (ResultCode::Application, why.into_info()),
             Self::Panicked(_) => {
                 let message = format!("method {:?} panicked; its provider's log says why", method.name());

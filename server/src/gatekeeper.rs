@@ -197,6 +197,8 @@ impl Queued {
     /// # Errors
     /// It is not to be run.
     pub(crate) async fn turn(&mut self, deadline: Option<Instant>) -> Result<Permit, Waited> {
+        #[cfg(feature = "planted")]
+        let deadline = deadline.filter(|_| !callboard_common::Planted::ExpiredRun.is_planted());
         let age = self.keeper.queue_age;
         let oldest = later(self.since, age);
         let until = deadline.map_or(oldest, |deadline| deadline.min(oldest));

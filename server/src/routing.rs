@@ -28,6 +28,10 @@ use crate::shelf::Placed;
 
 impl<C: Connection> Handler<C> for Router {
     fn handle(&self, conn: &C, message: Message) {
+        #[cfg(feature = "planted")]
+        if message.kind() == MessageType::Cancel && callboard_common::Planted::CancelIgnored.is_planted() {
+            return;
+        }
         if message.kind() == MessageType::Cancel {
             return self.end_calls(conn, |running| running.cancel(conn.id(), message.id()));
         }

@@ -2,14 +2,16 @@
 //! which all others know), providers, callers, a watcher, a publisher and subscribers; any of them is killed, switched off,
 //! stopped, started again, or cut off from others, at random.
 //!
-//! Within 5 s of the last fault all must know each other again. Every call is executed once at most, and not where its
-//! caller was told so; who is told to be online listens; subscribers have heard what was published or that they have not;
+//! Within 5 s of the last fault all must know each other again. What a caller is told of whether its call was executed is
+//! true; no call is executed twice that may not be, none after its deadline or when its caller has given it up, and repeats
+//! stay within their budget; who is told to be online listens; subscribers have heard what was published or that they have not;
 //! and when all have left, nothing is kept of them.
 
 mod accounts;
 mod calls;
 mod checks;
 mod faults;
+mod ledger;
 mod news;
 mod programs;
 mod watch;
@@ -21,9 +23,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use callboard_center::Center;
-use callboard_registry::Caller;
 
-use self::calls::Calls;
+use self::calls::{Calls, Desk};
 use self::news::News;
 use self::programs::Role;
 use self::watch::Watch;
@@ -37,6 +38,14 @@ pub struct Report {
     pub calls: u64,
     /// Calls that ended in an error.
     pub failed: u64,
+    /// Of these, those whose callers were told that they were not executed.
+    pub said_not_executed: u64,
+    /// Of these, those whose callers were told that nobody knows whether they were executed.
+    pub said_unknown: u64,
+    /// Calls whose callers did not wait for their ends.
+    pub given_up: u64,
+    /// Calls that were executed more than once, as they were allowed to.
+    pub again: u64,
     /// Messages that were published, and acknowledged.
     pub published: u64,
     /// Messages that subscribers received, all subscribers together.
@@ -54,6 +63,10 @@ impl Report {
     pub fn add(&mut self, other: &Self) {
         self.calls += other.calls;
         self.failed += other.failed;
+        self.said_not_executed += other.said_not_executed;
+        self.said_unknown += other.said_unknown;
+        self.given_up += other.given_up;
+        self.again += other.again;
         self.published += other.published;
         self.received += other.received;
         self.gaps += other.gaps;
@@ -64,8 +77,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { calls, failed, published, received, gaps, repeats, recovery } = self;
-        write!(f, "{calls} calls, {failed} failed; {published} messages, {received} received, {gaps} gaps told, ")?;
+        let Self { calls, failed, said_not_executed, said_unknown, given_up, again, .. } = self;
+        let Self { published, received, gaps, repeats, recovery, .. } = self;
+        write!(f, "{calls} calls, {failed} failed (not executed: {said_not_executed}, perhaps: {said_unknown}), ")?;
+        write!(f, "{given_up} given up, {again} executed again; ")?;
+        write!(f, "{published} messages, {received} received, {gaps} gaps told, ")?;
         write!(f, "{repeats} repeats left out; whole again within {:.1} s", recovery.as_secs_f64())
     }
 }
@@ -106,6 +122,7 @@ async fn scenario(sim: Sim) -> Report {
     // By then connections that were lost are noticed too.
     sim.sleep(RECOVERY.saturating_sub(recovery)).await;
     house.news.is_peace();
+    house.calls.is_peace();
     house.check_calls().await;
     house.news.end();
     sim.sleep(QUIET).await;
@@ -127,7 +144,7 @@ struct House {
     centers: Mutex<BTreeMap<usize, Weak<Center>>>,
     /// Where providers serve that have signed in, by their places.
     providing: Mutex<BTreeMap<usize, String>>,
-    callers: Mutex<BTreeMap<(Role, usize), Caller>>,
+    callers: Mutex<BTreeMap<(Role, usize), Desk>>,
     calls: Arc<Calls>,
     news: News,
     watch: Watch,

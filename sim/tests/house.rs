@@ -21,7 +21,10 @@ fn a_house_is_whole_again_after_any_faults() {
     }
     });
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    assert!(all.calls > 100 * seeds && all.failed * 10 < all.calls, "{all}");
+    assert!(all.calls > 100 * seeds && all.failed * 3 < all.calls, "{all}");
+    // The ledger was asked about each sort of end.
+    let ends = [all.said_not_executed, all.said_unknown, all.given_up, all.again];
+    assert!(ends.iter().all(|calls| *calls > seeds), "{all}");
     assert!(all.received > all.published && all.gaps > 0, "{all}");
     println!("{seeds} seeds: {all}");
 }

@@ -94,16 +94,31 @@ fn a_connection_that_is_kept_is_found() {
 }
 
 #[test]
-fn a_call_that_is_made_again_though_it_may_have_been_executed_is_found() {
+fn a_call_that_ran_and_is_said_not_to_have_is_found() {
+    is_found_as(Planted::RanUnsaid, "told that they were not");
+}
+
+#[test]
+fn a_call_that_is_made_again_though_it_may_have_run_is_found() {
     is_found_as(Planted::RepeatedInDoubt, "was executed 2 times");
 }
 
 #[test]
-fn what_is_told_of_the_last_of_several_tries_alone_is_found() {
-    is_found_as(Planted::ToldOfLastTry, "were told that they were not");
+fn a_try_that_is_forgotten_is_found() {
+    is_found_as(Planted::ToldOfLastTry, "told that they were not");
 }
 
 #[test]
-fn retries_that_cost_nothing_are_found() {
-    is_found_as(Planted::BudgetIgnored, "retries and hedges");
+fn a_budget_that_is_not_asked_is_found() {
+    is_found_as(Planted::BudgetIgnored, "over the budget");
+}
+
+#[test]
+fn a_call_that_runs_after_its_deadline_is_found() {
+    is_found_as(Planted::ExpiredRun, "after its deadline");
+}
+
+#[test]
+fn a_call_that_runs_though_it_was_given_up_is_found() {
+    is_found_as(Planted::CancelIgnored, "after its caller had given it up");
 }

@@ -34,12 +34,12 @@ impl House {
         if providing.len() < self.count(Role::Provider) {
             return Some(format!("not all providers have signed in: {providing:?}"));
         }
-        let callers: Vec<_> = lock(&self.callers).iter().map(|(who, caller)| (*who, caller.clone())).collect();
+        let callers: Vec<_> = lock(&self.callers).iter().map(|(who, desk)| (*who, desk.clone())).collect();
         if callers.len() < self.count(Role::Caller) + self.count(Role::Watcher) {
             return Some("not all callers have found a center".to_owned());
         }
-        for ((role, place), caller) in callers {
-            let known = timeout_at(deadline, caller.hosts(METHOD)).await;
+        for ((role, place), desk) in callers {
+            let known = timeout_at(deadline, desk.caller.hosts(METHOD)).await;
             let known = names(known.ok().and_then(Result::ok).iter().flatten());
             if known != providing {
                 return Some(format!("{} {place} knows {known:?} in place of {providing:?}", role.name()));
@@ -70,8 +70,8 @@ impl House {
     /// In peace every call is answered, however many are under way at once.
     pub(super) async fn check_calls(&self) {
         let callers: Vec<_> = lock(&self.callers).values().cloned().collect();
-        for caller in callers {
-            let calls = (0..4 * self.count(Role::Provider)).map(|_| Box::pin(self.calls.call(&caller)));
+        for caller in &callers {
+            let calls = (0..4 * self.count(Role::Provider)).map(|_| Box::pin(self.calls.call_once(caller)));
             let mut calls: Together<_> = calls.collect();
             while let Some(called) = calls.next().await {
                 if let Err(error) = called {
@@ -79,6 +79,9 @@ impl House {
                 }
             }
         }
+        // Of these not all are answered, but all as the ledger has it.
+        let mut bursts: Together<_> = callers.iter().map(|caller| Box::pin(self.calls.burst(caller))).collect();
+        while bursts.next().await.is_some() {}
     }
 
     /// All go: nothing is kept of them. The centers go last.

@@ -2,15 +2,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_client::{Centers, ClientBuilder, Reconnect};
+use callboard_client::{Centers, ClientBuilder, Reconnect, RetryBudget};
 use callboard_common::{Heartbeat, Heartbeats};
 use callboard_net::{Address, Limits};
-use callboard_registry::{AvailabilityPolicy, Caller, Provider};
-use callboard_server::Router;
-use tokio::time::{sleep, timeout};
+use callboard_registry::{AvailabilityPolicy, Provider};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::calls::BUDGET;
-use super::{House, METHOD};
+use super::House;
+use super::calls::Desk;
 use crate::Host;
 use crate::sim::lock;
 
@@ -71,8 +70,7 @@ async fn center(house: &House, place: usize, host: &Host) {
 async fn provide(house: &House, place: usize, host: &Host) {
     let (port, mut asked) = (house.next_port(), pin!(host.asked_to_end()));
     let address = host.address(port);
-    let calls = Arc::clone(&house.calls);
-    let router = Router::new().method(METHOD, move |call: u64| Ok(calls.execute(call)));
+    let router = house.calls.router();
     let names = router.names();
     // One in four is in a hurry, and signs in before it listens.
     let late = (house.sim.draw(4) == 0).then(|| house.sim.draw_time(Duration::from_secs(1)));
@@ -101,26 +99,24 @@ async fn provide(house: &House, place: usize, host: &Host) {
 }
 
 async fn call(house: &House, place: usize, host: &Host) {
-    let caller = caller(house, host).await;
-    lock(&house.callers).insert((Role::Caller, place), caller.clone());
-    loop {
-        // What becomes of it is in the ledger.
-        let _ = house.calls.call(&caller).await;
-        sleep(house.sim.draw_time(BETWEEN_CALLS)).await;
-    }
+    let desk = desk(house, host).await;
+    lock(&house.callers).insert((Role::Caller, place), desk.clone());
+    house.calls.work(&desk).await;
 }
 
 async fn watch(house: &House, place: usize, host: &Host) {
-    let caller = caller(house, host).await;
-    lock(&house.callers).insert((Role::Watcher, place), caller.clone());
-    house.watch.follow(&caller).await;
+    let desk = desk(house, host).await;
+    lock(&house.callers).insert((Role::Watcher, place), desk.clone());
+    house.watch.follow(&desk.caller).await;
 }
 
-async fn caller(house: &House, host: &Host) -> Caller {
-    let centers = house.center_list();
-    let builder =
-        || host.caller().client(settings(host)).timeout(CALL).keep_unconfirmed(KEEP_UNCONFIRMED).retry_budget(BUDGET);
-    until_done(|| builder().connect(&centers)).await
+async fn desk(house: &House, host: &Host) -> Desk {
+    let (centers, since) = (house.center_list(), Instant::now());
+    let builder = || {
+        let builder = host.caller().client(settings(host)).timeout(CALL);
+        builder.keep_unconfirmed(KEEP_UNCONFIRMED).retry_budget(BUDGET)
+    };
+    house.calls.desk(until_done(|| builder().connect(&centers)).await, BUDGET, since)
 }
 
 async fn centers(house: &House, host: &Host) -> Centers {
@@ -159,5 +155,5 @@ const KEEP_UNCONFIRMED: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(2);
 /// How long a provider that ends waits for centers that do not answer.
 const WITHDRAW: Duration = Duration::from_secs(1);
-/// At most.
-const BETWEEN_CALLS: Duration = Duration::from_millis(400);
+/// Little, so that it is met.
+const BUDGET: RetryBudget = RetryBudget { percent: 20, reserve: 2, most: 10 };

@@ -142,12 +142,8 @@ impl CallError {
     ) -> Self {
         let is_vague = error.is_none();
         let executed = error.as_ref().map_or(Executed::Unknown, |error| error.executed);
+        let what = error.as_ref().map_or_else(|| code.to_string(), |error| error.text(code));
         let (app_code, message, data) = error.map_or((None, String::new(), None), |e| (e.code, e.message, e.data));
-        let what = match (app_code, message.as_str()) {
-            (_, "") => code.to_string(),
-            (Some(app_code), text) => format!("{code} {app_code}: {text}"),
-            (None, text) => format!("{code}: {text}"),
-        };
         let kind = CallErrorKind::Remote { code, app_code, message, data };
         let mut error = Self::new(kind, peer, subject, what).with_executed(executed);
         error.0.is_vague = is_vague;

@@ -61,12 +61,8 @@ impl PeerError {
     /// What an answer with a code other than OK says. Where it does not say whether the method ran, nobody knows.
     pub(crate) fn remote(peer: String, method: &str, code: ResultCode, error: Option<ErrorInfo>) -> Self {
         let executed = error.as_ref().map_or(Executed::Unknown, |error| error.executed);
-        let (app_code, message, data) = error.map_or((None, String::new(), None), |e| (e.code, e.message, e.data));
-        let what = match (app_code, message.as_str()) {
-            (_, "") => code.to_string(),
-            (Some(app_code), text) => format!("{code} {app_code}: {text}"),
-            (None, text) => format!("{code}: {text}"),
-        };
+        let what = error.as_ref().map_or_else(|| code.to_string(), |error| error.text(code));
+        let (app_code, data) = error.map_or((None, None), |e| (e.code, e.data));
         Self::new(PeerErrorKind::Remote { code, app_code, data }, peer, method, what, executed)
     }
 

@@ -137,6 +137,22 @@ impl ErrorInfo {
         Self { executed: Executed::Yes, ..Self::not_executed(message) }
     }
 
+    /// For a person, with the code that it came with.
+    ///
+    /// ```
+    /// use callboard_common::{ErrorInfo, ResultCode};
+    /// let error = ErrorInfo { code: Some(7), ..ErrorInfo::executed("sold out") };
+    /// assert_eq!(error.text(ResultCode::Application), "APPLICATION 7: sold out");
+    /// assert_eq!(ErrorInfo::not_executed("").text(ResultCode::Overloaded), "OVERLOADED");
+    /// ```
+    pub fn text(&self, code: ResultCode) -> String {
+        match (self.code, &*self.message) {
+            (_, "") => code.to_string(),
+            (Some(app_code), text) => format!("{code} {app_code}: {text}"),
+            (None, text) => format!("{code}: {text}"),
+        }
+    }
+
     /// The same with `data` that names a limit which was reached: `{"limit": string, "bound": int}`.
     #[must_use]
     pub fn with_limit(self, limit: &'static str, bound: usize) -> Self {

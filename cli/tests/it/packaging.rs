@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use callboard_tests::not_tested;
 use tempfile::tempdir;
 
 use crate::stage::{PATIENCE, Program, callboard, run};
@@ -61,7 +62,10 @@ fn contained(arguments: &[&str], program: &Path) -> Program {
 #[test]
 fn as_process_1_of_nobody_it_serves_and_ends_when_it_is_asked_to() {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        return println!("not tried: only root can start a process in a namespace of its own");
+        return not_tested(
+            "the first process of a container",
+            "only root can start a process in a namespace of its own",
+        );
     }
     let directory = tempdir().unwrap();
     let program = directory.path().join("callboard");

@@ -5,6 +5,7 @@ mod bounds;
 mod calls;
 mod cancel;
 mod centers;
+mod dialing;
 mod executed;
 mod inboxes;
 mod keys;

@@ -386,6 +386,54 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_finds_a_gate_closed_that_is_left_at_that_moment_is_let_in() {
+        const MANY: usize = 20_000;
+        // To leave so many gates takes longer than to find the last of them closed.
+        let mut gates = Gates::default();
+        let last = gates.add(Passes::All, Concurrency::Fixed(1));
+        let many: Vec<_> = (0..MANY).map(|_| gates.add(Passes::Method, Concurrency::Unlimited)).collect();
+        let before_last = many[MANY - 1];
+        for passed in [many.into_iter().chain([last]).collect(), vec![last], vec![before_last]] {
+            gates.add_method(passed);
+        }
+        let methods = ["leaves", "comes", "shows how far the first has come"].map(|name| method(name, 1));
+        let keeper = Gatekeeper::new(gates, room(100), methods, Duration::from_hours(1));
+
+        let ((to_leave, passes), (has_left, left)) = (mpsc::channel::<Pass>(), mpsc::channel());
+        let leaving = Arc::clone(&keeper);
+        thread::spawn(move || {
+            for pass in passes {
+                leaving.leave(0, &pass, Left::AtItsEnd);
+                has_left.send(()).unwrap();
+            }
+        });
+        let mut met = 0;
+        for _ in 0..10_000 {
+            let Admitted::Now(pass) = keeper.enter(0, 1) else { panic!("it is alone") };
+            to_leave.send(pass).unwrap();
+            while keeper.gates.running(0) > 0 {
+                std::hint::spin_loop();
+            }
+            // The other thread has looked whether somebody waits, and found nobody, and is on its way to the last gate.
+            let admitted = keeper.enter(1, 1);
+            let is_met = keeper.gates.running(2) > 0;
+            left.recv().unwrap();
+            match admitted {
+                Admitted::Now(pass) => keeper.leave(1, &pass, Left::AtItsEnd),
+                Admitted::Later(mut queued) => {
+                    drop(queued.let_in.try_recv().expect("it waits for ever"));
+                    met += usize::from(is_met);
+                }
+                Admitted::Never(full) => panic!("it may wait: {full:?}"),
+            }
+            if met == 3 {
+                return;
+            }
+        }
+        panic!("they have met {met} times only");
+    }
+
     /// Three callers on a loop of their own.
     #[tokio::main(flavor = "current_thread")]
     async fn call_from_a_thread(crowd: &Arc<Crowd>) {

@@ -344,6 +344,11 @@ pub(crate) const ALL: &[Setting] = &[
         "Comings and goings of a method at a host in flap_window_ms; past it, coming is told later",
     ),
     millis("flap_window_ms", |config| &mut config.availability.flap_window, "The time over which flap_changes counts"),
+    millis(
+        "warm_up_ms",
+        |config| &mut config.availability.warm_up,
+        "Callers of a method that nobody provides wait until the center has run for so long: providers may be coming back",
+    ),
     number(
         "relayed_calls",
         0,

@@ -1,5 +1,5 @@
 //! Measures a rolling restart: four providers, then the center, are asked to leave (SIGTERM) and started anew, again
-//! and again, while callers call without a rest.
+//! and again, while callers call without a rest, and newcomers make their first calls as soon as the part is back.
 //!
 //! ```sh
 //! cargo build --release && cargo run --release -p callboard-cli --example rolling -- 20
@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use callboard::Caller;
-use callboard_tests::Load;
+use callboard_tests::{Load, Report};
 use tokio::runtime::Runtime;
 
 const PROVIDERS: usize = 4;
 const CALLERS: usize = 8;
+const NEWCOMERS: usize = 4;
 
 /// A process of the program, and where it listens.
 struct Part {
@@ -36,8 +37,10 @@ fn main() -> anyhow::Result<()> {
     let mut center = Part::start(&["center", "--listen", "127.0.0.1:0"])?;
     let start = |_| Part::start(&["provide", "--demo", "--center", &center.address]);
     let mut providers = (0..PROVIDERS).map(start).collect::<anyhow::Result<Vec<_>>>()?;
-    println!("| restarted in turn, each {seconds} s | restarts | calls | failed | longest call |");
-    println!("| --- | --- | --- | --- | --- |");
+    println!(
+        "| restarted in turn, each {seconds} s | restarts | calls | failed | longest | of newcomers | failed | longest |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let at = center.address.clone();
     measure(&runtime, &at, "4 providers", each, &mut providers)?;
     measure(&runtime, &at, "the center", each, std::slice::from_mut(&mut center))?;
@@ -49,22 +52,31 @@ fn main() -> anyhow::Result<()> {
 
 fn measure(runtime: &Runtime, center: &str, what: &str, time: Duration, parts: &mut [Part]) -> anyhow::Result<()> {
     let load = runtime.block_on(Load::start(center, CALLERS));
-    let (began, mut restarts) = (Instant::now(), 0);
+    let (began, mut restarts, mut newcomers) = (Instant::now(), 0, Report::default());
     while began.elapsed() < time {
         for part in &mut *parts {
             part.leave()?;
             *part = Part::start(&part.arguments)?;
             restarts += 1;
+            newcomers.add(runtime.block_on(first_calls(center)));
             // The next one goes when all is whole again, and callers have used it.
             runtime.block_on(whole(center))?;
             runtime.block_on(load.go_on(20 * (PROVIDERS * CALLERS) as u64));
         }
     }
     let report = runtime.block_on(load.stop());
-    println!("| {what} | {restarts} {report}");
-    report.errors.iter().for_each(|error| println!("{error}"));
-    ensure!(report.failed == 0, "{} calls failed", report.failed);
+    println!("| {what} | {restarts} {report} {newcomers} |");
+    let failed = report.failed + newcomers.failed;
+    report.errors.iter().chain(&newcomers.errors).for_each(|error| println!("{error}"));
+    ensure!(failed == 0, "{failed} calls failed");
     Ok(())
+}
+
+/// Of callers that come anew, and at a center that has just begun most likely before the providers are back.
+async fn first_calls(center: &str) -> Report {
+    let load = Load::start(center, NEWCOMERS).await;
+    load.go_on(2 * NEWCOMERS as u64).await;
+    load.stop().await
 }
 
 /// Waits until a caller that comes anew finds all providers.

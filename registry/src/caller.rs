@@ -37,7 +37,7 @@ use crate::{Balancer, CallerBuilder, Discovery, Notices};
 ///
 /// Of several centers it asks the first that answers, and the next when that one is lost. One that was just started may
 /// not have been found by the providers yet (which takes them 7 s at most): those that are known are called on for that
-/// long, but a method that is called for the first time may be answered `NotFound`.
+/// long, and a method of which none is known waits for the first that comes.
 ///
 /// Clones share everything. Connections are driven on the runtime that made the caller, and end with its last clone.
 ///
@@ -130,9 +130,10 @@ impl Caller {
     /// Calls and waits for the result.
     ///
     /// # Errors
-    /// `NotFound`: nobody provides the method. `Unavailable`: none of its providers could take the call; it names them.
-    /// `Timeout`, `Disconnected`, `Remote`, ... as [`Client::call`]. It is the error of the last try, and says how many
-    /// there were and whether any of them ran.
+    /// `NotFound`: nobody provides the method, nor has come in time to a center that has
+    /// [just begun](crate::AvailabilityPolicy::warm_up). `Unavailable`: none of its providers could take the call; it names
+    /// them. `Timeout`, `Disconnected`, `Remote`, ... as [`Client::call`]. It is the error of the last try, and says how
+    /// many there were and whether any of them ran.
     ///
     /// # Cancel safety
     /// Dropping the future forgets the call; it may run all the same.

@@ -159,6 +159,39 @@ impl Discovery {
         }
     }
 
+    /// The same for a call. Where nobody is known, since the center has just begun, waits for the first provider until all
+    /// may be expected to have come back.
+    pub(crate) async fn hosts_to_call(&self, method: &str, deadline: Instant) -> Result<Arc<Vec<Host>>, CallError> {
+        let hosts = self.hosts_until(method, deadline).await?;
+        if hosts.is_empty() && self.warms_up() {
+            return Box::pin(self.hosts_once_warm(method, deadline)).await;
+        }
+        Ok(hosts)
+    }
+
+    async fn hosts_once_warm(&self, method: &str, deadline: Instant) -> Result<Arc<Vec<Host>>, CallError> {
+        // Before the list is looked at, so that no change of it is missed.
+        let mut changes = self.state.subscribe();
+        loop {
+            let hosts = self.hosts_until(method, deadline).await?;
+            let warm_at = self.state.lock().warm_at.filter(|at| *at > Instant::now());
+            let (true, Some(changes), Some(warm_at)) = (hosts.is_empty(), &mut changes, warm_at) else {
+                return Ok(hosts);
+            };
+            match timeout_at(warm_at.min(deadline), changes.recv()).await {
+                Ok(Err(broadcast::error::RecvError::Closed)) => return Ok(hosts),
+                Err(_) if Instant::now() >= deadline => return Ok(hosts),
+                // Another center may have begun meanwhile.
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the center has just begun, so that providers may be on their way to it.
+    pub(crate) fn warms_up(&self) -> bool {
+        self.state.lock().warm_at.is_some_and(|at| at > Instant::now())
+    }
+
     /// Waits until somebody provides `method`; returns who does.
     ///
     /// # Errors

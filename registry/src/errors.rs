@@ -25,8 +25,11 @@ pub(crate) fn root_cause(error: &dyn Error) -> String {
     root.to_string()
 }
 
-pub(crate) fn nobody_provides(center: &str, method: &str) -> CallError {
-    CallError::new(CallErrorKind::NotFound, center, call_of(method), "nobody provides it")
+/// `warms_up` says that the center has just begun.
+pub(crate) fn nobody_provides(center: &str, method: &str, warms_up: bool) -> CallError {
+    let yet = "nobody provides it yet: the center has just begun, and providers may be on their way back to it";
+    let what = if warms_up { yet } else { "nobody provides it" };
+    CallError::new(CallErrorKind::NotFound, center, call_of(method), what)
         .with_advice("check the name, and that a provider of it runs and is registered at this center")
 }
 

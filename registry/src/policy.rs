@@ -34,6 +34,10 @@ pub struct AvailabilityPolicy {
     pub flap_changes: usize,
     /// The time over which such changes are counted. Default 60 s.
     pub flap_window: Duration,
+    /// How long after its begin a center tells who discovers a method that nobody provides that providers may be on their
+    /// way back to it; calls wait so long for the first one. Default 6 s: a provider pauses for up to 5 s before it
+    /// connects again. Zero where no provider was there before. Longer, and calls of what nobody provides fail later.
+    pub warm_up: Duration,
 }
 
 impl Default for AvailabilityPolicy {
@@ -45,6 +49,7 @@ impl Default for AvailabilityPolicy {
             provider_grace: Duration::from_secs(2),
             flap_changes: 5,
             flap_window: Duration::from_mins(1),
+            warm_up: Duration::from_secs(6),
         }
     }
 }
@@ -68,6 +73,7 @@ impl AvailabilityPolicy {
             provider_grace: Duration::ZERO,
             flap_changes: usize::MAX,
             flap_window: Duration::ZERO,
+            warm_up: Duration::ZERO,
         }
     }
 }

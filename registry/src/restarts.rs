@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use callboard_client::{Client, ClientState, Reconnect};
-use callboard_common::Host;
+use callboard_client::{CallError, CallErrorKind, Client, ClientState, Reconnect};
+use callboard_common::{Executed, Host};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
@@ -238,4 +238,79 @@ async fn a_look_up_while_a_center_leaves_goes_to_the_next() {
     };
     timeout(LONG, asked).await.unwrap();
     timeout(LONG, stopping).await.unwrap().unwrap();
+}
+
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Calls, and returns once the center has been asked.
+async fn call_of(caller: &Caller, center: &Center) -> tokio::task::JoinHandle<Result<String, CallError>> {
+    let (caller, asked) = (caller.clone(), center.discoveries());
+    let call = tokio::spawn(async move { caller.call("who", &()).await });
+    until("the center is asked", || center.discoveries() > asked).await;
+    call
+}
+
+#[tokio::test]
+async fn the_first_call_at_a_center_that_has_just_begun_waits_for_who_comes_back() {
+    let stage = Stage::new();
+    let center = Center::start_young(&stage.address(), HOUR).await;
+    let caller = stage.caller(Caller::builder()).await;
+    let call = call_of(&caller, &center).await;
+    assert!(caller.hosts("who").await.unwrap().is_empty(), "a list says what is known now");
+    let server = serve_who("a", "127.0.0.1:0").await;
+    let _provider = stage.provider(host_of(&server)).await;
+    assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap(), "a");
+}
+
+#[tokio::test]
+async fn what_nobody_provided_before_is_waited_for_at_a_center_that_has_begun_anew() {
+    let stage = Stage::new();
+    let center = stage.center().await;
+    let caller = stage.caller(Caller::builder()).await;
+    let error = caller.call::<String>("who", &()).await.unwrap_err();
+    assert!(error.to_string().contains("nobody provides it ("), "{error}");
+    center.stop().await;
+    lost(caller.center()).await;
+    let center = Center::start_young(&stage.address(), HOUR).await;
+    resumed(caller.center()).await;
+    let call = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.call::<String>("who", &()).await }
+    });
+    let server = serve_who("a", "127.0.0.1:0").await;
+    let _provider = stage.provider(host_of(&server)).await;
+    assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap(), "a");
+    drop(center);
+}
+
+#[tokio::test]
+async fn a_call_waits_for_nobody_once_the_center_has_run_for_long_enough_or_its_own_time_is_over() {
+    let stage = Stage::new();
+    let warm_up = Duration::from_millis(50);
+    let center = Center::start_young(&stage.address(), warm_up).await;
+    let error =
+        timeout(LONG, stage.caller(Caller::builder()).await.call::<String>("who", &())).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("nobody provides it ("), "{error}");
+    center.stop().await;
+    let _center = Center::start_young(&stage.address(), HOUR).await;
+    let caller = stage.caller(Caller::builder()).await.with_timeout(warm_up);
+    let error = caller.call::<String>("who", &()).await.unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::NotFound), "{error}");
+    assert!(error.to_string().contains("nobody provides it yet: the center has just begun"), "{error}");
+    assert_eq!(error.executed(), Executed::No);
+}
+
+/// It waits for a center of which it hears nothing more, and then for the next one.
+#[tokio::test]
+async fn a_call_that_waits_goes_on_waiting_at_the_next_run_of_the_center() {
+    let stage = Stage::new();
+    let center = Center::start_young(&stage.address(), HOUR).await;
+    let caller = stage.caller(Caller::builder()).await;
+    let call = call_of(&caller, &center).await;
+    center.stop().await;
+    lost(caller.center()).await;
+    let _center = Center::start_young(&stage.address(), HOUR).await;
+    let server = serve_who("a", "127.0.0.1:0").await;
+    let _provider = stage.provider(host_of(&server)).await;
+    assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap(), "a");
 }

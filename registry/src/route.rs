@@ -169,7 +169,7 @@ impl<'a> Route<'a> {
 
     async fn pick(&mut self) -> Result<Pick, CallError> {
         let Inner { discovery, balancer, pool, .. } = self.caller;
-        let hosts = discovery.hosts_until(self.method, self.deadline).await?;
+        let hosts = discovery.hosts_to_call(self.method, self.deadline).await?;
         if self.tried.is_empty() {
             let first = self.choose(balancer.pick(self.method, &hosts), &hosts)?;
             if hosts.len() == 1 || !(first.host.is_relayed() || pool.is_doubtful(first.host)) {
@@ -208,7 +208,7 @@ impl<'a> Route<'a> {
         match (none_left, self.tried.is_empty()) {
             (_, false) => unreachable(&center, self.method, &self.tried),
             (true, true) if client.is_closed() => center_gone(&center, self.method),
-            (true, true) => nobody_provides(&center, self.method),
+            (true, true) => nobody_provides(&center, self.method, self.caller.discovery.warms_up()),
             (false, true) => no_choice(&center, self.method),
         }
     }

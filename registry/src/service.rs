@@ -46,6 +46,8 @@ pub struct RegistryService<C: Connection> {
     woken: Notify,
     /// Connections end because this center stops, which says nothing of the peers.
     draining: AtomicBool,
+    /// Until when providers may be on their way back to a center that has begun anew; `None` for ever.
+    warm_at: Option<Instant>,
 }
 
 impl<C: Connection> RegistryService<C> {
@@ -62,6 +64,7 @@ impl<C: Connection> RegistryService<C> {
             lines: Mutex::default(),
             woken: Notify::new(),
             draining: AtomicBool::new(false),
+            warm_at: Instant::now().checked_add(policy.warm_up),
         }
     }
 
@@ -186,11 +189,20 @@ impl<C: Connection> RegistryService<C> {
             Ok(listing) => listing,
             Err(why) => return refuse_op(conn, message, request.op, why.code(), &why.to_error()),
         };
-        let answer = host_list(&request.method, listing, with_revision, knows(conn, Feature::Relay));
+        let mut answer = host_list(&request.method, listing, with_revision, knows(conn, Feature::Relay));
+        if with_revision && answer.code == ResultCode::NotFoundService {
+            answer.warm_up_ms = self.warms_up_for(Instant::now());
+        }
         if let Err(SendError::Encode(why)) = conn.answer(message.id(), &answer) {
             availability.stop_watching(conn, &request.method);
             refuse_list(conn, message, &why);
         }
+    }
+
+    /// How many more ms providers may be on their way back.
+    fn warms_up_for(&self, now: Instant) -> Option<u64> {
+        let left = self.warm_at.map_or(Duration::MAX, |at| at.saturating_duration_since(now));
+        (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1))
     }
 
     fn withdraw(&self, conn: &C, message: &Message, request: &ServiceRequest<'_>) {
@@ -362,6 +374,7 @@ fn host_list(method: &str, listing: Listing, with_revision: bool, with_relayed: 
         method: Some(Cow::Borrowed(method)),
         hosts: Some(hosts.into()),
         revision: with_revision.then_some(revision),
+        warm_up_ms: None,
         error: none.then(|| ErrorInfo::not_executed("nobody provides this method now; the first to come is told")),
     }
 }

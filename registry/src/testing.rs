@@ -10,7 +10,7 @@ use callboard_common::{
 use callboard_net::{Conn, Serving, Settings, serve};
 use callboard_server::{Router, Server, Sessions};
 
-use crate::{Place, Provider, RegistryService};
+use crate::{AvailabilityPolicy, Place, Provider, RegistryLimits, RegistryService};
 
 /// More than anything takes on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -76,8 +76,27 @@ impl Center {
         Self::with_at("127.0.0.1:0", one_loop(), |counting| Dispatcher::new().on_service(counting)).await
     }
 
+    /// One that takes so long to be sure that nobody is on the way back to it.
+    pub(crate) async fn start_young(address: &str, warm_up: Duration) -> Self {
+        let settings = one_loop();
+        let sessions = Sessions::for_server("test center", &settings.limits);
+        let policy = AvailabilityPolicy { warm_up, ..AvailabilityPolicy::trusting() };
+        let registry = RegistryService::with_policy(RegistryLimits::default(), policy);
+        let handler = |counting| Dispatcher::new().on_service(counting).on_session(sessions);
+        Self::of(registry, address, settings, handler).await
+    }
+
     async fn with_at<H: Handler<Conn>>(address: &str, settings: Settings, handler: impl FnOnce(Counting) -> H) -> Self {
-        let registry = Arc::new(RegistryService::default());
+        Self::of(RegistryService::default(), address, settings, handler).await
+    }
+
+    async fn of<H: Handler<Conn>>(
+        registry: RegistryService<Conn>,
+        address: &str,
+        settings: Settings,
+        handler: impl FnOnce(Counting) -> H,
+    ) -> Self {
+        let registry = Arc::new(registry);
         let discoveries = Arc::new(AtomicUsize::new(0));
         let refusals = Arc::new(AtomicUsize::new(0));
         let probes = Arc::new(AtomicUsize::new(0));

@@ -84,7 +84,8 @@ impl Load {
 }
 
 impl Report {
-    fn add(&mut self, other: Self) {
+    /// Counts what others have made too.
+    pub fn add(&mut self, other: Self) {
         self.calls += other.calls;
         self.failed += other.failed;
         self.notes += other.notes;
@@ -116,7 +117,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { calls, failed, longest, .. } = self;
-        write!(f, "| {calls} | {failed} | {} ms |", longest.as_millis())
+        write!(f, "| {calls} | {failed} | {} ms", longest.as_millis())
     }
 }
 

@@ -183,6 +183,9 @@ pub struct ServiceAnswer<'a> {
     pub hosts: Option<HostList<'a>>,
     /// With a discovery: of the method's set of providers; it grows by one with each change (sessions only).
     pub revision: Option<u64>,
+    /// With a discovery that finds nobody: for how many more ms providers may be on their way back, since this center has
+    /// just begun (sessions only).
+    pub warm_up_ms: Option<u64>,
     /// More, where it went wrong.
     pub error: Option<ErrorInfo>,
 }
@@ -190,7 +193,15 @@ pub struct ServiceAnswer<'a> {
 impl ServiceAnswer<'_> {
     /// Done.
     pub const fn ok(op: ServiceOp) -> Self {
-        Self { code: ResultCode::Ok, op: Some(op), method: None, hosts: None, revision: None, error: None }
+        Self {
+            code: ResultCode::Ok,
+            op: Some(op),
+            method: None,
+            hosts: None,
+            revision: None,
+            warm_up_ms: None,
+            error: None,
+        }
     }
 }
 
@@ -211,6 +222,8 @@ impl Encode for ServiceAnswer<'_> {
             #[serde(skip_serializing_if = "Option::is_none")]
             revision: Option<u64>,
             #[serde(skip_serializing_if = "Option::is_none")]
+            warm_up_ms: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             error: Option<&'a ErrorInfo>,
         }
         C::write(
@@ -220,6 +233,7 @@ impl Encode for ServiceAnswer<'_> {
                 method: self.method.as_deref(),
                 host: self.hosts.as_ref(),
                 revision: self.revision,
+                warm_up_ms: self.warm_up_ms,
                 error: self.error.as_ref(),
             },
             out,
@@ -230,8 +244,8 @@ impl Encode for ServiceAnswer<'_> {
 /// As a caller reads it: a clean discovery's answer may lack `rcode`, and a host that nobody can reach is left out.
 impl<'a> Decode<'a> for ServiceAnswer<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [rcode, op, method, host, revision, error] =
-            C::members(body, ["rcode", "optype", "method", "host", "revision", "error"])?;
+        let [rcode, op, method, host, revision, warm_up, error] =
+            C::members(body, ["rcode", "optype", "method", "host", "revision", "warm_up_ms", "error"])?;
         let hosts = host.and_then(HostList::read::<C>);
         let absent = hosts.is_some().then_some(ResultCode::Ok);
         Ok(Self {
@@ -240,6 +254,7 @@ impl<'a> Decode<'a> for ServiceAnswer<'a> {
             method: method.and_then(C::text),
             hosts,
             revision: revision.and_then(natural::<C>),
+            warm_up_ms: warm_up.and_then(natural::<C>),
             error: answer_error::<C>(error),
         })
     }

@@ -203,6 +203,7 @@ proptest! {
     fn service_answer(id in id(), code in code(), op in service_op(), method in prop::option::of(text()),
                       hosts in prop::option::of(prop::collection::vec(listed_host(), 0..6)),
                       revision in prop::option::of(0..u64::MAX / 2),
+                      warm_up_ms in prop::option::of(0..u64::MAX / 2),
                       error in prop::option::of(error())) {
         let sent = ServiceAnswer {
             code,
@@ -210,12 +211,14 @@ proptest! {
             method: method.map(Into::into),
             hosts: hosts.map(Into::into),
             revision,
+            warm_up_ms,
             error,
         };
         carry!(&id, &sent, |C, bytes| {
             let got = ServiceAnswer::decode::<C>(bytes).unwrap();
             assert_same((got.code, got.op), (sent.code, sent.op))?;
             assert_same((&got.method, &got.hosts, got.revision), (&sent.method, &sent.hosts, sent.revision))?;
+            assert_same(got.warm_up_ms, sent.warm_up_ms)?;
             same_error(got.error.as_ref(), sent.error.as_ref())?;
         });
     }

@@ -20,6 +20,7 @@ impl State {
             let knowledge = &mut *knowledge;
             knowledge.is_anew |= knowledge.center_run != run || run.is_none() || knowledge.cache.has_unconfirmed();
             knowledge.renewals += 1;
+            knowledge.warm_at = None;
             knowledge.line = Some(line.downgrade());
             knowledge.doubtful.clear();
             (knowledge.cache.asked_for(), knowledge.renewals)
@@ -84,6 +85,7 @@ impl State {
             // The first look-up, over the connection before, has not been answered yet.
             return self.conclude(method, Ok(listing));
         }
+        knowledge.warms_up_for(listing.warm_up);
         let keep = knowledge.is_anew;
         let changes = knowledge.cache.renew(method, &listing.hosts, listing.revision, keep);
         drop(knowledge);

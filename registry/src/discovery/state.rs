@@ -3,12 +3,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use callboard_client::{CallError, CallErrorKind, Conn, Inbox, Line, Resuming, WeakLine};
+use callboard_client::{CallError, CallErrorKind, Conn, Inbox, Line, Resuming, WeakLine, deadline_after};
 use callboard_common::{
     Connection, Decode, Event, Host, HostList, Json, ListedHost, Message, ResultCode, ServiceAnswer, ServiceOp,
     ServiceRequest,
 };
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use super::DiscoverySettings;
 use crate::errors::discovery_of;
@@ -35,6 +36,8 @@ pub(super) struct Knowledge {
     pub(super) center_run: Option<String>,
     /// That run began a short while ago, and may not have heard of all.
     pub(super) is_anew: bool,
+    /// Until when the center that was asked last, which has just begun, may not have heard of all.
+    pub(super) warm_at: Option<Instant>,
     /// How often all was asked for again.
     pub(super) renewals: u64,
     /// What is to be asked for again, and whether somebody is at it.
@@ -50,6 +53,8 @@ pub(super) struct Knowledge {
 pub(super) struct Listing {
     pub(super) hosts: Vec<ListedHost>,
     pub(super) revision: Option<u64>,
+    /// How long providers may still be on their way to a center that has just begun.
+    pub(super) warm_up: Option<Duration>,
 }
 
 /// What a look-up begins with.
@@ -72,6 +77,7 @@ impl State {
             line: None,
             center_run,
             is_anew: false,
+            warm_at: None,
             renewals: 0,
             doubtful: BTreeSet::new(),
             settles: false,
@@ -127,6 +133,7 @@ impl State {
         let mut knowledge = self.lock();
         let (outcome, departed) = match listing {
             Ok(listing) => {
+                knowledge.warms_up_for(listing.warm_up);
                 let departed = knowledge.take_answer(method, &listing);
                 (Ok(knowledge.cache.hosts(method).map(|hosts| Arc::new(hosts.to_vec())).unwrap_or_default()), departed)
             }
@@ -153,7 +160,7 @@ impl State {
         match answer.code {
             ResultCode::Ok | ResultCode::NotFoundService => {
                 let hosts = answer.hosts.iter().flat_map(HostList::iter).collect();
-                Ok(Listing { hosts, revision: answer.revision })
+                Ok(Listing { hosts, revision: answer.revision, warm_up: answer.warm_up_ms.map(Duration::from_millis) })
             }
             code => Err(CallError::remote(&self.center, discovery_of(method), code, answer.error)),
         }
@@ -181,6 +188,12 @@ impl State {
 }
 
 impl Knowledge {
+    pub(super) fn warms_up_for(&mut self, time: Option<Duration>) {
+        if let Some(time) = time {
+            self.warm_at = Some(deadline_after(time));
+        }
+    }
+
     /// Which hosts provide nothing more.
     fn take_answer(&mut self, method: &str, listing: &Listing) -> Vec<Host> {
         let notices = self.cache.answer(method, &listing.hosts, listing.revision);

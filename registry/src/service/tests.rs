@@ -326,3 +326,28 @@ fn check_history(watcher: &Recorder) -> HashSet<Host> {
     }
     view
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_nobody_at_a_center_that_has_just_begun_is_told_for_how_long_that_says_little() {
+    let policy = AvailabilityPolicy { warm_up: Duration::from_secs(2), ..AvailabilityPolicy::trusting() };
+    let service = RegistryService::with_policy(RegistryLimits::default(), policy);
+    let (asker, v1) = (session_peer(1), Recorder::new(2));
+    let discover = |conn: &Recorder| send(&service, conn, DISCOVER_ADD).remove(0);
+    assert!(discover(&asker).contains(r#""revision":0,"warm_up_ms":2000,"#));
+    assert!(!discover(&v1).contains("warm_up_ms"), "nothing beyond v1 for a v1 peer");
+    tokio::time::advance(Duration::from_micros(1_999_500)).await;
+    assert!(discover(&asker).contains(r#""warm_up_ms":1,"#), "a time that has begun");
+    tokio::time::advance(Duration::from_micros(500)).await;
+    assert!(!discover(&asker).contains("warm_up_ms"), "by now it is known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_somebody_is_found_nobody_is_waited_for() {
+    let policy = AvailabilityPolicy { warm_up: Duration::MAX, ..AvailabilityPolicy::trusting() };
+    let service = RegistryService::with_policy(RegistryLimits::default(), policy);
+    let asker = session_peer(1);
+    assert!(send(&service, &asker, DISCOVER_ADD)[0].contains(&format!(r#""warm_up_ms":{},"#, u64::MAX)));
+    let _ = send(&service, &Recorder::new(2), ADD_AT_1);
+    let _ = asker.take();
+    assert!(!send(&service, &asker, DISCOVER_ADD)[0].contains("warm_up_ms"));
+}

@@ -55,9 +55,14 @@ async fn a_rolling_restart_of_everything_loses_no_call() {
     within(house.shutdown()).await;
     go_on(&load).await;
     house = center(&at).await;
+    // Most likely nobody is registered yet.
+    let newcomers = within(Load::start(&at, CALLERS)).await;
     // Each provider has three methods at one host.
-    until("all are registered again", || house.registry_size().connections == PROVIDERS + CALLERS).await;
+    until("all are registered again", || house.registry_size().connections == PROVIDERS + 2 * CALLERS).await;
     go_on(&load).await;
+    go_on(&newcomers).await;
+    let report = within(newcomers.stop()).await;
+    assert_eq!((report.failed, &report.errors[..]), (0, &[][..]), "{} calls of newcomers", report.calls);
     let report = within(load.stop()).await;
     assert_eq!((report.failed, &report.errors[..]), (0, &[][..]), "{} calls", report.calls);
     until("all one-way calls are executed", || noted.load(Relaxed) >= report.notes).await;

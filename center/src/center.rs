@@ -117,6 +117,12 @@ impl Center {
         self.topics.given_up()
     }
 
+    /// How many messages were left out for some of their subscribers, since what these take of it is over the bound on
+    /// frames: with its number, of which they are told, or for a v1 peer as a string.
+    pub fn left_out(&self) -> u64 {
+        self.topics.left_out()
+    }
+
     /// Waits until each event loop has taken a turn: what a watchdog wants to know. One that is stuck keeps it waiting.
     ///
     /// # Cancel safety

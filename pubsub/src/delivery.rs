@@ -149,9 +149,14 @@ pub(crate) fn push<C: Connection>(subscriber: &C, frame: &Shared, publisher: Opt
 }
 
 /// What can't be queued can't be skipped: the subscriber would take a history with a gap for a whole one.
-pub(crate) fn close<C: Connection>(subscriber: &C, topic: &str, why: &str) {
-    let topic: String = topic.chars().take(64).collect();
+fn close<C: Connection>(subscriber: &C, topic: &str, why: &str) {
+    let topic = short(topic);
     subscriber.close(format!("a message of topic {topic:?} can't be queued for it: {why}").into());
+}
+
+/// A topic's name for a line of the log.
+pub(crate) fn short(topic: &str) -> String {
+    topic.chars().take(64).collect()
 }
 
 const CUT_OFF: &str = "slow subscriber: more waits for it than its subscribe permits";

@@ -1,7 +1,7 @@
 use bytes::{Bytes, BytesMut};
 use callboard_common::{
     Codec, Connection, Decode, Encode, EncodeError, Feature, Head, Json, Message, MessageType, Raw, Shape, Shared,
-    TopicRequest,
+    TopicOp, TopicRequest,
 };
 use serde_json::value::RawValue;
 
@@ -27,7 +27,7 @@ pub(crate) struct Publication<'a, C> {
     /// What is not a string, as its compact JSON text in a string: v1 peers take strings only.
     text: Option<Made<Shared>>,
     numbered: Option<Made<Numbered>>,
-    /// The same on its way.
+    /// The same on its way, or what tells that it is left out.
     counted: Option<Shared>,
 }
 
@@ -74,6 +74,12 @@ enum Made<F> {
 /// Smaller messages are copied before they are queued: a slice would keep the whole buffer that it was read into, 64
 /// KiB at least, and what a queue holds must be little more than what it counts.
 pub(crate) const COPY_BELOW_BYTES: usize = 32 << 10;
+const OVER_THE_BOUND_WITH_ITS_NUMBER: &str =
+    "those who count, since with its number it is over the bound on frames: leave 27 bytes for that";
+const OVER_THE_BOUND_AS_A_STRING: &str =
+    "peers without a session, since they take strings only, and as a string it is over the bound on frames";
+const OVER_THE_BOUND: &str =
+    "those who count and peers without a session, since in their forms it is over the bound on frames";
 /// Where in a frame its flags stand: the highest byte of `MType`.
 const FLAGS_AT: usize = 4;
 
@@ -155,16 +161,25 @@ impl<'a, C: Connection> Publication<'a, C> {
         }
     }
 
-    /// From now on its numbers stay. Gives the frames that have them, to be kept: what is kept does not count against
-    /// the outboxes.
-    pub(crate) fn count(&mut self) -> Option<Bytes> {
-        let Some(Made::Frames(numbered)) = self.numbered.take() else { return None };
-        let frames = numbered.into_frames().freeze();
-        self.counted = Some(self.publisher.share(frames.clone()));
-        Some(frames)
+    /// From now on its numbers stay; `next` is the first. Gives the frames that have them, to be kept: what is kept does
+    /// not count against the outboxes.
+    pub(crate) fn count(&mut self, next: u64) -> Option<Bytes> {
+        match self.numbered.take()? {
+            Made::Frames(numbered) => {
+                let frames = numbered.into_frames().freeze();
+                self.counted = Some(self.publisher.share(frames.clone()));
+                Some(frames)
+            }
+            Made::TooLarge => {
+                self.numbered = Some(Made::TooLarge);
+                self.counted = self.reached(next + self.len() - 1);
+                None
+            }
+        }
     }
 
-    /// The frames for a subscriber, once all is made and counted; `None` if a message has no such form.
+    /// The frames for a subscriber, once all is made and counted. Where a message has no such form: what tells so, or
+    /// `None`.
     pub(crate) fn frames(&self, form: Form) -> Option<&Shared> {
         match (form, &self.text) {
             (Form::Numbered, _) => self.counted.as_ref(),
@@ -172,6 +187,25 @@ impl<'a, C: Connection> Publication<'a, C> {
             (Form::Text, Some(Made::TooLarge)) => None,
             (Form::Text | Form::Value, _) => self.value.as_ref(),
         }
+    }
+
+    /// Why subscribers of a form that was made do not get it, if it is left out for them.
+    pub(crate) const fn left_out(&self) -> Option<&'static str> {
+        match (&self.numbered, &self.text) {
+            (Some(Made::TooLarge), Some(Made::TooLarge)) => Some(OVER_THE_BOUND),
+            (Some(Made::TooLarge), _) => Some(OVER_THE_BOUND_WITH_ITS_NUMBER),
+            (_, Some(Made::TooLarge)) => Some(OVER_THE_BOUND_AS_A_STRING),
+            _ => None,
+        }
+    }
+
+    /// Tells those who count that all up to this number was sent or is left out. If that has no room either, the next
+    /// message's number tells.
+    fn reached(&self, seq: u64) -> Option<Shared> {
+        let body = <TopicRequest<'_>>::new(&*self.topic, TopicOp::Subscribe).with_seq(seq);
+        let id = self.messages.last().map(Message::id).unwrap_or_default();
+        let frame = self.publisher.encode(Head::new(MessageType::TopicRequest, id), &body);
+        frame.ok().map(|frame| self.publisher.share(frame))
     }
 
     fn make_value(&mut self) {

@@ -7,7 +7,7 @@ use callboard_common::{
     TopicAnswer, TopicOp, TopicOptions, TopicRequest, refuse, refuse_body,
 };
 
-use crate::delivery::{Delivery, close, push};
+use crate::delivery::{Delivery, push, short};
 use crate::publication::{Form, Needs, Publication, is_string};
 use crate::spelling::Spelling;
 use crate::topic::{Replay, Subscriber};
@@ -18,7 +18,8 @@ use crate::{TopicError, TopicLimits, TopicManager};
 /// Messages, and the answers to what changes the table, are queued under one lock, so every peer sees them in the order
 /// of the table: a subscriber's first message comes after the answer to its subscribe, and none comes after the answer
 /// to its cancel. A publisher's answer follows outside of the lock, once its message is queued for everyone. Queueing
-/// never blocks. A subscriber whose outbox is full is closed, and nobody else notices.
+/// never blocks. A subscriber whose outbox is full is closed, and nobody else notices. A message that is over the bound on
+/// frames in the form that some of its subscribers take is [left out](Self::left_out) for these.
 ///
 /// ```
 /// use callboard_common::{Handler, Recorder};
@@ -40,6 +41,8 @@ pub(crate) struct State<C> {
     pub(crate) topics: TopicManager<C>,
     /// Connections that were closed to make room for others.
     crowded_out: u64,
+    /// Messages that some of their subscribers could not have.
+    left_out: u64,
     /// Ids of what the center itself has to tell.
     last_notice: u64,
 }
@@ -52,7 +55,7 @@ impl<C: Connection> TopicService<C> {
 
     /// No topics yet; these bounds.
     pub fn with_limits(limits: TopicLimits) -> Self {
-        let state = State { topics: TopicManager::with_limits(limits), crowded_out: 0, last_notice: 0 };
+        let state = State { topics: TopicManager::with_limits(limits), crowded_out: 0, left_out: 0, last_notice: 0 };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -91,6 +94,12 @@ impl<C: Connection> TopicService<C> {
     /// had no room.
     pub fn crowded_out(&self) -> u64 {
         self.lock().crowded_out
+    }
+
+    /// How many messages were left out for some of their subscribers, since what these take of it is over the bound on
+    /// frames: with its number, of which they are told, or for a v1 peer as a string.
+    pub fn left_out(&self) -> u64 {
+        self.lock().left_out
     }
 
     /// Topics that are created from now on have epochs above this one: each run of a center should begin elsewhere, so
@@ -132,6 +141,10 @@ impl<C: Connection> TopicService<C> {
             queued = self.push_to_all(&mut publication);
         }
         let (conn, refused) = (publication.publisher().clone(), queued.err());
+        if let Some(why) = publication.left_out().filter(|_| refused.is_none()) {
+            self.lock().left_out += publication.len();
+            tracing::warn!(peer = conn.peer(), topic = short(publication.topic()), "its message is left out for {why}");
+        }
         for message in publication.into_messages() {
             answer(&conn, &message, refused.clone().map_or(Ok(TopicAnswer::ok()), |why| Err(why.into())));
         }
@@ -145,7 +158,7 @@ impl<C: Connection> TopicService<C> {
         if !publication.meets(needs) {
             return Ok(Queued::Lacks(needs));
         }
-        let numbered = publication.count();
+        let numbered = publication.count(needs.next);
         let name = Arc::clone(topic.name());
         let delivery = Delivery {
             publisher: publication.publisher(),
@@ -155,9 +168,8 @@ impl<C: Connection> TopicService<C> {
             state: &self.state,
         };
         for (subscriber, how) in topic.subscribers_mut() {
-            match publication.frames(how.form) {
-                Some(frames) => delivery.deliver(subscriber, how, frames),
-                None => close(subscriber, &name, how.form.why_not()),
+            if let Some(frames) = publication.frames(how.form) {
+                delivery.deliver(subscriber, how, frames);
             }
         }
         topic.published(publication.len(), numbered.as_ref(), bounds, kept);
@@ -353,16 +365,6 @@ fn answer<C: Connection>(conn: &C, message: &Message, outcome: Result<TopicAnswe
             let _ = conn.answer(message.id(), &answer);
         }
         Err(why) => refuse(conn, message, why.code(), None, &why.to_error()),
-    }
-}
-
-impl Form {
-    /// Why a message has no such form.
-    const fn why_not(self) -> &'static str {
-        match self {
-            Self::Text => "it takes strings only, and as a string this is over the bound on frames",
-            Self::Value | Self::Numbered => "with its number this is over the bound on frames",
-        }
     }
 }
 

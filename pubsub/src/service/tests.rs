@@ -285,16 +285,33 @@ fn two_publishers_at_once_do_not_share_a_number() {
 }
 
 #[test]
-fn a_message_that_its_number_takes_over_the_bound_closes_only_those_who_count() {
-    let (plain, counting, publisher) = (plain_peer(1), session_peer(2), Recorder::new(3));
-    let topics = with_subscribers(&[&plain, &counting]);
+fn a_message_that_its_number_takes_over_the_bound_is_left_out_for_those_who_count_and_they_are_told() {
+    let (plain, counting, behind) = (plain_peer(1), session_peer(2), session_peer(4));
+    let (topics, publisher) = (with_subscribers(&[&plain, &counting]), Recorder::new(3));
+    send(&topics, &behind, "s", r#"{"topic_key":"t","optype":2,"policy":"latest","max_bytes":100}"#);
+    behind.take();
     let around = r#"{"topic_key":"t","optype":4,"topic_msg":""}"#.len() + 1 + 8;
     let body = |bytes: usize| format!(r#"{{"topic_key":"t","optype":4,"topic_msg":"{}"}}"#, "x".repeat(bytes));
     send(&topics, &publisher, "p", &body((16 << 20) - around - r#""seq":1,"#.len()));
     assert_eq!((plain.take().len(), numbers(&counting).len()), (1, 1));
     send(&topics, &publisher, "p", &body((16 << 20) - around));
-    assert_eq!((plain.take().len(), plain.close_reason()), (1, None));
-    assert!(counting.close_reason().unwrap().ends_with(Form::Numbered.why_not()));
+    assert_eq!((plain.take().len(), behind.take().len(), topics.left_out()), (1, 2, 1));
+    let told = |seq: u64| format!(r#"REQ_TOPIC p {{"seq":{seq},"topic_key":"t","optype":2}}"#);
+    assert_eq!(came(&counting), [told(2)], "no message may follow for long");
+    assert!(came(&publisher).iter().all(|answer| answer == r#"RSP_TOPIC p {"rcode":0}"#));
+    behind.set_queued_bytes(101);
+    send(&topics, &publisher, "p", &body((16 << 20) - around));
+    send(&topics, &publisher, "p", &body(0));
+    assert_eq!(behind.take(), []);
+    behind.set_queued_bytes(0);
+    assert_eq!(came(&counting)[0], told(3));
+    assert_eq!(numbers(&behind), [(4, r#""""#.to_owned())], "it goes on as its policy has it");
+    let back = session_peer(5);
+    send(&topics, &back, "s", r#"{"topic_key":"t","optype":2,"epoch":1,"after":1}"#);
+    assert_eq!(back.take()[0].text(), r#"{"rcode":0,"epoch":1,"seq":4,"replayed":1,"missed":2}"#);
+    for peer in [plain, counting, behind, publisher] {
+        assert_eq!(peer.close_reason(), None);
+    }
 }
 
 #[test]
@@ -381,15 +398,17 @@ fn a_full_subscriber_is_closed_and_nobody_else_notices() {
 }
 
 #[test]
-fn one_whose_form_does_not_fit_into_a_frame_is_closed_and_the_others_hear() {
+fn a_message_that_is_over_the_bound_as_a_string_is_left_out_for_v1_peers_and_the_others_hear() {
     let (v1, session, publisher) = (Recorder::new(1), session_peer(2), Recorder::new(3));
     let topics = with_subscribers(&[&v1, &session]);
     // Grows by two thirds as text in a string.
     let value = format!("[{}0]", "\"\",".repeat(4 << 20));
     send(&topics, &publisher, "p", &format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{value}}}"#));
     assert_eq!(came(&publisher), [r#"RSP_TOPIC p {"rcode":0}"#]);
-    assert_eq!(session.take().len(), 1);
-    assert!(v1.close_reason().unwrap().ends_with(Form::Text.why_not()));
+    assert_eq!((session.take().len(), topics.left_out()), (1, 1));
+    send(&topics, &publisher, "p", r#"{"topic_key":"t","optype":4,"topic_msg":"short"}"#);
+    assert_eq!(came(&v1), [r#"REQ_TOPIC p {"topic_key":"t","optype":4,"topic_msg":"short"}"#]);
+    assert_eq!((session.take().len(), topics.left_out(), v1.close_reason()), (1, 1, None));
 }
 
 #[test]

@@ -45,8 +45,6 @@ struct State<P: Protocol> {
     woken: AtomicUsize,
     /// Reads that brought something, ever; it may wrap.
     reads: AtomicUsize,
-    /// Nothing is to be written after what is queued.
-    sends_no_more: AtomicBool,
     /// Set once it is about to end. Boxed like what follows, since most connections are idle and many.
     draining: OnceLock<Box<Drain>>,
     /// Set once it has ended.
@@ -111,7 +109,6 @@ impl<P: Protocol> Conn<P> {
             is_cut: AtomicBool::new(false),
             woken: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
-            sends_no_more: AtomicBool::new(false),
             draining: OnceLock::new(),
             end: OnceLock::new(),
             partial_since: Mutex::new(None),
@@ -156,12 +153,7 @@ impl<P: Protocol> Conn<P> {
     /// [`end`](Self::end) or [`drain`](Self::drain): its silence is not looked at any more. Nothing is to be sent
     /// afterwards, it would end the connection.
     pub fn finish_sending(&self) {
-        self.0.sends_no_more.store(true, SeqCst);
-        self.wake();
-    }
-
-    pub(crate) fn sends_no_more(&self) -> bool {
-        self.0.sends_no_more.load(SeqCst)
+        wake(self.0.outbox.complete());
     }
 
     /// Ends in good order, after `grace` at the latest: what is queued leaves, and what requests in flight still

@@ -16,7 +16,7 @@ use crate::conn::End;
 use crate::metrics::add;
 use crate::pulse::{Beat, Pulse};
 use crate::reader::{Read, ReadFailure, Reader};
-use crate::writer::Writer;
+use crate::writer::{Writer, Written};
 
 /// The one task of a connection: it reads, lets the handler run, and writes, all on one thread.
 pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
@@ -32,8 +32,6 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     broken: Option<Broken>,
     /// It was seen that the connection is about to end.
     drain: Option<Draining>,
-    /// It was seen that nothing more is to be sent.
-    says_no_more: bool,
     /// The peer knows that nothing more will be written.
     is_shut: bool,
     last_answer: Option<LastAnswer>,
@@ -81,7 +79,6 @@ where
             ended: None,
             broken: None,
             drain: None,
-            says_no_more: false,
             is_shut: false,
             last_answer: None,
             timer: None,
@@ -103,7 +100,6 @@ where
                 return self.give_last_answer(cx, &conn);
             }
             self.look_for_drain(&conn);
-            self.says_no_more = conn.sends_no_more();
             let more = match self.read(cx, &conn) {
                 Ok(more) => more,
                 Err(failure) => match self.failed(cx, &conn, failure) {
@@ -145,22 +141,22 @@ where
         Poll::Pending
     }
 
-    /// Writes what is queued; `true` if nothing is left.
-    fn write(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> bool {
+    /// Writes what is queued.
+    fn write(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Written {
         // Who has connected to us may have ended only its own half. Of one that we connected to no answer can come.
         let deaf = self.ended.is_some() && !conn.shared().serves;
         if deaf || self.broken.is_some() {
-            return false;
+            return Written::Part;
         }
-        let written = self.writer.write(cx, &mut self.stream, conn).and_then(|all| {
-            if all && self.has_said_all(conn) {
+        let written = self.writer.write(cx, &mut self.stream, conn).and_then(|written| {
+            if self.has_said_all(conn, written) {
                 self.shut(cx)?;
             }
-            Ok(all)
+            Ok(written)
         });
         written.unwrap_or_else(|e| {
             self.broken = Some(Broken::now(&e));
-            false
+            Written::Part
         })
     }
 
@@ -288,19 +284,16 @@ where
     }
 
     /// Goes to sleep, unless something changed since the last look.
-    fn park(&mut self, cx: &mut Context<'_>, conn: &Conn<P>, written: bool) -> bool {
+    fn park(&mut self, cx: &mut Context<'_>, conn: &Conn<P>, written: Written) -> bool {
         let could_read = self.ended.is_none() && conn.may_read() && !self.reader.is_paused();
-        if written {
-            if !conn.outbox().park(cx.waker()) {
-                return false;
-            }
-        } else {
+        if written == Written::Part {
             conn.outbox().park_full(cx.waker());
+        } else if !conn.outbox().park(cx.waker(), written == Written::Last) {
+            return false;
         }
         // Whoever changes one of these wakes a sleeping task, and it sleeps only from here on.
         let can_read = self.ended.is_none() && conn.may_read();
-        let is_told =
-            (self.drain.is_none() && conn.draining().is_some()) || (!self.says_no_more && conn.sends_no_more());
+        let is_told = self.drain.is_none() && conn.draining().is_some();
         !(conn.is_closed() || is_told || self.finished(conn).is_some() || (can_read && !could_read))
     }
 }

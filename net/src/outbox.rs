@@ -28,6 +28,7 @@ pub(crate) struct Outbox<H> {
     glance: AtomicUsize,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 struct State<H> {
     sealed: Pieces,
@@ -59,6 +60,8 @@ struct State<H> {
     full: bool,
     /// The connection is about to end: only answers, which have no bound, still come in.
     only_answers: bool,
+    /// Nothing will follow what is queued.
+    complete: bool,
     closed: bool,
 }
 
@@ -99,6 +102,7 @@ impl<H> Outbox<H> {
             waker: None,
             full: false,
             only_answers: false,
+            complete: false,
             closed: false,
         };
         Self { state: Mutex::new(state), glance: AtomicUsize::new(0) }
@@ -157,10 +161,11 @@ impl<H> Outbox<H> {
         state.waker.take().is_none()
     }
 
-    /// The task is about to sleep; `false` if there is something to write instead.
-    pub(crate) fn park(&self, waker: &Waker) -> bool {
+    /// The task is about to sleep, and knows by now whether the outbox is complete; `false` if there is something to write
+    /// instead, or to be known.
+    pub(crate) fn park(&self, waker: &Waker, knows_complete: bool) -> bool {
         let mut state = self.lock();
-        let nothing = state.sealed.is_empty() && state.tail.is_empty();
+        let nothing = state.sealed.is_empty() && state.tail.is_empty() && state.complete == knows_complete;
         if nothing {
             state.waker = Some(waker.clone());
         }
@@ -179,12 +184,13 @@ impl<H> Outbox<H> {
         self.lock().waker.take()
     }
 
-    /// Moves all that waits into `writing`, which is empty, in order.
-    pub(crate) fn take(&self, writing: &mut Pieces) {
+    /// Moves all that waits into `writing`, which is empty, in order. Whether nothing will follow it.
+    pub(crate) fn take(&self, writing: &mut Pieces) -> bool {
         let mut state = self.lock();
         state.seal();
         state.writing = state.bytes;
         std::mem::swap(writing, &mut state.sealed);
+        state.complete
     }
 
     /// The socket took so many bytes, of which so many were counted.
@@ -289,6 +295,13 @@ impl<H> Outbox<H> {
     /// From now on all but answers are refused: whoever was not refused has what it queued written.
     pub(crate) fn only_answers(&self) {
         self.lock().only_answers = true;
+    }
+
+    /// From now on nothing is queued behind what waits. Gives the waker.
+    pub(crate) fn complete(&self) -> Option<Waker> {
+        let mut state = self.lock();
+        state.complete = true;
+        state.waker.take()
     }
 
     /// Drops all that waits, but for what is being written; later pushes fail. Gives the waker too.
@@ -571,7 +584,7 @@ mod tests {
         ];
         for (pushes, wakes) in rows {
             let (outbox, now) = outbox();
-            assert!(outbox.park(Waker::noop()));
+            assert!(outbox.park(Waker::noop(), false));
             let push = |&(bytes, gather): &(usize, usize)| {
                 let marks = Marks { gather, ..MARKS };
                 outbox.push(own(bytes), 100, marks, &AtomicUsize::new(0), || now).unwrap().waker
@@ -579,8 +592,25 @@ mod tests {
             let woken: Vec<_> = pushes.iter().filter_map(push).collect();
             assert_eq!(!woken.is_empty(), wakes, "{pushes:?}");
             assert!(!wakes || outbox.unpark());
-            assert!(!outbox.park(Waker::noop()), "what waits is written before the task sleeps");
+            assert!(!outbox.park(Waker::noop(), false), "what waits is written before the task sleeps");
         }
+    }
+
+    #[test]
+    fn that_nothing_follows_is_known_with_what_is_last_and_before_the_task_sleeps() {
+        let (outbox, now) = outbox();
+        assert!(outbox.park(Waker::noop(), false));
+        push(&outbox, own(1), 100, now).unwrap();
+        let mut writing = Pieces::default();
+        assert!(!outbox.take(&mut writing), "more may come");
+        push(&outbox, own(1), 100, now).unwrap();
+        assert!(outbox.complete().is_none(), "the task is awake");
+        assert!(!outbox.park(Waker::noop(), true), "something waits");
+        let mut last = Pieces::default();
+        assert!(outbox.take(&mut last) && last.only().is_some());
+        assert!(!outbox.park(Waker::noop(), false), "the task does not know yet");
+        assert!(outbox.park(Waker::noop(), true));
+        assert!(outbox.complete().is_some(), "who sleeps is woken");
     }
 
     #[test]

@@ -10,6 +10,17 @@ use tokio::time::Instant;
 use crate::Conn;
 use crate::pieces::Pieces;
 
+/// How far a write came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// The socket takes no more.
+    Part,
+    /// Nothing waits.
+    All,
+    /// Nor will anything follow.
+    Last,
+}
+
 /// Takes all that is queued and writes it, as many pieces at a time as one call takes.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
@@ -20,21 +31,21 @@ pub(crate) struct Writer {
 const SLICES: usize = 64;
 
 impl Writer {
-    /// Writes until nothing waits (`true`) or the socket takes no more (`false`).
-    pub(crate) fn write<S, P>(&mut self, cx: &mut Context<'_>, stream: &mut S, conn: &Conn<P>) -> io::Result<bool>
+    /// Writes until nothing waits or the socket takes no more.
+    pub(crate) fn write<S, P>(&mut self, cx: &mut Context<'_>, stream: &mut S, conn: &Conn<P>) -> io::Result<Written>
     where
         S: AsyncWrite + Unpin,
         P: Protocol,
     {
         loop {
             if self.writing.is_empty() {
-                conn.outbox().take(&mut self.writing);
-            }
-            if self.writing.is_empty() {
-                return Ok(true);
+                let is_last = conn.outbox().take(&mut self.writing);
+                if self.writing.is_empty() {
+                    return Ok(if is_last { Written::Last } else { Written::All });
+                }
             }
             match self.write_once(cx, stream) {
-                Poll::Pending => return Ok(false),
+                Poll::Pending => return Ok(Written::Part),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(bytes)) => self.wrote(bytes, conn),
                 Poll::Ready(Err(e)) => return Err(e),

@@ -15,6 +15,7 @@ use crate::conn::End;
 use crate::later::{deadline_after, later};
 use crate::metrics::add;
 use crate::reader::ReadFailure;
+use crate::writer::Written;
 
 /// A socket that takes no more bytes may still hold answers.
 #[derive(Debug)]
@@ -97,8 +98,12 @@ where
     }
 
     /// Whether nothing is to follow what was written.
-    pub(super) fn has_said_all(&self, conn: &Conn<P>) -> bool {
-        self.says_no_more || (matches!(self.drain, Some(Draining::Ours)) && conn.is_idle())
+    pub(super) fn has_said_all(&self, conn: &Conn<P>, written: Written) -> bool {
+        match written {
+            Written::Part => false,
+            Written::All => matches!(self.drain, Some(Draining::Ours)) && conn.is_idle(),
+            Written::Last => true,
+        }
     }
 
     /// Reads once what nobody wants: closing a socket that holds unread bytes resets it, and a reset would overtake what
@@ -146,8 +151,8 @@ where
         let over = || Poll::Ready(End::fault("a frame was over the bound"));
         if !last_answer.said {
             match self.writer.write(cx, &mut self.stream, conn) {
-                Ok(true) => last_answer.said = true,
-                Ok(false) => {}
+                Ok(Written::All | Written::Last) => last_answer.said = true,
+                Ok(Written::Part) => {}
                 Err(_) => return over(),
             }
         }

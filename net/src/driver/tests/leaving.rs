@@ -79,27 +79,39 @@ async fn a_peer_that_does_not_end_its_half_is_waited_for_up_to_the_grace() {
     assert_eq!(start.elapsed(), GRACE);
 }
 
-/// A socket that says the last word and finishes sending as it is read for the first time: the connection's task looked
-/// for that a moment ago.
+/// A socket over which the last word is said, and sending finished, as it is read or written to for the first time.
 struct Finishes {
     stream: DuplexStream,
     conn: Arc<OnceLock<Conn>>,
-    has_finished: bool,
+    at: Option<While>,
 }
 
-impl AsyncRead for Finishes {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !std::mem::replace(&mut self.has_finished, true) {
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum While {
+    Reading,
+    Writing,
+}
+
+impl Finishes {
+    fn does(&mut self, what: While) {
+        if self.at.take_if(|at| *at == what).is_some() {
             let conn = self.conn.get().unwrap();
             request(conn).unwrap();
             conn.finish_sending();
         }
+    }
+}
+
+impl AsyncRead for Finishes {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.does(While::Reading);
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Finishes {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.does(While::Writing);
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -113,16 +125,40 @@ impl AsyncWrite for Finishes {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_finishes_sending_while_the_task_is_about_to_sleep_is_heard() {
-    let (mut peer, stream) = duplex(1024);
-    let known = Arc::new(OnceLock::new());
-    let conn = ours(Finishes { stream, conn: Arc::clone(&known), has_finished: false });
-    known.set(conn.clone()).unwrap();
-    let mut heard = Vec::new();
-    let ends = tokio::time::timeout(GRACE, peer.read_to_end(&mut heard)).await;
-    assert!(ends.is_ok(), "the peer is not told that no more will come");
-    assert_eq!(heard.len(), request_bytes());
-    assert!(!conn.is_closed(), "what the peer says is still read");
+async fn who_finishes_sending_whatever_the_task_does_is_heard_to_the_last_word() {
+    // Where little fits into the pipe, the last word waits for room in it.
+    for (what, pipe_bytes) in [(While::Reading, 1024), (While::Writing, 1024), (While::Writing, 16)] {
+        let (mut peer, stream) = duplex(pipe_bytes);
+        let known = Arc::new(OnceLock::new());
+        let conn = ours(Finishes { stream, conn: Arc::clone(&known), at: Some(what) });
+        known.set(conn.clone()).unwrap();
+        request(&conn).unwrap();
+        let mut heard = Vec::new();
+        let ends = tokio::time::timeout(GRACE, peer.read_to_end(&mut heard)).await;
+        assert!(ends.is_ok(), "the peer is not told that no more will come: {what:?}");
+        assert_eq!(heard.len(), 2 * request_bytes(), "{what:?}");
+        assert!(!conn.is_closed(), "what the peer says is still read");
+    }
+}
+
+/// A thread says its last word and finishes at any moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_was_queued_before_sending_was_finished_reaches_the_peer() {
+    for words in (1..=20).cycle().take(400) {
+        let (mut peer, stream) = duplex(1 << 16);
+        let conn = ours(stream);
+        let saying = std::thread::spawn(move || {
+            for _ in 0..words {
+                request(&conn).unwrap();
+            }
+            conn.finish_sending();
+        });
+        let mut heard = Vec::new();
+        let ends = tokio::time::timeout(GRACE, peer.read_to_end(&mut heard)).await;
+        assert!(ends.is_ok(), "the peer is not told that no more will come");
+        assert_eq!(heard.len(), words * request_bytes());
+        saying.join().unwrap();
+    }
 }
 
 /// Both ends of a connection; little fits into what the accepting one has not read.

@@ -118,6 +118,11 @@ impl Recorder {
         self.0.held_back.store(true, SeqCst);
     }
 
+    /// All that was held back leaves.
+    pub fn let_go(&self) {
+        self.0.held_back.store(false, SeqCst);
+    }
+
     /// It counts as one that was asked for a sign of life, and has so long to give it.
     pub fn fall_silent(&self, patience_left: Duration) {
         self.log().patience_left = Some(patience_left);

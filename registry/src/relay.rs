@@ -1,5 +1,6 @@
 mod book;
 mod lines;
+mod refusals;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use callboard_common::{
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::book::{Book, Call, CallerId, Full, Left, Number};
+use self::book::{Book, Call, CallerId, Full, Number};
 pub(crate) use self::lines::Lines;
+use self::refusals::{NotPassed, full, gone, in_flight, knows_no_keys, too_large, unnamed, unsent};
 use crate::RegistryService;
 use crate::reach::until;
 
@@ -59,9 +61,6 @@ pub struct RelayAnswers<C: Connection, H> {
     relay: Arc<Relay<C>>,
     here: H,
 }
-
-/// Why a call was not passed on; it did not run.
-type NotPassed = (ResultCode, ErrorInfo);
 
 impl<C: Connection> Relay<C> {
     /// Passes on calls to what is registered in `registry`; up to `bound` of them wait for their answers at once.
@@ -116,13 +115,17 @@ impl<C: Connection> Relay<C> {
     }
 
     fn try_pass_on(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
+        let instance = request.meta.as_ref().and_then(|meta| meta.instance);
+        let instance = instance.and_then(Json::text).ok_or_else(unnamed)?;
+        let pass_on = |provider: &C| self.pass_on_to(provider, conn, message, request);
+        self.registry.with_line(&request.method, &instance, pass_on).ok_or_else(|| gone(&request.method, &instance))?
+    }
+
+    fn pass_on_to(&self, provider: &C, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
         let meta = request.meta.as_ref();
-        let instance = meta.and_then(|meta| meta.instance).and_then(Json::text).ok_or_else(unnamed)?;
-        let method = &request.method;
-        let provider = self.registry.line_to(method, &instance).ok_or_else(|| gone(method, &instance))?;
         let serving = provider.session().and_then(|session| session.serving).unwrap_or_default();
-        if meta.is_some_and(|meta| meta.idempotency_key.is_some()) && !knows(&provider, Feature::Keys) {
-            return Err(knows_no_keys(&instance));
+        if meta.is_some_and(|meta| meta.idempotency_key.is_some()) && !knows(provider, Feature::Keys) {
+            return Err(knows_no_keys(provider));
         }
         let max_frame_bytes = usize::try_from(serving.max_frame_bytes).unwrap_or(usize::MAX);
         let frame_bytes = HEADER_BYTES - LENGTH_BYTES + Number::WIRE_BYTES + message.body().len();
@@ -135,7 +138,7 @@ impl<C: Connection> Relay<C> {
             return Err((ResultCode::Timeout, ErrorInfo::not_executed(text)));
         }
         if message.is_one_way() {
-            return pass_on_one_way(&provider, message);
+            return pass_on_one_way(provider, message);
         }
         let deadline = left.map(|left| deadline_after(Duration::from_millis(left)));
         let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
@@ -195,29 +198,42 @@ impl<C: Connection> Relay<C> {
     /// The caller gives up what it calls so. `false` if nothing of the kind waits.
     fn give_up(&self, caller: &C, id: &[u8]) -> bool {
         let given_up = self.book().give_up(caller, id);
-        for (number, call) in &given_up {
-            call.caller.count(Event::Cancelled);
-            cancel(&call.provider, *number);
-        }
+        cancel_all(&given_up);
         !given_up.is_empty()
     }
 
-    /// The connection has ended, or its peer sends no more.
-    fn leave(&self, conn: &C) {
-        let Left { given_up, lost } = self.book().leave(conn);
-        for (number, call) in given_up {
-            call.caller.count(Event::Cancelled);
-            cancel(&call.provider, number);
+    /// No more comes from this peer.
+    ///
+    /// What the socket has not taken by now may still leave, as long as the connection is there: of that nothing is said
+    /// before it has ended.
+    fn sends_no_more(&self, conn: &C) {
+        // First: what is passed on from now on goes elsewhere.
+        self.registry.cut_line(conn);
+        // One that knows how to give calls up has given up all.
+        if knows(conn, Feature::Cancel) {
+            self.give_up_all(conn);
         }
-        let sent_bytes = conn.sent_bytes();
+        let lost = self.book().lose(conn, conn.sent_bytes());
         for (_, call) in lost {
-            let (text, executed) = if call.at < sent_bytes {
-                ("the connection of its provider has ended before the answer came", Executed::Unknown)
-            } else {
-                ("the connection of its provider has ended before the call had left", Executed::No)
-            };
+            tell(&call, ResultCode::Disconnected, ENDED, Executed::Unknown);
+        }
+    }
+
+    /// The connection has ended.
+    fn leave(&self, conn: &C) {
+        self.registry.cut_line(conn);
+        self.give_up_all(conn);
+        let (lost, sent_bytes) = (self.book().lose(conn, u64::MAX), conn.sent_bytes());
+        for (_, call) in lost {
+            let (text, executed) =
+                if call.at < sent_bytes { (ENDED, Executed::Unknown) } else { (ENDED_BEFORE, Executed::No) };
             tell(&call, ResultCode::Disconnected, text, executed);
         }
+    }
+
+    fn give_up_all(&self, caller: &C) {
+        let given_up = self.book().give_up_all(caller);
+        cancel_all(&given_up);
     }
 
     fn book(&self) -> MutexGuard<'_, Book<C, InFlight<C>>> {
@@ -249,10 +265,7 @@ impl<C: Connection, H: Handler<C>> Handler<C> for RelayCalls<C, H> {
     }
 
     fn ended(&self, conn: &C) {
-        // One that knows how to give calls up has given up all; and no answer comes from one that sends no more.
-        if conn.session().is_some_and(|session| session.features.has(Feature::Cancel)) {
-            self.relay.leave(conn);
-        }
+        self.relay.sends_no_more(conn);
         self.here.ended(conn);
     }
 
@@ -303,6 +316,14 @@ fn cancel<C: Connection>(provider: &C, number: Number) {
     }
 }
 
+/// Their callers have given them up.
+fn cancel_all<C: Connection>(given_up: &[(Number, Call<C, InFlight<C>>)]) {
+    for (number, call) in given_up {
+        call.caller.count(Event::Cancelled);
+        cancel(&call.provider, *number);
+    }
+}
+
 fn knows<C: Connection>(conn: &C, feature: Feature) -> bool {
     conn.session().is_some_and(|session| session.features.has(feature))
 }
@@ -314,65 +335,10 @@ fn tell<C: Connection>(call: &Call<C, InFlight<C>>, code: ResultCode, text: impl
     let _ = call.caller.answer(&call.id, &RpcError { code, error: &error, v1: false });
 }
 
-fn unnamed() -> NotPassed {
-    let text = "a call that is to be passed on names its provider: \"instance\" in \"meta\" is missing or no text";
-    (ResultCode::InvalidMessage, ErrorInfo::not_executed(text))
-}
-
-fn gone(method: &str, instance: &str) -> NotPassed {
-    let text = format!(
-        "no connection of provider {instance:?} offers {:?} at the moment: call another one, or again later",
-        method.chars().take(NAMED_CHARS).collect::<String>()
-    );
-    (ResultCode::Unavailable, ErrorInfo::not_executed(text))
-}
-
-fn knows_no_keys(instance: &str) -> NotPassed {
-    let text = format!(
-        "provider {instance:?} knows no idempotency keys, so that a repeat might be executed twice: call it without one"
-    );
-    (ResultCode::InvalidMessage, ErrorInfo::not_executed(text))
-}
-
-fn in_flight<C: Connection>(conn: &C) -> NotPassed {
-    let bound = conn.session().map_or(0, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX));
-    let text = "too many calls in flight on this connection: wait for answers before calling again";
-    (ResultCode::Overloaded, ErrorInfo::not_executed(text).with_limit("in_flight", bound))
-}
-
-fn full(full: Full) -> NotPassed {
-    let (text, limit, bound) = match full {
-        Full::Total { bound } => {
-            (format!("this center is full (calls that it passes on: {bound})"), "relayed_calls", bound)
-        }
-        Full::Provider { bound } => {
-            (format!("as many calls wait for this provider as it permits ({bound})"), "provider_in_flight", bound)
-        }
-    };
-    (ResultCode::Overloaded, ErrorInfo::not_executed(text + "; call again later").with_limit(limit, bound))
-}
-
-fn too_large(why: &EncodeError) -> NotPassed {
-    let error = ErrorInfo::not_executed(format!("the call can't be passed on: {why}")).with_limit_of(why);
-    (ResultCode::TooLarge, error)
-}
-
-/// What the provider's outbox did not take.
-fn unsent(why: &SendError) -> NotPassed {
-    match why {
-        SendError::Full => {
-            let text = "the provider reads too slowly: what waits for it has no more room; call again later";
-            (ResultCode::Overloaded, ErrorInfo::not_executed(text))
-        }
-        SendError::Encode(why) => too_large(why),
-        _ => (ResultCode::Disconnected, ErrorInfo::not_executed("the connection of its provider has just ended")),
-    }
-}
-
+const ENDED: &str = "the connection of its provider has ended before the answer came";
+const ENDED_BEFORE: &str = "the connection of its provider has ended before the call had left";
 /// The part of a header that its length field does not count.
 const LENGTH_BYTES: usize = 4;
-/// So much of a name an error repeats.
-const NAMED_CHARS: usize = 100;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
+mod lines;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use callboard_common::{
@@ -40,8 +42,9 @@ use crate::{AvailabilityPolicy, Effects, Listing, Notice, RegistryLimits, Regist
 #[derive(Debug)]
 pub struct RegistryService<C: Connection> {
     availability: Mutex<Availability<C, Ticket<C>>>,
-    /// To the providers that listen nowhere.
-    lines: Mutex<Lines<C>>,
+    /// To the providers that listen nowhere. Kept as it is while a call is queued for one of them: taking back what it
+    /// provides comes before that, and then the call goes elsewhere, or after it, and then its answer does too.
+    lines: RwLock<Lines<C>>,
     /// There is something to try, or an earlier deadline.
     woken: Notify,
     /// Connections end because this center stops, which says nothing of the peers.
@@ -61,7 +64,7 @@ impl<C: Connection> RegistryService<C> {
     pub fn with_policy(limits: RegistryLimits, policy: AvailabilityPolicy) -> Self {
         Self {
             availability: Mutex::new(Availability::new(limits, policy)),
-            lines: Mutex::default(),
+            lines: RwLock::default(),
             woken: Notify::new(),
             draining: AtomicBool::new(false),
             warm_at: Instant::now().checked_add(policy.warm_up),
@@ -88,17 +91,6 @@ impl<C: Connection> RegistryService<C> {
 
     fn availability(&self) -> MutexGuard<'_, Availability<C, Ticket<C>>> {
         self.availability.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The connection over which a provider that listens nowhere takes calls of `method`.
-    pub(crate) fn line_to(&self, method: &str, instance: &str) -> Option<C> {
-        let (host, availability) = (Host::relayed(instance), self.availability());
-        self.lines().find(host, |conn| availability.provides(conn, method, host))
-    }
-
-    /// To be taken after the availability, where both are.
-    fn lines(&self) -> MutexGuard<'_, Lines<C>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until there is something to do.
@@ -148,12 +140,13 @@ impl<C: Connection> RegistryService<C> {
         };
         let is_v1 = conn.session().is_none() && !request.probe;
         let claim = Claim { method: &request.method, host, instance, is_v1 };
+        let lines = host.is_relayed().then(|| self.lines());
         let mut availability = self.availability();
         let before = availability.next_deadline();
         match availability.register(conn, &claim, Instant::now(), &mut self.effects(Some(conn))) {
             Ok(Admission::Entered) => {
-                if host.is_relayed() {
-                    self.lines().enter(host, conn);
+                if let Some(mut lines) = lines {
+                    lines.enter(host, conn);
                 }
                 conn.set_provider();
                 answer_ok(conn, message, ServiceOp::Register);
@@ -171,6 +164,7 @@ impl<C: Connection> RegistryService<C> {
     /// The peer has said that it is about to go (GOAWAY): what it registered is offline now, and its end comes as no
     /// surprise.
     fn going(&self, conn: &C) {
+        let _line = self.line_of(conn);
         self.availability().going(conn, Instant::now(), &mut self.effects(Some(conn)));
     }
 
@@ -214,6 +208,7 @@ impl<C: Connection> RegistryService<C> {
                 "withdrawing takes a session; without one, close the connection",
             );
         }
+        let _line = self.line_of(conn);
         let (mut availability, effects) = (self.availability(), &mut self.effects(Some(conn)));
         let relayed = request.relay.then(|| conn.session().map(|session| Host::relayed(&session.instance))).flatten();
         availability.withdraw(conn, &request.method, request.host.or(relayed), Instant::now(), effects);
@@ -247,9 +242,7 @@ impl<C: Connection> Handler<C> for RegistryService<C> {
     }
 
     fn closed(&self, conn: &C) {
-        if let Some(session) = conn.session().filter(|session| session.serving.is_some()) {
-            self.lines().leave(Host::relayed(&session.instance), conn);
-        }
+        self.cut_line(conn);
         let mut availability = self.availability();
         let (before, effects) = (availability.next_deadline(), &mut self.effects(None));
         // Of a center that goes nobody comes back to it.

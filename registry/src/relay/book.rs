@@ -52,15 +52,6 @@ pub(super) enum Full {
     Provider { bound: usize },
 }
 
-/// What the end of a connection leaves.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Left<K, H> {
-    /// Its calls, that nobody waits for any longer.
-    pub(super) given_up: Vec<(Number, Call<K, H>)>,
-    /// The calls of others that it was to answer.
-    pub(super) lost: Vec<(Number, Call<K, H>)>,
-}
-
 impl Number {
     /// How many bytes it has on the wire.
     pub(super) const WIRE_BYTES: usize = 17;
@@ -137,14 +128,18 @@ impl<K: Clone + Eq + Hash, H> Book<K, H> {
         self.take_all(given_up)
     }
 
-    /// A connection has ended.
-    pub(super) fn leave(&mut self, conn: &K) -> Left<K, H> {
-        let of = |index: &HashMap<K, BTreeSet<Number>, FxBuildHasher>| {
-            index.get(conn).into_iter().flatten().copied().collect::<Vec<_>>()
-        };
-        let (own, to_answer) = (of(&self.by_caller), of(&self.by_provider));
-        let given_up = self.take_all(own);
-        Left { given_up, lost: self.take_all(to_answer) }
+    /// The caller has given up all that it calls.
+    pub(super) fn give_up_all(&mut self, caller: &K) -> Vec<(Number, Call<K, H>)> {
+        let own = self.by_caller.get(caller).into_iter().flatten().copied().collect();
+        self.take_all(own)
+    }
+
+    /// `provider` answers no more: the calls that it was to answer, of those that begin before `end`.
+    pub(super) fn lose(&mut self, provider: &K, end: u64) -> Vec<(Number, Call<K, H>)> {
+        let is_before = |number: &Number| self.calls.get(number).is_some_and(|call| call.at < end);
+        let to_answer = self.by_provider.get(provider).into_iter().flatten();
+        let lost = to_answer.copied().filter(is_before).collect();
+        self.take_all(lost)
     }
 
     /// Those whose time is over.

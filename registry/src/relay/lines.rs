@@ -31,8 +31,8 @@ impl<K: Clone + Eq + Hash> Lines<K> {
     }
 
     /// The last of those to `host` that will do.
-    pub(crate) fn find(&self, host: Host, will_do: impl Fn(&K) -> bool) -> Option<K> {
-        self.0.get(&host)?.iter().rev().find(|line| will_do(line)).cloned()
+    pub(crate) fn find(&self, host: Host, will_do: impl Fn(&K) -> bool) -> Option<&K> {
+        self.0.get(&host)?.iter().rev().find(|line| will_do(line))
     }
 }
 
@@ -53,13 +53,13 @@ mod tests {
             lines.enter(host, &conn);
         }
         lines.enter(other, &3);
-        assert_eq!(lines.find(host, |_| true), Some(1));
-        assert_eq!(lines.find(host, |line| *line != 1), Some(2));
+        assert_eq!(lines.find(host, |_| true), Some(&1));
+        assert_eq!(lines.find(host, |line| *line != 1), Some(&2));
         assert_eq!(lines.find(host, |_| false), None);
         lines.leave(host, &1);
-        assert_eq!(lines.find(host, |_| true), Some(2));
+        assert_eq!(lines.find(host, |_| true), Some(&2));
         lines.leave(other, &2);
-        assert_eq!(lines.find(other, |_| true), Some(3), "it was not that one's");
+        assert_eq!(lines.find(other, |_| true), Some(&3), "it was not that one's");
         lines.leave(host, &2);
         lines.leave(other, &3);
         assert!(lines.0.is_empty());

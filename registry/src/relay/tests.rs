@@ -260,6 +260,39 @@ fn the_end_of_a_provider_is_told_with_what_may_have_run() {
     }
 }
 
+#[test]
+fn nothing_is_said_of_what_may_still_leave_to_a_provider_that_sends_no_more() {
+    let house = House::new();
+    let (provider, caller) = (house.provider(1, "i-1"), caller(2));
+    house.passed_on(&caller, b"left", &provider);
+    house.center.ended(&provider);
+    let told = |id: &[u8], executed: &str| {
+        let told = caller.take().pop().unwrap();
+        assert_eq!((told.0.id(), code(&told.text())), (id, (3, executed.to_owned(), String::new())));
+    };
+    told(b"left", "unknown");
+    assert_eq!(code(&house.ask(&caller, RELAY, CALL)), refused(22, ""), "no answer would come");
+    let (provider, other) = (house.provider(3, "i-1"), house.provider(4, "i-2"));
+    provider.hold_back();
+    house.passed_on(&caller, b"waits", &provider);
+    house.center.ended(&provider);
+    assert_eq!((caller.take(), house.relay.waiting()), (vec![], 1));
+    // It leaves after all.
+    provider.let_go();
+    house.center.closed(&provider);
+    told(b"waits", "unknown");
+    // A provider that is a caller as well, and can't give calls up, still hears of its own ones.
+    let old = session(5, "i-5", Features::ALL.without(Feature::Cancel), Some(Limits::default()));
+    house.ask(&old, 4, REGISTER);
+    house.send(&caller, RELAY, b"lost", &CALL.replace("i-1", "i-5"));
+    house.send(&old, RELAY, b"own", &CALL.replace("i-1", "i-2"));
+    house.center.ended(&old);
+    told(b"lost", "unknown");
+    old.take();
+    house.send(&other, 1, other.take().pop().unwrap().0.id(), r#"{"rcode":0}"#);
+    assert_eq!(old.take().pop().unwrap().0.id(), b"own");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_is_answered_when_its_time_is_over_and_its_provider_told() {
     let house = House::new();

@@ -351,3 +351,34 @@ async fn where_somebody_is_found_nobody_is_waited_for() {
     let _ = asker.take();
     assert!(!send(&service, &asker, DISCOVER_ADD)[0].contains("warm_up_ms"));
 }
+
+#[test]
+fn a_call_is_queued_for_a_provider_before_the_answer_to_its_withdrawal_or_not_at_all() {
+    let rows = [(4, r#"{"method":"add","optype":4}"#), (4, r#"{"method":"add","optype":4,"relay":true}"#), (21, "{}")];
+    for (kind, leaves) in rows {
+        let (service, session) = (Arc::new(RegistryService::default()), serving_session("i-1"));
+        let provider = Recorder::with_session(1, session);
+        assert_eq!(send(&service, &provider, r#"{"method":"add","optype":0}"#), [r#"{"rcode":0,"optype":0}"#]);
+        let (done, is_done) = std::sync::mpsc::channel();
+        let taking_back = service.with_line("add", "i-1", |line| {
+            let (service, provider) = (Arc::clone(&service), provider.clone());
+            let taking_back = std::thread::spawn(move || {
+                service.handle(&provider, provider.message(kind, b"id", leaves.as_bytes()));
+                done.send(()).unwrap();
+            });
+            // It never comes: there is nothing to be late for.
+            assert!(is_done.recv_timeout(Duration::from_millis(100)).is_err(), "{leaves}");
+            line.request(Head::new(MessageType::Ping, b"call"), &callboard_common::Ping).unwrap();
+            taking_back
+        });
+        taking_back.unwrap().join().unwrap();
+        assert_eq!(provider.take().first().unwrap().0.id(), b"call", "{leaves}");
+        assert_eq!(service.with_line("add", "i-1", |_| ()), None, "{leaves}");
+    }
+}
+
+fn serving_session(instance: &str) -> Session {
+    let (name, limits) = (String::new(), Limits::default());
+    let (instance, serving) = (instance.to_owned(), Some(limits));
+    Session { name, instance, features: Features::ALL, limits, heartbeats: None, serving }
+}

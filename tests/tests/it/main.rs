@@ -15,6 +15,7 @@ mod one_thread;
 mod protocol_page;
 mod registry;
 mod relay;
+mod relay_ends;
 mod reverse;
 mod rolling;
 mod rpc;

@@ -51,11 +51,12 @@ fn the_end_of_a_connection_takes_its_calls_and_those_that_it_was_to_answer() {
     let pairs = [(2, 9), (1, 2), (2, 2), (1, 9)];
     let numbers = pairs.map(|(caller, provider)| book.enter(call(caller, b"x", provider, None), 8).unwrap());
     book.sent(numbers[1], 77);
-    let Left { given_up, lost } = book.leave(&2);
-    assert_eq!(given_up.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [numbers[0], numbers[2]]);
+    let numbers_of = |out: Vec<(Number, _)>| out.into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+    assert_eq!(numbers_of(book.give_up_all(&2)), [numbers[0], numbers[2]]);
+    assert_eq!(book.lose(&2, 77), [], "it begins where the other one's sending ended");
+    let lost = book.lose(&2, 78);
     assert_eq!(lost.iter().map(|(number, call)| (*number, call.at)).collect::<Vec<_>>(), [(numbers[1], 77)]);
-    assert_eq!(book.leave(&2), Left { given_up: vec![], lost: vec![] });
-    assert_eq!(book.len(), 1);
+    assert_eq!((book.give_up_all(&2), book.lose(&2, u64::MAX), book.len()), (vec![], vec![], 1));
 }
 
 #[test]
@@ -90,8 +91,10 @@ fn a_number_is_read_back_and_nothing_else_is() {
 enum Step {
     Enter { caller: u8, id: u8, provider: u8, deadline: Option<u64> },
     Answer { provider: u8, nth: usize },
+    Sent { nth: usize, at: u64 },
     GiveUp { caller: u8, id: u8 },
-    Leave(u8),
+    GiveUpAll(u8),
+    Lose { provider: u8, end: u64 },
     Time(u64),
 }
 
@@ -102,7 +105,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(caller, id, provider, deadline)| Step::Enter { caller, id, provider, deadline }),
         4 => (conn.clone(), 0..40usize).prop_map(|(provider, nth)| Step::Answer { provider, nth }),
         2 => (conn.clone(), 0..3u8).prop_map(|(caller, id)| Step::GiveUp { caller, id }),
-        1 => conn.prop_map(Step::Leave),
+        3 => (0..40usize, 1..9u64).prop_map(|(nth, at)| Step::Sent { nth, at }),
+        1 => conn.clone().prop_map(Step::GiveUpAll),
+        1 => (conn, 0..9u64).prop_map(|(provider, end)| Step::Lose { provider, end }),
         2 => (0..40u64).prop_map(Step::Time),
     ]
 }
@@ -118,7 +123,7 @@ proptest! {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut model: BTreeMap<Number, Call<u8, ()>> = BTreeMap::new();
         let mut entered: Vec<Number> = Vec::new();
-        let all_leave = (0..4).map(Step::Leave);
+        let all_leave = (0..4).flat_map(|conn| [Step::GiveUpAll(conn), Step::Lose { provider: conn, end: u64::MAX }]);
         for step in steps.into_iter().chain(all_leave) {
             let mut out = Vec::new();
             let expected: Vec<Number> = match step {
@@ -147,12 +152,19 @@ proptest! {
                     let is_it = |call: &Call<u8, ()>| call.caller == caller && call.id[..] == [id];
                     model.iter().filter(|(_, call)| is_it(call)).map(|(number, _)| *number).collect()
                 }
-                Step::Leave(conn) => {
-                    let Left { given_up, lost } = book.leave(&conn);
-                    prop_assert!(given_up.iter().all(|(_, call)| call.caller == conn));
-                    prop_assert!(lost.iter().all(|(_, call)| call.provider == conn && call.caller != conn));
-                    out.extend(given_up.into_iter().chain(lost));
-                    let is_it = |call: &Call<u8, ()>| call.caller == conn || call.provider == conn;
+                Step::Sent { nth, at } => {
+                    let Some(number) = entered.get(nth).copied() else { continue };
+                    book.sent(number, at);
+                    model.entry(number).and_modify(|call| call.at = at);
+                    vec![]
+                }
+                Step::GiveUpAll(caller) => {
+                    out.extend(book.give_up_all(&caller));
+                    model.iter().filter(|(_, call)| call.caller == caller).map(|(number, _)| *number).collect()
+                }
+                Step::Lose { provider, end } => {
+                    out.extend(book.lose(&provider, end));
+                    let is_it = |call: &Call<u8, ()>| call.provider == provider && call.at < end;
                     model.iter().filter(|(_, call)| is_it(call)).map(|(number, _)| *number).collect()
                 }
                 Step::Time(seconds) => {

@@ -1,0 +1,67 @@
+//! What callers are told of calls that are not passed on.
+
+use callboard_common::{Connection, EncodeError, ErrorInfo, ResultCode, SendError};
+
+use super::book::Full;
+
+/// Why a call was not passed on; it did not run.
+pub(super) type NotPassed = (ResultCode, ErrorInfo);
+
+pub(super) fn unnamed() -> NotPassed {
+    let text = "a call that is to be passed on names its provider: \"instance\" in \"meta\" is missing or no text";
+    (ResultCode::InvalidMessage, ErrorInfo::not_executed(text))
+}
+
+pub(super) fn gone(method: &str, instance: &str) -> NotPassed {
+    let text = format!(
+        "no connection of provider {instance:?} offers {:?} at the moment: call another one, or again later",
+        method.chars().take(NAMED_CHARS).collect::<String>()
+    );
+    (ResultCode::Unavailable, ErrorInfo::not_executed(text))
+}
+
+pub(super) fn knows_no_keys<C: Connection>(provider: &C) -> NotPassed {
+    let instance = provider.session().map_or("", |session| &session.instance);
+    let text = format!(
+        "provider {instance:?} knows no idempotency keys, so that a repeat might be executed twice: call it without one"
+    );
+    (ResultCode::InvalidMessage, ErrorInfo::not_executed(text))
+}
+
+pub(super) fn in_flight<C: Connection>(conn: &C) -> NotPassed {
+    let bound = conn.session().map_or(0, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX));
+    let text = "too many calls in flight on this connection: wait for answers before calling again";
+    (ResultCode::Overloaded, ErrorInfo::not_executed(text).with_limit("in_flight", bound))
+}
+
+pub(super) fn full(full: Full) -> NotPassed {
+    let (text, limit, bound) = match full {
+        Full::Total { bound } => {
+            (format!("this center is full (calls that it passes on: {bound})"), "relayed_calls", bound)
+        }
+        Full::Provider { bound } => {
+            (format!("as many calls wait for this provider as it permits ({bound})"), "provider_in_flight", bound)
+        }
+    };
+    (ResultCode::Overloaded, ErrorInfo::not_executed(text + "; call again later").with_limit(limit, bound))
+}
+
+pub(super) fn too_large(why: &EncodeError) -> NotPassed {
+    let error = ErrorInfo::not_executed(format!("the call can't be passed on: {why}")).with_limit_of(why);
+    (ResultCode::TooLarge, error)
+}
+
+/// What the provider's outbox did not take.
+pub(super) fn unsent(why: &SendError) -> NotPassed {
+    match why {
+        SendError::Full => {
+            let text = "the provider reads too slowly: what waits for it has no more room; call again later";
+            (ResultCode::Overloaded, ErrorInfo::not_executed(text))
+        }
+        SendError::Encode(why) => too_large(why),
+        _ => (ResultCode::Disconnected, ErrorInfo::not_executed("the connection of its provider has just ended")),
+    }
+}
+
+/// So much of a name an error repeats.
+const NAMED_CHARS: usize = 100;

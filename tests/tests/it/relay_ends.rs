@@ -1,0 +1,99 @@
+//! How providers end that listen nowhere, while they are called.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use callboard::{Caller, Center, Client, Place, Provider, Reconnect, Router};
+use callboard_tests::{RawPeer, within};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::time::sleep;
+
+async fn center() -> Center {
+    Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap()
+}
+
+/// Calls wait in the center for a provider that reads nothing, says that it sends no more, and then reads on.
+#[tokio::test]
+async fn no_call_that_comes_to_a_provider_is_told_not_to_have_run() {
+    const CALLS: usize = 300;
+    let center = center().await;
+    let mut provider = RawPeer::connect(&center.address()).await;
+    let hello = json!({"version": 2, "instance": "i-1", "features": ["serves", "relay", "cancel"]});
+    assert_eq!(provider.ask(16, &hello.to_string()).await.rcode(), 0);
+    assert_eq!(provider.ask(4, r#"{"method":"work","optype":0}"#).await.rcode(), 0);
+    let (mut callers, padding) = (Vec::new(), "x".repeat(60_000));
+    for first in (0..CALLS).step_by(CALLS / 3) {
+        let mut caller = RawPeer::with_session(&center.address(), &["relay", "cancel"]).await;
+        for number in first..first + CALLS / 3 {
+            let body = json!({"method": "work", "parameters": padding, "meta": {"instance": "i-1"}});
+            caller.send(4 << 24, &number.to_be_bytes(), &body.to_string()).await;
+        }
+        // All are passed on when this is answered.
+        caller.expect_quiet().await;
+        callers.push(caller);
+    }
+    assert_eq!(center.relayed_calls(), CALLS);
+    provider.stream.shutdown().await.unwrap();
+    let coming = async {
+        let mut came = 0;
+        while let Some(frame) = provider.try_receive().await {
+            came += usize::from(frame.mtype == 0);
+        }
+        came
+    };
+    let told = async {
+        let mut told = HashMap::new();
+        for caller in &mut callers {
+            for _ in 0..CALLS / 3 {
+                let answer = caller.receive().await.json();
+                *told.entry(answer["error"]["executed"].as_str().unwrap().to_owned()).or_default() += 1;
+            }
+        }
+        told
+    };
+    let (came, told) = tokio::join!(within(coming), within(told));
+    assert_eq!((came, told), (CALLS, HashMap::from([("unknown".to_owned(), CALLS)])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_relayed_providers_leave_in_good_order_and_others_come_no_call_is_lost() {
+    let (center, stop) = (center().await, Arc::new(AtomicBool::new(false)));
+    let router = || {
+        Router::new().method_async("work", |number: u64| async move {
+            sleep(Duration::from_millis(1)).await;
+            Ok(number)
+        })
+    };
+    let start = async || {
+        let client = Client::builder().reconnect(Reconnect::never()).serves(router());
+        let client = client.connect(center.address()).await.unwrap();
+        Provider::new(client).announce(["work"], Place::Relay).await.unwrap()
+    };
+    let mut current = start().await;
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let caller = Caller::connect(center.address()).await.unwrap();
+        for _ in 0..4 {
+            let (caller, stop) = (caller.clone(), Arc::clone(&stop));
+            callers.push(tokio::spawn(async move {
+                let mut made = 0;
+                while !stop.load(SeqCst) {
+                    assert_eq!(caller.call::<u64>("work", &made).await.unwrap(), made);
+                    made += 1;
+                }
+                made
+            }));
+        }
+    }
+    for _ in 0..100 {
+        let next = start().await;
+        std::mem::replace(&mut current, next).withdraw().await.unwrap();
+    }
+    stop.store(true, SeqCst);
+    for caller in callers {
+        assert!(within(caller).await.unwrap() > 0);
+    }
+}

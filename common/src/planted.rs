@@ -11,6 +11,10 @@ pub enum Planted {
     ResumedBlindly,
     /// A subscription that comes back asks for the last message that it has heard once more.
     HeardAgain,
+    /// A subscription that comes back throws away what it is told of what it has missed.
+    MissedForgotten,
+    /// A subscription that comes back says of one message more that it was missed.
+    MissedTooMany,
     /// A peer that says nothing is never taken for dead.
     NeverDead,
     /// The center keeps a subscriber whose connection has ended.

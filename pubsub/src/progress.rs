@@ -81,7 +81,12 @@ impl Progress {
         let before = if self.epoch.is_some() { self.heard } else { self.unnumbered };
         let missed = answer.and_then(|answer| answer.missed).unwrap_or(Missed::Unknown);
         #[cfg(feature = "planted")]
-        let missed = if Planted::ResumedBlindly.is_planted() { Missed::Exactly(0) } else { missed };
+        let missed = match missed {
+            _ if Planted::ResumedBlindly.is_planted() => Missed::Exactly(0),
+            _ if Planted::MissedForgotten.is_planted() => Missed::Unknown,
+            Missed::Exactly(missed) if missed > 0 && Planted::MissedTooMany.is_planted() => Missed::Exactly(missed + 1),
+            missed => missed,
+        };
         *self = Self::default();
         self.subscribed(answer);
         Resumed { before, missed, next: answer.map_or(1, Subscribed::next) }

@@ -59,6 +59,16 @@ fn a_subscription_that_hears_a_message_again_is_found() {
 }
 
 #[test]
+fn a_subscription_that_forgets_what_it_has_missed_is_found() {
+    is_found_as(Planted::MissedForgotten, "that nobody knows what is missing");
+}
+
+#[test]
+fn a_subscription_that_has_missed_more_than_was_published_is_found() {
+    is_found_as(Planted::MissedTooMany, "were told to be missing, and");
+}
+
+#[test]
 fn a_peer_that_is_never_taken_for_dead_is_found() {
     is_found(Planted::NeverDead);
 }

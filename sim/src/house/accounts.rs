@@ -13,25 +13,77 @@ pub(super) struct Published<'a> {
     pub(super) unpublished: &'a BTreeSet<u64>,
     /// From this one on no fault was met.
     pub(super) peace: u64,
+    /// The number of the next one.
+    pub(super) next: u64,
+    /// How many centers there are.
+    pub(super) centers: u64,
+    /// A center that runs on keeps all that was published there.
+    pub(super) all_is_kept: bool,
 }
 
-/// What a subscriber was given, in this order.
+/// What a subscriber was given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Account<'a> {
+    /// The first message that was published after it had subscribed.
+    pub(super) first: u64,
+    /// How often a center had been started until then.
+    pub(super) starts: u64,
+    /// In this order.
+    pub(super) heard: &'a [Heard],
+    pub(super) has_ended: bool,
+}
+
+/// One thing that it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     Message(u64),
-    /// It was told that messages are missing, when those before this one had been published.
+    /// It was told that messages are missing, when those before this one had been published, and a center had been started
+    /// so often.
     Missed {
         missed: Missed,
         before: u64,
+        starts: u64,
     },
 }
 
 impl Published<'_> {
-    /// Each acknowledged message was heard, in order, or a gap that is large enough was told in its place. One that was
-    /// not acknowledged may have come all the same, once, at any time: the connection that it was sent over may outlive
-    /// the publisher's patience. The subscriber may have ended before more came.
-    pub(super) fn at_one_center(&self, first: u64, heard: &[Heard], has_ended: bool) -> Result<(), String> {
+    /// What was received and what was told to be missing is what was published.
+    pub(super) fn check(&self, account: &Account<'_>) -> Result<(), String> {
+        self.is_known(account)?;
+        if self.centers == 1 { self.at_one_center(account) } else { self.at_several(account) }
+    }
+
+    /// What is missing is known, but for once each time that a center was started anew, and for each center that took the
+    /// subscription after the first. And where all is kept, nothing is missing.
+    fn is_known(&self, account: &Account<'_>) -> Result<(), String> {
+        let mut unknown = 0;
+        for heard in account.heard {
+            let Heard::Missed { missed, starts, .. } = *heard else { continue };
+            match missed {
+                Missed::Exactly(told) if told > 0 && self.all_is_kept => {
+                    return Err(format!("{told} messages were told to be missing, and the center had kept them"));
+                }
+                Missed::Exactly(_) => {}
+                Missed::Unknown => unknown += 1,
+            }
+            let reasons = starts - account.starts + self.centers - 1;
+            if unknown > reasons {
+                return Err(format!(
+                    "it was told {unknown} times that nobody knows what is missing, for {reasons} reasons"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each acknowledged message was heard, in order, or a gap was told in its place that is large enough, and no larger
+    /// than what may have been published. One that was not acknowledged may have come all the same, once, at any time: the
+    /// connection that it was sent over may outlive the publisher's patience. The subscriber may have ended before more
+    /// came.
+    fn at_one_center(&self, account: &Account<'_>) -> Result<(), String> {
+        let Account { first, heard, has_ended, .. } = *account;
         let messages = self.each_once(heard)?;
+        let mut perhaps = self.perhaps_missed(first, &messages);
         // Who has ended owes nothing beyond the last one that came.
         let up_to = if has_ended { messages.last().copied() } else { Some(u64::MAX) };
         let mut due = self.acknowledged.range(first..).filter(|n| up_to.is_some_and(|up_to| **n <= up_to));
@@ -51,21 +103,29 @@ impl Published<'_> {
                 return Err(format!("message {n} comes after later ones"));
             }
             let lost = due.by_ref().take_while(|next| *next != n).count() as u64;
-            if !covers(told, lost) {
-                return Err(format!("before message {n} {lost} are missing, of which was told: {told:?}"));
-            }
+            perhaps = left_over(told, lost, perhaps).map_err(|why| format!("before message {n} {why}"))?;
             told = Missed::Exactly(0);
         }
         match due.count() {
-            0 => Ok(()),
+            0 if has_ended => Ok(()),
+            0 => left_over(told, 0, perhaps).map(drop).map_err(|why| format!("in the end {why}")),
             lost => Err(format!("the last {lost} messages never came")),
         }
+    }
+
+    /// How many were published for all that is known, and need not have been heard.
+    fn perhaps_missed(&self, first: u64, messages: &BTreeSet<u64>) -> u64 {
+        // The one before the first may have been under way when the subscription was.
+        let is_owed = |n: u64| self.acknowledged.contains(&n) && n + 1 != first;
+        let is_open = |n: &u64| !messages.contains(n) && !self.unpublished.contains(n) && !is_owed(*n);
+        (0..self.next).filter(is_open).count() as u64
     }
 
     /// Of several centers each has an order of its own, and what waits at one may come after what another has brought: each
     /// acknowledged message was heard, at any time, or a gap was told after it was published that is large enough. What
     /// was published in peace comes in order. What still waited for a subscriber that has ended nobody knows.
-    pub(super) fn at_several(&self, first: u64, heard: &[Heard], has_ended: bool) -> Result<(), String> {
+    fn at_several(&self, account: &Account<'_>) -> Result<(), String> {
+        let Account { first, heard, has_ended, .. } = *account;
         let messages = self.each_once(heard)?;
         self.is_peaceful(heard)?;
         if has_ended {
@@ -74,7 +134,7 @@ impl Published<'_> {
         let lost: Vec<_> = self.acknowledged.range(first..).filter(|n| !messages.contains(n)).copied().collect();
         let mut told_of = 0;
         for heard in heard {
-            let Heard::Missed { missed, before } = heard else { continue };
+            let Heard::Missed { missed, before, .. } = heard else { continue };
             let by_then = lost.partition_point(|n| n < before);
             told_of = match missed {
                 Missed::Exactly(told) => by_then.min(told_of + usize::try_from(*told).unwrap_or(usize::MAX)),
@@ -119,11 +179,13 @@ fn sum(one: Missed, other: Missed) -> Missed {
     }
 }
 
-fn covers(told: Missed, lost: u64) -> bool {
-    match told {
-        Missed::Exactly(told) => lost <= told,
-        Missed::Unknown => true,
-    }
+/// Of those that are perhaps missing the ones that were not told to be.
+fn left_over(told: Missed, lost: u64, perhaps: u64) -> Result<u64, String> {
+    let Missed::Exactly(told) = told else { return Ok(perhaps) };
+    let more = told.checked_sub(lost).ok_or_else(|| format!("{lost} are missing, of which {told} were told"))?;
+    perhaps
+        .checked_sub(more)
+        .ok_or_else(|| format!("{told} were told to be missing, and {lost} are, {perhaps} more at most"))
 }
 
 #[cfg(test)]
@@ -131,20 +193,27 @@ mod tests {
     use super::Heard::Message;
     use super::*;
 
+    const ONE: Missed = Missed::Exactly(1);
+    const TWO: Missed = Missed::Exactly(2);
+    const UNKNOWN: Missed = Missed::Unknown;
+
     const fn gap(missed: Missed, before: u64) -> Heard {
-        Heard::Missed { missed, before }
+        Heard::Missed { missed, before, starts: 2 }
     }
 
-    /// Of the messages 1 to 6 the third was not acknowledged, and the sixth was said not to be published.
-    fn check(of: impl Fn(Published<'_>) -> Result<(), String>) -> Result<(), String> {
-        let (acknowledged, unpublished) = ([1, 2, 4, 5].into(), [6].into());
-        of(Published { acknowledged: &acknowledged, unpublished: &unpublished, peace: 4 })
+    /// Of the messages 1 to 6 the third was not acknowledged, and the sixth was said not to be published. A center was
+    /// started anew.
+    fn check(centers: u64, first: u64, heard: &[Heard], has_ended: bool) -> Result<(), String> {
+        let (acknowledged, unpublished) = ([1, 2, 4, 5].into(), [0, 6].into());
+        let (acknowledged, unpublished) = (&acknowledged, &unpublished);
+        let published = Published { acknowledged, unpublished, peace: 4, next: 7, centers, all_is_kept: false };
+        published.check(&Account { first, starts: 1, heard, has_ended })
     }
 
     #[test]
     fn what_is_lost_is_found_unless_it_was_told() {
-        let (one, unknown) = (gap(Missed::Exactly(1), 6), gap(Missed::Unknown, 6));
-        let rows: [(&[Heard], bool); 14] = [
+        let (one, unknown) = (gap(ONE, 6), gap(UNKNOWN, 6));
+        let rows: [(&[Heard], bool); 15] = [
             (&[Message(1), Message(2), Message(4), Message(5)], true),
             (&[Message(1), Message(3), Message(2), Message(4), Message(5)], true),
             (&[Message(1), Message(4), Message(5)], false),
@@ -157,34 +226,68 @@ mod tests {
             (&[Message(1), Message(2), Message(4)], false),
             (&[Message(1), Message(2), Message(2), Message(4), Message(5)], false),
             (&[Message(1), unknown, Message(4), Message(2), Message(5)], false),
-            (&[Message(1), unknown, Message(5), unknown, Message(4)], false),
+            (&[Message(1), unknown, Message(5), Message(4)], false),
             (&[Message(1), Message(2), Message(4), Message(5), Message(6)], false),
+            (&[Message(1), Message(2), unknown, Message(4), unknown, Message(5)], false),
         ];
         for (heard, is_right) in rows {
-            let outcome = check(|published| published.at_one_center(1, heard, false));
+            let outcome = check(1, 1, heard, false);
             assert_eq!(outcome.is_ok(), is_right, "{heard:?}: {outcome:?}");
         }
     }
 
     #[test]
+    fn no_more_is_told_to_be_missing_than_may_be() {
+        let (one, two) = (gap(ONE, 6), gap(TWO, 6));
+        let rows: [(&[Heard], bool); 6] = [
+            (&[Message(1), one, Message(2), Message(4), Message(5)], true),
+            (&[Message(1), two, Message(4), Message(5)], true),
+            (&[Message(1), Message(2), Message(4), Message(5), one], true),
+            (&[Message(1), Message(2), Message(4), Message(5), two], false),
+            (&[Message(1), two, Message(2), Message(4), Message(5)], false),
+            (&[Message(1), one, Message(2), one, Message(4), Message(5)], false),
+        ];
+        for (heard, is_right) in rows {
+            let outcome = check(1, 1, heard, false);
+            assert_eq!(outcome.is_ok(), is_right, "{heard:?}: {outcome:?}");
+        }
+        let under_way = [gap(TWO, 6), Message(4), Message(5)];
+        assert!(check(1, 3, &under_way, false).is_ok(), "the second was on its way when the subscription was, too");
+        assert!(check(1, 4, &under_way, false).is_err(), "the second was there before");
+    }
+
+    #[test]
+    fn what_is_kept_is_not_missing_and_what_is_missing_is_known_unless_a_center_was_started_anew() {
+        let (acknowledged, unpublished) = ([1, 2].into(), [0].into());
+        let (acknowledged, unpublished) = (&acknowledged, &unpublished);
+        let published = Published { acknowledged, unpublished, peace: 0, next: 3, centers: 1, all_is_kept: true };
+        let told = |missed, starts, centers| {
+            let heard = [Message(1), Heard::Missed { missed, before: 2, starts }, Message(2)];
+            let account = Account { first: 1, starts: 1, heard: &heard, has_ended: false };
+            Published { centers, ..published }.check(&account).is_ok()
+        };
+        assert!(told(Missed::Exactly(0), 1, 1) && !told(ONE, 2, 1));
+        assert!(!told(UNKNOWN, 1, 1) && told(UNKNOWN, 2, 1) && told(UNKNOWN, 1, 2));
+    }
+
+    #[test]
     fn of_several_centers_each_has_its_order_and_a_gap_is_told_later() {
-        let (one, unknown) = (Missed::Exactly(1), Missed::Unknown);
         let rows: [(&[Heard], bool); 12] = [
             (&[Message(4), Message(2), Message(5), Message(1)], true),
             (&[Message(1), Message(2), Message(5), Message(4)], false),
             (&[Message(4), Message(2), Message(5)], false),
-            (&[Message(4), Message(2), Message(5), gap(one, 2)], true),
-            (&[gap(one, 2), Message(4), Message(2), Message(5)], true),
-            (&[gap(one, 1), Message(4), Message(2), Message(5)], false),
-            (&[gap(unknown, 2), Message(5), Message(2)], false),
-            (&[gap(unknown, 2), Message(5), Message(2), gap(one, 5)], true),
-            (&[gap(one, 5), Message(2), Message(5), gap(one, 5)], true),
-            (&[gap(unknown, 5), Message(5)], true),
+            (&[Message(4), Message(2), Message(5), gap(ONE, 2)], true),
+            (&[gap(ONE, 2), Message(4), Message(2), Message(5)], true),
+            (&[gap(ONE, 1), Message(4), Message(2), Message(5)], false),
+            (&[gap(UNKNOWN, 2), Message(5), Message(2)], false),
+            (&[gap(UNKNOWN, 2), Message(5), Message(2), gap(ONE, 5)], true),
+            (&[gap(ONE, 5), Message(2), Message(5), gap(ONE, 5)], true),
+            (&[gap(UNKNOWN, 5), Message(5)], true),
             (&[Message(1), Message(2), Message(4), Message(5), Message(2)], false),
             (&[Message(1), Message(2), Message(4), Message(5), Message(6)], false),
         ];
         for (heard, is_right) in rows {
-            let outcome = check(|published| published.at_several(1, heard, false));
+            let outcome = check(2, 1, heard, false);
             assert_eq!(outcome.is_ok(), is_right, "{heard:?}: {outcome:?}");
         }
     }
@@ -198,13 +301,13 @@ mod tests {
             (&[Message(2), Message(2)], false, false),
         ];
         for (heard, at_one, at_several) in rows {
-            let outcome = check(|published| published.at_one_center(1, heard, true));
-            assert_eq!(outcome.is_ok(), at_one, "{heard:?}: {outcome:?}");
-            let outcome = check(|published| published.at_several(1, heard, true));
-            assert_eq!(outcome.is_ok(), at_several, "{heard:?}: {outcome:?}");
+            for (centers, is_right) in [(1, at_one), (2, at_several)] {
+                let outcome = check(centers, 1, heard, true);
+                assert_eq!(outcome.is_ok(), is_right, "{heard:?}: {outcome:?}");
+            }
         }
-        assert!(check(|published| published.at_one_center(4, &[Message(4), Message(5)], false)).is_ok());
-        assert!(check(|published| published.at_several(4, &[Message(1), Message(5), Message(4)], false)).is_err());
-        assert!(check(|published| published.at_several(4, &[Message(4), Message(1), Message(5)], false)).is_ok());
+        assert!(check(1, 4, &[Message(4), Message(5)], false).is_ok());
+        assert!(check(2, 4, &[Message(1), Message(5), Message(4)], false).is_err());
+        assert!(check(2, 4, &[Message(4), Message(1), Message(5)], false).is_ok());
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use callboard_client::Centers;
 use callboard_common::{Executed, Missed};
-use callboard_pubsub::{Event, Subscription, Topics};
+use callboard_pubsub::{Event, Subscription, TopicLimits, Topics};
 
 use super::Report;
-use super::accounts::{Heard, Published};
+use super::accounts::{Account, Heard, Published};
 use super::programs::until_done;
 use crate::Sim;
 use crate::sim::lock;
@@ -26,6 +26,10 @@ pub(super) struct News {
     peace: AtomicU64,
     is_over: AtomicBool,
     centers: usize,
+    /// How often a center was started.
+    starts: AtomicU64,
+    /// How many messages centers keep: all, or so few that subscribers miss some.
+    kept: Option<usize>,
     runs: Mutex<Vec<Run>>,
 }
 
@@ -35,6 +39,8 @@ struct Run {
     subscriber: usize,
     /// The first message that was published after it had subscribed.
     first: u64,
+    /// How often a center had been started until then.
+    starts: u64,
     heard: Vec<Heard>,
     /// So many messages came again, and were not given to it.
     repeats: u64,
@@ -51,8 +57,21 @@ impl News {
             peace: AtomicU64::new(u64::MAX),
             is_over: AtomicBool::new(false),
             centers,
+            starts: AtomicU64::new(0),
+            kept: (sim.draw(2) == 0).then_some(FEW),
             runs: Mutex::default(),
         }
+    }
+
+    /// A center was started: it knows nothing of what was published before.
+    pub(super) fn center_began(&self) {
+        self.starts.fetch_add(1, Relaxed);
+    }
+
+    /// What centers keep.
+    pub(super) fn limits(&self) -> TopicLimits {
+        let limits = TopicLimits::default();
+        TopicLimits { ring_messages: self.kept.unwrap_or(limits.ring_messages), ..limits }
     }
 
     /// Publishes one message after the other; only those that a center takes count.
@@ -81,8 +100,8 @@ impl News {
         let mut subscription = until_done(|| Subscription::open(&centers, TOPIC)).await;
         let run = {
             let mut runs = lock(&self.runs);
-            let first = self.next.load(Relaxed);
-            runs.push(Run { subscriber, first, heard: Vec::new(), repeats: 0, has_ended: false });
+            let (first, starts) = (self.next.load(Relaxed), self.starts.load(Relaxed));
+            runs.push(Run { subscriber, first, starts, heard: Vec::new(), repeats: 0, has_ended: false });
             runs.len() - 1
         };
         while let Some(event) = subscription.next_event().await {
@@ -90,11 +109,11 @@ impl News {
             if !matches!(event, Event::Message(_)) {
                 self.sim.note(|| format!("subscriber {subscriber}: {event:?}"));
             }
-            let before = self.next.load(Relaxed);
+            let (before, starts) = (self.next.load(Relaxed), self.starts.load(Relaxed));
             let heard = match event {
                 Event::Message(message) => Heard::Message(message.json().unwrap_or_else(|error| panic!("{error}"))),
-                Event::Lagged { from, to } => Heard::Missed { missed: Missed::Exactly(to - from + 1), before },
-                Event::Resumed { missed } => Heard::Missed { missed, before },
+                Event::Lagged { from, to } => Heard::Missed { missed: Missed::Exactly(to - from + 1), before, starts },
+                Event::Resumed { missed } => Heard::Missed { missed, before, starts },
                 _ => continue,
             };
             if let Some(run) = lock(&self.runs).get_mut(run) {
@@ -137,15 +156,17 @@ impl News {
     /// If not.
     pub(super) fn check(&self) {
         let (acknowledged, unpublished) = (lock(&self.acknowledged), lock(&self.said_unpublished));
-        let published =
-            Published { acknowledged: &acknowledged, unpublished: &unpublished, peace: self.peace.load(Relaxed) };
-        for Run { subscriber, first, heard, has_ended, .. } in lock(&self.runs).iter() {
-            let outcome = if self.centers == 1 {
-                published.at_one_center(*first, heard, *has_ended)
-            } else {
-                published.at_several(*first, heard, *has_ended)
-            };
-            if let Err(why) = outcome {
+        let published = Published {
+            acknowledged: &acknowledged,
+            unpublished: &unpublished,
+            peace: self.peace.load(Relaxed),
+            next: self.next(),
+            centers: self.centers as u64,
+            all_is_kept: self.kept.is_none(),
+        };
+        for Run { subscriber, first, starts, heard, has_ended, .. } in lock(&self.runs).iter() {
+            let account = Account { first: *first, starts: *starts, heard, has_ended: *has_ended };
+            if let Err(why) = published.check(&account) {
                 panic!("subscriber {subscriber}: {why}");
             }
         }
@@ -167,5 +188,7 @@ impl News {
 }
 
 const TOPIC: &str = "news";
+/// What centers keep that keep little.
+const FEW: usize = 3;
 /// Between two messages at most.
 const PAUSE: Duration = Duration::from_millis(300);

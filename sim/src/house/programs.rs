@@ -53,12 +53,14 @@ async fn center(house: &House, place: usize, host: &Host) {
     let mut asked = pin!(host.asked_to_end());
     // Who comes and goes all the time is told of at once: faults here come faster than in any minute of a real house.
     let policy = AvailabilityPolicy { flap_changes: usize::MAX, ..AvailabilityPolicy::default() };
-    let start = || host.center().availability(policy).limits(limits()).start_over(host.transport());
+    let builder = || host.center().availability(policy).limits(limits()).topic_limits(house.news.limits());
+    let start = || builder().start_over(host.transport());
     let center = tokio::select! {
         biased;
         () = &mut asked => return,
         center = until_done(start) => Arc::new(center),
     };
+    house.news.center_began();
     lock(&house.centers).insert(place, Arc::downgrade(&center));
     asked.await;
     // Others only look at it.

@@ -144,7 +144,9 @@ pub use callboard_registry::{
     AvailabilityPolicy, Balancer, CacheLimits, Caller, CallerBuilder, Discovery, Notice, Notices, Place, PlaceError,
     Provider, ProviderError, RegistryLimits, RegistryMetrics, RoundRobin, TableSize,
 };
+#[cfg(feature = "store")]
+pub use callboard_server::AnswerFile;
 pub use callboard_server::{
-    Context, Method, MethodError, Parameter, Peer, PeerError, PeerErrorKind, Router, Server, ServerBuilder, StartError,
-    Type,
+    AnswerStore, Context, KeptAnswers, Method, MethodError, Parameter, Peer, PeerError, PeerErrorKind, Router, Server,
+    ServerBuilder, StartError, StoreError, Type,
 };

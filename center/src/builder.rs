@@ -163,7 +163,7 @@ impl CenterBuilder {
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
         let registry = Arc::new(RegistryService::with_policy(registry, availability));
-        let sessions = Sessions::for_server(NAME, &limits).relaying();
+        let sessions = Sessions::for_server(NAME, &limits).with_keys_of(&self.router).relaying();
         let sessions = match self.instance {
             Some(instance) => sessions.with_instance(instance),
             None => sessions,

@@ -40,10 +40,11 @@ const PREFIX: &str = "CALLBOARD_";
 
 pub(crate) const CENTER: &str = "CALLBOARD_CENTER";
 pub(crate) const CONFIG: &str = "CALLBOARD_CONFIG";
+pub(crate) const KEYS_STORE: &str = "CALLBOARD_KEYS_STORE";
 pub(crate) const LOG: &str = "CALLBOARD_LOG";
 
 /// What the program reads beside the settings of a center.
-const PROGRAM: [&str; 3] = [CENTER, CONFIG, LOG];
+const PROGRAM: [&str; 4] = [CENTER, CONFIG, KEYS_STORE, LOG];
 
 #[cfg(test)]
 mod tests {

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,11 +7,11 @@ use callboard::{Signals, serve_until};
 use callboard_client::{Client, ClientState};
 use callboard_net::Address;
 use callboard_registry::Provider;
-use callboard_server::{Server, ServerBuilder};
+use callboard_server::{AnswerFile, KeptAnswers, Server, ServerBuilder};
 use clap::Args;
 
-use crate::output;
 use crate::reach::{Reach, duration};
+use crate::{environment, output};
 
 mod demo;
 
@@ -34,6 +35,10 @@ pub(crate) struct Provide {
     /// once
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     grace: Duration,
+    /// Keep the answers to calls under idempotency keys in this file, so that they outlast this program; it is made where
+    /// there is none, and each provider needs one of its own [env: CALLBOARD_KEYS_STORE=]
+    #[arg(long, value_name = "PATH")]
+    keys_store: Option<PathBuf>,
     #[command(flatten)]
     reach: Reach,
 }
@@ -56,7 +61,11 @@ impl Provide {
 
     /// Serves, then registers.
     async fn start(&self) -> anyhow::Result<(Server, Provider)> {
-        let router = demo::router(teller(self.show_calls));
+        let mut router = demo::router(teller(self.show_calls));
+        let store = self.keys_store.clone().or_else(|| environment::value(environment::KEYS_STORE).map(PathBuf::from));
+        if let Some(path) = store {
+            router = router.kept_answers(KeptAnswers::default().stored_in(AnswerFile::open(path)?)?);
+        }
         let builder = Server::builder().router(router.clone()).grace(self.grace);
         let server = self.listen.iter().fold(builder, ServerBuilder::listen).start().await?;
         let (centers, deadline) = self.reach.centers().await?;

@@ -404,6 +404,7 @@ fn open(conn: &Conn, answer: &Message, ours: Features) -> Result<usize, NoSessio
     let session = Session {
         name: String::new(),
         instance: granted.instance.into_owned(),
+        store: granted.store.filter(|_| features.has(Feature::Keys)).map(|store| store.into_owned().into()),
         features,
         limits: granted.limits,
         heartbeats: granted.heartbeats.filter(|_| features.has(Feature::Heartbeat)).map(Arc::new),

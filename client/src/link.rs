@@ -69,9 +69,9 @@ impl Link {
         self.knows(Feature::OneWay)
     }
 
-    /// Whose answers under keys are the same as those over another connection with the same name; `None`: nobody knows.
-    pub(crate) fn store(&self) -> Option<&str> {
-        self.conn.session().map(|session| &*session.instance).filter(|instance| !instance.is_empty())
+    /// Whether the peer knows the keys of the calls over another connection.
+    pub(crate) fn knows_keys_of(&self, other: &Self) -> bool {
+        self.conn.session().zip(other.conn.session()).is_some_and(|(ours, theirs)| ours.knows_keys_of(theirs))
     }
 
     pub(crate) fn knows(&self, feature: Feature) -> bool {

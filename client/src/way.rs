@@ -59,7 +59,7 @@ impl<'a> Way<'a> {
         if over != Over::ThisOne || (self.shared.reconnects() && self.link.is_leaving()) {
             self.link = self.next_link().await?;
         }
-        if self.doubted.as_ref().is_some_and(|doubted| !is_same_store(doubted, &self.link)) {
+        if self.doubted.as_ref().is_some_and(|doubted| !knows_keys_of(&self.link, doubted)) {
             return Err(self.request().stranger());
         }
         if let Some(key) = self.key {
@@ -133,7 +133,6 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Whether both lead to the same answers under keys.
-fn is_same_store(one: &Arc<Link>, other: &Arc<Link>) -> bool {
-    Arc::ptr_eq(one, other) || one.store().is_some_and(|store| other.store() == Some(store))
+fn knows_keys_of(link: &Arc<Link>, other: &Arc<Link>) -> bool {
+    Arc::ptr_eq(link, other) || link.knows_keys_of(other)
 }

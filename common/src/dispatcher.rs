@@ -338,6 +338,7 @@ mod tests {
         let session = |features| Session {
             name: String::new(),
             instance: String::new(),
+            store: None,
             features: crate::Features::from_names(features),
             limits: crate::Limits::default(),
             heartbeats: None,

@@ -9,6 +9,9 @@ pub struct Session {
     pub name: String,
     /// Which run of the peer this is.
     pub instance: String,
+    /// The store in which the peer keeps its answers to calls under keys beyond its own end. Only the side that opened the
+    /// session has it.
+    pub store: Option<Box<str>>,
     /// What both sides can do beyond v1.
     pub features: Features,
     /// What the answering side permits on this connection.
@@ -18,6 +21,32 @@ pub struct Session {
     /// What the side that opened the session permits the other one, where it offers methods
     /// ([`Serves`](Feature::Serves)). Only the answering side has it.
     pub serving: Option<Limits>,
+}
+
+impl Session {
+    /// Whether the peer knows the keys of calls that were made within another session: it is the same run of the same program,
+    /// or one with the same store. Two peers of which nobody knows which they are, may be any.
+    ///
+    /// ```
+    /// use callboard_common::{Features, Limits, Session};
+    /// let run = |instance: &str, store: Option<&str>| Session {
+    ///     name: String::new(),
+    ///     instance: instance.into(),
+    ///     store: store.map(Into::into),
+    ///     features: Features::ALL,
+    ///     limits: Limits::default(),
+    ///     heartbeats: None,
+    ///     serving: None,
+    /// };
+    /// assert!(run("1", None).knows_keys_of(&run("1", None)));
+    /// assert!(run("2", Some("s")).knows_keys_of(&run("1", Some("s"))));
+    /// assert!(!run("2", None).knows_keys_of(&run("1", Some("s"))));
+    /// assert!(!run("", None).knows_keys_of(&run("", None)));
+    /// ```
+    pub fn knows_keys_of(&self, other: &Self) -> bool {
+        let is_same_run = !self.instance.is_empty() && self.instance == other.instance;
+        is_same_run || (self.store.is_some() && self.store == other.store)
+    }
 }
 
 /// A set of [`Feature`]s.

@@ -196,6 +196,7 @@ mod tests {
         let session = Session {
             name: String::new(),
             instance: String::new(),
+            store: None,
             features: Features::ALL,
             limits: Limits::default(),
             heartbeats: None,

@@ -172,6 +172,7 @@ mod tests {
             let session = Session {
                 name,
                 instance: instance.to_owned(),
+                store: None,
                 features: Features::ALL,
                 limits,
                 heartbeats: None,

@@ -1,7 +1,8 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_client::{CallError, CallErrorKind, Client, IdempotencyKey, Tries};
-use callboard_common::{Executed, Host, ResultCode};
+use callboard_common::{Executed, Host, ResultCode, Session};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -20,10 +21,21 @@ pub(crate) struct Route<'a> {
     /// After a pause those that were tried may be tried again.
     begins_anew: bool,
     key: Option<&'a IdempotencyKey>,
-    /// The run that was picked last, of a call under a key.
-    run: Option<String>,
-    /// Which run of which provider alone may be asked again: a call under a key may have been executed there.
-    only: Option<(Host, Option<String>)>,
+    /// What the one that was picked last has said of itself, of a call under a key.
+    run: Option<Arc<Session>>,
+    /// Which run of which provider alone may be asked again, or one with the same store: a call under a key may have been
+    /// executed there.
+    only: Option<(Host, Option<Arc<Session>>)>,
+}
+
+/// What a provider is to a call under a key that may have been executed.
+enum Asked {
+    /// It knows the key, if the call came to it.
+    Knows(Client),
+    /// It is another one.
+    Stranger,
+    /// It is not there, for this reason.
+    Gone(String),
 }
 
 /// Whom to try, and how many others there are after it.
@@ -57,7 +69,8 @@ impl<'a> Route<'a> {
     /// A connection to a provider that was not tried yet; its calls end with the time for this try.
     pub(crate) async fn next(&mut self) -> Result<Client, CallError> {
         if let Some((host, run)) = self.only.clone() {
-            return self.same_again(host, run.as_deref()).await;
+            // It is rare, and calls are smaller without it.
+            return Box::pin(self.same_again(host, run.as_deref())).await;
         }
         let pool = &self.caller.pool;
         loop {
@@ -74,7 +87,7 @@ impl<'a> Route<'a> {
             match timeout_at(self.deadline.min(Instant::now() + share), pool.client(host)).await {
                 Ok(Ok(client)) => {
                     self.picked = Some(host);
-                    self.run = self.key.and_then(|_| run_of(&client));
+                    self.run = self.key.and_then(|_| client.session()).map(Arc::new);
                     return Ok(self.in_time(&client));
                 }
                 Ok(Err(why)) => self.tried.push((host, why.to_string())),
@@ -87,20 +100,77 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// A connection to the one provider that knows whether the call was executed, if it is still there.
-    async fn same_again(&mut self, host: Host, run: Option<&str>) -> Result<Client, CallError> {
-        let connected =
-            timeout_at(self.deadline, self.caller.pool.client(host)).await.map_err(|_| self.no_time(host))?;
-        let why = match connected {
-            Ok(client) if run.is_some() && run_of(&client).as_deref() == run => {
-                self.picked = Some(host);
-                return Ok(self.in_time(&client));
+    /// A connection to the one provider that knows whether the call was executed, if it is still there. Where it has a store,
+    /// its successor is waited for.
+    async fn same_again(&mut self, host: Host, run: Option<&Session>) -> Result<Client, CallError> {
+        let (store, mut pause) = (run.and_then(|run| run.store.as_ref()), FIRST_PAUSE);
+        loop {
+            let (why, is_taken) = match self.ask(host, run).await? {
+                Asked::Knows(client) => return Ok(self.stay_at(host, &client)),
+                Asked::Stranger => (STRANGER.to_owned(), true),
+                Asked::Gone(why) => (why, false),
+            };
+            if store.is_some() {
+                if let Some((host, client)) = self.successor(host, run).await? {
+                    return Ok(self.stay_at(host, &client));
+                }
+                if !is_taken && pause < self.time_left() {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    continue;
+                }
             }
-            Ok(_) => "another one is there now, which does not know its key".to_owned(),
-            Err(why) => why.to_string(),
+            let what = format!("nobody knows whether it was executed, and who would is gone: {why}");
+            return Err(CallError::new(
+                CallErrorKind::Unavailable,
+                format!("tcp://{host}"),
+                call_of(self.method),
+                what,
+            ));
+        }
+    }
+
+    /// One with the same store at another host. The center lists last who has come last.
+    async fn successor(&self, host: Host, run: Option<&Session>) -> Result<Option<(Host, Client)>, CallError> {
+        let hosts = self.caller.discovery.hosts_until(self.method, self.deadline).await.unwrap_or_default();
+        for other in hosts.iter().rev().copied().filter(|other| *other != host).take(MOST_SUCCESSORS) {
+            if let Asked::Knows(client) = self.ask(other, run).await? {
+                return Ok(Some((other, client)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the provider at a host knows the keys of that run.
+    async fn ask(&self, host: Host, run: Option<&Session>) -> Result<Asked, CallError> {
+        let Inner { discovery, pool, .. } = self.caller;
+        if run.is_some_and(|run| run.store.is_some()) && discovery.instance(host).is_none() {
+            // Whoever is there already is spoken to when the center has told who it is: only then it is asked for a session.
+            return Ok(Asked::Gone("it has gone".to_owned()));
+        }
+        let others = usize::from(run.is_some_and(|run| run.store.is_some()));
+        let until = self.deadline.min(Instant::now() + share(self.time_left(), others));
+        let connected = match timeout_at(until, pool.client(host)).await {
+            Ok(connected) => connected,
+            Err(_) if self.time_left().is_zero() => return Err(self.no_time(host)),
+            Err(_) => return Ok(Asked::Gone(NO_ANSWER.to_owned())),
         };
-        let what = format!("nobody knows whether it was executed, and who would is gone: {why}");
-        Err(CallError::new(CallErrorKind::Unavailable, format!("tcp://{host}"), call_of(self.method), what))
+        Ok(match connected {
+            Ok(client) => {
+                let knows = run.is_some_and(|run| client.session().is_some_and(|session| session.knows_keys_of(run)));
+                if knows { Asked::Knows(client) } else { Asked::Stranger }
+            }
+            Err(why) => Asked::Gone(why.to_string()),
+        })
+    }
+
+    /// From now on the call goes there only.
+    fn stay_at(&mut self, host: Host, client: &Client) -> Client {
+        self.picked = Some(host);
+        if let Some((only, _)) = &mut self.only {
+            *only = host;
+        }
+        self.in_time(client)
     }
 
     /// A connection to another provider for a second try beside the one that was given last; `None` if there is none
@@ -238,11 +308,6 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Which run of a provider this leads to; `None` where nobody knows.
-fn run_of(client: &Client) -> Option<String> {
-    client.session().map(|session| session.instance).filter(|run| !run.is_empty())
-}
-
 /// Why a host was passed over.
 fn why_not(error: &CallError) -> &'static str {
     match error.kind() {
@@ -255,6 +320,12 @@ fn why_not(error: &CallError) -> &'static str {
 }
 
 const NO_ANSWER: &str = "no answer in time";
+const STRANGER: &str = "another one is there now, which does not know its key";
+/// So many providers are asked, the last that have come, whether they have the store of one that is gone.
+const MOST_SUCCESSORS: usize = 8;
+/// Between two looks for the successor of a provider, each twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How much of the time that is left one host may take to be connected to, so that some is left for the others. However
 /// many there are, it is long enough for one that lives.

@@ -14,6 +14,7 @@ use crate::gatekeeper::Waited;
 use crate::method::{Method, Type};
 use crate::method_error::MethodError;
 use crate::parameters::{BadParameters, shorten};
+use crate::writer::Unwritten;
 
 /// Why a call has no result.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) enum BadKey {
     CutOff,
     /// To a call whose answer had so many bytes, more than are kept.
     NotKept { bytes: usize, bound: usize },
+    /// Or it may not have been, but the call is not written down.
+    Unwritten(Unwritten),
 }
 
 /// How a method's result is written for one caller.
@@ -112,9 +115,15 @@ impl Failure {
     pub(crate) fn note<C: Connection>(&self, conn: &C, method: &Method) {
         let method = method.name();
         match self {
-            Self::Parameters(_) | Self::Key(BadKey::Conflict) => conn.count(Event::Refused),
-            Self::Full(_) | Self::Waited(Waited::TooLong(_)) => conn.count(Event::Overloaded),
-            Self::Late | Self::Waited(Waited::Expired) => conn.count(Event::Expired),
+            Self::Parameters(_) | Self::Key(BadKey::Conflict | BadKey::Unwritten(Unwritten::Failed)) => {
+                conn.count(Event::Refused);
+            }
+            Self::Full(_) | Self::Waited(Waited::TooLong(_)) | Self::Key(BadKey::Unwritten(Unwritten::Full { .. })) => {
+                conn.count(Event::Overloaded);
+            }
+            Self::Late | Self::Waited(Waited::Expired) | Self::Key(BadKey::Unwritten(Unwritten::Late)) => {
+                conn.count(Event::Expired);
+            }
             Self::Method(_) | Self::Key(_) => {}
             Self::Panicked(text) => {
                 conn.count(Event::Panicked);
@@ -215,8 +224,8 @@ fn key_info(why: BadKey, method: &Method) -> (ResultCode, ErrorInfo) {
         }
         BadKey::CutOff => {
             let text = format!(
-                "method {name:?} was cut off while it ran for the first call under this idempotency key, and is not run \
-                 again; find out what it did, then call under a new key if need be"
+                "its provider ended after method {name:?} may have begun for the first call under this idempotency key and \
+                 before it had answered, and does not run it again; find out what it did, then call under a new key if need be"
             );
             (ResultCode::InternalError, unknown(text))
         }
@@ -226,6 +235,31 @@ fn key_info(why: BadKey, method: &Method) -> (ResultCode, ErrorInfo) {
                  was too large to be kept"
             );
             (ResultCode::TooLarge, ErrorInfo::executed(text).with_limit("kept_answer_bytes", bound))
+        }
+        BadKey::Unwritten(why) => unwritten_info(why, name),
+    }
+}
+
+fn unwritten_info(why: Unwritten, name: &str) -> (ResultCode, ErrorInfo) {
+    match why {
+        Unwritten::Full { bound } => {
+            let text = format!(
+                "method {name:?} was not run: {bound} calls under idempotency keys wait to be written down; call again later"
+            );
+            (ResultCode::Overloaded, ErrorInfo::not_executed(text).with_limit("answer_store_queue", bound))
+        }
+        Unwritten::Late => {
+            let text = format!(
+                "method {name:?} was not run: the caller's deadline passed before its idempotency key was written down"
+            );
+            (ResultCode::Timeout, ErrorInfo::not_executed(text))
+        }
+        Unwritten::Failed => {
+            let text = format!(
+                "method {name:?} was not run: its idempotency key can't be written down, and the log of this provider says \
+                 why; call another one, or again later"
+            );
+            (ResultCode::Unavailable, ErrorInfo::not_executed(text))
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Which calls under a key run, wait for another under the same key, or get the answer that it had. Pure: what happens and
 //! the time come in, what to do comes out.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use indexmap::IndexMap;
 use tokio::time::Instant;
+
+use crate::answer_store::{Change, Kept, StoredCall};
 
 /// What a call is known by that its caller has given a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +33,10 @@ pub(crate) struct Book<W> {
     ended: VecDeque<(Instant, Arc<CallKey>)>,
     bytes: usize,
     last_number: u64,
+    /// The last that a store knows a call by.
+    last_stored: u64,
+    /// What the store is still to forget.
+    forgotten: Vec<Change>,
 }
 
 /// How much of what has ended is remembered.
@@ -40,20 +47,11 @@ pub(crate) struct Window {
     pub(crate) age: Duration,
 }
 
-/// How a call has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
-    /// With this answer, a result or an error of its handler.
-    Answer(Bytes),
-    /// With an answer of so many bytes, which are more than may be kept.
-    TooLarge(usize),
-    /// It was cut off, and nobody knows what it did.
-    CutOff,
-}
-
 #[derive(Debug)]
 struct Entry<W> {
     params: Digest,
+    /// What the store knows it by, if it does.
+    stored: Option<u64>,
     state: State<W>,
 }
 
@@ -79,7 +77,60 @@ pub(crate) enum Entered {
 
 impl<W> Book<W> {
     pub(crate) fn new(window: Window) -> Self {
-        Self { window, entries: HashMap::new(), ended: VecDeque::new(), bytes: 0, last_number: 0 }
+        Self {
+            window,
+            entries: HashMap::new(),
+            ended: VecDeque::new(),
+            bytes: 0,
+            last_number: 0,
+            last_stored: 0,
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Enters what a store holds, before any call comes: what had begun and not ended, was cut off. Gives what the store is
+    /// to change.
+    pub(crate) fn restore(&mut self, calls: Vec<StoredCall>, now: Instant) -> Vec<Change> {
+        self.last_stored = calls.iter().map(|call| call.number).max().unwrap_or(0);
+        let (mut calls, mut changes) = newest(calls);
+        // The oldest first, and what was cut off, just now, last.
+        calls.sort_by_key(|call| Reverse(call.end.as_ref().map(|(_, age)| *age)));
+        for StoredCall { number, method, key, params, end } in calls {
+            let (kept, age) = end.unwrap_or_else(|| {
+                changes.push(Change::Ended { number, kept: Kept::CutOff });
+                (Kept::CutOff, Duration::ZERO)
+            });
+            let call = Arc::new(CallKey { method: method.into(), key: key.into() });
+            let kept = self.window.bounded(&call, kept);
+            self.bytes += cost(&call, &kept);
+            self.ended.push_back((now.checked_sub(age).unwrap_or(now), Arc::clone(&call)));
+            self.entries.insert(call, Entry { params, stored: Some(number), state: State::Ended(kept) });
+        }
+        self.forget_old(now);
+        self.make_room();
+        changes.append(&mut self.forgotten);
+        changes
+    }
+
+    /// The one that is to run is about to be written down. Gives what the store is to change.
+    pub(crate) fn begin(&mut self, call: &CallKey) -> Option<Change> {
+        let entry = self.entries.get_mut(call)?;
+        self.last_stored += 1;
+        let number = self.last_stored;
+        entry.stored = Some(number);
+        let (method, key) = (call.method.clone().into(), call.key.clone().into());
+        Some(Change::Began { number, method, key, params: entry.params })
+    }
+
+    /// The same once it has ended so.
+    pub(crate) fn ending(&self, call: &CallKey, kept: Kept) -> Option<Change> {
+        let number = self.entries.get(call)?.stored?;
+        Some(Change::Ended { number, kept: self.window.bounded(call, kept) })
+    }
+
+    /// What else the store is to change, each time once.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// A call has come; `wait` makes what is kept of it while it waits.
@@ -89,7 +140,7 @@ impl<W> Book<W> {
         match self.entries.get_mut(&call) {
             None => {
                 let state = State::Running(VecDeque::new());
-                self.entries.insert(Arc::clone(&call), Entry { params, state });
+                self.entries.insert(Arc::clone(&call), Entry { params, stored: None, state });
                 Entered::Runs(call)
             }
             Some(entry) if entry.params != params => Entered::Conflict,
@@ -113,7 +164,8 @@ impl<W> Book<W> {
 
     /// The one that was to run has not begun, and does not. Gives the one that is to run in its place.
     pub(crate) fn pass_on(&mut self, call: &CallKey) -> Option<W> {
-        let Entry { state: State::Running(waiting), .. } = self.entries.get_mut(call)? else { return None };
+        let Entry { stored, state: State::Running(waiting), .. } = self.entries.get_mut(call)? else { return None };
+        self.forgotten.extend(stored.take().map(|number| Change::Forgotten { number }));
         let next = waiting.pop_front();
         if next.is_none() {
             self.entries.remove(call);
@@ -151,15 +203,16 @@ impl<W> Book<W> {
 
     fn forget_oldest(&mut self) {
         let Some((_, call)) = self.ended.pop_front() else { return };
-        if let Some(Entry { state: State::Ended(kept), .. }) = self.entries.remove(&call) {
+        if let Some(Entry { stored, state: State::Ended(kept), .. }) = self.entries.remove(&call) {
             self.bytes -= cost(&call, &kept);
+            self.forgotten.extend(stored.map(|number| Change::Forgotten { number }));
         }
     }
 }
 
 impl Window {
     /// What is kept of an answer.
-    fn bounded(&self, call: &CallKey, kept: Kept) -> Kept {
+    pub(crate) fn bounded(&self, call: &CallKey, kept: Kept) -> Kept {
         match kept {
             Kept::Answer(answer) if answer.len().saturating_add(overhead(call)) > self.bytes => {
                 Kept::TooLarge(answer.len())
@@ -167,6 +220,19 @@ impl Window {
             kept => kept,
         }
     }
+}
+
+/// Of those under one key the last one, and what the store is to forget: it may not have got to it. In the order of their
+/// numbers.
+fn newest(mut calls: Vec<StoredCall>) -> (Vec<StoredCall>, Vec<Change>) {
+    calls.sort_unstable_by_key(|call| call.number);
+    let (mut newest, mut forgotten) = (IndexMap::new(), Vec::new());
+    for call in calls {
+        if let Some(older) = newest.insert((call.method.clone(), call.key.clone()), call) {
+            forgotten.push(Change::Forgotten { number: older.number });
+        }
+    }
+    (newest.into_values().collect(), forgotten)
 }
 
 /// What it takes to remember how a call has ended, in bytes.

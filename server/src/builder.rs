@@ -151,7 +151,7 @@ impl ServerBuilder {
         if addresses.is_empty() {
             addresses.push(DEFAULT_ADDRESS.parse()?);
         }
-        let sessions = Sessions::for_server(self.name, &self.settings.limits);
+        let sessions = Sessions::for_server(self.name, &self.settings.limits).with_keys_of(&self.router);
         let instance = sessions.instance().to_owned();
         let dispatcher = Dispatcher::new().on_response(self.router.answers()).on_rpc(self.router).on_session(sessions);
         let protocol = LengthValue::new(self.settings.limits.max_frame_bytes);

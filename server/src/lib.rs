@@ -8,6 +8,7 @@
 //!    `answer`: what comes of a call and how its caller is told. `admission`, `gatekeeper`: which calls run at once and
 //!    which wait; `running`: how they are ended when their caller has gone.
 //! 4. `book`: calls under an idempotency key, each run once; `shelf`, its shell; [`KeptAnswers`], how many answers are kept.
+//!    [`AnswerStore`], which keeps them beyond the end of the program; `writer`, its thread; `answer_file`, one in a file.
 //! 5. [`Peer`]: the caller, whose own methods a method may call; [`PeerError`]. `asked`: the calls that wait for such a
 //!    peer, and [`Answers`], which takes what it answers.
 //! 6. [`Sessions`]: the handler that opens sessions.
@@ -17,6 +18,9 @@
 
 mod admission;
 mod answer;
+#[cfg(feature = "store")]
+mod answer_file;
+mod answer_store;
 mod asked;
 mod book;
 mod builder;
@@ -36,7 +40,11 @@ mod running;
 mod server;
 mod sessions;
 mod shelf;
+mod writer;
 
+#[cfg(feature = "store")]
+pub use answer_file::AnswerFile;
+pub use answer_store::{AnswerStore, Change, Kept, StoreError, StoredCall};
 pub use asked::Answers;
 pub use builder::{ServerBuilder, StartError};
 pub use context::Context;

@@ -7,6 +7,8 @@ use callboard_common::{
 };
 use uuid::Uuid;
 
+use crate::Router;
+
 /// Opens sessions: answers REQ_SESSION with which run of this program the peer speaks to, what both sides can do beyond
 /// v1, and what the peer must keep within.
 ///
@@ -22,6 +24,7 @@ use uuid::Uuid;
 pub struct Sessions {
     name: String,
     instance: String,
+    store: Option<String>,
     limits: Limits,
     features: Features,
     /// One for all sessions: connections are many.
@@ -34,7 +37,7 @@ impl Sessions {
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
         let (name, instance, features) =
             (name.into(), Uuid::new_v4().to_string(), Features::ALL.without(Feature::Relay));
-        Self { name, instance, limits, features, heartbeats: Arc::default() }
+        Self { name, instance, store: None, limits, features, heartbeats: Arc::default() }
     }
 
     /// The same with what a server's limits permit each peer.
@@ -48,6 +51,13 @@ impl Sessions {
     #[must_use]
     pub fn with_instance(self, instance: impl Into<String>) -> Self {
         Self { instance: instance.into(), ..self }
+    }
+
+    /// The same of a program with these methods: where their answers to calls under keys are kept in a
+    /// [store](crate::AnswerStore), peers that know keys are told its name.
+    #[must_use]
+    pub fn with_keys_of(self, router: &Router) -> Self {
+        Self { store: router.0.shelf().store_id().map(str::to_owned), ..self }
     }
 
     /// The same of a program that passes calls on to providers that listen nowhere.
@@ -79,6 +89,7 @@ impl Sessions {
         let session = Session {
             name: bounded("name", request.name)?,
             instance: bounded("instance", request.instance)?,
+            store: None,
             features,
             limits: self.limits,
             heartbeats,
@@ -92,6 +103,7 @@ impl Sessions {
             code: ResultCode::Ok,
             version: VERSION,
             instance: Cow::Borrowed(&self.instance),
+            store: self.store.as_deref().filter(|_| features.has(Feature::Keys)).map(Cow::Borrowed),
             features: features.names().map(Cow::Borrowed).collect(),
             limits: self.limits,
             heartbeats: features.has(Feature::Heartbeat).then_some(*self.heartbeats),
@@ -147,6 +159,20 @@ mod tests {
         assert_eq!((&*session.name, &*session.instance, session.limits.in_flight), ("n", "i", 7));
         assert!(session.features.has(Feature::Ping) && !session.features.has(Feature::OneWay));
         assert_eq!(Uuid::parse_str(instance).unwrap().get_version_num(), 4);
+    }
+
+    #[test]
+    fn the_store_is_named_to_those_that_know_keys() {
+        for (features, named) in [(r#""keys""#, r#""store":"s-1","#), (r#""ping""#, "")] {
+            let (sessions, conn) = (sessions().with_instance("i"), Recorder::new(1));
+            let sessions = Sessions { store: Some("s-1".into()), ..sessions };
+            let body = format!(r#"{{"version":2,"features":[{features}]}}"#);
+            sessions.handle(&conn, conn.message(16, b"id", body.as_bytes()));
+            let text = conn.take().remove(0).text().into_owned();
+            let begin = format!(r#"{{"rcode":0,"version":2,"instance":"i",{named}"features":[{features}],"#);
+            assert!(text.starts_with(&begin), "{text}");
+            assert_eq!(conn.session().unwrap().store, None, "it is the other side's");
+        }
     }
 
     #[test]

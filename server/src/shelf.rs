@@ -7,13 +7,17 @@ use siphasher::sip128::{Hasher128, SipHasher};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::KeptAnswers;
-use crate::book::{Book, CallKey, Digest, Entered, Kept};
+use crate::answer_store::Kept;
+use crate::book::{Book, CallKey, Digest, Entered};
+use crate::kept_answers::{KeptAnswers, Stored};
+use crate::writer::{Unwritten, Writer};
 
 /// The shell around [`Book`]: the one call under a key that is to run holds a [`First`], others a [`Waiting`].
 pub(crate) struct Shelf {
     book: Mutex<Book<oneshot::Sender<Told>>>,
     bytes: usize,
+    /// Where it is kept beyond the end of the program.
+    writer: Option<Writer>,
 }
 
 /// What becomes of a call under a key.
@@ -60,8 +64,23 @@ pub(crate) struct Waiting {
 }
 
 impl Shelf {
-    pub(crate) fn new(KeptAnswers { window }: KeptAnswers) -> Self {
-        Self { book: Mutex::new(Book::new(window)), bytes: window.bytes }
+    pub(crate) fn new(KeptAnswers { window, stored }: KeptAnswers) -> Self {
+        let mut book = Book::new(window);
+        let writer = stored.map(|Stored { calls, writer }| {
+            let changes = book.restore(calls, Instant::now());
+            // Nothing else is in the queue. Where the store fails, the next calls are told; these changes are made again at
+            // the next start.
+            if let Ok(room) = writer.room() {
+                drop(room.queue(changes));
+            }
+            writer
+        });
+        Self { book: Mutex::new(book), bytes: window.bytes, writer }
+    }
+
+    /// The name of where it is kept beyond the end of the program.
+    pub(crate) fn store_id(&self) -> Option<&str> {
+        self.writer.as_ref().map(Writer::id)
     }
 
     /// A call has come under a key.
@@ -108,6 +127,28 @@ impl Shelf {
         }
     }
 
+    /// The call is about to be executed.
+    async fn write_begin(&self, writer: &Writer, call: &CallKey, deadline: Option<Instant>) -> Result<(), Unwritten> {
+        // A store that can't follow must not hold up what else there is to do.
+        let room = writer.room()?;
+        let changes = {
+            let mut book = self.lock();
+            let forgotten = book.take_forgotten();
+            forgotten.into_iter().chain(book.begin(call)).collect()
+        };
+        room.write(changes, deadline).await
+    }
+
+    /// The call was executed.
+    async fn write_end(&self, writer: &Writer, call: &CallKey, kept: Kept) -> Result<(), Unwritten> {
+        let changes = {
+            let mut book = self.lock();
+            let forgotten = book.take_forgotten();
+            forgotten.into_iter().chain(book.ending(call, kept)).collect()
+        };
+        writer.write(changes).await
+    }
+
     fn lock(&self) -> MutexGuard<'_, Book<oneshot::Sender<Told>>> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,15 +159,28 @@ impl First {
         Self { shelf: Arc::clone(shelf), call, stage: Stage::Unbegun }
     }
 
-    /// From now on it may have been executed.
-    pub(crate) fn begin(&mut self) {
+    /// From now on it may have been executed. Where that is written down first, this waits for it, at most until the deadline.
+    ///
+    /// # Errors
+    /// It is not known to be written down; the call must not be executed.
+    pub(crate) async fn begin(&mut self, deadline: Option<Instant>) -> Result<(), Unwritten> {
+        if let Some(writer) = &self.shelf.writer {
+            // Calls that are not written down are smaller without it.
+            Box::pin(self.shelf.write_begin(writer, &self.call, deadline)).await?;
+        }
         self.stage = Stage::Begun;
+        Ok(())
     }
 
-    /// It was executed, and this is its answer.
-    pub(crate) fn end(mut self, answer: Bytes) {
+    /// It was executed, and this is its answer. Where that is written down, this waits for it.
+    pub(crate) async fn end(mut self, answer: Bytes) {
+        let kept = Kept::Answer(answer);
+        if let Some(writer) = &self.shelf.writer {
+            // An answer that can't be written down is true all the same. After a restart a repeat is told that nobody knows.
+            let _ = Box::pin(self.shelf.write_end(writer, &self.call, kept.clone())).await;
+        }
         self.stage = Stage::Over;
-        self.shelf.end(&self.call, &Kept::Answer(answer));
+        self.shelf.end(&self.call, &kept);
     }
 
     /// It turned out that nothing was executed: the next one may.
@@ -166,7 +220,7 @@ impl Drop for Waiting {
 
 impl fmt::Debug for Shelf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shelf").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("Shelf").field("bytes", &self.bytes).field("writer", &self.writer).finish_non_exhaustive()
     }
 }
 

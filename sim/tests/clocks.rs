@@ -6,6 +6,9 @@ use std::path::Path;
 /// What simulated houses run.
 const CRATES: [&str; 7] = ["common", "net", "client", "server", "registry", "pubsub", "center"];
 
+/// How old an answer in a file is when a program begins, no other clock can tell. Houses have no files.
+const OUTLIVES: &str = "/server/src/answer_file";
+
 #[test]
 fn no_library_reads_the_wall_clock() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -19,7 +22,8 @@ fn no_library_reads_the_wall_clock() {
                     folders.push(path);
                 } else {
                     let source = fs::read_to_string(&path).unwrap();
-                    assert!(!source.contains("SystemTime") && !source.contains("UNIX_EPOCH"), "{}", path.display());
+                    let reads_it = source.contains("SystemTime") || source.contains("UNIX_EPOCH");
+                    assert_eq!(reads_it, path.to_string_lossy().contains(OUTLIVES), "{}", path.display());
                     read += 1;
                 }
             }

@@ -12,6 +12,7 @@ mod client;
 mod configuration;
 mod deadline;
 mod faults;
+mod keys;
 mod namespaces;
 mod packaging;
 mod provide;

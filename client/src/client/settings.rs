@@ -60,7 +60,8 @@ impl Client {
     /// the same provider: another one does not know the key.
     ///
     /// By itself the call is made again, as the [policy](RetryPolicy) says, also where nobody knows whether it was executed, but
-    /// then at the same [run](callboard_common::Session::instance) of the peer only. Where the next connection leads to another
+    /// then at the same [run](callboard_common::Session::instance) of the peer only, or at one with the same
+    /// [store](callboard_common::Session::store). Where the next connection leads to another
     /// one, the error says that nobody knows.
     ///
     /// A peer that does not know keys, as each one that speaks v1, is sent nothing: the call fails as

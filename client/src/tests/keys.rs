@@ -99,6 +99,62 @@ async fn a_call_that_may_have_been_executed_is_made_again_at_the_same_run_of_its
     drop(line);
 }
 
+async fn accept_with(peer: &Peer, (instance, features, store): (&str, &[&str], &Value)) -> Line {
+    let mut line = peer.accept().await;
+    line.open_session_with(instance, features, store.clone()).await;
+    line
+}
+
+#[tokio::test]
+async fn a_call_that_may_have_been_executed_is_made_again_at_another_run_that_has_the_same_store() {
+    let (peer, store) = (Peer::new().await, json!("store 1"));
+    let first = accept_with(&peer, ("run 1", KEYS, &store));
+    let (client, mut line) = tokio::join!(stubborn().connect(peer.address()), first);
+    let client = client.unwrap();
+    assert_eq!(client.session().unwrap().store.as_deref(), Some("store 1"));
+    let keyed = client.with_idempotency_key("k");
+    let (outcome, line) = tokio::join!(keyed.call::<i64>("m", &7), async {
+        line.call().await;
+        drop(line);
+        let mut next = accept_with(&peer, ("run 2", KEYS, &store)).await;
+        let request = next.call().await;
+        assert_eq!((key(&request), params(&request)), (json!("k"), json!(7)));
+        next.answer(&request, r#"{"rcode":0,"result":1}"#).await;
+        next
+    });
+    assert_eq!(outcome.unwrap(), 1);
+    drop(line);
+}
+
+#[tokio::test]
+async fn what_is_not_the_name_of_the_same_store_is_that_of_another() {
+    let peer = Peer::new().await;
+    let long = json!("x".repeat(257));
+    let one_way: &[&str] = &["one_way"];
+    let rows = [
+        (json!("store 1"), KEYS, json!("store 2")),
+        (json!("store 1"), KEYS, json!(null)),
+        (json!("store 1"), one_way, json!("store 1")),
+        (json!(null), KEYS, json!(null)),
+        (json!(7), KEYS, json!(7)),
+        (json!(""), KEYS, json!("")),
+        (long.clone(), KEYS, long),
+    ];
+    for (before, features, after) in &rows {
+        let first = accept_with(&peer, ("run 1", KEYS, before));
+        let (client, mut line) = tokio::join!(stubborn().connect(peer.address()), first);
+        let keyed = client.unwrap().with_idempotency_key("k");
+        let (outcome, line) = tokio::join!(keyed.call::<i64>("m", &7), async {
+            line.call().await;
+            drop(line);
+            accept_with(&peer, ("run 2", features, after)).await
+        });
+        let error = outcome.unwrap_err();
+        assert_eq!(error.executed(), Executed::Unknown, "{before} {after}: {error}");
+        drop(line);
+    }
+}
+
 #[tokio::test]
 async fn another_run_of_its_peer_is_not_sent_a_call_that_may_have_been_executed() {
     let peer = Peer::new().await;

@@ -153,6 +153,13 @@ impl Line {
         let body = json!({"rcode": 0, "version": 2, "instance": instance, "features": features, "limits": limits});
         self.answer(&opening, &body.to_string()).await;
     }
+
+    /// The same of a peer that keeps its answers under keys in a store.
+    async fn open_session_with(&mut self, instance: &str, features: &[&str], store: Value) {
+        let opening = self.next().await.unwrap();
+        let body = json!({"rcode": 0, "version": 2, "instance": instance, "features": features, "store": store});
+        self.answer(&opening, &body.to_string()).await;
+    }
 }
 
 fn frame(kind: MessageType, id: &[u8], body: &str) -> BytesMut {

@@ -65,7 +65,7 @@ impl<'a> Decode<'a> for SessionRequest<'a> {
     }
 }
 
-/// RSP_SESSION: `{"rcode": int, "version": int, "instance": string, "features": [...], "limits": {...}}`.
+/// RSP_SESSION: `{"rcode": int, "version": int, "instance": string, "store"?: string, "features": [...], "limits": {...}}`.
 #[derive(Clone, Debug)]
 pub struct SessionAnswer<'a> {
     /// How it went; anything but OK means that there is no session.
@@ -74,6 +74,8 @@ pub struct SessionAnswer<'a> {
     pub version: i64,
     /// Which run of the center or provider this is.
     pub instance: Cow<'a, str>,
+    /// Where it keeps its answers to calls under keys beyond its own end.
+    pub store: Option<Cow<'a, str>>,
     /// What both can do beyond v1.
     pub features: Vec<Cow<'a, str>>,
     /// What the peer must keep within.
@@ -117,6 +119,8 @@ impl Encode for SessionAnswer<'_> {
             rcode: i64,
             version: i64,
             instance: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            store: Option<&'a str>,
             features: &'a [Cow<'a, str>],
             limits: Limits,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,6 +133,7 @@ impl Encode for SessionAnswer<'_> {
                 rcode: self.code.to_wire(),
                 version: self.version,
                 instance: &self.instance,
+                store: self.store.as_deref(),
                 features: &self.features,
                 limits: self.limits,
                 heartbeat: self.heartbeats.map(WireHeartbeat::new),
@@ -141,8 +146,8 @@ impl Encode for SessionAnswer<'_> {
 
 impl<'a> Decode<'a> for SessionAnswer<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [rcode, version, instance, features, limits, heartbeat, error] =
-            C::members(body, ["rcode", "version", "instance", "features", "limits", "heartbeat", "error"])?;
+        let [rcode, version, instance, store, features, limits, heartbeat, error] =
+            C::members(body, ["rcode", "version", "instance", "store", "features", "limits", "heartbeat", "error"])?;
         Ok(Self {
             code: answer_code::<C>(rcode, None)?,
             version: match version.and_then(C::integer) {
@@ -150,6 +155,8 @@ impl<'a> Decode<'a> for SessionAnswer<'a> {
                 _ => 1,
             },
             instance: optional_text::<C>(instance, "instance")?,
+            // What is no name of a store, is none.
+            store: store.and_then(C::text).filter(|store| (1..=MAX_STORE_BYTES).contains(&store.len())),
             features: read_features::<C>(features)?,
             limits: limits.map(read_limits::<C>).unwrap_or_default(),
             heartbeats: heartbeat.and_then(read_heartbeats::<C>),
@@ -222,6 +229,8 @@ fn read_features<C: Codec>(value: Option<Raw<'_>>) -> Result<Vec<Cow<'_, str>>, 
     Ok(texts)
 }
 
+/// The longest name of a store: a connection keeps it for its life.
+const MAX_STORE_BYTES: usize = 256;
 /// Far more than there will be, and little enough that a list of empty names costs nothing.
 const MAX_FEATURES: usize = 256;
 

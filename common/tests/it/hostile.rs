@@ -196,6 +196,7 @@ impl Handler<Recorder> for Open {
             conn.open_session(Session {
                 name,
                 instance,
+                store: None,
                 features: Features::ALL,
                 limits: Limits::default(),
                 heartbeats: None,
@@ -221,6 +222,7 @@ fn session_peer(features: Features) -> Recorder {
     let session = Session {
         name: "p".into(),
         instance: "i".into(),
+        store: None,
         features,
         limits: Limits::default(),
         heartbeats: None,

@@ -103,6 +103,10 @@ fn service_op() -> impl Strategy<Value = ServiceOp> {
     ])
 }
 
+fn store() -> impl Strategy<Value = String> {
+    text().prop_filter("a name of a store", |name| (1..=256).contains(&name.len()))
+}
+
 fn limit() -> impl Strategy<Value = u64> {
     prop_oneof![0..=i64::MAX.unsigned_abs(), Just(u64::MAX)]
 }
@@ -235,7 +239,7 @@ proptest! {
     fn session_answer(id in id(), code in code(), version in any::<i64>(), instance in text(),
                       features in prop::collection::vec(text(), 0..6), max_frame_bytes in limit(), in_flight in limit(),
                       beats in prop::option::of(prop::array::uniform4(1..=u64::MAX / 2)),
-                      error in prop::option::of(error())) {
+                      store in prop::option::of(store()), error in prop::option::of(error())) {
         let heartbeats = beats.map(|[a, b, c, d]| Heartbeats {
             caller: Heartbeat::from_ms(a, b),
             provider: Heartbeat::from_ms(c, d),
@@ -244,6 +248,7 @@ proptest! {
             code,
             version,
             instance: instance.into(),
+            store: store.map(Into::into),
             features: features.into_iter().map(Into::into).collect(),
             limits: Limits { max_frame_bytes, in_flight },
             heartbeats,
@@ -253,7 +258,7 @@ proptest! {
             let got = SessionAnswer::decode::<C>(bytes).unwrap();
             assert_same((got.code, got.version, got.limits), (sent.code, sent.version, sent.limits))?;
             assert_same(got.heartbeats, sent.heartbeats)?;
-            assert_same((&got.instance, &got.features), (&sent.instance, &sent.features))?;
+            assert_same((&got.instance, &got.features, &got.store), (&sent.instance, &sent.features, &sent.store))?;
             same_error(got.error.as_ref(), sent.error.as_ref())?;
         });
     }

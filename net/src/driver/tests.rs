@@ -190,6 +190,7 @@ async fn a_session_peer_is_read_past_its_limit() {
     let session = Session {
         name: String::new(),
         instance: String::new(),
+        store: None,
         features: callboard_common::Features::ALL,
         limits: callboard_common::Limits::default(),
         heartbeats: None,
@@ -290,8 +291,15 @@ async fn a_peer_that_was_told_ends_it_itself_and_one_that_hangs_has_a_second() {
     for closes in [true, false] {
         let mut rig = rig(1024, Limits::default());
         let (features, limits) = (callboard_common::Features::ALL, callboard_common::Limits::default());
-        let session =
-            Session { name: String::new(), instance: String::new(), features, limits, heartbeats: None, serving: None };
+        let session = Session {
+            name: String::new(),
+            instance: String::new(),
+            store: None,
+            features,
+            limits,
+            heartbeats: None,
+            serving: None,
+        };
         assert!(rig.conn.open_session(session));
         rig.conn.drain(Duration::from_secs(5));
         let start = Instant::now();
@@ -311,8 +319,15 @@ async fn a_peer_that_was_told_ends_it_itself_and_one_that_hangs_has_a_second() {
 async fn one_way_requests_are_taken_while_a_connection_drains() {
     let mut rig = rig(1024, Limits::default());
     let (features, limits) = (callboard_common::Features::ALL, callboard_common::Limits::default());
-    let session =
-        Session { name: String::new(), instance: String::new(), features, limits, heartbeats: None, serving: None };
+    let session = Session {
+        name: String::new(),
+        instance: String::new(),
+        store: None,
+        features,
+        limits,
+        heartbeats: None,
+        serving: None,
+    };
     assert!(rig.conn.open_session(session));
     rig.conn.drain(Duration::from_secs(5));
     let kind = u32::from(callboard_common::FLAG_ONE_WAY) << 24 | 2;

@@ -21,7 +21,7 @@ fn peer_with(id: u64, features: Features) -> Recorder {
     let (name, instance) = ("peer".to_owned(), id.to_string());
     Recorder::with_session(
         id,
-        Session { name, instance, features, limits: Limits::default(), heartbeats: None, serving: None },
+        Session { name, instance, store: None, features, limits: Limits::default(), heartbeats: None, serving: None },
     )
 }
 

@@ -66,7 +66,15 @@ fn run_of(id: u64, instance: &str) -> Recorder {
     let (name, instance) = (String::new(), instance.to_owned());
     Recorder::with_session(
         id,
-        Session { name, instance, features: Features::ALL, limits: Limits::default(), heartbeats: None, serving: None },
+        Session {
+            name,
+            instance,
+            store: None,
+            features: Features::ALL,
+            limits: Limits::default(),
+            heartbeats: None,
+            serving: None,
+        },
     )
 }
 

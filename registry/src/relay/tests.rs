@@ -28,7 +28,7 @@ struct House {
 
 fn session(id: u64, instance: &str, features: Features, serving: Option<Limits>) -> Recorder {
     let (name, instance, limits) = (String::new(), instance.to_owned(), Limits::default());
-    Recorder::with_session(id, Session { name, instance, features, limits, heartbeats: None, serving })
+    Recorder::with_session(id, Session { name, instance, store: None, features, limits, heartbeats: None, serving })
 }
 
 fn provider(id: u64, instance: &str) -> Recorder {

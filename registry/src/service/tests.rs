@@ -18,7 +18,7 @@ fn run_of(id: u64, instance: &str, features: Features) -> Recorder {
     let (name, instance) = (String::new(), instance.to_owned());
     Recorder::with_session(
         id,
-        Session { name, instance, features, limits: Limits::default(), heartbeats: None, serving: None },
+        Session { name, instance, store: None, features, limits: Limits::default(), heartbeats: None, serving: None },
     )
 }
 
@@ -380,5 +380,5 @@ fn a_call_is_queued_for_a_provider_before_the_answer_to_its_withdrawal_or_not_at
 fn serving_session(instance: &str) -> Session {
     let (name, limits) = (String::new(), Limits::default());
     let (instance, serving) = (instance.to_owned(), Some(limits));
-    Session { name, instance, features: Features::ALL, limits, heartbeats: None, serving }
+    Session { name, instance, store: None, features: Features::ALL, limits, heartbeats: None, serving }
 }

@@ -1,8 +1,11 @@
+use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
+
+mod stored;
 
 const MINUTE: Duration = Duration::from_mins(1);
 

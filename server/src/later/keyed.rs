@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Later, Work};
 use crate::answer::{BadKey, Failure};
-use crate::book::Kept;
+use crate::answer_store::Kept;
 use crate::gatekeeper::{Admitted, Left, Waited};
 use crate::handler::Contained;
 use crate::shelf::{First, Told, Waiting};
@@ -72,16 +72,16 @@ impl<C: Connection> Later<C> {
             return pending().await;
         }
         let outcome = match admitted {
-            Ok(()) => {
-                first.begin();
-                self.outcome((path.begin)(), deadline).await
-            }
+            Ok(()) => match first.begin(deadline).await {
+                Ok(()) => self.outcome((path.begin)(), deadline).await,
+                Err(why) => Err(Failure::Key(BadKey::Unwritten(why))),
+            },
             Err(failure) => Err(failure),
         };
         let has_run = outcome.as_ref().err().is_none_or(Failure::has_run);
         match self.told(outcome) {
             Ok(answer) => {
-                first.end(answer.clone());
+                first.end(answer.clone()).await;
                 self.end(Ok(answer)).await;
             }
             Err(failure) => {

@@ -6,7 +6,7 @@ use crate::{Answers, Router};
 
 fn session(features: Features, serving: Option<Limits>) -> Session {
     let (name, instance) = ("client".to_owned(), "i-1".to_owned());
-    Session { name, instance, features, limits: Limits::default(), heartbeats: None, serving }
+    Session { name, instance, store: None, features, limits: Limits::default(), heartbeats: None, serving }
 }
 
 fn serving(in_flight: u64) -> Recorder {

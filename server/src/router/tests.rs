@@ -131,6 +131,7 @@ fn session() -> Recorder {
     let session = Session {
         name: String::new(),
         instance: String::new(),
+        store: None,
         features: Features::ALL,
         limits,
         heartbeats: None,

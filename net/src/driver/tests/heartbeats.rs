@@ -20,6 +20,7 @@ fn session() -> Rig {
     assert!(rig.conn.open_session(Session {
         name,
         instance,
+        store: None,
         features: Features::ALL,
         limits,
         heartbeats: Some(Arc::new(TIMES)),

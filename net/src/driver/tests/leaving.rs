@@ -231,8 +231,15 @@ impl Handler<Conn> for Opens {
         }
         std::thread::scope(|scope| scope.spawn(|| conn.drain(GRACE)).join().unwrap());
         let (features, limits) = (Features::ALL, callboard_common::Limits::default());
-        let session =
-            Session { name: String::new(), instance: String::new(), features, limits, heartbeats: None, serving: None };
+        let session = Session {
+            name: String::new(),
+            instance: String::new(),
+            store: None,
+            features,
+            limits,
+            heartbeats: None,
+            serving: None,
+        };
         assert!(conn.open_session(session));
         conn.answer(message.id(), &TopicAnswer::ok()).unwrap();
     }

@@ -8,6 +8,8 @@ use super::*;
 use crate::KeptAnswers;
 use crate::shelf::Placed;
 
+mod stored;
+
 /// Counts its runs, which wait to be let go on; one that is asked for less than nothing panics.
 #[derive(Default)]
 struct Counted {
@@ -62,6 +64,14 @@ fn send(router: &Router, conn: &Recorder, id: &str, body: &str) {
 
 fn answers(conn: &Recorder) -> Vec<String> {
     conn.take().iter().map(|sent| format!("{}: {}", String::from_utf8_lossy(sent.0.id()), sent.text())).collect()
+}
+
+fn cut_off(method: &str) -> String {
+    let text = format!(
+        "its provider ended after method \"{method}\" may have begun for the first call under this idempotency key and before it \
+         had answered, and does not run it again; find out what it did, then call under a new key if need be"
+    );
+    error(8, &text, "unknown", "")
 }
 
 /// Waits for what nobody tells, in a time that is made up.
@@ -190,12 +200,10 @@ async fn one_that_is_cut_off_is_not_run_again_and_nobody_knows_what_it_did() {
     let first = router.0.shelf().enter("slow", "k", b"1");
     let Placed::First(mut first) = first else { panic!("nobody was before it") };
     send(&router, &waits, "1", &keyed("slow", 1, "k"));
-    first.begin();
+    first.begin(None).await.unwrap();
     drop(first);
     until("it is told", || waits.in_flight() == 0).await;
-    let text = "method \"slow\" was cut off while it ran for the first call under this idempotency key, and is not run \
-                again; find out what it did, then call under a new key if need be";
-    let unknown = error(8, text, "unknown", "");
+    let unknown = cut_off("slow");
     assert_eq!(answers(&waits), [format!("1: {unknown}")]);
     assert_eq!((answer(&router, &conn, &keyed("slow", 1, "k")).await, counted.runs()), (unknown, 0));
 }

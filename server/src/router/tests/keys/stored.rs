@@ -1,0 +1,251 @@
+//! Calls under keys that are written down.
+
+use std::sync::Condvar;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::answer_store::{AnswerStore, Change, Kept, StoreError, StoredCall};
+
+/// A store in memory, which outlives its routers, fails and stands still as it is told to.
+#[derive(Clone, Debug, Default)]
+struct Disk(Arc<(Mutex<Content>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Content {
+    calls: Vec<StoredCall>,
+    fails: bool,
+    stands_still: bool,
+    /// It waits to be let go on.
+    waits: bool,
+    writes: usize,
+}
+
+impl AnswerStore for Disk {
+    fn id(&self) -> &'static str {
+        "disk-1"
+    }
+
+    fn load(&mut self) -> Result<Vec<StoredCall>, StoreError> {
+        if self.content(|content| content.fails) { Err(broken()) } else { Ok(self.calls()) }
+    }
+
+    fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let (content, moves) = &*self.0;
+        let mut content = content.lock().unwrap();
+        while content.stands_still {
+            content.waits = true;
+            content = moves.wait(content).unwrap();
+        }
+        content.waits = false;
+        if content.fails {
+            return Err(broken());
+        }
+        content.writes += 1;
+        for change in changes.iter().cloned() {
+            match change {
+                Change::Began { number, method, key, params } => {
+                    content.calls.push(StoredCall { number, method, key, params, end: None });
+                }
+                Change::Ended { number, kept } => {
+                    let call = content.calls.iter_mut().find(|call| call.number == number).unwrap();
+                    call.end = Some((kept, Duration::ZERO));
+                }
+                Change::Forgotten { number } => content.calls.retain(|call| call.number != number),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn content<T>(&self, with: impl FnOnce(&mut Content) -> T) -> T {
+        let outcome = with(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+        outcome
+    }
+
+    fn calls(&self) -> Vec<StoredCall> {
+        self.content(|content| content.calls.clone())
+    }
+
+    fn kept(&self) -> Vec<Option<Kept>> {
+        self.calls().into_iter().map(|call| call.end.map(|(kept, _)| kept)).collect()
+    }
+
+    /// A program with this store.
+    fn router(&self, counted: &Counted) -> Router {
+        counted.router().kept_answers(KeptAnswers::default().stored_in(self.clone()).unwrap())
+    }
+}
+
+fn broken() -> StoreError {
+    StoreError::Failed { place: "disk".into(), why: "broken".into() }
+}
+
+/// Waits in real time, since the store has a thread of its own.
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let wait = async {
+        while !done() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_mins(1), wait).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+}
+
+#[tokio::test]
+async fn a_repeat_after_a_restart_gets_the_answer_of_before_however_the_method_runs() {
+    for way in ["inline", "task", "blocking"] {
+        let (disk, counted) = (Disk::default(), Counted::default());
+        let panicked = format!("method \"{way}\" panicked; its provider's log says why");
+        let rows =
+            [(1, result("10")), (7, error(64, "seven", "yes", r#","code":7"#)), (-1, error(8, &panicked, "yes", ""))];
+        for _ in 0..3 {
+            let router = disk.router(&counted);
+            for (n, expected) in &rows {
+                assert_eq!(answer(&router, &session(), &keyed(way, *n, &format!("key {n}"))).await, *expected, "{way}");
+            }
+            let other = answer(&router, &session(), &keyed(way, 2, "key 1")).await;
+            assert!(other.starts_with(r#"{"rcode":23"#), "{other}");
+        }
+        assert_eq!((counted.runs(), disk.calls().len()), (3, 3));
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_written_down_before_it_runs_and_its_answer_before_it_is_told() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), session());
+    let router = disk.router(&counted);
+    disk.content(|content| content.stands_still = true);
+    send(&router, &conn, "1", &keyed("slow", 1, "k"));
+    until("it is being written down", || disk.content(|content| content.waits)).await;
+    assert_eq!((counted.runs(), conn.in_flight()), (0, 1));
+    disk.content(|content| content.stands_still = false);
+    until("it runs", || counted.runs() == 1).await;
+    assert_eq!(disk.kept(), [None]);
+    disk.content(|content| content.stands_still = true);
+    counted.go.notify_one();
+    until("its answer is being written down", || disk.content(|content| content.waits)).await;
+    assert!(answers(&conn).is_empty());
+    disk.content(|content| content.stands_still = false);
+    until("it is answered", || conn.in_flight() == 0).await;
+    assert_eq!(answers(&conn), [format!("1: {}", result("10"))]);
+    assert_eq!(disk.kept(), [Some(Kept::Answer(Bytes::from(result("10"))))]);
+}
+
+#[tokio::test]
+async fn what_was_running_when_the_program_ended_is_not_run_again_and_nobody_knows_what_it_did() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), session());
+    let router = disk.router(&counted);
+    send(&router, &conn, "1", &keyed("slow", 1, "k"));
+    until("it runs", || counted.runs() == 1).await;
+    for _ in 0..2 {
+        let next = disk.router(&counted);
+        assert_eq!(answer(&next, &session(), &keyed("slow", 1, "k")).await, cut_off("slow"));
+        until("it is told", || disk.kept() == [Some(Kept::CutOff)]).await;
+    }
+    assert_eq!(counted.runs(), 1);
+    counted.go.notify_one();
+    until("it ends", || conn.in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn while_it_can_not_be_written_down_a_call_is_refused_and_others_are_not() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), session());
+    let router = disk.router(&counted);
+    disk.content(|content| content.fails = true);
+    let text = "method \"inline\" was not run: its idempotency key can't be written down, and the log of this provider says \
+                why; call another one, or again later";
+    for _ in 0..2 {
+        assert_eq!(answer(&router, &conn, &keyed("inline", 1, "k")).await, error(22, text, "no", ""));
+    }
+    assert_eq!(conn.events(), [Event::Refused; 2]);
+    assert_eq!(answer(&router, &conn, r#"{"method":"inline","parameters":1}"#).await, result("10"));
+    disk.content(|content| content.fails = false);
+    assert_eq!(answer(&router, &conn, &keyed("inline", 1, "k")).await, result("10"));
+    assert_eq!((counted.runs(), disk.calls().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn an_answer_that_can_not_be_written_down_is_told_and_remembered_until_the_program_ends() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), session());
+    let router = disk.router(&counted);
+    send(&router, &conn, "1", &keyed("slow", 1, "k"));
+    until("it runs", || counted.runs() == 1).await;
+    disk.content(|content| content.fails = true);
+    counted.go.notify_one();
+    until("it is answered", || conn.in_flight() == 0).await;
+    assert_eq!(answers(&conn), [format!("1: {}", result("10"))]);
+    assert_eq!(answer(&router, &conn, &keyed("slow", 1, "k")).await, result("10"));
+    disk.content(|content| content.fails = false);
+    assert_eq!(answer(&disk.router(&counted), &conn, &keyed("slow", 1, "k")).await, cut_off("slow"));
+    assert_eq!(counted.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_disk_that_stands_still_keeps_a_call_until_its_deadline_and_then_it_is_not_run() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), session());
+    let router = disk.router(&counted);
+    disk.content(|content| content.stands_still = true);
+    let hurried = keyed("inline", 1, "k").replace(r#""meta":{"#, r#""meta":{"timeout_ms":50,"#);
+    let text =
+        "method \"inline\" was not run: the caller's deadline passed before its idempotency key was written down";
+    assert_eq!(answer(&router, &conn, &hurried).await, error(16, text, "no", ""));
+    assert_eq!(conn.events(), [Event::Expired]);
+    disk.content(|content| content.stands_still = false);
+    // It is forgotten, though it was written down after all: else a restart would take it for one that may have run.
+    assert_eq!(answer(&router, &conn, &keyed("inline", 2, "other")).await, result("20"));
+    assert_eq!((counted.runs(), disk.kept().len()), (1, 1));
+    assert_eq!(answer(&router, &conn, &keyed("inline", 1, "k")).await, result("10"));
+}
+
+#[tokio::test]
+async fn what_waits_for_the_disk_is_bounded() {
+    let (disk, counted) = (Disk::default(), Counted::default());
+    let router = disk.router(&counted);
+    disk.content(|content| content.stands_still = true);
+    let conns: Vec<_> = (0..).map(|n| with_id(n + 10)).take(2_000 / 8).collect();
+    send(&router, &conns[0], "first", &keyed("inline", 1, "first"));
+    until("it stands still", || disk.content(|content| content.waits)).await;
+    for (conn, n) in conns.iter().flat_map(|conn| (0..7).map(move |n| (conn, n))).take(1_025) {
+        send(&router, conn, &n.to_string(), &keyed("inline", 1, &format!("{:?} {n}", conn.id())));
+    }
+    let in_flight = || conns.iter().map(Recorder::in_flight).sum::<usize>();
+    until("one is refused", || in_flight() == 1_025).await;
+    let refused: Vec<_> = conns.iter().flat_map(answers).collect();
+    let text =
+        "method \"inline\" was not run: 1024 calls under idempotency keys wait to be written down; call again later";
+    let expected = error(17, text, "no", r#","data":{"limit":"answer_store_queue","bound":1024}"#);
+    assert!(refused.len() == 1 && refused[0].ends_with(&expected), "{refused:?}");
+    disk.content(|content| content.stands_still = false);
+    until("all others are answered", || in_flight() == 0).await;
+    assert_eq!((counted.runs(), disk.calls().len()), (1_025, 1_025));
+    let writes = disk.content(|content| content.writes);
+    assert!(writes < 1_000, "they are written together: {writes}");
+}
+
+#[tokio::test]
+async fn one_whose_parameters_do_not_fit_is_forgotten_by_the_store_too() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), session());
+    let router = disk.router(&counted);
+    let bad = answer(&router, &conn, r#"{"method":"inline","parameters":"x","meta":{"idempotency_key":"p"}}"#).await;
+    assert!(bad.starts_with(r#"{"rcode":4"#), "{bad}");
+    assert_eq!(answer(&router, &conn, &keyed("inline", 5, "p")).await, result("50"));
+    assert_eq!(disk.kept().len(), 1);
+}
+
+#[tokio::test]
+async fn its_thread_ends_with_the_router() {
+    let (disk, counted) = (Disk::default(), Counted::default());
+    let router = disk.router(&counted);
+    answer(&router, &session(), &keyed("inline", 1, "k")).await;
+    drop(router);
+    until("nobody else has the store", || Arc::strong_count(&disk.0) == 1).await;
+    disk.content(|content| content.fails = true);
+    let error = KeptAnswers::default().stored_in(disk).unwrap_err();
+    assert_eq!(error.to_string(), "the answers in disk can't be read or written: broken");
+}
+
+fn with_id(id: u64) -> Recorder {
+    Recorder::with_session(id, session().session().unwrap().clone())
+}

@@ -14,6 +14,7 @@ mod deadline;
 mod faults;
 mod keys;
 mod namespaces;
+mod once;
 mod packaging;
 mod provide;
 mod rolling;

@@ -11,6 +11,7 @@ mod given_up;
 mod golden;
 mod hostile;
 mod house;
+mod keys;
 mod one_thread;
 mod protocol_page;
 mod registry;

@@ -128,7 +128,8 @@ impl Client {
 
     /// Sends a call and gives a handle to its result, to be awaited later. When this returns, the request is queued;
     /// calls are sent in the order in which they were started. From then on it is not made again, nor is a call with
-    /// [`call_then`](Self::call_then): not even what a peer refuses because it is about to leave.
+    /// [`call_then`](Self::call_then): not even what a peer refuses because it is about to leave. Its parameters would have
+    /// to be kept for that, by each call for the sake of few. Where it is to be made again, spawn a [`call`](Self::call).
     ///
     /// # Errors
     /// What keeps the request from being sent; it was not executed.

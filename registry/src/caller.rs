@@ -156,7 +156,8 @@ impl Caller {
     }
 
     /// Sends a call, to be awaited later: it is queued when this returns. From then on no other provider is tried, whatever
-    /// the policy says, and not even after one that refuses it because it is about to leave.
+    /// the policy says, and not even after one that refuses it because it is about to leave: its parameters are not kept.
+    /// Where that is wanted, spawn a [`call`](Self::call), or use [`call_then`](Self::call_then).
     ///
     /// # Errors
     /// As [`call`](Self::call).

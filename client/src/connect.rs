@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub(crate) struct Dialer {
     next: usize,
     /// Those that have opened a session, by their places in the list.
     with_session: BTreeSet<usize>,
+    /// How often in a row those have not answered in time.
+    silences: BTreeMap<usize, u32>,
     /// Those that have granted one when it was waited for no longer: they are given all the time that there is.
     late: Arc<Mutex<BTreeSet<usize>>>,
 }
@@ -93,7 +95,8 @@ impl Dialer {
         if settings.reconnect.attempts == Some(0) {
             inboxes.end_with_connection();
         }
-        Ok(Self { settings, addresses, runtime, inboxes, next: 0, with_session: BTreeSet::new(), late: Arc::default() })
+        let (with_session, silences, late) = (BTreeSet::new(), BTreeMap::new(), Arc::default());
+        Ok(Self { settings, addresses, runtime, inboxes, next: 0, with_session, silences, late })
     }
 
     /// What stands in place of a connection before the first was made: nothing can be sent over it.
@@ -138,12 +141,15 @@ impl Dialer {
         self.next = place + 1;
         let address = self.addresses.get(place).ok_or_else(|| Failed { error: no_address(), said_nothing: false })?;
         let time = self.settings.timeout / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX).max(1);
+        let silences = self.silences.get(&place).copied().unwrap_or(0);
         let mut attempt = Attempt {
             settings: &self.settings,
             address,
             runtime: &self.runtime,
             inboxes: &self.inboxes,
             had_session: self.with_session.contains(&place),
+            // One that is slow is asked less often, else it never gets to answer.
+            patience: self.settings.session_timeout.saturating_mul(1 << silences.min(MOST_DOUBLINGS)).min(time),
             place,
             late: &self.late,
             may_be_v1,
@@ -153,12 +159,19 @@ impl Dialer {
         let outcome = timeout_at(Deadline::after(time).at().min(until), Box::pin(attempt.open())).await;
         match outcome.unwrap_or_else(|_| Err(attempt.late())) {
             Ok(link) => {
+                self.silences.remove(&place);
                 if link.conn.session().is_some() {
                     self.with_session.insert(place);
                 }
                 Ok(link)
             }
-            Err(error) => Err(Failed { error, said_nothing: attempt.said_nothing }),
+            Err(error) => {
+                let (said_nothing, had_session) = (attempt.said_nothing, attempt.had_session);
+                if said_nothing && had_session {
+                    self.silences.insert(place, silences.saturating_add(1));
+                }
+                Err(Failed { error, said_nothing: said_nothing && !had_session })
+            }
         }
     }
 }
@@ -177,6 +190,8 @@ struct Attempt<'a> {
     inboxes: &'a Arc<Inboxes>,
     /// What it is given.
     time: Duration,
+    /// How much of it for the answer when a session is offered.
+    patience: Duration,
     /// The address has opened a session to this client before.
     had_session: bool,
     /// Its place in the list, and those that have granted a session late.
@@ -218,9 +233,12 @@ impl Attempt<'_> {
                 Ok(link)
             }
             Err(why @ NoSession::Later(_)) => Err(self.later(why)),
-            Err(why) if self.settings.mode == SessionMode::Require => Err(self.no_session(why)),
             // One that had a session before has not become a v1 peer by being slow.
-            Err(why @ (NoSession::Silence | NoSession::Closed)) if self.had_session => Err(self.no_session(why)),
+            Err(why @ (NoSession::Silence | NoSession::Closed)) if self.had_session => {
+                self.said_nothing = matches!(why, NoSession::Silence);
+                Err(self.no_session(why))
+            }
+            Err(why) if self.settings.mode == SessionMode::Require => Err(self.no_session(why)),
             Err(why @ NoSession::Silence) if !self.may_be_v1 => {
                 self.said_nothing = true;
                 Err(self.no_session(why))
@@ -295,7 +313,7 @@ impl Attempt<'_> {
     async fn session(&self, link: &Link, asked: &mut Result<Asked, NoSession>) -> Result<(), NoSession> {
         let Ok(answered) = asked else { return Err(NoSession::Closed) }; // it ended before it could be asked
         let is_late = self.late.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.place);
-        let patience = if is_late { self.time } else { self.settings.session_timeout };
+        let patience = if is_late { self.time } else { self.patience };
         let answer = timeout(patience, answered).await.map_err(|_| NoSession::Silence)?;
         let in_flight = answer.map_err(|_| NoSession::Closed)??;
         link.calls.restrict(in_flight);
@@ -442,3 +460,5 @@ const VERSION: i64 = 2;
 pub(crate) const SUBJECT: &str = "connection";
 /// A peer that has not answered for so long beyond the time for it is taken for one of v1.
 const LATE_ANSWER: Duration = Duration::from_mins(10);
+/// How often the time for an answer is doubled at most.
+const MOST_DOUBLINGS: u32 = 16;

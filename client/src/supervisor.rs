@@ -114,6 +114,8 @@ impl Supervisor {
         let Some(shared) = self.shared.upgrade() else { return Ok(None) };
         let line = Line { link: Arc::clone(&fresh), timeout: self.dialer.settings.timeout };
         if let Err(error) = shared.resume(&line).await {
+            // What was resumed over it hears so before the next one, whenever its own task ends.
+            fresh.dispatch.retire(&fresh.conn);
             fresh.conn.end("what was asked for could not be asked for again");
             return Err(error);
         }

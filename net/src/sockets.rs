@@ -164,6 +164,7 @@ impl Transport for Sockets {
         match address {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                refuse_itself(&stream)?;
                 stream.set_nodelay(true)?;
                 self.keep_alive.set(&SockRef::from(&stream));
                 let local = stream.local_addr().ok();
@@ -174,6 +175,15 @@ impl Transport for Sockets {
             }
         }
     }
+}
+
+/// Where nobody listens at a port of the range that the system takes for those who connect, it may become both ends of the
+/// connection.
+fn refuse_itself(stream: &TcpStream) -> io::Result<()> {
+    let is_itself = stream.local_addr()? == stream.peer_addr()?;
+    let itself =
+        || io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there: it was connected to itself");
+    if is_itself { Err(itself()) } else { Ok(()) }
 }
 
 async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -283,6 +293,18 @@ mod tests {
         for stream in [connected.unwrap().0, adopted] {
             assert!(matches!(stream, SocketStream::Tcp(stream) if stream.nodelay().unwrap()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_itself_leads_to_nobody() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let itself = socket.local_addr().unwrap();
+        let stream = socket.connect(itself).await.unwrap();
+        assert_eq!(refuse_itself(&stream).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert!(refuse_itself(&other).is_ok());
     }
 
     #[tokio::test]

@@ -39,8 +39,11 @@ impl Queue {
     /// Lays something between what has come and what comes.
     pub(crate) fn mark(&self, mark: Mark) -> Freed {
         let mut state = self.lock();
+        // What is held is the connection before; the next one is to be held as well.
+        let ended = if matches!(mark, Mark::Reached(_)) { None } else { state.hold.take() };
         state.backlog.mark(mark);
-        state.freed()
+        let freed = state.freed();
+        Freed { hold: ended.or(freed.hold), ..freed }
     }
 
     /// Nothing more comes.
@@ -178,6 +181,20 @@ mod tests {
             assert!(queue.poll(&cx).is_ready());
             assert_eq!(Arc::strong_count(&counted), expected);
         }
+        let queue = Queue::new(bounds);
+        let held = AtomicUsize::new(0);
+        let hold = || -> Hold {
+            held.fetch_add(1, SeqCst);
+            Box::new(())
+        };
+        (0..3).for_each(|_| queue.push(news(), hold).let_go());
+        queue.mark(Mark::Reached(3)).let_go();
+        queue.push(news(), hold).let_go();
+        assert_eq!(held.load(SeqCst), 1, "the same connection");
+        queue.mark(Mark::Lost).let_go();
+        queue.push(news(), hold).let_go();
+        assert_eq!(held.load(SeqCst), 2, "another one");
+        let hold = || -> Hold { Box::new(Arc::clone(&counted)) };
         let ways: [fn(&Queue); 2] = [|queue| queue.end(End::TopicRemoved).let_go(), |queue| queue.clear().let_go()];
         for way in ways {
             let queue = Queue::new(bounds);

@@ -393,3 +393,33 @@ async fn one_that_had_a_session_is_not_taken_for_a_v1_peer() {
     let first = timeout(GENEROUS, line.next()).await.map(|m| m.map(|m| m.kind()));
     assert!(matches!(first, Ok(Some(MessageType::SessionRequest))));
 }
+
+#[tokio::test]
+async fn a_peer_that_has_become_slow_to_grant_sessions_is_given_more_time_each_time() {
+    let peer = Peer::new().await;
+    let patience = Duration::from_millis(250);
+    let settings = kept_up().session(SessionMode::Require).session_timeout(patience);
+    let (client, line) = tokio::join!(settings.connect(peer.address()), async {
+        let mut line = peer.accept().await;
+        line.open_session(json!({})).await;
+        line
+    });
+    let client = client.unwrap();
+    drop(line);
+    let mut tries = 0;
+    let _line = loop {
+        tries += 1;
+        assert!(tries < 10, "each is given up too soon");
+        let mut line = peer.accept().await;
+        let opening = line.next().await.expect("it asks");
+        // So long it takes.
+        if let Ok(said) = timeout(3 * patience, line.next()).await {
+            assert!(said.is_none(), "it was given up");
+            continue;
+        }
+        line.answer(&opening, r#"{"rcode":0,"version":2,"instance":"i","features":[],"limits":{}}"#).await;
+        break line;
+    };
+    assert!(tries > 1);
+    until_state(&client, |state| *state == ClientState::Resumed).await;
+}

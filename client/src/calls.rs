@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use callboard_common::{Connection, Event, Message};
+use callboard_common::{Cancel, Connection, Event, Feature, Head, Message, MessageType};
 use callboard_net::{Conn, spawn_on};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -58,6 +58,8 @@ struct State {
 struct Entry {
     waiter: Waiter,
     until: Instant,
+    /// Once its time is up, its peer is told that nobody waits for it any longer.
+    is_call: bool,
     /// The opening of a session takes no place: it comes before their number is known.
     placed: bool,
 }
@@ -116,11 +118,12 @@ impl Calls {
         state.limit = state.limit.min(limit.max(1));
     }
 
-    /// Enters a call. Its request is queued after this.
+    /// Enters a request. It is queued after this.
     pub(crate) fn enter(
         self: &Arc<Self>,
         conn: &Conn,
         waiter: Waiter,
+        kind: MessageType,
         until: Instant,
         place: Place<'_>,
     ) -> Result<RequestId, Rejected> {
@@ -133,7 +136,8 @@ impl Calls {
             return Err(Rejected::Full(waiter));
         }
         let placed = !matches!(place, Place::None);
-        let entry = Entry { waiter, until, placed };
+        let is_call = kind == MessageType::RpcRequest && !matches!(waiter, Waiter::Nobody);
+        let entry = Entry { waiter, until, is_call, placed };
         let id = state.requestor.begin(entry).map_err(|entry| Rejected::Full(entry.waiter))?;
         match place {
             Place::Free => state.taken += 1,
@@ -176,9 +180,34 @@ impl Calls {
 
     /// Ends the calls whose time is up.
     pub(crate) fn end_overdue(self: &Arc<Self>, conn: &Conn, now: Instant) {
+        let overdue = self.take_overdue(conn, now);
+        let places = overdue.iter().filter(|(_, entry)| entry.placed).count();
+        for (id, Entry { waiter, is_call, .. }) in overdue {
+            match waiter {
+                Waiter::InOrder(_) => {
+                    let conn = conn.clone();
+                    spawn_on(&self.runtime, async move { waiter.wake(&conn, Outcome::Late) });
+                }
+                waiter => waiter.wake(conn, Outcome::Late),
+            }
+            // After it was told: who finds that it was before its request is queued says this once more.
+            if is_call {
+                cancel(conn, id);
+            }
+        }
+        // Only now: whoever gets such a place must not be one too many for the peer.
+        self.free(conn, places);
+        if places > 0
+            && let Some(hook) = self.on_overdue.get()
+        {
+            guarded(conn, "a hook", hook);
+        }
+    }
+
+    fn take_overdue(self: &Arc<Self>, conn: &Conn, now: Instant) -> Vec<(RequestId, Entry)> {
         let mut state = self.state();
         if state.closed {
-            return;
+            return Vec::new();
         }
         let next = Cell::new(None::<Instant>);
         let overdue = state.requestor.forget_where(|Entry { until, .. }| {
@@ -188,31 +217,24 @@ impl Calls {
             *until <= now
         });
         let before = std::mem::replace(&mut state.looks_at, next.get());
-        let places = overdue.iter().filter(|entry| entry.placed).count();
-        let calls_up = state.give_back(places);
         conn.set_expecting(state.requestor.len());
         if let Some(at) = next.get() {
             self.set_clock(conn, before.filter(|before| *before > now), at);
         }
+        overdue
+    }
+
+    /// So many places are free again.
+    fn free(&self, conn: &Conn, places: usize) {
+        let mut state = self.state();
+        let calls_up = state.give_back(places);
         let is_last = state.is_last();
         drop(state);
-        self.line.add_permits(calls_up);
+        if calls_up > 0 {
+            self.line.add_permits(calls_up);
+        }
         if is_last {
             conn.drain(LAST_WORDS);
-        }
-        for Entry { waiter, .. } in overdue {
-            match waiter {
-                Waiter::InOrder(_) => {
-                    let conn = conn.clone();
-                    spawn_on(&self.runtime, async move { waiter.wake(&conn, Outcome::Late) });
-                }
-                waiter => waiter.wake(conn, Outcome::Late),
-            }
-        }
-        if places > 0
-            && let Some(hook) = self.on_overdue.get()
-        {
-            guarded(conn, "a hook", hook);
         }
     }
 
@@ -289,6 +311,14 @@ impl Calls {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the peer that nobody waits for a call any longer, if it knows that. Where there is no room it is not told, and
+/// executes the call in vain.
+pub(crate) fn cancel(conn: &Conn, id: RequestId) {
+    if conn.session().is_some_and(|session| session.features.has(Feature::Cancel)) {
+        let _ = conn.request(Head::new(MessageType::Cancel, &id.to_wire()), &Cancel);
     }
 }
 

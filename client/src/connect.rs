@@ -304,7 +304,10 @@ impl Attempt<'_> {
             });
         }));
         let until = deadline_after(self.settings.session_timeout.saturating_add(LATE_ANSWER));
-        let id = link.calls.enter(&link.conn, waiter, until, Place::None).map_err(|_| NoSession::Closed)?;
+        let id = link
+            .calls
+            .enter(&link.conn, waiter, MessageType::SessionRequest, until, Place::None)
+            .map_err(|_| NoSession::Closed)?;
         link.queue(id, &self.session_request(), 0).map_err(|_| NoSession::Closed)?;
         Ok(answered)
     }

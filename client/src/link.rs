@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use callboard_common::{
-    Cancel, Codec, Connection, Encode, EncodeError, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head, MessageType, PublishId,
+    Codec, Connection, Encode, EncodeError, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head, MessageType, PublishId,
     SendError,
 };
 use callboard_net::{Address, Conn};
 use tokio::runtime::Handle;
 
 use crate::RequestId;
-use crate::calls::{Calls, Waiter};
+use crate::calls::{Calls, Waiter, cancel};
 use crate::dispatch::Dispatch;
 
 /// One connection, as its clients and their calls share it; the last of them that goes closes it. A client that connects
@@ -113,12 +113,9 @@ impl Link {
         self.calls.forget(&self.conn, id)
     }
 
-    /// Tells the peer that nobody waits for a call any longer, if it knows that. Where there is no room it is not told, and
-    /// executes the call in vain.
+    /// Tells the peer that nobody waits for a call any longer.
     pub(crate) fn cancel(&self, id: RequestId) {
-        if self.knows(Feature::Cancel) {
-            let _ = self.conn.request(Head::new(MessageType::Cancel, &id.to_wire()), &Cancel);
-        }
+        cancel(&self.conn, id);
     }
 
     pub(crate) fn queue_head<B: Encode>(&self, head: Head<'_>, body: &B, gather: usize) -> Result<u64, SendError> {

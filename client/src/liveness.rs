@@ -57,7 +57,7 @@ async fn gives_sign(link: &Link, limit: Duration) -> bool {
             // Perhaps nobody waits any more.
             let _ = told.send(matches!(outcome, Outcome::Answered(_)));
         }));
-        let id = link.calls.enter(&link.conn, waiter, until, Place::None).ok()?;
+        let id = link.calls.enter(&link.conn, waiter, Ping.kind(), until, Place::None).ok()?;
         link.conn.request(Head::new(Ping.kind(), &id.to_wire()), &Ping).ok()
     });
     match asked.flatten() {

@@ -71,7 +71,7 @@ impl Request<'_> {
     pub(crate) async fn queue<B: Encode>(self, body: &B, kept: bool, gather: usize) -> Result<Ticket, CallError> {
         self.look_first().await;
         let (ticket, waiter) = Waiter::task(kept);
-        let entered = self.enter_in_turn(waiter).await?;
+        let entered = self.enter_in_turn(waiter, body.kind()).await?;
         let at = self.queue_in_time(|link| link.queue(entered.id, body, gather)).await?;
         Ok(Ticket::new(entered, ticket, body.kind(), at))
     }
@@ -82,7 +82,7 @@ impl Request<'_> {
             return None;
         }
         let (answer, waiter) = Waiter::task(false);
-        let entered = self.enter(waiter, Place::Free).ok()?;
+        let entered = self.enter(waiter, body.kind(), Place::Free).ok()?;
         let at = self.link.queue(entered.id, body, 0).ok()?;
         Some(Ticket::new(entered, answer, body.kind(), at))
     }
@@ -93,7 +93,7 @@ impl Request<'_> {
         if self.link.knows_one_way() {
             return self.queue_in_time(|link| link.queue_one_way(body, 0)).await.map(drop);
         }
-        let entered = self.enter_in_turn(Waiter::Nobody).await?;
+        let entered = self.enter_in_turn(Waiter::Nobody, body.kind()).await?;
         self.queue_in_time(|link| link.queue(entered.id, body, 0)).await?;
         entered.leave();
         Ok(())
@@ -126,7 +126,7 @@ impl Request<'_> {
             let request = Request { link: &link, subject, deadline };
             done(request, request.outcome(outcome, kind));
         }));
-        let entered = self.enter_now(waiter)?;
+        let entered = self.enter_now(waiter, body.kind())?;
         let queued = match name {
             None => self.link.queue(entered.id, body, 0),
             Some(name) => self.link.queue_named(name, entered.id, body),
@@ -170,22 +170,22 @@ impl Request<'_> {
     }
 
     /// Enters the call, after a wait for a place where need be.
-    async fn enter_in_turn(self, waiter: Waiter) -> Result<Entered, CallError> {
-        let waiter = match self.enter(waiter, Place::Free) {
+    async fn enter_in_turn(self, waiter: Waiter, kind: MessageType) -> Result<Entered, CallError> {
+        let waiter = match self.enter(waiter, kind, Place::Free) {
             Err(Rejected::Full(waiter)) => waiter,
             entered => return entered.map_err(|why| self.not_entered(&why)),
         };
         let place = self.in_time(self.link.calls.place()).await?.ok_or_else(|| self.disconnected(Stage::Unsent))?;
-        self.enter(waiter, Place::Handed(place)).map_err(|why| self.not_entered(&why))
+        self.enter(waiter, kind, Place::Handed(place)).map_err(|why| self.not_entered(&why))
     }
 
     /// Enters the call, or fails where it would have to wait.
-    fn enter_now(self, waiter: Waiter) -> Result<Entered, CallError> {
-        self.enter(waiter, Place::Free).map_err(|why| self.not_entered(&why))
+    fn enter_now(self, waiter: Waiter, kind: MessageType) -> Result<Entered, CallError> {
+        self.enter(waiter, kind, Place::Free).map_err(|why| self.not_entered(&why))
     }
 
-    fn enter(self, waiter: Waiter, place: Place<'_>) -> Result<Entered, Rejected> {
-        let id = self.link.calls.enter(&self.link.conn, waiter, self.deadline.at(), place)?;
+    fn enter(self, waiter: Waiter, kind: MessageType, place: Place<'_>) -> Result<Entered, Rejected> {
+        let id = self.link.calls.enter(&self.link.conn, waiter, kind, self.deadline.at(), place)?;
         Ok(Entered { link: Arc::clone(self.link), id, is_call: false, is_over: false })
     }
 
@@ -322,6 +322,10 @@ fn whole_ms(time: Duration) -> Duration {
 impl Ticket {
     fn new(mut entered: Entered, answer: oneshot::Receiver<Told>, kind: MessageType, at: u64) -> Self {
         entered.is_call = kind == MessageType::RpcRequest;
+        // Its time was up before it was queued: the word of that was too early.
+        if entered.is_call && !answer.is_empty() {
+            entered.link.cancel(entered.id);
+        }
         Self { entered, answer, kind: kind.answer(), at }
     }
 
@@ -331,12 +335,7 @@ impl Ticket {
         self.entered.finish();
         match told {
             Some(Told::Answer(message)) => Outcome::Answered(message),
-            Some(Told::Late) => {
-                if self.entered.is_call {
-                    self.entered.link.cancel(self.entered.id);
-                }
-                Outcome::Late
-            }
+            Some(Told::Late) => Outcome::Late,
             None if self.at < self.entered.link.conn.sent_bytes() => Outcome::Disconnected(Stage::Sent),
             None => Outcome::Disconnected(Stage::Unsent),
         }

@@ -146,14 +146,15 @@ impl<W> Requestor<W> {
 
     /// Takes out all waiters, in the order in which they were entered.
     pub fn fail_all(&mut self) -> Vec<W> {
-        self.forget_where(|_| true)
+        self.forget_where(|_| true).into_iter().map(|(_, waiter)| waiter).collect()
     }
 
-    /// Takes out the waiters for which `is_over` holds, in the order in which they were entered. Looks at every slot.
-    pub fn forget_where(&mut self, is_over: impl Fn(&W) -> bool) -> Vec<W> {
+    /// Takes out the waiters for which `is_over` holds, with their ids and in the order in which they were entered. Looks at
+    /// every slot.
+    pub fn forget_where(&mut self, is_over: impl Fn(&W) -> bool) -> Vec<(RequestId, W)> {
         let mut over: Vec<_> = (0..).zip(&self.slots).filter_map(|(slot, entry)| entry.id_if(slot, &is_over)).collect();
         over.sort_unstable_by_key(|id| id.number);
-        over.into_iter().filter_map(|id| self.forget(id)).collect()
+        over.into_iter().filter_map(|id| self.forget(id).map(|waiter| (id, waiter))).collect()
     }
 
     /// How many wait.
@@ -261,8 +262,9 @@ mod tests {
         let mut requestor = Requestor::new(8);
         let ids: Vec<_> = (0..4).map(|n| requestor.begin(n).unwrap()).collect();
         requestor.forget(ids[0]);
-        requestor.begin(4).unwrap(); // in the slot of the first
-        assert_eq!(requestor.forget_where(|n| n % 2 == 0), [2, 4]);
+        let last = requestor.begin(4).unwrap(); // in the slot of the first
+        let even: Vec<_> = requestor.forget_where(|n| n % 2 == 0);
+        assert_eq!(even, [(ids[2], 2), (last, 4)]);
         assert_eq!(requestor.fail_all(), [1, 3]);
         assert!(requestor.is_empty());
     }
@@ -335,7 +337,9 @@ mod tests {
                     Step::ForgetOdd => {
                         let odd: Vec<_> = model.iter().copied().filter(|n| n % 2 == 1).collect();
                         model.retain(|n| n % 2 == 0);
-                        prop_assert_eq!(requestor.forget_where(|n| n % 2 == 1), odd);
+                        let over = requestor.forget_where(|n| n % 2 == 1);
+                        prop_assert!(over.iter().all(|(id, n)| given.contains(&(*n, *id))));
+                        prop_assert!(over.iter().map(|(_, n)| *n).eq(odd));
                     }
                 }
                 prop_assert_eq!(requestor.len(), model.len());

@@ -358,7 +358,7 @@ async fn no_end_comes_between_a_call_and_its_alarm() {
     let calls = Arc::new(Calls::new(8, Alarmist::Clock(&CLOCK), Handle::current()));
     thread::scope(|scope| {
         let stopped = CLOCK.stop();
-        scope.spawn(|| calls.enter(conn, Waiter::Nobody, century, Place::Free).is_ok());
+        scope.spawn(|| calls.enter(conn, Waiter::Nobody, MessageType::RpcRequest, century, Place::Free).is_ok());
         let mut busy = 0;
         while busy < 10_000 {
             let entered = calls.try_waiting();

@@ -41,6 +41,43 @@ async fn a_call_that_is_dropped_before_its_answer_or_has_none_in_time_is_given_u
 }
 
 #[tokio::test]
+async fn a_call_whose_time_is_over_is_given_up_though_nobody_polls_it() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session_of(BOTH, json!({})).await;
+    let hasty = client.with_timeout(Duration::from_millis(20));
+    let kept = hasty.start::<Value>("kept", &()).await.unwrap();
+    let request = line.call().await;
+    expect_given_up(&mut line, &request).await;
+    let (told, heard) = tokio::sync::oneshot::channel();
+    hasty.call_then::<Value>("then", &(), move |outcome| drop(told.send(outcome))).unwrap();
+    let request = line.call().await;
+    expect_given_up(&mut line, &request).await;
+    for error in [kept.await.unwrap_err(), heard.await.unwrap().unwrap_err()] {
+        assert!(matches!(error.kind(), CallErrorKind::Timeout), "{error}");
+    }
+    drop(client.start::<Value>("last", &()).await.unwrap());
+    let request = line.call().await; // the others were given up once
+    expect_given_up(&mut line, &request).await;
+}
+
+#[tokio::test]
+async fn the_place_of_a_call_whose_time_is_over_is_free_once_the_call_is_given_up() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session_of(BOTH, json!({"in_flight": 1})).await;
+    for _ in 0..10 {
+        let late = client.with_timeout(Duration::from_millis(20)).start::<Value>("late", &()).await.unwrap();
+        // It is there once the place of the other is free.
+        let next = client.start::<Value>("next", &()).await.unwrap();
+        let request = line.call().await;
+        expect_given_up(&mut line, &request).await;
+        let request = line.call().await;
+        line.answer(&request, r#"{"rcode":0,"result":1}"#).await;
+        next.await.unwrap();
+        late.await.unwrap_err();
+    }
+}
+
+#[tokio::test]
 async fn what_is_over_or_is_no_call_is_not_given_up() {
     let peer = Peer::new().await;
     let (client, mut line) = peer.session_of(BOTH, json!({})).await;

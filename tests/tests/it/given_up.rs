@@ -111,6 +111,17 @@ async fn a_call_that_its_caller_drops_is_dropped_at_its_provider_too() {
 }
 
 #[tokio::test]
+async fn a_call_whose_time_is_over_is_dropped_at_its_provider_though_nobody_polls_it() {
+    let house = House::new().await;
+    let client = house.client().await.with_timeout(Duration::from_millis(200));
+    let kept = client.start::<Value>("wait", &()).await.unwrap();
+    client.call_then::<Value>("wait", &(), |outcome| assert!(outcome.is_err())).unwrap();
+    house.wait.has_begun(2).await;
+    house.expect_dropped(2).await;
+    assert!(kept.await.is_err());
+}
+
+#[tokio::test]
 async fn a_call_that_must_finish_does_so_though_its_caller_has_dropped_it() {
     let house = House::new().await;
     let client = house.client().await;

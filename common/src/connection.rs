@@ -145,7 +145,7 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// The frame is queued whole or not at all.
     ///
     /// # Errors
-    /// `Closed`.
+    /// `Closed`; `Full`: so much waits for the peer already that this may not, or may no longer.
     fn send(&self, frame: Bytes) -> impl Future<Output = Result<(), SendError>> + Send;
 
     /// Makes a frame to push to many, or several that lie one behind the other; counted once.
@@ -167,6 +167,11 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
 
     /// How many bytes wait to be written to the peer.
     fn queued_bytes(&self) -> usize;
+
+    /// How many may. By default any number.
+    fn queue_bound(&self) -> usize {
+        usize::MAX
+    }
 
     /// Runs `then`, once, as soon as no more than `bytes` of what waits now is left: on the connection's own task, with no
     /// lock held. It is dropped where the connection ends first. `false`: it is so already, or the connection has ended, or

@@ -1,5 +1,6 @@
 mod identity;
 mod queueing;
+mod waiting;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -37,6 +38,8 @@ struct State<P: Protocol> {
     /// How many calls wait for their answers.
     expecting: AtomicUsize,
     in_flight: AtomicUsize,
+    /// The bytes of frames that wait for room in the outbox, each in the hands of a task.
+    waiting: AtomicUsize,
     /// It has ended, and its requests may go on.
     is_over: AtomicBool,
     /// It was ended with its server, and its requests with it.
@@ -105,6 +108,7 @@ impl<P: Protocol> Conn<P> {
             holds: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             woken: AtomicUsize::new(0),

@@ -19,7 +19,8 @@ pub struct Limits {
     /// What may wait in one connection's outbox, in bytes. Default 64 MiB; at least twice `max_frame_bytes`, so that
     /// what finds it at most half full always fits. Above half of it the connection itself is not read, and publishers
     /// to it are held back while it makes progress (above 1 MiB for 5 ms at a time); past it a message or notice for it
-    /// closes it.
+    /// closes it. Answers that tasks give wait for room, up to this bound too; past it as long as the peer takes something
+    /// within `stall` and others leave room for them, else their callers are told OVERLOADED in their place.
     pub queue_bytes: usize,
     /// Requests of one connection that wait for their answers. Default 1,024. Past it a v1 peer is not read, and a
     /// session peer is answered OVERLOADED.
@@ -43,8 +44,8 @@ pub struct Limits {
     /// of its buffer is free again: who reads less than some 300 KB a second while much waits seems to take none for as
     /// long. Set more for such readers.
     pub stall: Duration,
-    /// What may wait in all outboxes of a server, in bytes, at least `max_frame_bytes`; a frame that goes to many
-    /// counts once. Default 512 MiB. Past it the peer that has taken nothing for longest is closed.
+    /// What may wait in all outboxes of a server and for room in them, in bytes, at least `max_frame_bytes`; a frame that
+    /// goes to many counts once. Default 512 MiB. Past it the peer that has taken nothing for longest is closed.
     pub total_queue_bytes: usize,
     /// What all unfinished frames of a server may hold, in bytes, at least `max_frame_bytes`. Default 256 MiB. Past it
     /// the connection whose frame has had no byte for longest is closed.

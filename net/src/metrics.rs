@@ -48,7 +48,7 @@ pub struct MetricsSnapshot {
     pub protocol_errors: u64,
     /// Connections closed for a frame that stayed unfinished.
     pub frame_timeouts: u64,
-    /// Messages that did not fit into their peer's outbox.
+    /// Messages and answers that did not fit into their peer's outbox.
     pub slow_readers: u64,
     /// Connections closed since a total was reached and they were the most stalled.
     pub evicted: u64,

@@ -103,6 +103,16 @@ impl Failure {
         matches!(self, Self::Method(_) | Self::Panicked(_) | Self::BadResult(_) | Self::TooLarge(_))
     }
 
+    /// What its caller is told of whether the handler ran.
+    const fn executed(&self) -> Executed {
+        match self {
+            Self::Key(BadKey::StillRuns | BadKey::CutOff) => Executed::Unknown,
+            Self::Key(BadKey::NotKept { .. }) => Executed::Yes,
+            _ if self.has_run() => Executed::Yes,
+            _ => Executed::No,
+        }
+    }
+
     /// The body of the answer to a peer with a session.
     pub(crate) fn into_body(self, method: &Method) -> Result<Bytes, Self> {
         let (code, error) = self.into_answer(method);
@@ -274,6 +284,12 @@ pub(crate) struct Caller<'a, C> {
     waits: Cell<bool>,
 }
 
+/// An answer that waits for room.
+pub(crate) struct Waits {
+    pub(crate) frame: Bytes,
+    pub(crate) executed: Executed,
+}
+
 /// Appends the body of an answer that carries a result.
 pub(crate) type WriteResult<'a> = dyn Fn(&mut BytesMut) -> Result<(), EncodeError> + 'a;
 
@@ -300,14 +316,27 @@ impl<'a, C: Connection> Caller<'a, C> {
         self.give_error(failure, |answer| self.conn.answer(self.id, answer));
     }
 
-    /// Queues the answer from a task of the call's own. Gives a frame that has to wait for room.
-    pub(crate) fn queue<B: AsRef<[u8]>>(&self, outcome: Result<B, Failure>) -> Option<Bytes> {
+    /// Queues the answer from a task of the call's own. Gives one that has to wait for room.
+    pub(crate) fn queue<B: AsRef<[u8]>>(&self, outcome: Result<B, Failure>) -> Option<Waits> {
+        let executed = outcome.as_ref().err().map_or(Executed::Yes, Failure::executed);
         let queue = |answer: &Answer<'_>| match self.conn.try_answer(self.id, answer) {
             Err(SendError::Full) => Ok(Some(self.conn.encode(Head::new(MessageType::RpcResponse, self.id), answer)?)),
             queued => queued.map(|()| None),
         };
         let given = outcome.and_then(|body| self.give(&Answer::Written(body.as_ref()), queue));
-        given.unwrap_or_else(|failure| self.give_error(failure, queue)).flatten()
+        let frame = given.unwrap_or_else(|failure| self.give_error(failure, queue)).flatten();
+        frame.map(|frame| Waits { frame, executed })
+    }
+
+    /// Tells the caller that its answer could not wait for room.
+    pub(crate) fn drop_answer(&self, executed: Executed) {
+        self.conn.count(Event::Overloaded);
+        let text = "its answer finds no room: so much waits for you already; read faster, or ask for less at once";
+        let error =
+            ErrorInfo { executed, ..ErrorInfo::not_executed(text) }.with_limit("unread_bytes", self.conn.queue_bound());
+        let v1 = self.conn.session().is_none();
+        // The peer may have gone meanwhile; then there is nobody to tell.
+        let _ = self.conn.answer(self.id, &RpcError { code: ResultCode::Overloaded, error: &error, v1 });
     }
 
     fn give<T>(&self, answer: &Answer<'_>, put: impl Fn(&Answer<'_>) -> Put<T>) -> Result<Option<T>, Failure> {

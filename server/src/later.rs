@@ -7,12 +7,12 @@ use std::mem::replace;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use callboard_common::{Connection, Message};
+use callboard_common::{Connection, Message, SendError};
 use callboard_net::{allow_blocking, spawn};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::Instant;
 
-use crate::answer::{Caller, Failure};
+use crate::answer::{Caller, Failure, Waits};
 use crate::gatekeeper::{Gatekeeper, Left, Pass, Permit, Queued, Waited};
 use crate::handler::{Contained, Job, Task, contain};
 use crate::method::Method;
@@ -186,12 +186,20 @@ impl<C: Connection> Later<C> {
 
     fn end<B: AsRef<[u8]>>(&mut self, outcome: Result<B, Failure>) -> impl Future<Output = ()> {
         self.give_place(Left::Before);
-        let frame = self.method().and_then(|method| self.caller(method).queue(outcome));
+        let waits = self.method().and_then(|method| self.caller(method).queue(outcome));
         async move {
-            if let Some(frame) = frame {
-                // The peer may have gone meanwhile; then there is nobody to tell.
-                let _ = self.conn.send(frame).await;
+            if let Some(waits) = waits {
+                // In a box: it is rare, and no other call is to have room for it.
+                Box::pin(self.wait_for_room(waits)).await;
             }
+        }
+    }
+
+    async fn wait_for_room(&self, Waits { frame, executed }: Waits) {
+        // Had the peer gone meanwhile, there would be nobody to tell.
+        let sent = self.conn.send(frame).await;
+        if let (Err(SendError::Full), Some(method)) = (sent, self.method()) {
+            self.caller(method).drop_answer(executed);
         }
     }
 

@@ -11,6 +11,7 @@ use callboard_common::{
 };
 use tokio::time::{Duration, Instant};
 
+use super::waiting::Waiting;
 use super::{Conn, End, wait, wake};
 use crate::guards::Counted;
 use crate::metrics::add;
@@ -101,6 +102,17 @@ impl<P: Protocol> Conn<P> {
         let was_closed = self.is_closed();
         wait(&self.0.room, || self.is_closed() || self.0.outbox.has_left(end)).await;
         if !was_closed && self.0.outbox.has_left(end) { Ok(()) } else { Err(SendError::Closed) }
+    }
+
+    async fn send_in_turn(&self, frame: &Bytes) -> Result<(), SendError> {
+        let waiting = Waiting::new(self, frame.len())?;
+        loop {
+            waiting.room().await?;
+            match self.try_send(frame.clone()) {
+                Err(SendError::Full) => {} // others were quicker: it is more than half full again
+                done => return done,
+            }
+        }
     }
 
     fn queue(&self, frame: Frame<'_>, bound: usize, gather: usize) -> Result<Pushed, SendError> {
@@ -212,13 +224,15 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     async fn send(&self, frame: Bytes) -> Result<(), SendError> {
-        loop {
-            self.room().await?;
-            match self.try_send(frame.clone()) {
-                Err(SendError::Full) => {} // others were quicker: it is more than half full again
-                done => return done,
-            }
+        let sent = self.send_in_turn(&frame).await;
+        if matches!(sent, Err(SendError::Full)) {
+            add(&self.0.shared.metrics.slow_readers);
         }
+        sent
+    }
+
+    fn queue_bound(&self) -> usize {
+        self.0.shared.limits.queue_bytes
     }
 
     fn share(&self, frame: Bytes) -> Shared {

@@ -1,15 +1,18 @@
 //! Readers that are slow or take nothing: publishers are held back for those that make progress, nobody else notices.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_center::Center;
 use callboard_net::Limits;
 use callboard_registry::AvailabilityPolicy;
+use callboard_server::{Router, Server};
 use callboard_tests::{RawPeer, frame, within};
-use serde_json::json;
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::house::{address, center_with, until};
 
@@ -158,4 +161,47 @@ async fn a_steady_reader_of_400_kb_a_second_is_not_taken_for_a_stalled_one() {
     }
     assert_eq!(center.metrics().slow_readers, 0, "{:?}", center.metrics());
     publisher.abort();
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_and_for_the_others_it_is_told_that_they_were_executed() {
+    const CALLS: usize = 400;
+    let go = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&go);
+    let router = Router::new().method_async("large", move |_: Value| {
+        let go = Arc::clone(&opened);
+        async move {
+            go.acquire().await?.forget();
+            Ok("x".repeat(32 << 10))
+        }
+    });
+    let limits = limits(Duration::from_millis(500));
+    let bound = limits.queue_bytes;
+    let server = Server::builder().router(router).limits(limits).loops(1).start().await.unwrap();
+    let mut peer = narrow(&server.addresses()[0]).await;
+    for number in 0..CALLS {
+        peer.send(0, number.to_string().as_bytes(), r#"{"method":"large"}"#).await;
+    }
+    until("all of them run", || server.in_flight() == CALLS).await;
+    go.add_permits(CALLS);
+    until("what waits is within its bound", || {
+        let (metrics, short_answers) = (server.metrics(), CALLS * 512);
+        let is_bounded =
+            server.in_flight() * (32 << 10) <= bound && metrics.queued_bytes <= (bound + short_answers) as u64;
+        metrics.overloaded > 0 && is_bounded
+    })
+    .await;
+    let mut answered = 0;
+    for _ in 0..CALLS {
+        let answer = peer.receive().await.json();
+        if answer["rcode"] == 0 {
+            answered += 1;
+            continue;
+        }
+        let data = json!({"limit": "unread_bytes", "bound": bound});
+        assert_eq!((&answer["rcode"], &answer["error"]["executed"]), (&json!(17), &json!("yes")), "{answer}");
+        assert_eq!(answer["error"]["data"], data, "{answer}");
+    }
+    assert!(answered * (32 << 10) >= bound / 2, "{answered}");
+    assert_eq!(server.metrics().overloaded, (CALLS - answered) as u64);
 }

@@ -104,6 +104,102 @@ fn past_the_total_the_slowest_goes_though_a_slower_one_is_closed_and_not_yet_gon
     assert_eq!(shared.snapshot().evicted, 1);
 }
 
+/// Of a server whose outboxes hold 40,000 bytes each and 200,000 in all.
+fn narrow(count: usize) -> Vec<Conn> {
+    let limits =
+        Limits { max_frame_bytes: 20_000, queue_bytes: 40_000, total_queue_bytes: 200_000, ..Limits::default() };
+    let shared = Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true));
+    (0..count).map(|_| Conn::new(Arc::clone(&shared), Ends::default())).collect()
+}
+
+/// So that it is a little over half full.
+fn fill(conn: &Conn) {
+    for bytes in [10_237, 10_238] {
+        conn.answer(b"1", &Blank(bytes)).unwrap();
+    }
+}
+
+/// A frame of so many bytes that is sent by a task.
+fn send(conn: &Conn, bytes: usize) -> tokio::task::JoinHandle<Result<(), SendError>> {
+    let (conn, frame) = (conn.clone(), Bytes::from(vec![b' '; bytes]));
+    tokio::spawn(async move { conn.send(frame).await })
+}
+
+/// Lets tasks run for so long.
+async fn pass(ms: u64) {
+    for _ in 0..ms {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn waiting(conn: &Conn) -> usize {
+    conn.0.waiting.load(Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_peer_that_takes_nothing_is_no_more_than_its_bound() {
+    let conn = narrow(1).remove(0);
+    fill(&conn);
+    let within: Vec<_> = (0..3).map(|_| send(&conn, 6_000)).collect();
+    pass(1).await;
+    let beyond: Vec<_> = (0..3).map(|_| send(&conn, 6_000)).collect();
+    pass(10).await;
+    assert_eq!((waiting(&conn), conn.shared().snapshot().queued_bytes), (36_000, 36_000 + 20_501));
+    pass(500).await;
+    for sent in beyond {
+        assert!(matches!(sent.await.unwrap(), Err(SendError::Full)));
+    }
+    assert_eq!((waiting(&conn), conn.shared().snapshot().slow_readers), (18_000, 3));
+    pass(10_000).await;
+    assert!(within.iter().all(|sent| !sent.is_finished()));
+    conn.end("gone");
+    for sent in within {
+        assert!(matches!(sent.await.unwrap(), Err(SendError::Closed)));
+    }
+    assert_eq!((waiting(&conn), conn.shared().snapshot().queued_bytes), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_something_now_and_then_gets_all_that_was_answered_at_once() {
+    let conn = narrow(1).remove(0);
+    fill(&conn);
+    let sent: Vec<_> = (0..6).map(|_| send(&conn, 6_000)).collect();
+    for _ in 0..10 {
+        pass(400).await;
+        assert_eq!(waiting(&conn), 36_000);
+        take(&conn);
+        wrote(&conn, 10);
+    }
+    while conn.outbox().bytes() > 0 {
+        let bytes = take(&conn);
+        wrote(&conn, bytes);
+        pass(1).await;
+    }
+    for sent in sent {
+        sent.await.unwrap().unwrap();
+    }
+    assert_eq!((waiting(&conn), conn.shared().snapshot().slow_readers), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_beyond_the_bounds_leaves_room_to_others() {
+    let conns = narrow(3);
+    let mut waited = Vec::new();
+    for conn in &conns {
+        fill(conn);
+    }
+    let queued = || conns[0].shared().snapshot().queued_bytes;
+    assert_eq!(queued(), 3 * 20_501);
+    for conn in &conns {
+        let sent: Vec<_> = (0..40).map(|_| send(conn, 2_000)).collect();
+        pass(1).await;
+        waited.push(sent.iter().filter(|sent| !sent.is_finished()).count());
+        assert!(queued() <= 200_000);
+    }
+    // Half of what was free, half of what is left, and what it may have in any case.
+    assert_eq!(waited, [34, 17, 9]);
+}
+
 thread_local! {
     static BEFORE: RefCell<Option<SaysGoodbye>> = const { RefCell::new(None) };
     static AFTER: RefCell<Option<SaysGoodbye>> = const { RefCell::new(None) };

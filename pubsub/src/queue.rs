@@ -181,20 +181,6 @@ mod tests {
             assert!(queue.poll(&cx).is_ready());
             assert_eq!(Arc::strong_count(&counted), expected);
         }
-        let queue = Queue::new(bounds);
-        let held = AtomicUsize::new(0);
-        let hold = || -> Hold {
-            held.fetch_add(1, SeqCst);
-            Box::new(())
-        };
-        (0..3).for_each(|_| queue.push(news(), hold).let_go());
-        queue.mark(Mark::Reached(3)).let_go();
-        queue.push(news(), hold).let_go();
-        assert_eq!(held.load(SeqCst), 1, "the same connection");
-        queue.mark(Mark::Lost).let_go();
-        queue.push(news(), hold).let_go();
-        assert_eq!(held.load(SeqCst), 2, "another one");
-        let hold = || -> Hold { Box::new(Arc::clone(&counted)) };
         let ways: [fn(&Queue); 2] = [|queue| queue.end(End::TopicRemoved).let_go(), |queue| queue.clear().let_go()];
         for way in ways {
             let queue = Queue::new(bounds);
@@ -203,5 +189,21 @@ mod tests {
             way(&queue);
             assert_eq!(Arc::strong_count(&counted), 1);
         }
+    }
+
+    #[test]
+    fn the_connection_that_takes_the_place_of_one_that_was_held_is_held_too() {
+        let (queue, taken) = (Queue::new(Bounds { hold_messages: 2, ..Bounds::default() }), AtomicUsize::new(0));
+        let hold = || -> Hold {
+            taken.fetch_add(1, SeqCst);
+            Box::new(())
+        };
+        (0..3).for_each(|_| queue.push(news(), hold).let_go());
+        queue.mark(Mark::Reached(3)).let_go();
+        queue.push(news(), hold).let_go();
+        assert_eq!(taken.load(SeqCst), 1, "the same connection");
+        queue.mark(Mark::Lost).let_go();
+        queue.push(news(), hold).let_go();
+        assert_eq!(taken.load(SeqCst), 2, "another one");
     }
 }

@@ -61,6 +61,11 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
         self.of.get(who).copied().unwrap_or(0)
     }
 
+    /// Who has most; of several, the last in their order.
+    pub fn largest(&self) -> Option<&K> {
+        self.by_size.last().map(|(_, who)| who)
+    }
+
     /// Whether one may take so many bytes more.
     pub fn room(&self, who: &K, bytes: usize) -> Room<K> {
         if self.total.saturating_add(bytes) <= self.bound {
@@ -193,6 +198,8 @@ mod tests {
                     0 | 1 => {
                         let room = shares.room(&who, bytes);
                         prop_assert_eq!(room == Room::Free, total + bytes <= 100);
+                        let largest = model.iter().filter(|(_, b)| **b > 0).max_by_key(|(k, b)| (**b, **k)).map(|(k, _)| k);
+                        prop_assert_eq!(shares.largest(), largest);
                         if let Room::After(other) = room {
                             let would_have = model.get(&who).copied().unwrap_or(0) + bytes;
                             prop_assert!(other != who && model[&other] > would_have);

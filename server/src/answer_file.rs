@@ -92,7 +92,9 @@ impl AnswerFile {
                     }
                     Change::Ended { number, kept } => {
                         let (kind, bytes, answer) = written(kept);
-                        ends.insert(number, (now, kind, bytes, answer))?;
+                        // Of one that had ended before, only the answer goes.
+                        let at = ends.get(number)?.map_or(now, |end| end.value().0);
+                        ends.insert(number, (at, kind, bytes, answer))?;
                     }
                     Change::Forgotten { number } => {
                         calls.remove(number)?;

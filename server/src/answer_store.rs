@@ -60,7 +60,8 @@ pub enum Change {
         /// Stands for its parameters.
         params: u128,
     },
-    /// The call of this number has just ended.
+    /// The call of this number has just ended. Or it has before, and its answer is to be remembered no longer, while the call
+    /// is: then this is told a second time, with [`Kept::TooLarge`], and the call is as old as it was.
     Ended {
         /// One that has begun.
         number: u64,
@@ -79,7 +80,7 @@ pub enum Change {
 pub enum Kept {
     /// With an answer of this body, a result or an error of its handler.
     Answer(Bytes),
-    /// With an answer of so many bytes, which are more than may be kept.
+    /// With an answer of so many bytes, which are more than may be kept or than others leave room for.
     TooLarge(usize),
     /// It was cut off, and nobody knows what it did.
     CutOff,

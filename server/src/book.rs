@@ -1,14 +1,18 @@
 //! Which calls under a key run, wait for another under the same key, or get the answer that it had. Pure: what happens and
 //! the time come in, what to do comes out.
 
+mod ended;
+
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use callboard_common::ConnectionId;
 use indexmap::IndexMap;
 use tokio::time::Instant;
 
+use self::ended::Ended;
 use crate::answer_store::{Change, Kept, StoredCall};
 
 /// What a call is known by that its caller has given a key.
@@ -24,14 +28,12 @@ pub(crate) type Digest = u128;
 /// The calls under keys, each once: those that run, and for a while those that have ended.
 ///
 /// No more than one call runs under a key at any time. One that has begun is never forgotten before it has ended, and then
-/// for as long as the [`Window`] has room for it: the oldest go first.
+/// for as long as the [`Window`] has room for it: past that the oldest go first of the caller that has most.
 #[derive(Debug)]
 pub(crate) struct Book<W> {
     window: Window,
     entries: HashMap<Arc<CallKey>, Entry<W>>,
-    /// Those that have ended, with when they did, the oldest first.
-    ended: VecDeque<(Instant, Arc<CallKey>)>,
-    bytes: usize,
+    ended: Ended,
     last_number: u64,
     /// The last that a store knows a call by.
     last_stored: u64,
@@ -50,6 +52,8 @@ pub(crate) struct Window {
 #[derive(Debug)]
 struct Entry<W> {
     params: Digest,
+    /// Whose call runs or ran.
+    caller: ConnectionId,
     /// What the store knows it by, if it does.
     stored: Option<u64>,
     state: State<W>,
@@ -58,8 +62,15 @@ struct Entry<W> {
 #[derive(Debug)]
 enum State<W> {
     /// It runs, or waits for its turn to; others wait for what comes of it, in the order in which they came.
-    Running(VecDeque<(u64, W)>),
+    Running(VecDeque<Waits<W>>),
     Ended(Kept),
+}
+
+#[derive(Debug)]
+struct Waits<W> {
+    number: u64,
+    caller: ConnectionId,
+    who: W,
 }
 
 /// What becomes of a call that has come.
@@ -80,8 +91,7 @@ impl<W> Book<W> {
         Self {
             window,
             entries: HashMap::new(),
-            ended: VecDeque::new(),
-            bytes: 0,
+            ended: Ended::new(window),
             last_number: 0,
             last_stored: 0,
             forgotten: Vec::new(),
@@ -102,9 +112,10 @@ impl<W> Book<W> {
             });
             let call = Arc::new(CallKey { method: method.into(), key: key.into() });
             let kept = self.window.bounded(&call, kept);
-            self.bytes += cost(&call, &kept);
-            self.ended.push_back((now.checked_sub(age).unwrap_or(now), Arc::clone(&call)));
-            self.entries.insert(call, Entry { params, stored: Some(number), state: State::Ended(kept) });
+            let at = now.checked_sub(age).unwrap_or(now);
+            self.ended.push(Arc::clone(&call), RESTORED, cost(&call, &kept), at);
+            let entry = Entry { params, caller: RESTORED, stored: Some(number), state: State::Ended(kept) };
+            self.entries.insert(call, entry);
         }
         self.forget_old(now);
         self.make_room();
@@ -134,20 +145,27 @@ impl<W> Book<W> {
     }
 
     /// A call has come; `wait` makes what is kept of it while it waits.
-    pub(crate) fn enter(&mut self, call: CallKey, params: Digest, now: Instant, wait: impl FnOnce() -> W) -> Entered {
+    pub(crate) fn enter(
+        &mut self,
+        call: CallKey,
+        params: Digest,
+        caller: ConnectionId,
+        now: Instant,
+        wait: impl FnOnce() -> W,
+    ) -> Entered {
         self.forget_old(now);
         let call = self.entries.get_key_value(&call).map_or_else(|| Arc::new(call), |(known, _)| Arc::clone(known));
         match self.entries.get_mut(&call) {
             None => {
                 let state = State::Running(VecDeque::new());
-                self.entries.insert(Arc::clone(&call), Entry { params, stored: None, state });
+                self.entries.insert(Arc::clone(&call), Entry { params, caller, stored: None, state });
                 Entered::Runs(call)
             }
             Some(entry) if entry.params != params => Entered::Conflict,
             Some(Entry { state: State::Ended(kept), .. }) => Entered::Ended(kept.clone()),
             Some(Entry { state: State::Running(waiting), .. }) => {
                 self.last_number += 1;
-                waiting.push_back((self.last_number, wait()));
+                waiting.push_back(Waits { number: self.last_number, caller, who: wait() });
                 Entered::Waits(call, self.last_number)
             }
         }
@@ -156,7 +174,7 @@ impl<W> Book<W> {
     /// One that waits does so no longer.
     pub(crate) fn give_up(&mut self, call: &CallKey, number: u64) {
         if let Some(Entry { state: State::Running(waiting), .. }) = self.entries.get_mut(call)
-            && let Ok(at) = waiting.binary_search_by_key(&number, |(number, _)| *number)
+            && let Ok(at) = waiting.binary_search_by_key(&number, |waits| waits.number)
         {
             waiting.remove(at);
         }
@@ -164,47 +182,72 @@ impl<W> Book<W> {
 
     /// The one that was to run has not begun, and does not. Gives the one that is to run in its place.
     pub(crate) fn pass_on(&mut self, call: &CallKey) -> Option<W> {
-        let Entry { stored, state: State::Running(waiting), .. } = self.entries.get_mut(call)? else { return None };
+        let Entry { caller, stored, state: State::Running(waiting), .. } = self.entries.get_mut(call)? else {
+            return None;
+        };
         self.forgotten.extend(stored.take().map(|number| Change::Forgotten { number }));
-        let next = waiting.pop_front();
-        if next.is_none() {
+        let Some(next) = waiting.pop_front() else {
             self.entries.remove(call);
-        }
-        next.map(|(_, waiter)| waiter)
+            return None;
+        };
+        *caller = next.caller;
+        Some(next.who)
     }
 
     /// The one that ran has ended. Gives those that wait for that.
     pub(crate) fn end(&mut self, call: &Arc<CallKey>, kept: Kept, now: Instant) -> Vec<W> {
-        let Some(Entry { state, .. }) = self.entries.get_mut(call) else { return Vec::new() };
+        let Some(Entry { caller, state, .. }) = self.entries.get_mut(call) else { return Vec::new() };
         let State::Running(waiting) = state else { return Vec::new() };
         let (waiting, kept) = (std::mem::take(waiting), self.window.bounded(call, kept));
-        let cost = cost(call, &kept);
+        self.ended.push(Arc::clone(call), *caller, cost(call, &kept), now);
         *state = State::Ended(kept);
-        self.bytes += cost;
-        self.ended.push_back((now, Arc::clone(call)));
         self.forget_old(now);
         self.make_room();
-        waiting.into_iter().map(|(_, waiter)| waiter).collect()
+        waiting.into_iter().map(|waits| waits.who).collect()
     }
 
     fn forget_old(&mut self, now: Instant) {
         let age = self.window.age;
-        while self.ended.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= age) {
-            self.forget_oldest();
+        while let Some((number, at)) = self.ended.oldest()
+            && now.saturating_duration_since(at) >= age
+        {
+            self.forget(number);
         }
     }
 
-    /// The last one is kept, however little room there is.
+    /// The last one is known at least, however little room there is.
     fn make_room(&mut self) {
-        while self.ended.len() > 1 && (self.ended.len() > self.window.answers || self.bytes > self.window.bytes) {
-            self.forget_oldest();
+        while self.ended.len() > 1
+            && let Some(number) = self.ended.excess()
+        {
+            if !self.ended.is_last(number) {
+                self.forget(number);
+            } else if !self.shorten(number) {
+                self.forget_oldest();
+            }
         }
+    }
+
+    /// That it was executed is known, and its answer no longer; `false` if it was not before.
+    fn shorten(&mut self, number: u64) -> bool {
+        let Some(call) = self.ended.get(number).map(Arc::clone) else { return false };
+        let Some(Entry { stored, state: State::Ended(kept), .. }) = self.entries.get_mut(&call) else { return false };
+        let Kept::Answer(answer) = kept else { return false };
+        *kept = Kept::TooLarge(answer.len());
+        self.ended.shorten(number, cost(&call, kept));
+        self.forgotten.extend(stored.map(|number| Change::Ended { number, kept: kept.clone() }));
+        true
     }
 
     fn forget_oldest(&mut self) {
-        let Some((_, call)) = self.ended.pop_front() else { return };
-        if let Some(Entry { stored, state: State::Ended(kept), .. }) = self.entries.remove(&call) {
-            self.bytes -= cost(&call, &kept);
+        if let Some((number, _)) = self.ended.oldest() {
+            self.forget(number);
+        }
+    }
+
+    fn forget(&mut self, number: u64) {
+        if let Some(call) = self.ended.remove(number) {
+            let stored = self.entries.remove(&call).and_then(|entry| entry.stored);
             self.forgotten.extend(stored.map(|number| Change::Forgotten { number }));
         }
     }
@@ -243,6 +286,9 @@ fn cost(call: &CallKey, kept: &Kept) -> usize {
 fn overhead(call: &CallKey) -> usize {
     ENTRY_BYTES + call.method.len() + call.key.len()
 }
+
+/// Whose the answers are that a store has brought back. No connection has this name.
+const RESTORED: ConnectionId = ConnectionId(0);
 
 /// What an entry takes beside its texts and its answer, roughly.
 pub(crate) const ENTRY_BYTES: usize = 256;

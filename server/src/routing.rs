@@ -113,7 +113,7 @@ impl Router {
         let keeper = self.0.keeper();
         let later = Later::new(conn, message, keeper, at);
         let answers = self.0.shelf();
-        let turn = match answers.enter(&request.method, &key, request.parameters.bytes()) {
+        let turn = match answers.enter(conn.id(), &request.method, &key, request.parameters.bytes()) {
             Placed::First(first) => Turn::First(first),
             Placed::Waits(waiting) => Turn::After(waiting),
             Placed::Ended(kept) => return later.repeat(kept, answers.bytes()),

@@ -3,6 +3,7 @@ use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use callboard_common::ConnectionId;
 use siphasher::sip128::{Hasher128, SipHasher};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -84,7 +85,7 @@ impl Shelf {
     }
 
     /// A call has come under a key.
-    pub(crate) fn enter(self: &Arc<Self>, method: &str, key: &str, params: &[u8]) -> Placed {
+    pub(crate) fn enter(self: &Arc<Self>, caller: ConnectionId, method: &str, key: &str, params: &[u8]) -> Placed {
         let call = CallKey { method: method.into(), key: key.into() };
         let mut receiver = None;
         let wait = || {
@@ -92,7 +93,7 @@ impl Shelf {
             receiver = Some(told);
             sender
         };
-        let entered = self.lock().enter(call, digest(params), Instant::now(), wait);
+        let entered = self.lock().enter(call, digest(params), caller, Instant::now(), wait);
         match (entered, receiver) {
             (Entered::Waits(call, number), Some(told)) => {
                 Placed::Waits(Waiting { shelf: Arc::clone(self), call, number, told })

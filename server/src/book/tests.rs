@@ -17,8 +17,20 @@ fn call(key: &str) -> CallKey {
     CallKey { method: "m".into(), key: key.into() }
 }
 
+const ONE: ConnectionId = ConnectionId(1);
+
 fn enter(book: &mut Book<u32>, key: &str, params: Digest, now: Instant, who: u32) -> Entered {
-    book.enter(call(key), params, now, || who)
+    enter_of(book, key, params, ONE, now, who)
+}
+
+fn enter_of(book: &mut Book<u32>, key: &str, params: Digest, of: ConnectionId, now: Instant, who: u32) -> Entered {
+    book.enter(call(key), params, of, now, || who)
+}
+
+/// A call of this caller that is executed, with an answer of so many bytes.
+fn execute(book: &mut Book<u32>, key: &str, of: u64, bytes: usize, now: Instant) {
+    let call = runs(enter_of(book, key, 1, ConnectionId(of), now, 0));
+    book.end(&call, Kept::Answer(Bytes::from(vec![b'x'; bytes])), now);
 }
 
 fn runs(entered: Entered) -> Arc<CallKey> {
@@ -47,7 +59,7 @@ fn a_repeat_waits_for_the_first_and_a_later_one_gets_its_answer() {
     let (_, gone) = (waits(&second), waits(&gone));
     book.give_up(&first, gone);
     assert_eq!(enter(&mut book, "k", 2, now, 4), Entered::Conflict);
-    runs(book.enter(CallKey { method: "other".into(), key: "k".into() }, 1, now, || 5));
+    runs(book.enter(CallKey { method: "other".into(), key: "k".into() }, 1, ONE, now, || 5));
     assert_eq!(book.end(&first, answer("yes"), now), [2]);
     assert_eq!(enter(&mut book, "k", 1, now, 6), Entered::Ended(answer("yes")));
     assert_eq!(enter(&mut book, "k", 2, now, 7), Entered::Conflict);
@@ -82,7 +94,7 @@ fn the_oldest_answers_go_first_by_age_number_and_bytes_and_what_runs_stays() {
     assert_eq!(enter(&mut book, "c", 1, began + 11 * MINUTE, 0), Entered::Ended(answer("x")));
     waits(&enter(&mut book, "slow", 1, began + 100 * MINUTE, 0));
     assert_eq!(book.end(&running, answer("x"), began + 100 * MINUTE).len(), 1);
-    assert_eq!((book.ended.len(), book.bytes), (1, cost(&running, &answer("x"))));
+    assert_eq!((book.ended.len(), book.ended.bytes()), (1, cost(&running, &answer("x"))));
 }
 
 #[test]
@@ -101,9 +113,59 @@ fn of_an_answer_that_is_larger_than_all_may_be_is_known_that_it_was_given() {
     assert_eq!(enter(&mut tiny, "k", 1, now, 0), Entered::Ended(Kept::TooLarge(1)));
 }
 
+#[test]
+fn who_makes_many_calls_under_keys_has_its_own_forgotten() {
+    let (mut book, now) = (book(100, 100_000), Instant::now());
+    for key in 0..10 {
+        execute(&mut book, &key.to_string(), 1, 10, now);
+    }
+    for key in 0..1_000 {
+        execute(&mut book, &format!("greedy {key}"), 2, 10, now);
+    }
+    for key in 0..10 {
+        let kept = Kept::Answer(Bytes::from_static(b"xxxxxxxxxx"));
+        assert_eq!(enter(&mut book, &key.to_string(), 1, now, 0), Entered::Ended(kept));
+    }
+    assert_eq!(book.ended.len(), 100);
+    runs(enter(&mut book, "greedy 909", 1, now, 0));
+    assert!(matches!(enter(&mut book, "greedy 910", 1, now, 0), Entered::Ended(_)));
+    // Of a crowd that makes one each, the oldest.
+    for caller in 10..300 {
+        execute(&mut book, &format!("crowd {caller}"), caller, 10, now);
+    }
+    assert!(matches!(enter(&mut book, "crowd 299", 1, now, 0), Entered::Ended(_)));
+    runs(enter(&mut book, "0", 1, now, 0));
+}
+
+#[test]
+fn who_has_long_answers_has_its_own_forgotten() {
+    let (mut book, now) = (book(100, 10_000), Instant::now());
+    execute(&mut book, "short", 1, 3_000, now);
+    for key in 0..10 {
+        execute(&mut book, &format!("long {key}"), 2, 3_000, now);
+    }
+    assert!(matches!(enter(&mut book, "short", 1, now, 0), Entered::Ended(Kept::Answer(_))));
+    // One that leaves no room for what others have is known to have been executed.
+    execute(&mut book, "longest", 3, 9_000, now);
+    assert_eq!(enter(&mut book, "longest", 1, now, 0), Entered::Ended(Kept::TooLarge(9_000)));
+    assert!(matches!(enter(&mut book, "short", 1, now, 0), Entered::Ended(Kept::Answer(_))));
+}
+
+#[test]
+fn an_answer_is_that_of_the_caller_whose_call_was_executed() {
+    let (mut book, now) = (book(2, 10_000), Instant::now());
+    let first = runs(enter_of(&mut book, "k", 1, ConnectionId(2), now, 0));
+    waits(&enter_of(&mut book, "k", 1, ONE, now, 7));
+    assert_eq!(book.pass_on(&first), Some(7));
+    book.end(&first, answer("x"), now);
+    execute(&mut book, "a", 2, 1, now);
+    execute(&mut book, "b", 2, 1, now);
+    assert_eq!(enter(&mut book, "k", 1, now, 0), Entered::Ended(answer("x")));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Enter { key: usize, params: Digest },
+    Enter { key: usize, params: Digest, of: u64 },
     End { key: usize, bytes: usize },
     PassOn { key: usize },
     GiveUp { which: usize },
@@ -112,9 +174,9 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..4usize, 0..2u128).prop_map(|(key, params)| Step::Enter { key, params }),
-        2 => (0..4usize, 0..700usize).prop_map(|(key, bytes)| Step::End { key, bytes }),
-        1 => (0..4usize).prop_map(|key| Step::PassOn { key }),
+        4 => (0..6usize, 0..2u128, 0..3u64).prop_map(|(key, params, of)| Step::Enter { key, params, of }),
+        3 => (0..6usize, 0..700usize).prop_map(|(key, bytes)| Step::End { key, bytes }),
+        1 => (0..6usize).prop_map(|key| Step::PassOn { key }),
         1 => (0..8usize).prop_map(|which| Step::GiveUp { which }),
         1 => (0..400u64).prop_map(|seconds| Step::Later { seconds }),
     ]
@@ -123,21 +185,61 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the book should know, told in the plainest way.
 #[derive(Default)]
 struct Model {
-    /// By key: the parameters, and who waits.
-    running: HashMap<usize, (Digest, Vec<u32>)>,
-    /// The oldest first: key, parameters, what is kept, when.
-    ended: Vec<(usize, Digest, Kept, Instant)>,
+    running: HashMap<usize, ModelRunning>,
+    /// The oldest first.
+    ended: Vec<ModelEnded>,
+}
+
+struct ModelRunning {
+    params: Digest,
+    of: u64,
+    /// Who waits, and whose calls those are.
+    waiting: Vec<(u32, u64)>,
+}
+
+struct ModelEnded {
+    key: usize,
+    params: Digest,
+    of: u64,
+    kept: Kept,
+    at: Instant,
+}
+
+impl ModelEnded {
+    fn bytes(&self) -> usize {
+        cost(&call(&self.key.to_string()), &self.kept)
+    }
 }
 
 impl Model {
     fn forget(&mut self, window: Window, now: Instant) {
-        self.ended.retain(|(.., at)| now.saturating_duration_since(*at) < window.age);
-        let bytes = |model: &Self| -> usize {
-            model.ended.iter().map(|(key, _, kept, _)| cost(&call(&key.to_string()), kept)).sum()
-        };
-        while self.ended.len() > 1 && (self.ended.len() > window.answers || bytes(self) > window.bytes) {
-            self.ended.remove(0);
+        self.ended.retain(|ended| now.saturating_duration_since(ended.at) < window.age);
+        while self.ended.len() > 1 {
+            let bytes: usize = self.ended.iter().map(ModelEnded::bytes).sum();
+            let at = if self.ended.len() > window.answers {
+                self.oldest_of_most(|_| 1).filter(|(_, most)| *most > 1).map_or(0, |(at, _)| at)
+            } else if bytes > window.bytes {
+                self.oldest_of_most(ModelEnded::bytes).unwrap().0
+            } else {
+                return;
+            };
+            if at + 1 < self.ended.len() {
+                self.ended.remove(at);
+                continue;
+            }
+            let last = &mut self.ended[at].kept;
+            match last {
+                Kept::Answer(answer) => *last = Kept::TooLarge(answer.len()),
+                _ => drop(self.ended.remove(0)),
+            }
         }
+    }
+
+    /// Where the first one stands of whoever has most, and how much that is.
+    fn oldest_of_most(&self, measure: impl Fn(&ModelEnded) -> usize) -> Option<(usize, usize)> {
+        let has = |of: u64| -> usize { self.ended.iter().filter(|ended| ended.of == of).map(&measure).sum() };
+        let (most, of) = self.ended.iter().map(|ended| (has(ended.of), ended.of)).max()?;
+        self.ended.iter().position(|ended| ended.of == of).map(|at| (at, most))
     }
 }
 
@@ -149,37 +251,43 @@ proptest! {
         let mut numbers = Vec::new();
         for (who, step) in (0u32..).zip(steps) {
             match step {
-                Step::Enter { key, params } => {
+                Step::Enter { key, params, of } => {
                     model.forget(window, now);
-                    let entered = enter(&mut book, &key.to_string(), params, now, who);
-                    let ended = model.ended.iter().find(|(known, ..)| *known == key);
+                    let entered = enter_of(&mut book, &key.to_string(), params, ConnectionId(of), now, who);
+                    let ended = model.ended.iter().find(|ended| ended.key == key);
                     match (model.running.get_mut(&key), ended) {
-                        (Some((known, _)), _) if *known != params => prop_assert_eq!(entered, Entered::Conflict),
-                        (_, Some((_, known, ..))) if *known != params => prop_assert_eq!(entered, Entered::Conflict),
-                        (Some((_, waiting)), _) => {
-                            waiting.push(who);
+                        (Some(runs), _) if runs.params != params => prop_assert_eq!(entered, Entered::Conflict),
+                        (_, Some(ended)) if ended.params != params => prop_assert_eq!(entered, Entered::Conflict),
+                        (Some(runs), _) => {
+                            runs.waiting.push((who, of));
                             numbers.push((key, who, waits(&entered)));
                         }
-                        (None, Some((.., kept, _))) => prop_assert_eq!(entered, Entered::Ended(kept.clone())),
+                        (None, Some(ended)) => prop_assert_eq!(entered, Entered::Ended(ended.kept.clone())),
                         (None, None) => {
                             runs(entered);
-                            model.running.insert(key, (params, Vec::new()));
+                            model.running.insert(key, ModelRunning { params, of, waiting: Vec::new() });
                         }
                     }
                 }
                 Step::End { key, bytes } => {
+                    let name = call(&key.to_string());
                     let kept = Kept::Answer(Bytes::from(vec![b'x'; bytes]));
-                    let waiting = book.end(&Arc::new(call(&key.to_string())), kept.clone(), now);
-                    let (params, expected) = model.running.remove(&key).map_or((None, Vec::new()), |(p, w)| (Some(p), w));
+                    let waiting = book.end(&Arc::new(name.clone()), kept.clone(), now);
+                    let ran = model.running.remove(&key);
+                    let expected: Vec<_> = ran.iter().flat_map(|ran| &ran.waiting).map(|(who, _)| *who).collect();
                     prop_assert_eq!(waiting, expected);
-                    if let Some(params) = params {
-                        model.ended.push((key, params, window.bounded(&call(&key.to_string()), kept), now));
+                    if let Some(ModelRunning { params, of, .. }) = ran {
+                        model.ended.push(ModelEnded { key, params, of, kept: window.bounded(&name, kept), at: now });
                         model.forget(window, now);
                     }
                 }
                 Step::PassOn { key } => {
                     let next = book.pass_on(&call(&key.to_string()));
-                    let expected = model.running.get_mut(&key).and_then(|(_, w)| (!w.is_empty()).then(|| w.remove(0)));
+                    let expected = model.running.get_mut(&key).and_then(|runs| {
+                        let (who, of) = (!runs.waiting.is_empty()).then(|| runs.waiting.remove(0))?;
+                        runs.of = of;
+                        Some(who)
+                    });
                     prop_assert_eq!(next, expected);
                     if expected.is_none() {
                         model.running.remove(&key);
@@ -188,13 +296,13 @@ proptest! {
                 Step::GiveUp { which } => {
                     if let Some((key, who, number)) = numbers.get(which).copied() {
                         book.give_up(&call(&key.to_string()), number);
-                        model.running.get_mut(&key).into_iter().for_each(|(_, waiting)| waiting.retain(|w| *w != who));
+                        model.running.get_mut(&key).into_iter().for_each(|runs| runs.waiting.retain(|(w, _)| *w != who));
                     }
                 }
                 Step::Later { seconds } => now += Duration::from_secs(seconds),
             }
             prop_assert!(book.ended.len() <= window.answers);
-            prop_assert!(book.bytes <= window.bytes);
+            prop_assert!(book.ended.bytes() <= window.bytes);
             prop_assert_eq!(book.entries.len(), book.ended.len() + model.running.len());
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use callboard_common::ConnectionId;
 use tokio::time::sleep;
 
 use super::*;
@@ -197,7 +198,7 @@ async fn what_was_refused_or_given_up_before_it_began_is_not_remembered_and_the_
 async fn one_that_is_cut_off_is_not_run_again_and_nobody_knows_what_it_did() {
     let counted = Counted::default();
     let (router, conn, waits) = (counted.router(), session(), session());
-    let first = router.0.shelf().enter("slow", "k", b"1");
+    let first = router.0.shelf().enter(ConnectionId(2), "slow", "k", b"1");
     let Placed::First(mut first) = first else { panic!("nobody was before it") };
     send(&router, &waits, "1", &keyed("slow", 1, "k"));
     first.begin(None).await.unwrap();
@@ -212,11 +213,11 @@ async fn one_that_is_cut_off_is_not_run_again_and_nobody_knows_what_it_did() {
 async fn repeats_that_were_given_up_leave_nothing_behind_and_the_first_ten_thousand_do_not_stop_the_next() {
     let counted = Counted::default();
     let router = counted.router();
-    let first = router.0.shelf().enter("inline", "k", b"1");
+    let first = router.0.shelf().enter(ConnectionId(2), "inline", "k", b"1");
     for _ in 0..10_000 {
-        drop(router.0.shelf().enter("inline", "k", b"1"));
+        drop(router.0.shelf().enter(ConnectionId(2), "inline", "k", b"1"));
     }
-    let waits: Vec<_> = (0..10_000).map(|_| router.0.shelf().enter("inline", "k", b"1")).collect();
+    let waits: Vec<_> = (0..10_000).map(|_| router.0.shelf().enter(ConnectionId(2), "inline", "k", b"1")).collect();
     // In an order in which the turn is handed to some that go in the next moment.
     drop(first);
     drop(waits);
@@ -242,6 +243,22 @@ async fn the_window_is_a_setting_and_an_answer_beyond_it_is_known_to_have_been_g
                 too large to be kept";
     let expected = error(21, text, "yes", r#","data":{"limit":"kept_answer_bytes","bound":2000}"#);
     assert_eq!(answer(&router, &session(), &keyed("huge", 3_000, "h")).await, expected);
+}
+
+#[tokio::test]
+async fn nobody_has_the_keys_of_others_forgotten_by_many_of_its_own() {
+    let counted = Counted::default();
+    let router = counted.router().kept_answers(KeptAnswers::default().answers(10));
+    let [honest, greedy] = [1, 2].map(|id| Recorder::with_session(id, session().session().unwrap().clone()));
+    answer(&router, &honest, &keyed("inline", 1, "order-17")).await;
+    for key in 0..30 {
+        answer(&router, &greedy, &keyed("task", 1, &key.to_string())).await;
+    }
+    assert_eq!(counted.runs(), 31);
+    for (key, runs) in [("order-17", 31), ("other", 32), ("order-17", 32)] {
+        assert_eq!(answer(&router, &honest, &keyed("inline", 1, key)).await, result("10"));
+        assert_eq!(counted.runs(), runs, "{key}");
+    }
 }
 
 #[tokio::test]

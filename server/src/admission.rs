@@ -3,6 +3,7 @@
 mod adaptive;
 mod gate;
 mod gates;
+mod repeats;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 pub(crate) use self::adaptive::{Adaptive, Took};
 pub(crate) use self::gate::{Concurrency, Gate, Passes};
 pub(crate) use self::gates::{Closed, Gates};
+pub(crate) use self::repeats::Repeats;
 
 /// Numbers a call that was let in or waits.
 pub(crate) type Place = u64;

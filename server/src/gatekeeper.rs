@@ -2,11 +2,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use callboard_common::ConnectionId;
 use callboard_net::later;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::{Admission, Entered, Full, Gates, Place, Room, Took};
+use crate::admission::{Admission, Entered, Full, Gates, Place, Repeats, Room, Took};
 use crate::method::Method;
 use crate::running::Running;
 
@@ -14,6 +15,7 @@ use crate::running::Running;
 pub(crate) struct Gatekeeper {
     gates: Arc<Gates>,
     admission: Mutex<Admission<oneshot::Sender<Permit>>>,
+    repeats: Mutex<Repeats>,
     /// So long a call waits at most.
     queue_age: Duration,
     /// All methods, those that never wait among them. Calls know theirs by its place here, and so share one count of
@@ -43,6 +45,13 @@ pub(crate) struct Queued {
     place: Place,
     since: Instant,
     let_in: oneshot::Receiver<Permit>,
+}
+
+/// A call of so many bytes that waits for what comes of another one under its key, until this is dropped.
+pub(crate) struct Repeat {
+    keeper: Arc<Gatekeeper>,
+    caller: ConnectionId,
+    bytes: usize,
 }
 
 /// What becomes of a call.
@@ -81,7 +90,8 @@ impl Gatekeeper {
         let (methods, rooms): (_, Vec<_>) = methods.into_iter().unzip();
         let gates = Arc::new(gates);
         let admission = Mutex::new(Admission::new(Arc::clone(&gates), room, rooms));
-        Arc::new(Self { gates, admission, queue_age, methods, running: Running::default() })
+        let repeats = Mutex::new(Repeats::new(room.bytes));
+        Arc::new(Self { gates, admission, repeats, queue_age, methods, running: Running::default() })
     }
 
     /// The method at this place.
@@ -122,6 +132,18 @@ impl Gatekeeper {
         }
     }
 
+    /// A call of so many bytes is to wait for what comes of another one under its key.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub(crate) fn enter_repeat(self: &Arc<Self>, caller: ConnectionId, bytes: usize) -> Result<Repeat, Full> {
+        let mut repeats = self.repeats();
+        let has_room = repeats.enter(caller, bytes);
+        let bound = repeats.bound();
+        drop(repeats);
+        if has_room { Ok(Repeat { keeper: Arc::clone(self), caller, bytes }) } else { Err(Full::Bytes { bound }) }
+    }
+
     /// A call has ended that ran.
     pub(crate) fn leave(self: &Arc<Self>, method: usize, pass: &Pass, how: Left) {
         let took = if how == Left::AtItsEnd { Took::Whole } else { Took::Part };
@@ -149,6 +171,10 @@ impl Gatekeeper {
     fn pass(&self, method: usize) -> Pass {
         // The others spare themselves the clock.
         Pass { since: self.gates.is_timed(method).then(Instant::now) }
+    }
+
+    fn repeats(&self) -> MutexGuard<'_, Repeats> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Admission<oneshot::Sender<Permit>>> {
@@ -210,6 +236,12 @@ impl Queued {
             _ if is_over() => Err(Waited::Expired),
             _ => Err(Waited::TooLong(age)),
         }
+    }
+}
+
+impl Drop for Repeat {
+    fn drop(&mut self) {
+        self.keeper.repeats().leave(self.caller, self.bytes);
     }
 }
 

@@ -10,8 +10,7 @@ use crate::writer::Writer;
 /// any of the bounds the oldest answers are forgotten of the connection that has most, and a repeat that comes later is run
 /// as a new call; so keep them for longer than callers repeat. Who makes many calls under keys, or has long answers, so pushes
 /// out its own and not those of others; all callers that come through a center count as one, and so does all that a
-/// [store](Self::stored_in) has brought back. A call that still runs is never
-/// forgotten.
+/// [store](Self::stored_in) has brought back. A call that still runs is never forgotten.
 ///
 /// ```
 /// use std::time::Duration;

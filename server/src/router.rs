@@ -285,7 +285,9 @@ impl Router {
     }
 
     /// How many bytes the calls that wait may take, of all methods together. Default 64 MiB. Of several methods each gets
-    /// half of it at most. Further calls are refused as past [`queue`](Self::queue); one that is larger never waits.
+    /// half of it at most. Further calls are refused as past [`queue`](Self::queue); one that is larger never waits. The
+    /// calls that wait for another one under their [idempotency key](KeptAnswers) may take as much again, those of one
+    /// connection no more than all leave free.
     #[must_use]
     pub fn queue_bytes(self, bytes: usize) -> Self {
         self.limited(|limits| limits.queue.bytes = bytes)

@@ -115,7 +115,10 @@ impl Router {
         let answers = self.0.shelf();
         let turn = match answers.enter(conn.id(), &request.method, &key, request.parameters.bytes()) {
             Placed::First(first) => Turn::First(first),
-            Placed::Waits(waiting) => Turn::After(waiting),
+            Placed::Waits(waiting) => match keeper.enter_repeat(conn.id(), message.frame().len()) {
+                Ok(repeat) => Turn::After(waiting, repeat),
+                Err(full) => return later.fail(Failure::Full(full)),
+            },
             Placed::Ended(kept) => return later.repeat(kept, answers.bytes()),
             Placed::Conflict => return later.fail(Failure::Key(BadKey::Conflict)),
         };

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Later, Work};
 use crate::answer::{BadKey, Failure};
 use crate::answer_store::Kept;
-use crate::gatekeeper::{Admitted, Left, Waited};
+use crate::gatekeeper::{Admitted, Left, Repeat, Waited};
 use crate::handler::Contained;
 use crate::shelf::{First, Told, Waiting};
 
@@ -18,7 +18,7 @@ pub(crate) enum Turn {
     /// Now, as far as the key goes.
     First(First),
     /// Perhaps, if another one does not.
-    After(Waiting),
+    After(Waiting, Repeat),
 }
 
 /// The ways of a call into its method, once it is the one to run.
@@ -40,9 +40,11 @@ impl<C: Connection> Later<C> {
         self.start(one_way, |mut call| async move {
             match turn {
                 Turn::First(first) => call.run_first(first, deadline, path).await,
-                Turn::After(waiting) => {
+                Turn::After(waiting, repeat) => {
                     let bound = waiting.bound();
-                    match waiting.told(deadline).await {
+                    let told = waiting.told(deadline).await;
+                    drop(repeat);
+                    match told {
                         Some(Told::Turn(first)) => call.run_first(first, deadline, path).await,
                         Some(Told::Ended(kept)) => call.end(answer_of(kept, bound)).await,
                         None => call.end::<Bytes>(Err(Failure::Key(BadKey::StillRuns))).await,

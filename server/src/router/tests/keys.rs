@@ -157,6 +157,30 @@ async fn repeats_wait_for_the_first_and_one_whose_time_is_over_is_told_that_nobo
 }
 
 #[tokio::test(start_paused = true)]
+async fn repeats_that_wait_are_bounded_in_bytes_and_leave_room_to_those_of_others() {
+    let counted = Counted::default();
+    let another = |id| Recorder::with_session(id, session().session().unwrap().clone());
+    let (router, [greedy, other]) = (counted.router().queue_bytes(10_000), [11, 12].map(another));
+    // Nobody looks at it, and it takes room.
+    let large = keyed("slow", 1, "k").replace('{', &format!(r#"{{"pad":"{}","#, "x".repeat(500)));
+    for runs in 1..=2 {
+        let large = large.replace(r#""k""#, &format!(r#""k{runs}""#));
+        send(&router, &greedy, "first", &large);
+        until("it runs", || counted.runs() == runs).await;
+        (0..10).for_each(|n| send(&router, &greedy, &n.to_string(), &large));
+        send(&router, &other, "its own", &large);
+        assert_eq!((greedy.in_flight(), other.in_flight()), (1 + 4, 1));
+        let text = "method \"slow\" is busy, and no more than 10000 bytes of calls may wait; call again later";
+        let refused = error(17, text, "no", r#","data":{"limit":"queue_bytes","bound":10000}"#);
+        let expected: Vec<_> = (4..10).map(|n| format!("{n}: {refused}")).collect();
+        assert_eq!(answers(&greedy), expected);
+        counted.go.notify_one();
+        until("all are answered", || greedy.in_flight() + other.in_flight() == 0).await;
+        assert_eq!((answers(&greedy).len(), answers(&other).len()), (1 + 4, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_has_begun_goes_on_without_its_caller_and_its_answer_is_there_for_the_next() {
     let counted = Counted::default();
     let (router, conn) = (counted.router(), session());

@@ -111,8 +111,9 @@ impl CenterBuilder {
         self
     }
 
-    /// How many calls the center passes on at once to providers that listen nowhere. Default 65,536; further ones are
-    /// refused with OVERLOADED. Each takes some hundred bytes until it is answered.
+    /// How many calls the center passes on at once to providers that listen nowhere. Default 65,536. Past it a
+    /// caller that has fewer takes a place of the one that has most, and others are refused, both with OVERLOADED. Each
+    /// takes some hundred bytes until it is answered.
     #[must_use]
     pub fn relayed_calls(mut self, calls: usize) -> Self {
         self.config.relayed_calls = calls;

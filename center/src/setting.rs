@@ -353,7 +353,7 @@ pub(crate) const ALL: &[Setting] = &[
         "relayed_calls",
         0,
         |config| &mut config.relayed_calls,
-        "Calls that are passed on at once to providers that listen nowhere; further ones are refused",
+        "Calls passed on at once to providers that listen nowhere; past it who has most gives way, or is refused",
     ),
     number(
         "max_topics",

@@ -19,6 +19,7 @@ use self::damping::Damping;
 use self::departures::Departures;
 use self::probes::{Probes, Registration};
 use self::waiting_room::WaitingRoom;
+use crate::table::Offer;
 use crate::{AvailabilityPolicy, Effects, Listing, Notice, Refused, RegistryLimits, RegistryMetrics, Table, TableSize};
 
 /// The table of a center, and what stands between a provider's word and the table: hosts that are to be reached first,
@@ -195,9 +196,9 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         true
     }
 
-    /// Whether `peer` has registered this, and has not gone.
-    pub(crate) fn provides(&self, peer: &K, method: &str, host: Host) -> bool {
-        self.table.provides(peer, method, host)
+    /// What `peer` has registered, unless it has gone.
+    pub(crate) fn offer(&self, peer: &K, method: &str, host: Host) -> Option<Offer> {
+        self.table.offer(peer, method, host)
     }
 
     pub(crate) fn stop_watching(&mut self, peer: &K, method: &str) {

@@ -8,17 +8,18 @@ use std::time::Duration;
 use callboard_client::deadline_after;
 use callboard_common::{
     Cancel, Codec, Connection, Decode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, FLAG_RELAY, Feature,
-    HEADER_BYTES, Handler, Head, InFlight, Json, Message, MessageType, RequestId, ResultCode, RpcError, RpcRequest,
-    SendError, Verbatim, refuse, refuse_body,
+    HEADER_BYTES, Handler, Head, InFlight, Json, Limits, Message, MessageType, RequestId, ResultCode, RpcError,
+    RpcRequest, SendError, Verbatim, refuse, refuse_body,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::book::{Book, Call, CallerId, Full, Number};
+use self::book::{Book, Call, CallerId, Entered, Full, Number, Permits};
 pub(crate) use self::lines::Lines;
-use self::refusals::{NotPassed, full, gone, in_flight, knows_no_keys, too_large, unnamed, unsent};
+use self::refusals::{NotPassed, full, gone, in_flight, knows_no_keys, out_of_time, too_large, unnamed, unsent};
 use crate::RegistryService;
 use crate::reach::until;
+use crate::table::Offer;
 
 /// Passes calls on to providers that listen nowhere: each over the connection over which that provider registered, its
 /// answer back over the caller's.
@@ -117,37 +118,25 @@ impl<C: Connection> Relay<C> {
     fn try_pass_on(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
         let instance = request.meta.as_ref().and_then(|meta| meta.instance);
         let instance = instance.and_then(Json::text).ok_or_else(unnamed)?;
-        let pass_on = |provider: &C| self.pass_on_to(provider, conn, message, request);
+        let pass_on = |provider: &C, Offer { method, methods }: Offer| {
+            check(provider, message, request)?;
+            if message.is_one_way() {
+                return pass_on_one_way(provider, message);
+            }
+            let left = request.meta.as_ref().and_then(|meta| meta.timeout_ms);
+            let deadline = left.map(|left| deadline_after(Duration::from_millis(left)));
+            let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
+            let (caller, id, provider) = (conn.clone(), CallerId::from_slice(message.id()), provider.clone());
+            self.send(Call { caller, id, provider, method, deadline, at: 0, held }, methods, message)
+        };
         self.registry.with_line(&request.method, &instance, pass_on).ok_or_else(|| gone(&request.method, &instance))?
     }
 
-    fn pass_on_to(&self, provider: &C, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
-        let meta = request.meta.as_ref();
-        let serving = provider.session().and_then(|session| session.serving).unwrap_or_default();
-        if meta.is_some_and(|meta| meta.idempotency_key.is_some()) && !knows(provider, Feature::Keys) {
-            return Err(knows_no_keys(provider));
-        }
-        let max_frame_bytes = usize::try_from(serving.max_frame_bytes).unwrap_or(usize::MAX);
-        let frame_bytes = HEADER_BYTES - LENGTH_BYTES + Number::WIRE_BYTES + message.body().len();
-        if frame_bytes > max_frame_bytes {
-            return Err(too_large(&EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
-        }
-        let left = meta.and_then(|meta| meta.timeout_ms);
-        if left == Some(0) {
-            let text = "the caller's deadline had passed before the call could be passed on";
-            return Err((ResultCode::Timeout, ErrorInfo::not_executed(text)));
-        }
-        if message.is_one_way() {
-            return pass_on_one_way(provider, message);
-        }
-        let deadline = left.map(|left| deadline_after(Duration::from_millis(left)));
-        let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
-        let (caller, id) = (conn.clone(), CallerId::from_slice(message.id()));
-        let call = Call { caller, id, provider: provider.clone(), deadline, at: 0, held };
-        let bound = usize::try_from(serving.in_flight).unwrap_or(usize::MAX);
-        let number = self.enter(call, bound).map_err(full)?;
-        let id = number.to_wire();
-        match provider.request(Head::new(MessageType::RpcRequest, &id), &request_of(message)) {
+    fn send(&self, call: Call<C, InFlight<C>>, methods: usize, message: &Message) -> Result<(), NotPassed> {
+        let provider = call.provider.clone();
+        let calls = usize::try_from(serving(&provider).in_flight).unwrap_or(usize::MAX);
+        let number = self.enter(call, Permits { calls, methods }).map_err(full)?;
+        match provider.request(Head::new(MessageType::RpcRequest, &number.to_wire()), &request_of(message)) {
             Ok(at) => {
                 self.book().sent(number, at);
                 Ok(())
@@ -157,14 +146,19 @@ impl<C: Connection> Relay<C> {
         }
     }
 
-    fn enter(&self, call: Call<C, InFlight<C>>, bound: usize) -> Result<Number, Full> {
+    fn enter(&self, call: Call<C, InFlight<C>>, permits: Permits) -> Result<Number, Full> {
         let deadline = call.deadline;
         let mut book = self.book();
-        let number = book.enter(call, bound)?;
+        let Entered { number, gave_way } = book.enter(call, permits)?;
         let wakes = deadline.is_some_and(|deadline| book.is_too_late_for(deadline));
         drop(book);
         if wakes {
             self.woken.notify_one();
+        }
+        if let Some((number, call)) = gave_way {
+            call.caller.count(Event::Overloaded);
+            cancel(&call.provider, number);
+            tell(&call, ResultCode::Overloaded, GAVE_WAY, Executed::Unknown);
         }
         Ok(number)
     }
@@ -294,6 +288,27 @@ impl<C: Connection, H: Handler<C>> Handler<C> for RelayAnswers<C, H> {
     }
 }
 
+/// Why this provider can't be passed this call.
+fn check<C: Connection>(provider: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
+    let meta = request.meta.as_ref();
+    if meta.is_some_and(|meta| meta.idempotency_key.is_some()) && !knows(provider, Feature::Keys) {
+        return Err(knows_no_keys(provider));
+    }
+    let max_frame_bytes = usize::try_from(serving(provider).max_frame_bytes).unwrap_or(usize::MAX);
+    let frame_bytes = HEADER_BYTES - LENGTH_BYTES + Number::WIRE_BYTES + message.body().len();
+    if frame_bytes > max_frame_bytes {
+        return Err(too_large(&EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
+    }
+    if meta.and_then(|meta| meta.timeout_ms) == Some(0) {
+        return Err(out_of_time());
+    }
+    Ok(())
+}
+
+fn serving<C: Connection>(provider: &C) -> Limits {
+    provider.session().and_then(|session| session.serving).unwrap_or_default()
+}
+
 /// The call as it came.
 fn request_of(message: &Message) -> Verbatim<'_> {
     Verbatim { kind: MessageType::RpcRequest, body: message.body() }
@@ -335,6 +350,8 @@ fn tell<C: Connection>(call: &Call<C, InFlight<C>>, code: ResultCode, text: impl
     let _ = call.caller.answer(&call.id, &RpcError { code, error: &error, v1: false });
 }
 
+const GAVE_WAY: &str = "as many calls wait for this provider, or in this center, as may, and you had most of them: your last \
+                        one has given way to another caller's; it may have run";
 const ENDED: &str = "the connection of its provider has ended before the answer came";
 const ENDED_BEFORE: &str = "the connection of its provider has ended before the call had left";
 /// The part of a header that its length field does not count.

@@ -232,6 +232,13 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         id.zip(self.peers.get(peer)).is_some_and(|(id, own)| own.provides(id, host))
     }
 
+    /// The same, with what it is among.
+    pub(crate) fn offer(&self, peer: &K, method: &str, host: Host) -> Option<Offer> {
+        let (id, own) = self.methods.find(method).zip(self.peers.get(peer))?;
+        let method = self.methods.get(id).filter(|_| own.provides(id, host))?;
+        Some(Offer { method: Arc::clone(method.name()), methods: own.methods() })
+    }
+
     fn enter(&mut self, peer: &K, method: &str, host: Host, instance: Option<&str>) -> Result<Entered, Refused> {
         self.check_name(method)?;
         let slot = self.methods.slot(method);
@@ -314,6 +321,14 @@ const fn cost(method: &str) -> usize {
 }
 
 const ENTRY_BYTES: usize = 200;
+
+/// A method that a connection provides.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) method: Arc<str>,
+    /// How many it provides.
+    pub(crate) methods: usize,
+}
 
 /// What became of a registration.
 enum Entered {

@@ -1,20 +1,31 @@
+mod crowd;
+mod places;
+
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use self::crowd::Crowd;
+use self::places::Places;
+
 /// The calls that were passed on and wait for their answers: whose each of them is, and who is to answer. Without I/O: time
 /// comes in as a value.
 ///
 /// `K` names a connection, `H` is what a call holds as long as it waits. Each call that is entered comes out once: by its
-/// answer, since it is given up, since its time is over, or with either of its two connections.
+/// answer, since it is given up, since its time is over, with either of its two connections, or for a call of somebody who
+/// has fewer, where as many wait as may.
 #[derive(Debug)]
 pub(super) struct Book<K, H> {
     calls: HashMap<Number, Call<K, H>, FxBuildHasher>,
-    by_caller: HashMap<K, BTreeSet<Number>, FxBuildHasher>,
-    by_provider: HashMap<K, BTreeSet<Number>, FxBuildHasher>,
+    by_caller: Crowd<K>,
+    /// What each caller calls its calls: who gives up a call that is not there must cost no more than one that is. A tree
+    /// and not a hash map, since peers choose the ids.
+    by_id: BTreeSet<(K, CallerId, Number)>,
+    by_provider: HashMap<K, Places<K>, FxBuildHasher>,
     due: BTreeSet<(Instant, Number)>,
     /// When its keeper looks next; never later than the first of those that are due.
     looks_at: Option<Instant>,
@@ -29,6 +40,7 @@ pub(super) struct Call<K, H> {
     /// What the caller calls it.
     pub(super) id: CallerId,
     pub(super) provider: K,
+    pub(super) method: Arc<str>,
     /// When its caller waits no longer, as far as it said so.
     pub(super) deadline: Option<Instant>,
     /// Where in the stream of all bytes to the provider it begins; 0 as long as that is not known.
@@ -43,18 +55,39 @@ pub(super) type CallerId = SmallVec<[u8; 16]>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Number(u64);
 
+/// What a provider permits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permits {
+    /// So many calls may wait for it at once.
+    pub(super) calls: usize,
+    /// So many methods they are for.
+    pub(super) methods: usize,
+}
+
+/// A call was entered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entered<K, H> {
+    pub(super) number: Number,
+    /// The one that made room for it.
+    pub(super) gave_way: Option<(Number, Call<K, H>)>,
+}
+
 /// Why a call is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// So many wait in all.
+    /// So many wait in all, and no caller has more of them than this one would.
     Total { bound: usize },
     /// So many wait for this provider.
     Provider { bound: usize },
+    /// Of so many that may wait for this provider the method has its share, or the caller.
+    Share { bound: usize },
 }
 
 impl Number {
     /// How many bytes it has on the wire.
     pub(super) const WIRE_BYTES: usize = 17;
+    const FIRST: Self = Self(0);
+    const LAST: Self = Self(u64::MAX);
 
     /// `r`, and 16 hex digits: no call that this side makes for itself has such an id.
     pub(super) fn to_wire(self) -> [u8; Self::WIRE_BYTES] {
@@ -76,12 +109,13 @@ impl Number {
     }
 }
 
-impl<K: Clone + Eq + Hash, H> Book<K, H> {
+impl<K: Clone + Eq + Hash + Ord, H> Book<K, H> {
     /// For up to `bound` calls at once.
     pub(super) fn new(bound: usize) -> Self {
         Self {
             calls: HashMap::default(),
-            by_caller: HashMap::default(),
+            by_caller: Crowd::default(),
+            by_id: BTreeSet::new(),
             by_provider: HashMap::default(),
             due: BTreeSet::new(),
             looks_at: None,
@@ -90,21 +124,23 @@ impl<K: Clone + Eq + Hash, H> Book<K, H> {
         }
     }
 
-    /// Enters a call; `provider_bound` of the provider's may wait at once.
-    pub(super) fn enter(&mut self, call: Call<K, H>, provider_bound: usize) -> Result<Number, Full> {
-        if self.calls.len() >= self.bound {
-            return Err(Full::Total { bound: self.bound });
+    /// Enters a call to a provider that permits so much.
+    pub(super) fn enter(&mut self, call: Call<K, H>, permits: Permits) -> Result<Entered<K, H>, Full> {
+        let places = self.by_provider.get(&call.provider);
+        let mut gives_way = places.map_or(Ok(None), |places| places.room(&call, permits))?;
+        if gives_way.is_none() && self.calls.len() >= self.bound {
+            let newest = self.by_caller.gives_way_to(&call.caller);
+            gives_way = Some(newest.ok_or(Full::Total { bound: self.bound })?);
         }
-        if self.by_provider.get(&call.provider).map_or(0, BTreeSet::len) >= provider_bound {
-            return Err(Full::Provider { bound: provider_bound });
-        }
+        let gave_way = gives_way.and_then(|number| Some((number, self.take(number)?)));
         let number = Number(self.next);
         self.next += 1;
-        self.by_caller.entry(call.caller.clone()).or_default().insert(number);
-        self.by_provider.entry(call.provider.clone()).or_default().insert(number);
+        self.by_caller.enter(&call.caller, number);
+        self.by_id.insert((call.caller.clone(), call.id.clone(), number));
+        self.by_provider.entry(call.provider.clone()).or_default().enter(&call, number);
         self.due.extend(call.deadline.map(|deadline| (deadline, number)));
         self.calls.insert(number, call);
-        Ok(number)
+        Ok(Entered { number, gave_way })
     }
 
     /// It was queued, and begins there.
@@ -122,23 +158,23 @@ impl<K: Clone + Eq + Hash, H> Book<K, H> {
 
     /// The caller has given up what it calls so.
     pub(super) fn give_up(&mut self, caller: &K, id: &[u8]) -> Vec<(Number, Call<K, H>)> {
-        let is_it = |number: &Number| self.calls.get(number).is_some_and(|call| *call.id == *id);
-        let own = self.by_caller.get(caller).into_iter().flatten();
-        let given_up: Vec<_> = own.copied().filter(is_it).collect();
+        let named = |number| (caller.clone(), CallerId::from_slice(id), number);
+        let of_id = self.by_id.range(named(Number::FIRST)..=named(Number::LAST));
+        let given_up = of_id.map(|(.., number)| *number).collect();
         self.take_all(given_up)
     }
 
     /// The caller has given up all that it calls.
     pub(super) fn give_up_all(&mut self, caller: &K) -> Vec<(Number, Call<K, H>)> {
-        let own = self.by_caller.get(caller).into_iter().flatten().copied().collect();
+        let own = self.by_caller.of(caller).collect();
         self.take_all(own)
     }
 
     /// `provider` answers no more: the calls that it was to answer, of those that begin before `end`.
     pub(super) fn lose(&mut self, provider: &K, end: u64) -> Vec<(Number, Call<K, H>)> {
         let is_before = |number: &Number| self.calls.get(number).is_some_and(|call| call.at < end);
-        let to_answer = self.by_provider.get(provider).into_iter().flatten();
-        let lost = to_answer.copied().filter(is_before).collect();
+        let to_answer = self.by_provider.get(provider).into_iter().flat_map(Places::numbers);
+        let lost = to_answer.filter(is_before).collect();
         self.take_all(lost)
     }
 
@@ -152,8 +188,11 @@ impl<K: Clone + Eq + Hash, H> Book<K, H> {
     /// Takes a call out. `None` if it has come out already.
     pub(super) fn take(&mut self, number: Number) -> Option<Call<K, H>> {
         let call = self.calls.remove(&number)?;
-        remove(&mut self.by_caller, &call.caller, number);
-        remove(&mut self.by_provider, &call.provider, number);
+        self.by_caller.leave(&call.caller, number);
+        self.by_id.remove(&(call.caller.clone(), call.id.clone(), number));
+        if self.by_provider.get_mut(&call.provider).is_some_and(|places| places.leave(&call, number)) {
+            self.by_provider.remove(&call.provider);
+        }
         if let Some(deadline) = call.deadline {
             self.due.remove(&(deadline, number));
         }
@@ -178,15 +217,6 @@ impl<K: Clone + Eq + Hash, H> Book<K, H> {
 
     fn take_all(&mut self, numbers: Vec<Number>) -> Vec<(Number, Call<K, H>)> {
         numbers.into_iter().filter_map(|number| Some((number, self.take(number)?))).collect()
-    }
-}
-
-fn remove<K: Eq + Hash>(index: &mut HashMap<K, BTreeSet<Number>, FxBuildHasher>, conn: &K, number: Number) {
-    if let Some(numbers) = index.get_mut(conn) {
-        numbers.remove(&number);
-        if numbers.is_empty() {
-            index.remove(conn);
-        }
     }
 }
 

@@ -30,9 +30,9 @@ impl<K: Clone + Eq + Hash> Lines<K> {
         }
     }
 
-    /// The last of those to `host` that will do.
-    pub(crate) fn find(&self, host: Host, will_do: impl Fn(&K) -> bool) -> Option<&K> {
-        self.0.get(&host)?.iter().rev().find(|line| will_do(line))
+    /// The last of those to `host` that has what is looked for, and that.
+    pub(crate) fn find<T>(&self, host: Host, has: impl Fn(&K) -> Option<T>) -> Option<(&K, T)> {
+        self.0.get(&host)?.iter().rev().find_map(|line| Some((line, has(line)?)))
     }
 }
 
@@ -53,13 +53,13 @@ mod tests {
             lines.enter(host, &conn);
         }
         lines.enter(other, &3);
-        assert_eq!(lines.find(host, |_| true), Some(&1));
-        assert_eq!(lines.find(host, |line| *line != 1), Some(&2));
-        assert_eq!(lines.find(host, |_| false), None);
+        assert_eq!(lines.find(host, |_| Some(())), Some((&1, ())));
+        assert_eq!(lines.find(host, |line| (*line != 1).then_some(())), Some((&2, ())));
+        assert_eq!(lines.find(host, |_| None::<()>), None);
         lines.leave(host, &1);
-        assert_eq!(lines.find(host, |_| true), Some(&2));
+        assert_eq!(lines.find(host, |_| Some(())), Some((&2, ())));
         lines.leave(other, &2);
-        assert_eq!(lines.find(other, |_| true), Some(&3), "it was not that one's");
+        assert_eq!(lines.find(other, |_| Some(())), Some((&3, ())), "it was not that one's");
         lines.leave(host, &2);
         lines.leave(other, &3);
         assert!(lines.0.is_empty());

@@ -42,6 +42,13 @@ pub(super) fn full(full: Full) -> NotPassed {
         Full::Provider { bound } => {
             (format!("as many calls wait for this provider as it permits ({bound})"), "provider_in_flight", bound)
         }
+        Full::Share { bound } => {
+            let text = format!(
+                "of the calls that may wait for this provider ({bound}) your connection, or all of this method, have their \
+                 share: the others are for others"
+            );
+            (text, "provider_in_flight", bound)
+        }
     };
     (ResultCode::Overloaded, ErrorInfo::not_executed(text + "; call again later").with_limit(limit, bound))
 }
@@ -49,6 +56,11 @@ pub(super) fn full(full: Full) -> NotPassed {
 pub(super) fn too_large(why: &EncodeError) -> NotPassed {
     let error = ErrorInfo::not_executed(format!("the call can't be passed on: {why}")).with_limit_of(why);
     (ResultCode::TooLarge, error)
+}
+
+pub(super) fn out_of_time() -> NotPassed {
+    let text = "the caller's deadline had passed before the call could be passed on";
+    (ResultCode::Timeout, ErrorInfo::not_executed(text))
 }
 
 /// What the provider's outbox did not take.

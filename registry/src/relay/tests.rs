@@ -32,7 +32,7 @@ fn session(id: u64, instance: &str, features: Features, serving: Option<Limits>)
 }
 
 fn provider(id: u64, instance: &str) -> Recorder {
-    session(id, instance, Features::ALL, Some(Limits { max_frame_bytes: 300, in_flight: 2 }))
+    session(id, instance, Features::ALL, Some(Limits { max_frame_bytes: 300, in_flight: 4 }))
 }
 
 fn caller(id: u64) -> Recorder {
@@ -205,6 +205,23 @@ fn each_bound_is_told_and_an_answer_makes_room() {
     slow.fill();
     assert_eq!(code(&house.ask(&caller, RELAY, CALL)), refused(17, ""));
     assert_eq!((house.relay.waiting(), caller.in_flight()), (2, 2));
+}
+
+#[test]
+fn whose_call_gives_way_to_another_callers_is_told_and_so_is_its_provider() {
+    let house = House::with_bound(3);
+    let (first, second) = (house.provider(1, "i-1"), house.provider(3, "i-2"));
+    let (greedy, newcomer) = (caller(2), caller(4));
+    house.passed_on(&greedy, b"1", &first);
+    house.passed_on(&greedy, b"2", &first);
+    house.send(&greedy, RELAY, b"3", &CALL.replace("i-1", "i-2"));
+    let newest = second.take().pop().unwrap();
+    house.passed_on(&newcomer, b"x", &first);
+    let told = greedy.take().pop().unwrap();
+    assert_eq!((told.0.id(), code(&told.text())), (&b"3"[..], (17, "unknown".to_owned(), String::new())));
+    let cancelled = second.take().pop().unwrap();
+    assert_eq!((cancelled.0.kind(), cancelled.0.id()), (MessageType::Cancel, newest.0.id()));
+    assert_eq!((house.relay.waiting(), greedy.in_flight(), newcomer.in_flight()), (3, 2, 1));
 }
 
 #[test]

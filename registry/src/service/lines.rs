@@ -6,6 +6,7 @@ use callboard_common::{Connection, Host};
 
 use super::RegistryService;
 use crate::relay::Lines;
+use crate::table::Offer;
 
 impl<C: Connection> RegistryService<C> {
     /// The peer sends no more: no answer would come over this line.
@@ -17,11 +18,11 @@ impl<C: Connection> RegistryService<C> {
 
     /// What `pass_on` makes of the connection over which a provider that listens nowhere takes calls of `method`. What it
     /// queues there comes before the answer to a withdrawal, and before the word that no more is answered.
-    pub(crate) fn with_line<T>(&self, method: &str, instance: &str, pass_on: impl FnOnce(&C) -> T) -> Option<T> {
+    pub(crate) fn with_line<T>(&self, method: &str, instance: &str, pass_on: impl FnOnce(&C, Offer) -> T) -> Option<T> {
         let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
         let host = Host::relayed(instance);
-        let provides = |conn: &C| self.availability().provides(conn, method, host);
-        lines.find(host, provides).map(pass_on)
+        let (line, offer) = lines.find(host, |conn| self.availability().offer(conn, method, host))?;
+        Some(pass_on(line, offer))
     }
 
     /// To be taken before the availability, where both are.

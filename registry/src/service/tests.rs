@@ -360,7 +360,7 @@ fn a_call_is_queued_for_a_provider_before_the_answer_to_its_withdrawal_or_not_at
         let provider = Recorder::with_session(1, session);
         assert_eq!(send(&service, &provider, r#"{"method":"add","optype":0}"#), [r#"{"rcode":0,"optype":0}"#]);
         let (done, is_done) = std::sync::mpsc::channel();
-        let taking_back = service.with_line("add", "i-1", |line| {
+        let taking_back = service.with_line("add", "i-1", |line, _| {
             let (service, provider) = (Arc::clone(&service), provider.clone());
             let taking_back = std::thread::spawn(move || {
                 service.handle(&provider, provider.message(kind, b"id", leaves.as_bytes()));
@@ -373,7 +373,7 @@ fn a_call_is_queued_for_a_provider_before_the_answer_to_its_withdrawal_or_not_at
         });
         taking_back.unwrap().join().unwrap();
         assert_eq!(provider.take().first().unwrap().0.id(), b"call", "{leaves}");
-        assert_eq!(service.with_line("add", "i-1", |_| ()), None, "{leaves}");
+        assert_eq!(service.with_line("add", "i-1", |_, _| ()), None, "{leaves}");
     }
 }
 

@@ -25,6 +25,11 @@ impl Peer {
         self.provides.get(&id).is_some_and(|hosts| hosts.contains(host))
     }
 
+    /// How many methods it provides.
+    pub(super) fn methods(&self) -> usize {
+        self.provides.len()
+    }
+
     pub(super) const fn registered(&self) -> usize {
         self.registered
     }

@@ -17,6 +17,7 @@ mod protocol_page;
 mod registry;
 mod relay;
 mod relay_ends;
+mod relay_greedy;
 mod reverse;
 mod rolling;
 mod rpc;

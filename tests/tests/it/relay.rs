@@ -243,7 +243,8 @@ async fn past_what_a_provider_permits_calls_are_refused_at_once_and_others_go_on
     let center = center().await;
     let watched = Watched::new();
     let router = watched.router();
-    let few = Limits { in_flight: 2, ..Limits::default() };
+    // A caller leaves one of them to others.
+    let few = Limits { in_flight: 3, ..Limits::default() };
     let client = serving(router.clone()).limits(few).connect(center.address()).await.unwrap();
     let _slow = Provider::new(client).announce(router.names(), Place::Relay).await.unwrap();
     let _other = relayed(&center, add()).await;

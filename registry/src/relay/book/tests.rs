@@ -8,13 +8,26 @@ use super::*;
 type Calls = Book<u8, ()>;
 
 fn call(caller: u8, id: &[u8], provider: u8, deadline: Option<Instant>) -> Call<u8, ()> {
-    Call { caller, id: CallerId::from_slice(id), provider, deadline, at: 0, held: () }
+    Call { caller, id: CallerId::from_slice(id), provider, method: "m".into(), deadline, at: 0, held: () }
+}
+
+fn call_of(method: &str, caller: u8) -> Call<u8, ()> {
+    Call { method: method.into(), ..call(caller, b"x", 9, None) }
+}
+
+fn permits(calls: usize) -> Permits {
+    Permits { calls, methods: 1 }
+}
+
+/// Enters as many as there is room for; how many that were.
+fn fill(calls: &mut Calls, call: &Call<u8, ()>, permits: Permits) -> usize {
+    (0..5000).take_while(|_| calls.enter(call.clone(), permits).is_ok()).count()
 }
 
 #[test]
 fn an_answer_comes_out_once_and_only_from_whom_it_is_due() {
     let mut book = Calls::new(8);
-    let number = book.enter(call(1, b"x", 9, None), 8).unwrap();
+    let number = book.enter(call(1, b"x", 9, None), permits(8)).unwrap().number;
     assert_eq!(book.answered(&8, number), None, "another provider must not answer");
     assert_eq!(book.answered(&1, number), None, "nor the caller");
     assert_eq!(book.answered(&9, number), Some(call(1, b"x", 9, None)));
@@ -24,20 +37,97 @@ fn an_answer_comes_out_once_and_only_from_whom_it_is_due() {
 #[test]
 fn both_bounds_hold_and_are_told_apart() {
     let mut book = Calls::new(3);
-    let first = book.enter(call(1, b"a", 9, None), 2).unwrap();
-    book.enter(call(2, b"a", 9, None), 2).unwrap();
-    assert_eq!(book.enter(call(1, b"b", 9, None), 2), Err(Full::Provider { bound: 2 }));
-    book.enter(call(1, b"b", 8, None), 2).unwrap();
-    assert_eq!(book.enter(call(1, b"c", 7, None), 2), Err(Full::Total { bound: 3 }));
+    let first = book.enter(call(1, b"a", 9, None), permits(2)).unwrap().number;
+    book.enter(call(2, b"a", 9, None), permits(2)).unwrap();
+    assert_eq!(book.enter(call(1, b"b", 9, None), permits(2)), Err(Full::Provider { bound: 2 }));
+    book.enter(call(3, b"b", 8, None), permits(2)).unwrap();
+    assert_eq!(book.enter(call(4, b"c", 7, None), permits(2)), Err(Full::Total { bound: 3 }));
     book.take(first).unwrap();
-    assert!(book.enter(call(1, b"c", 9, None), 2).is_ok());
+    assert!(book.enter(call(4, b"c", 9, None), permits(2)).is_ok());
+}
+
+#[test]
+fn however_many_calls_one_makes_and_whatever_method_is_slow_newcomers_find_room() {
+    // What is permitted, for how many methods, and what one caller gets of it for one method, and for all.
+    let rows =
+        [(1, 1, 1, 1), (2, 1, 1, 1), (16, 1, 8, 8), (1024, 1, 512, 512), (1024, 2, 512, 512), (1024, 10, 512, 512)];
+    for (calls, methods, of_one, of_all) in rows {
+        let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls, methods });
+        let names: Vec<_> = (0..methods).map(|number| number.to_string()).collect();
+        let taken: Vec<_> = names.iter().map(|name| fill(&mut book, &call_of(name, 1), permits)).collect();
+        assert_eq!((taken[0], taken.iter().sum()), (of_one, of_all), "{calls} {methods}");
+        let bound = calls;
+        let refused = if calls > 1 { Full::Share { bound } } else { Full::Provider { bound } };
+        assert_eq!(book.enter(call_of("0", 1), permits), Err(refused));
+        for name in names.iter().filter(|_| calls > 2) {
+            assert!(book.enter(call_of(name, 2), permits).is_ok(), "{calls} {methods}");
+        }
+    }
+}
+
+#[test]
+fn however_many_fill_one_method_another_one_has_room_and_who_has_none_gets_one_in() {
+    let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls: 1024, methods: 2 });
+    let taken: usize = (0..100).map(|caller| fill(&mut book, &call_of("slow", caller), permits)).sum();
+    assert_eq!((taken, book.len()), (512 + 99, 512), "each of the others has one");
+    let newest = *book.calls.keys().filter(|number| book.calls[*number].caller == 0).max().unwrap();
+    let entered = book.enter(call_of("slow", 100), permits).unwrap();
+    assert_eq!(entered.gave_way, Some((newest, call_of("slow", 0))));
+    assert_eq!(book.enter(call_of("slow", 100), permits), Err(Full::Share { bound: 1024 }), "one only");
+    assert_eq!(fill(&mut book, &call_of("quick", 101), permits), 256);
+    assert_eq!(book.enter(call_of("quick", 102), permits).unwrap().gave_way, None);
+}
+
+#[test]
+fn who_has_none_at_a_provider_that_is_full_gets_one_in_where_another_has_several() {
+    let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls: 8, methods: 1 });
+    let taken: Vec<_> = (0..4).map(|caller| fill(&mut book, &call_of("m", caller), permits)).collect();
+    assert_eq!(taken, [4, 2, 1, 1]);
+    let gave_way: Vec<_> = (4..8).map(|caller| book.enter(call_of("m", caller), permits).unwrap().gave_way).collect();
+    let callers: Vec<_> = gave_way.into_iter().map(|gave_way| gave_way.unwrap().1.caller).collect();
+    assert_eq!(callers, [0, 0, 1, 0]);
+    assert_eq!(book.enter(call_of("m", 8), permits), Err(Full::Provider { bound: 8 }), "all have one");
+}
+
+#[test]
+fn where_as_many_wait_as_may_the_newest_of_whoever_has_most_gives_way_to_one_that_has_fewer() {
+    let mut book = Calls::new(6);
+    let numbers: Vec<_> = [1, 1, 1, 1, 2, 2]
+        .map(|caller| book.enter(call(caller, b"x", caller + 10, None), permits(8)).unwrap().number)
+        .into();
+    for number in [3, 2] {
+        let entered = book.enter(call(3, b"x", 9, None), permits(8)).unwrap();
+        assert_eq!(entered.gave_way, Some((numbers[number], call(1, b"x", 11, None))));
+    }
+    assert_eq!(book.enter(call(3, b"x", 9, None), permits(8)), Err(Full::Total { bound: 6 }), "all have as many");
+    assert_eq!(book.enter(call(4, b"x", 9, None), permits(8)).unwrap().gave_way.map(|(_, call)| call.caller), Some(3));
+    assert_eq!(book.len(), 6);
+}
+
+/// One that was made to look at all calls of the caller took hundreds of times as long.
+#[test]
+fn giving_up_costs_the_same_however_many_calls_wait() {
+    let shortest = |waiting: usize| {
+        let mut book = Calls::new(usize::MAX);
+        for number in 0..waiting {
+            book.enter(call(1, &number.to_be_bytes(), 9, None), permits(usize::MAX)).unwrap();
+        }
+        let time = || {
+            let began = std::time::Instant::now();
+            assert!((0..500).all(|_| book.give_up(&1, b"another").is_empty()));
+            began.elapsed()
+        };
+        std::iter::repeat_with(time).take(20).min().unwrap()
+    };
+    let (few, many) = (shortest(1), shortest(5000));
+    assert!(many < few * 20, "{many:?} and {few:?}");
 }
 
 #[test]
 fn a_caller_gives_up_its_own_calls_only_all_of_that_id() {
     let mut book = Calls::new(8);
     let numbers: Vec<_> = [(1, b"a"), (1, b"a"), (1, b"b"), (2, b"a")]
-        .map(|(caller, id)| book.enter(call(caller, id, 9, None), 8).unwrap())
+        .map(|(caller, id)| book.enter(call(caller, id, 9, None), permits(8)).unwrap().number)
         .into();
     let given_up: Vec<_> = book.give_up(&1, b"a").into_iter().map(|(number, _)| number).collect();
     assert_eq!(given_up, numbers[..2]);
@@ -49,7 +139,8 @@ fn the_end_of_a_connection_takes_its_calls_and_those_that_it_was_to_answer() {
     let mut book = Calls::new(8);
     // 2 calls 9, and is called by 1; and it calls itself.
     let pairs = [(2, 9), (1, 2), (2, 2), (1, 9)];
-    let numbers = pairs.map(|(caller, provider)| book.enter(call(caller, b"x", provider, None), 8).unwrap());
+    let numbers =
+        pairs.map(|(caller, provider)| book.enter(call(caller, b"x", provider, None), permits(8)).unwrap().number);
     book.sent(numbers[1], 77);
     let numbers_of = |out: Vec<(Number, _)>| out.into_iter().map(|(number, _)| number).collect::<Vec<_>>();
     assert_eq!(numbers_of(book.give_up_all(&2)), [numbers[0], numbers[2]]);
@@ -64,9 +155,9 @@ fn time_takes_out_what_is_due_and_the_keeper_is_only_woken_for_what_is_due_soone
     let (mut book, now) = (Calls::new(8), Instant::now());
     let after = |seconds| now + Duration::from_secs(seconds);
     assert!(book.is_too_late_for(after(5)), "it sleeps without a time");
-    let soon = book.enter(call(1, b"a", 9, Some(after(5))), 8).unwrap();
-    book.enter(call(1, b"b", 9, Some(after(6))), 8).unwrap();
-    book.enter(call(1, b"c", 9, None), 8).unwrap();
+    let soon = book.enter(call(1, b"a", 9, Some(after(5))), permits(8)).unwrap().number;
+    book.enter(call(1, b"b", 9, Some(after(6))), permits(8)).unwrap();
+    book.enter(call(1, b"c", 9, None), permits(8)).unwrap();
     assert_eq!(book.look_next(), Some(after(5)));
     assert!(book.is_too_late_for(after(4)) && !book.is_too_late_for(after(5)));
     assert_eq!(book.expired(after(4)), vec![]);
@@ -89,7 +180,7 @@ fn a_number_is_read_back_and_nothing_else_is() {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Enter { caller: u8, id: u8, provider: u8, deadline: Option<u64> },
+    Enter { caller: u8, id: u8, provider: u8, method: u8, methods: usize, deadline: Option<u64> },
     Answer { provider: u8, nth: usize },
     Sent { nth: usize, at: u64 },
     GiveUp { caller: u8, id: u8 },
@@ -101,8 +192,10 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let conn = 0..4u8;
     prop_oneof![
-        6 => (conn.clone(), 0..3u8, conn.clone(), prop::option::of(0..40u64))
-            .prop_map(|(caller, id, provider, deadline)| Step::Enter { caller, id, provider, deadline }),
+        6 => (conn.clone(), 0..3u8, conn.clone(), 0..2u8, 1..3usize, prop::option::of(0..40u64))
+            .prop_map(|(caller, id, provider, method, methods, deadline)| {
+                Step::Enter { caller, id, provider, method, methods, deadline }
+            }),
         4 => (conn.clone(), 0..40usize).prop_map(|(provider, nth)| Step::Answer { provider, nth }),
         2 => (conn.clone(), 0..3u8).prop_map(|(caller, id)| Step::GiveUp { caller, id }),
         3 => (0..40usize, 1..9u64).prop_map(|(nth, at)| Step::Sent { nth, at }),
@@ -113,7 +206,35 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 const BOUND: usize = 10;
-const PROVIDER_BOUND: usize = 4;
+const PROVIDER_BOUND: usize = 6;
+
+/// Who gives way to the call, or why it is not entered.
+fn enters(model: &BTreeMap<Number, Call<u8, ()>>, call: &Call<u8, ()>, methods: usize) -> Result<Option<Number>, Full> {
+    let count = |is_it: &dyn Fn(&Call<u8, ()>) -> bool| model.values().filter(|other| is_it(other)).count();
+    let free = PROVIDER_BOUND - count(&|other| other.provider == call.provider);
+    let of_method = |other: &Call<u8, ()>| other.provider == call.provider && other.method == call.method;
+    let at_provider = |other: &Call<u8, ()>| other.provider == call.provider;
+    let own = count(&|other| at_provider(other) && other.caller == call.caller);
+    let in_method = if methods > 1 { count(&of_method) } else { 0 };
+    // The newest call of whoever but the caller has most of these, if that is more than it would have.
+    let newest_of_largest = |is_it: &dyn Fn(&Call<u8, ()>) -> bool| {
+        let has = |caller: u8| count(&|other| is_it(other) && other.caller == caller);
+        let others = (0..4_u8).filter(|caller| *caller != call.caller);
+        let largest = others.max_by_key(|caller| has(*caller)).filter(|other| has(*other) > has(call.caller) + 1)?;
+        let newest = model.iter().rev().find(|(_, call)| is_it(call) && call.caller == largest);
+        newest.map(|(number, _)| *number)
+    };
+    let full = if free == 0 { Full::Provider { bound: PROVIDER_BOUND } } else { Full::Share { bound: PROVIDER_BOUND } };
+    let is_half = in_method * 2 >= PROVIDER_BOUND;
+    let has_share = if own == 0 { is_half } else { in_method > 0 && in_method >= free };
+    match (own < free && !has_share, own == 0, is_half) {
+        (true, ..) if model.len() < BOUND => Ok(None),
+        (true, ..) => newest_of_largest(&|_| true).map(Some).ok_or(Full::Total { bound: BOUND }),
+        (false, true, true) => newest_of_largest(&of_method).map(Some).ok_or(full),
+        (false, true, false) => newest_of_largest(&at_provider).map(Some).ok_or(full),
+        (false, false, _) => Err(full),
+    }
+}
 
 proptest! {
     /// Held against a list that is searched from end to end.
@@ -127,20 +248,25 @@ proptest! {
         for step in steps.into_iter().chain(all_leave) {
             let mut out = Vec::new();
             let expected: Vec<Number> = match step {
-                Step::Enter { caller, id, provider, deadline } => {
-                    let call = call(caller, &[id], provider, deadline.map(at));
-                    let of_provider = model.values().filter(|call| call.provider == provider).count();
-                    match book.enter(call.clone(), PROVIDER_BOUND) {
-                        Ok(number) => {
-                            prop_assert!(model.len() < BOUND && of_provider < PROVIDER_BOUND);
+                Step::Enter { caller, id, provider, method, methods, deadline } => {
+                    let method = method.to_string();
+                    let call = Call { method: (*method).into(), ..call(caller, &[id], provider, deadline.map(at)) };
+                    let expected = enters(&model, &call, methods);
+                    match book.enter(call.clone(), Permits { calls: PROVIDER_BOUND, methods }) {
+                        Ok(Entered { number, gave_way }) => {
                             prop_assert!(!entered.contains(&number), "a number is never used twice");
                             entered.push(number);
+                            out.extend(gave_way);
+                            let gave_way: Vec<_> = out.iter().map(|(number, _)| *number).collect();
+                            prop_assert_eq!(Ok(gave_way.first().copied()), expected);
                             model.insert(number, call);
+                            gave_way
                         }
-                        Err(Full::Total { .. }) => prop_assert_eq!(model.len(), BOUND),
-                        Err(Full::Provider { .. }) => prop_assert_eq!(of_provider, PROVIDER_BOUND),
+                        Err(full) => {
+                            prop_assert_eq!(Err(full), expected);
+                            vec![]
+                        }
                     }
-                    vec![]
                 }
                 Step::Answer { provider, nth } => {
                     let Some(number) = entered.get(nth).copied() else { continue };
@@ -183,5 +309,6 @@ proptest! {
             prop_assert_eq!(book.look_next(), first);
         }
         prop_assert!(book.by_caller.is_empty() && book.by_provider.is_empty() && book.due.is_empty());
+        prop_assert!(book.by_id.is_empty());
     }
 }

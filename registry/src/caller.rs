@@ -274,7 +274,8 @@ impl Caller {
     /// [`Client::with_idempotency_key`]. Where nobody knows whether it was executed, it is made again, as the
     /// [policy](RetryPolicy) says, at the same run of the same provider only, or at one with the same
     /// [store](callboard_common::Session::store), at whatever host of the method, for which it waits until the deadline. If that
-    /// is gone, the error says that nobody knows. A repeat by hand may go to another provider, which does not know the key.
+    /// is gone, or called through a center, which does not say which run is there, the error says that nobody knows. A repeat
+    /// by hand may go to another provider, which does not know the key.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

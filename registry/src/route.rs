@@ -144,6 +144,9 @@ impl<'a> Route<'a> {
     /// Whether the provider at a host knows the keys of that run.
     async fn ask(&self, host: Host, run: Option<&Session>) -> Result<Asked, CallError> {
         let Inner { discovery, pool, .. } = self.caller;
+        if host.is_relayed() {
+            return Ok(Asked::Gone(RELAYED.to_owned()));
+        }
         if run.is_some_and(|run| run.store.is_some()) && discovery.instance(host).is_none() {
             // Whoever is there already is spoken to when the center has told who it is: only then it is asked for a session.
             return Ok(Asked::Gone("it has gone".to_owned()));
@@ -320,6 +323,8 @@ fn why_not(error: &CallError) -> &'static str {
 }
 
 const NO_ANSWER: &str = "no answer in time";
+/// The session is the center's there, and says nothing of the provider.
+const RELAYED: &str = "it is called through a center, behind which another one may have its name by now";
 const STRANGER: &str = "another one is there now, which does not know its key";
 /// So many providers are asked, the last that have come, whether they have the store of one that is gone.
 const MOST_SUCCESSORS: usize = 8;

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use callboard::{Caller, Center, Client, Place, Provider, Reconnect, Router};
+use callboard::{Caller, Center, Client, Executed, Place, Provider, Reconnect, RetryPolicy, Router};
 use callboard_tests::{RawPeer, within};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
+
+use crate::house::until;
 
 async fn center() -> Center {
     Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap()
@@ -95,5 +97,34 @@ async fn while_relayed_providers_leave_in_good_order_and_others_come_no_call_is_
     stop.store(true, SeqCst);
     for caller in callers {
         assert!(within(caller).await.unwrap() > 0);
+    }
+}
+
+/// A program that names itself, so that a center knows it again.
+#[tokio::test]
+async fn a_call_under_a_key_is_not_executed_again_by_a_relayed_provider_that_was_started_anew() {
+    let (center, paid) = (center().await, Arc::new(AtomicUsize::new(0)));
+    let start = async |ends: bool| {
+        let counts = Arc::clone(&paid);
+        let router = Router::new().method_async("pay", move |sum: u64| {
+            counts.fetch_add(1, SeqCst);
+            async move { if ends { Ok(sum) } else { std::future::pending().await } }
+        });
+        let client = Client::builder().instance("cash-desk").serves(router).connect(center.address()).await.unwrap();
+        Provider::new(client).announce(["pay"], Place::Relay).await.unwrap()
+    };
+    let policy = RetryPolicy { tries: 100, first: Duration::from_millis(100), ..RetryPolicy::default() };
+    for per_try in [None, Some(Duration::from_millis(500))] {
+        paid.store(0, SeqCst);
+        let first = start(false).await;
+        let caller = Caller::connect(center.address()).await.unwrap().with_timeout(Duration::from_secs(20));
+        let caller = caller.with_retry(RetryPolicy { per_try, ..policy }).with_idempotency_key("order-17");
+        let call = tokio::spawn(async move { caller.call::<u64>("pay", &5).await });
+        until("it runs", || paid.load(SeqCst) == 1).await;
+        first.center().close();
+        let second = start(true).await;
+        let error = within(call).await.unwrap().unwrap_err();
+        assert_eq!((error.executed(), paid.load(SeqCst)), (Executed::Unknown, 1), "{error}");
+        second.withdraw().await.unwrap();
     }
 }

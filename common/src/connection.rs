@@ -165,6 +165,12 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// `Full` at the outbox's bound, `Closed`.
     fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError>;
 
+    /// How many bytes may wait to be written to the peer: past it a push is refused, unless no more than half of it waits.
+    /// By default as many as there are.
+    fn max_queued_bytes(&self) -> usize {
+        usize::MAX
+    }
+
     /// How many bytes wait to be written to the peer.
     fn queued_bytes(&self) -> usize;
 

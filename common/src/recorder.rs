@@ -34,9 +34,22 @@ struct State {
     held_back: AtomicBool,
     in_flight: AtomicUsize,
     log: Mutex<Log>,
-    /// It says that so many bytes wait.
-    queued: AtomicUsize,
-    waiting: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    outbox: Mutex<Outbox>,
+}
+
+/// What it says of bytes that wait.
+#[derive(Default)]
+struct Outbox {
+    bounds: Option<Bounds>,
+    queued: usize,
+    /// What is done once so many bytes more have left.
+    waiting: Vec<(usize, Box<dyn FnOnce() + Send>)>,
+}
+
+#[derive(Clone, Copy)]
+struct Bounds {
+    max_frame_bytes: usize,
+    queue_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +58,17 @@ struct Log {
     events: Vec<Event>,
     closed: Option<Cow<'static, str>>,
     patience_left: Option<Duration>,
+}
+
+/// Of several frames that are shared as one.
+const MAX_SHARED_BYTES: usize = 32 << 10;
+
+impl Outbox {
+    fn has_no_room_for(&self, bytes: usize) -> bool {
+        self.bounds.is_some_and(|Bounds { queue_bytes, .. }| {
+            self.queued > queue_bytes / 2 && self.queued.saturating_add(bytes) > queue_bytes
+        })
+    }
 }
 
 /// A frame that a [`Recorder`] was given.
@@ -130,15 +154,40 @@ impl Recorder {
 
     /// From now on so many bytes wait to be written. Where none do, who waits for that is run.
     pub fn set_queued_bytes(&self, bytes: usize) {
-        self.0.queued.store(bytes, SeqCst);
-        let due = if bytes == 0 { std::mem::take(&mut *self.waiting()) } else { Vec::new() };
-        for then in due {
+        let mut outbox = self.outbox();
+        outbox.queued = bytes;
+        let due = if bytes == 0 { std::mem::take(&mut outbox.waiting) } else { Vec::new() };
+        drop(outbox);
+        for (_, then) in due {
             then();
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Box<dyn FnOnce() + Send>>> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// From now on frames are bounded, and what it is given waits until it is [`written`](Self::written): past
+    /// `queue_bytes` a push or a `try_send` is refused, unless no more than half of them wait.
+    pub fn set_bounds(&self, max_frame_bytes: usize, queue_bytes: usize) {
+        self.outbox().bounds = Some(Bounds { max_frame_bytes, queue_bytes });
+    }
+
+    /// Of what waits, so many bytes have left, or all if it is less. Who waits for that is run.
+    pub fn written(&self, bytes: usize) {
+        let mut outbox = self.outbox();
+        let bytes = bytes.min(outbox.queued);
+        outbox.queued -= bytes;
+        outbox.waiting.iter_mut().for_each(|(left, _)| *left = left.saturating_sub(bytes));
+        let due: Vec<_> = outbox.waiting.extract_if(.., |(left, _)| *left == 0).collect();
+        drop(outbox);
+        for (_, then) in due {
+            then();
+        }
+    }
+
+    fn bounds(&self) -> Option<Bounds> {
+        self.outbox().bounds
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -150,6 +199,9 @@ impl Recorder {
         if log.closed.is_some() {
             return Err(SendError::Closed);
         }
+        let mut outbox = self.outbox();
+        outbox.queued += outbox.bounds.map_or(0, |_| frame.len());
+        drop(outbox);
         let (protocol, mut frames) = (LengthValue::new(usize::MAX), BytesMut::from(&frame[..]));
         log.sent.extend(std::iter::from_fn(|| protocol.decode(&mut frames).ok().flatten().map(Sent)));
         Ok(())
@@ -183,7 +235,9 @@ impl Connection for Recorder {
 
     fn encode<B: Encode>(&self, head: Head<'_>, body: &B) -> Result<Bytes, EncodeError> {
         let mut out = BytesMut::new();
-        LengthValue::default().encode::<Json, _>(head, body, &mut out)?;
+        let protocol =
+            self.bounds().map_or_else(LengthValue::default, |bounds| LengthValue::new(bounds.max_frame_bytes));
+        protocol.encode::<Json, _>(head, body, &mut out)?;
         Ok(out.freeze())
     }
 
@@ -192,7 +246,10 @@ impl Connection for Recorder {
     }
 
     fn try_send(&self, frame: Bytes) -> Result<(), SendError> {
-        if self.0.full.load(SeqCst) { Err(SendError::Full) } else { self.record(&frame) }
+        if self.0.full.load(SeqCst) || self.outbox().has_no_room_for(frame.len()) {
+            return Err(SendError::Full);
+        }
+        self.record(&frame)
     }
 
     fn sent_bytes(&self) -> u64 {
@@ -211,14 +268,25 @@ impl Connection for Recorder {
         self.try_send(frame.frame().clone())
     }
 
+    fn max_shared_bytes(&self) -> usize {
+        self.bounds().map_or(MAX_SHARED_BYTES, |bounds| MAX_SHARED_BYTES.min(bounds.max_frame_bytes / 2))
+    }
+
+    fn max_queued_bytes(&self) -> usize {
+        self.bounds().map_or(usize::MAX, |bounds| bounds.queue_bytes)
+    }
+
     fn queued_bytes(&self) -> usize {
-        self.0.queued.load(SeqCst)
+        self.outbox().queued
     }
 
     fn once_written_down_to(&self, bytes: usize, then: Box<dyn FnOnce() + Send>) -> bool {
-        let waits = self.queued_bytes() > bytes && self.close_reason().is_none();
+        let is_open = self.close_reason().is_none();
+        let mut outbox = self.outbox();
+        let left = outbox.queued.saturating_sub(bytes);
+        let waits = left > 0 && is_open;
         if waits {
-            self.waiting().push(then);
+            outbox.waiting.push((left, then));
         }
         waits
     }

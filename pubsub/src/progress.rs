@@ -98,8 +98,8 @@ mod tests {
     use std::collections::VecDeque;
 
     use callboard_common::{
-        Codec, Decode, Features, Handler, Json, Limits, Message, MessageType, Recorder, Session, SlowPolicy,
-        TopicAnswer, TopicOp, TopicOperation, TopicRequest,
+        Codec, Connection, Decode, Features, Handler, Json, Limits, Message, MessageType, Recorder, Session,
+        SlowPolicy, TopicAnswer, TopicOp, TopicOperation, TopicRequest,
     };
     use proptest::prelude::*;
 
@@ -140,45 +140,61 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Publish(usize),
+        Publish(usize, Size),
+        /// So many bytes leave the center.
+        Write(usize),
         /// So many frames reach the client.
         Arrive(usize),
         Lose,
-        Subscribe(SlowPolicy),
-        /// More waits for the subscriber than it permits.
-        FallBehind,
-        CatchUp,
+        /// On a new connection if there is none, else once more on this one.
+        Subscribe(SlowPolicy, u64),
         Remove,
         Create,
     }
 
+    #[derive(Clone, Copy, Debug)]
+    enum Size {
+        Small,
+        /// More than a small ring takes.
+        Large,
+        /// With its number it is larger than a frame may be.
+        Full,
+    }
+
+    const MAX_FRAME_BYTES: usize = 600;
+    const QUEUE_BYTES: usize = 3000;
+    const SMALL_RING_BYTES: usize = 250;
+
     fn step() -> impl Strategy<Value = Step> {
+        let size = prop_oneof![6 => Just(Size::Small), 3 => Just(Size::Large), 1 => Just(Size::Full)];
+        let waits = prop::sample::select(vec![100, 1_000_000]);
         prop_oneof![
-            5 => (1..4_usize).prop_map(Step::Publish),
+            6 => (1..4_usize, size).prop_map(|(count, size)| Step::Publish(count, size)),
             5 => (1..6_usize).prop_map(Step::Arrive),
-            2 => Just(Step::Lose),
-            4 => policy().prop_map(Step::Subscribe),
-            1 => Just(Step::FallBehind),
-            2 => Just(Step::CatchUp),
+            4 => (1..QUEUE_BYTES).prop_map(Step::Write),
+            1 => Just(Step::Lose),
+            4 => (policy(), waits).prop_map(|(policy, bytes)| Step::Subscribe(policy, bytes)),
             1 => Just(Step::Remove),
             2 => Just(Step::Create),
         ]
     }
 
     fn policy() -> impl Strategy<Value = SlowPolicy> {
-        use SlowPolicy::{DropNewest, DropOldest, Hold, Latest};
-        prop::sample::select(vec![Hold, DropOldest, DropNewest, Latest])
+        use SlowPolicy::{Disconnect, DropNewest, DropOldest, Hold, Latest};
+        prop::sample::select(vec![Hold, DropOldest, DropNewest, Latest, Disconnect])
     }
 
     /// A subscriber as the client's parts make it, without sockets.
     struct Subscriber {
         conn: Option<Recorder>,
+        policy: SlowPolicy,
         /// Sent and not yet there.
         on_the_way: VecDeque<Message>,
         progress: Option<Progress>,
         sequence: Sequence,
         /// The next number when this stretch began: since then all is accounted for.
         begun: Option<u64>,
+        last: u64,
         received: u64,
         told: u64,
     }
@@ -211,63 +227,83 @@ mod tests {
         out.to_vec()
     }
 
+    /// The id of a subscribe on a connection that is subscribed, perhaps.
+    const AGAIN: &[u8] = b"again";
+
     impl House {
         fn new(limits: TopicLimits) -> Self {
             let subscriber = Subscriber {
                 conn: None,
+                policy: SlowPolicy::Hold,
                 on_the_way: VecDeque::new(),
                 progress: None,
                 sequence: Sequence::from(1),
                 begun: None,
+                last: 0,
                 received: 0,
                 told: 0,
             };
             let topics = TopicService::with_limits(limits);
-            Self { topics, publisher: Recorder::new(1), subscriber, last_id: 1, published: None }
+            let publisher = Recorder::new(1);
+            publisher.set_bounds(MAX_FRAME_BYTES, usize::MAX);
+            Self { topics, publisher, subscriber, last_id: 1, published: None }
         }
 
-        fn send(&mut self, peer: &Recorder, body: &[u8]) {
-            self.topics.handle(peer, peer.message(2, b"id", body));
+        fn send(&mut self, peer: &Recorder, id: &[u8], body: &[u8]) {
+            self.topics.handle(peer, peer.message(2, id, body));
             self.publisher.take();
             self.carry();
         }
 
         fn carry(&mut self) {
-            if let Some(conn) = &self.subscriber.conn {
-                self.subscriber.on_the_way.extend(conn.take().into_iter().map(|sent| sent.0));
+            let Some(conn) = &self.subscriber.conn else { return };
+            self.subscriber.on_the_way.extend(conn.take().into_iter().map(|sent| sent.0));
+            if conn.close_reason().is_some() {
+                let may_be_closed = matches!(self.subscriber.policy, SlowPolicy::Hold | SlowPolicy::Disconnect);
+                assert!(may_be_closed || self.published.is_none(), "{:?}", conn.close_reason());
+                self.lose();
             }
         }
 
-        fn set_queued_bytes(&mut self, bytes: usize) {
+        fn write(&mut self, bytes: usize) {
             if let Some(conn) = &self.subscriber.conn {
-                conn.set_queued_bytes(bytes);
+                conn.written(bytes);
             }
             self.carry();
+        }
+
+        fn publish(&mut self, count: usize, size: Size) {
+            let (publisher, next) = (self.publisher.clone(), self.published.map_or(1, |count| count + 1));
+            let message = |n: u64| {
+                let frame =
+                    |pad: usize| publisher.message(2, b"id", &body(&TopicRequest::publish("t", (n, "x".repeat(pad)))));
+                match size {
+                    Size::Small => frame(0),
+                    Size::Large => frame(SMALL_RING_BYTES),
+                    Size::Full => frame(MAX_FRAME_BYTES - frame(0).frame().len()),
+                }
+            };
+            let messages: Vec<_> = (next..next + count as u64).map(message).collect();
+            self.topics.handle_all(&publisher, &mut messages.into_iter());
+            self.published = self.published.map(|published| published + count as u64);
+            self.send(&publisher, b"id", br#"{"topic_key":"quiet","optype":3}"#);
         }
 
         fn take(&mut self, step: &Step) {
             let publisher = self.publisher.clone();
             match step {
-                Step::Publish(count) => {
-                    let next = self.published.map_or(1, |count| count + 1);
-                    let message = |n: u64| publisher.message(2, b"id", &body(&TopicRequest::publish("t", n)));
-                    let messages: Vec<_> = (next..next + *count as u64).map(message).collect();
-                    self.topics.handle_all(&publisher, &mut messages.into_iter());
-                    self.published = self.published.map(|published| published + *count as u64);
-                    self.send(&publisher, br#"{"topic_key":"quiet","optype":3}"#);
-                }
+                Step::Publish(count, size) => self.publish(*count, *size),
+                Step::Write(bytes) => self.write(*bytes),
                 Step::Arrive(count) => (0..*count).for_each(|_| self.subscriber.arrive()),
                 Step::Lose => self.lose(),
-                Step::Subscribe(policy) => self.subscribe(*policy),
-                Step::FallBehind => self.set_queued_bytes(1000),
-                Step::CatchUp => self.set_queued_bytes(0),
+                Step::Subscribe(policy, max_bytes) => self.subscribe(*policy, *max_bytes),
                 Step::Remove => {
                     self.published = None;
-                    self.send(&publisher, br#"{"topic_key":"t","optype":1}"#);
+                    self.send(&publisher, b"id", br#"{"topic_key":"t","optype":1}"#);
                 }
                 Step::Create => {
                     self.published.get_or_insert(0);
-                    self.send(&publisher, br#"{"topic_key":"t","optype":0}"#);
+                    self.send(&publisher, b"id", br#"{"topic_key":"t","optype":0}"#);
                 }
             }
         }
@@ -279,30 +315,47 @@ mod tests {
             }
         }
 
-        fn subscribe(&mut self, policy: SlowPolicy) {
-            if self.subscriber.conn.is_some() {
-                return;
-            }
+        fn subscribe(&mut self, policy: SlowPolicy, max_bytes: u64) {
+            let (id, asked) = match (&self.subscriber.conn, self.subscriber.progress) {
+                (Some(_), _) => (AGAIN, TopicOptions::default()),
+                (None, progress) => (&b"id"[..], progress.map(|progress| progress.ask()).unwrap_or_default()),
+            };
             self.last_id += 1;
-            let conn = counting_peer(self.last_id);
+            let anew = || {
+                let conn = counting_peer(self.last_id);
+                conn.set_bounds(MAX_FRAME_BYTES, QUEUE_BYTES);
+                conn
+            };
+            let conn = self.subscriber.conn.take().unwrap_or_else(anew);
             self.subscriber.conn = Some(conn.clone());
-            let asked = self.subscriber.progress.map(|progress| progress.ask()).unwrap_or_default();
-            let options = TopicOptions { policy: Some(policy), max_bytes: Some(100), ..asked };
+            if self.published.is_some() {
+                self.subscriber.policy = policy;
+            }
+            let options = TopicOptions { policy: Some(policy), max_bytes: Some(max_bytes), ..asked };
             let subscribe = TopicOperation { topic: "t".into(), op: TopicOp::Subscribe, options };
-            self.send(&conn, &body(&subscribe));
+            self.send(&conn, id, &body(&subscribe));
         }
 
         /// All that is on the way arrives; what was published is what was received and what was told.
-        fn settle(&mut self) {
-            self.set_queued_bytes(0);
+        fn settle(&mut self, gives_up: bool) {
             self.check_all();
+            for policy in [SlowPolicy::Latest, SlowPolicy::DropOldest] {
+                self.subscribe(policy, 100);
+                self.publish(5, Size::Large);
+                self.check_all();
+                let (last, published) = (self.subscriber.last, self.published.unwrap_or(0));
+                assert!(gives_up || published == 0 || last == published, "it does not end with {published}: {last}");
+            }
             self.lose();
-            self.subscribe(SlowPolicy::Hold);
+            self.subscribe(SlowPolicy::Hold, 100);
             self.check_all();
             assert_eq!(self.subscriber.begun.is_some(), self.published.is_some());
         }
 
         fn check_all(&mut self) {
+            while self.subscriber.conn.as_ref().is_some_and(|conn| conn.queued_bytes() > 0) {
+                self.write(QUEUE_BYTES);
+            }
             while !self.subscriber.on_the_way.is_empty() {
                 self.subscriber.arrive();
             }
@@ -317,7 +370,12 @@ mod tests {
         fn arrive(&mut self) {
             let Some(message) = self.on_the_way.pop_front() else { return };
             if message.kind() == MessageType::TopicResponse {
-                return self.answered(&TopicAnswer::decode::<Json>(message.body()).unwrap());
+                let answer = TopicAnswer::decode::<Json>(message.body()).unwrap();
+                let tells_nothing = message.id() == AGAIN && self.progress.is_some() && answer.subscribed.is_some();
+                if !tells_nothing {
+                    self.answered(&answer);
+                }
+                return;
             }
             let request = TopicRequest::decode::<Json>(message.body()).unwrap();
             match request.op {
@@ -369,8 +427,8 @@ mod tests {
 
         fn hear(&mut self, request: &TopicRequest<'_>) {
             let seq = request.seq.unwrap();
-            let text: u64 = Json::read(request.message.unwrap()).unwrap();
-            assert_eq!(seq, text, "the number is that of the message");
+            let (number, _): (u64, String) = Json::read(request.message.unwrap()).unwrap();
+            assert_eq!(seq, number, "the number is that of the message");
             self.progress.as_mut().unwrap().arrived(request.seq, 1);
             match self.sequence.hear(seq) {
                 Heard::New => {}
@@ -378,6 +436,7 @@ mod tests {
                 Heard::Again => panic!("{seq} came twice"),
             }
             self.received += 1;
+            self.last = seq;
             assert_eq!(self.begun.unwrap() + self.received + self.told, seq + 1, "all is accounted for");
         }
     }
@@ -387,14 +446,15 @@ mod tests {
         fn what_was_received_and_what_was_told_is_what_was_published(
             steps in prop::collection::vec(step(), 1..120),
             ring_messages in 0..6_usize,
+            ring_bytes in prop_oneof![Just(SMALL_RING_BYTES), Just(1 << 20)],
             total_ring_bytes in prop_oneof![Just(150_usize), Just(1 << 20)],
         ) {
-            let limits = TopicLimits { ring_messages, total_ring_bytes, ..TopicLimits::default() };
+            let limits = TopicLimits { ring_messages, ring_bytes, total_ring_bytes, ..TopicLimits::default() };
             let mut house = House::new(limits);
             for step in &steps {
                 house.take(step);
             }
-            house.settle();
+            house.settle(total_ring_bytes == 150);
         }
     }
 }

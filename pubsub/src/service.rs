@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use callboard_common::{
     Connection, Decode, EncodeError, ErrorInfo, Handler, Head, Json, Message, MessageType, Missed, ResultCode,
-    TopicAnswer, TopicOp, TopicOptions, TopicRequest, refuse, refuse_body,
+    Subscribed, TopicAnswer, TopicOp, TopicOptions, TopicRequest, refuse, refuse_body,
 };
 
 use crate::delivery::{Delivery, push, short};
 use crate::publication::{Form, Needs, Publication, is_string};
 use crate::spelling::Spelling;
-use crate::topic::{Replay, Subscriber};
+use crate::topic::Subscriber;
 use crate::{TopicError, TopicLimits, TopicManager};
 
 /// The center's side of topics: answers REQ_TOPIC, and pushes what is published to the subscribers.
@@ -43,8 +43,20 @@ pub(crate) struct State<C> {
     crowded_out: u64,
     /// Messages that some of their subscribers could not have.
     left_out: u64,
-    /// Ids of what the center itself has to tell.
-    last_notice: u64,
+    pub(crate) notices: Notices,
+}
+
+/// Ids of what the center itself has to tell.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    last: u64,
+}
+
+impl Notices {
+    pub(crate) fn next(&mut self) -> String {
+        self.last += 1;
+        self.last.to_string()
+    }
 }
 
 impl<C: Connection> TopicService<C> {
@@ -55,7 +67,12 @@ impl<C: Connection> TopicService<C> {
 
     /// No topics yet; these bounds.
     pub fn with_limits(limits: TopicLimits) -> Self {
-        let state = State { topics: TopicManager::with_limits(limits), crowded_out: 0, left_out: 0, last_notice: 0 };
+        let state = State {
+            topics: TopicManager::with_limits(limits),
+            crowded_out: 0,
+            left_out: 0,
+            notices: Notices::default(),
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -123,10 +140,9 @@ impl<C: Connection> TopicService<C> {
         let changed = state.change(conn, request, &options);
         // Still under the lock: another loop may have a message for this topic at hand.
         match changed {
-            Ok(Changed::Subscribed(replay)) => {
-                answer(conn, message, Ok(replay.subscribed.into()));
-                let pieces = replay.pieces.into_iter().map(|piece| conn.share(piece.frames));
-                pieces.for_each(|piece| push(conn, &piece, None, &request.topic));
+            Ok(Changed::Subscribed(subscribed)) => {
+                answer(conn, message, Ok(subscribed.into()));
+                state.replay(conn, &request.topic, subscribed, &self.state);
             }
             changed => answer(conn, message, changed.map(|_| TopicAnswer::ok())),
         }
@@ -280,24 +296,18 @@ impl<C: Connection> State<C> {
 
     fn subscribe(&mut self, conn: &C, topic: &str, options: &TopicOptions) -> Result<Changed, TopicError> {
         let form = Form::of(conn);
-        self.topics.subscribe_as(conn, topic, Subscriber::new(form, options))?;
+        self.topics.subscribe_as(conn, topic, Subscriber::new(form, options, conn.max_queued_bytes()))?;
         if form != Form::Numbered {
             return Ok(Changed::Done);
         }
         let topic = self.topics.topic_mut(topic)?;
-        let mut replay = topic.replay(options, conn.max_shared_bytes());
+        let mut subscribed = topic.subscribed(options);
         if topic.subscriber_mut(conn).is_some_and(|subscriber| subscriber.behind.is_some()) {
             // What it is behind with comes first, or is told to be missing.
-            replay.subscribed.replayed = 0;
-            replay.subscribed.missed = replay.subscribed.missed.map(|_| Missed::Unknown);
-            replay.pieces.clear();
+            subscribed.replayed = 0;
+            subscribed.missed = subscribed.missed.map(|_| Missed::Unknown);
         }
-        Ok(Changed::Subscribed(replay))
-    }
-
-    pub(crate) fn next_notice(&mut self) -> String {
-        self.last_notice += 1;
-        self.last_notice.to_string()
+        Ok(Changed::Subscribed(subscribed))
     }
 
     /// Ends a topic and tells those of its subscribers that have a session, all with the same frame.
@@ -307,7 +317,7 @@ impl<C: Connection> State<C> {
         if told.peek().is_none() {
             return Ok(());
         }
-        let id = self.next_notice();
+        let id = self.notices.next();
         let head = Head::new(MessageType::TopicRequest, id.as_bytes());
         let frame = remover.share(remover.encode(head, &<TopicRequest<'_>>::new(topic, TopicOp::Remove))?);
         told.for_each(|subscriber| push(&subscriber, &frame, None, topic));
@@ -320,7 +330,7 @@ impl<C: Connection> State<C> {
 enum Changed {
     Done,
     /// One who counts is subscribed.
-    Subscribed(Replay),
+    Subscribed(Subscribed),
 }
 
 /// Whether messages were queued.

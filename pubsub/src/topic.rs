@@ -9,7 +9,7 @@ use indexmap::map::Entry;
 use crate::holdings::Holder;
 use crate::kept::{Filed, Kept};
 use crate::publication::{Form, Needs};
-use crate::ring::{Piece, Ring, RingBounds};
+use crate::ring::{Ring, RingBounds};
 
 /// One topic: who is subscribed, how far its messages are counted, and the last of them. Pure state.
 #[derive(Clone, Debug)]
@@ -34,41 +34,41 @@ pub(crate) struct Topic<K> {
 pub(crate) struct Subscriber {
     pub(crate) form: Form,
     pub(crate) policy: SlowPolicy,
-    /// Above so many bytes that wait for it the policy decides; not with `Hold`.
+    /// Above so many bytes that wait for it the policy decides; with `Hold`, only how it catches up. At most half of what
+    /// may wait for its connection: up to that no push is refused, so what is left out is what the policy says.
     pub(crate) max_bytes: usize,
     /// The last message that was queued for it, or left out for good, while it gets nothing until it has caught up.
     pub(crate) behind: Option<u64>,
 }
 
 impl Subscriber {
-    /// What this peer asks for; one that does not count can't be left without messages.
-    pub(crate) fn new(form: Form, options: &TopicOptions) -> Self {
-        let max_bytes = options.max_bytes.map_or(MAX_BYTES, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        Self { form, policy: options.policy.unwrap_or_default(), max_bytes, behind: None }
+    /// What a peer asks for whose connection has so much room; one that does not count can't be left without messages.
+    pub(crate) fn new(form: Form, options: &TopicOptions, max_queued_bytes: usize) -> Self {
+        let policy = options.policy.unwrap_or_default();
+        let asked = options.max_bytes.map_or(MAX_BYTES, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let asked = if policy == SlowPolicy::Hold { usize::MAX } else { asked };
+        Self { form, policy, max_bytes: asked.min(max_queued_bytes / 2), behind: None }
     }
 
     /// Whether messages are left out rather than that anybody waits, or it is cut off.
     pub(crate) const fn may_miss(&self) -> bool {
         matches!(self.policy, SlowPolicy::DropOldest | SlowPolicy::DropNewest | SlowPolicy::Latest)
     }
+
+    /// Whether it is behind and goes on with the last message at the latest.
+    fn is_owed_the_last(&self) -> bool {
+        self.behind.is_some() && self.policy != SlowPolicy::DropNewest
+    }
 }
 
 impl Default for Subscriber {
     fn default() -> Self {
-        Self::new(Form::default(), &TopicOptions::default())
+        Self::new(Form::default(), &TopicOptions::default(), usize::MAX)
     }
 }
 
 /// What may wait for one that does not say otherwise.
 const MAX_BYTES: usize = 1 << 20;
-
-/// What one who subscribes gets.
-#[derive(Debug)]
-pub(crate) struct Replay {
-    pub(crate) subscribed: Subscribed,
-    /// The frames that follow the answer.
-    pub(crate) pieces: Vec<Piece>,
-}
 
 impl<K: Eq + Hash> Topic<K> {
     pub(crate) fn new(name: Arc<str>, holder: Holder<K>, epoch: u64) -> Self {
@@ -146,7 +146,9 @@ impl<K: Eq + Hash> Topic<K> {
         let before = self.ring.bytes();
         match frames {
             Some(frames) => {
-                let bounds = RingBounds { keep_last: self.retain, ..bounds };
+                let is_owed = || self.subscribers.values().any(Subscriber::is_owed_the_last);
+                let keep_last = self.retain || (!bounds.take(frames) && is_owed());
+                let bounds = RingBounds { keep_last, ..bounds };
                 self.ring.push(first, messages, frames.clone(), bounds);
             }
             None => self.ring.clear(),
@@ -169,7 +171,7 @@ impl<K: Eq + Hash> Topic<K> {
 
     /// What one who counts gets when it subscribes: what was published since it left off, as far as that is kept. All
     /// that is kept, where it left off in another life of the topic.
-    pub(crate) fn replay(&self, options: &TopicOptions, piece_bytes: usize) -> Replay {
+    pub(crate) fn subscribed(&self, options: &TopicOptions) -> Subscribed {
         let left_off = options.after.filter(|at| at.epoch == self.at.epoch && at.seq <= self.at.seq);
         let after = match (options.after, left_off) {
             (Some(_), Some(at)) => at.seq,
@@ -177,10 +179,10 @@ impl<K: Eq + Hash> Topic<K> {
             (None, _) if options.retain.unwrap_or(self.retain) => self.at.seq.saturating_sub(1),
             (None, _) => self.at.seq,
         };
-        let (replayed, pieces) = (self.ring.count_after(after), self.ring.after(after, piece_bytes, usize::MAX));
+        let replayed = self.ring.count_after(after);
         let missed = || left_off.map_or(Missed::Unknown, |_| Missed::Exactly(self.at.seq - after - replayed));
         let missed = options.after.map(|_| missed());
-        Replay { subscribed: Subscribed { at: self.at, replayed, missed, retain: self.retain }, pieces }
+        Subscribed { at: self.at, replayed, missed, retain: self.retain }
     }
 
     /// Where it stands: its life, and the number of the last message.

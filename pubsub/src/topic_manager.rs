@@ -59,10 +59,10 @@ pub struct TopicLimits {
     /// TOO_LARGE.
     pub max_name_bytes: usize,
     /// How many of its last messages a topic keeps for subscribers that come back. Default 1,024; messages that came
-    /// together go together, so it may be a few more. 0 keeps none.
+    /// together go together, so it may be a few more. 0 keeps none but the last one, for whom that is kept below.
     pub ring_messages: usize,
-    /// The same in bytes, bookkeeping included. Default 1 MiB. Past it the oldest go. The last message of a topic that
-    /// retains it stays.
+    /// The same in bytes, bookkeeping included. Default 1 MiB. Past it the oldest go. The last message stays where the
+    /// topic retains it, or a subscriber is behind that is to go on with it.
     pub ring_bytes: usize,
     /// What all topics together keep, in bytes. Default 128 MiB. Past it the topic to which nothing was published for
     /// longest gives up all that it keeps, a retained message too, and so on: who comes back to it is told what it has

@@ -259,6 +259,10 @@ impl<P: Protocol> Connection for Conn<P> {
         Ok(())
     }
 
+    fn max_queued_bytes(&self) -> usize {
+        self.0.shared.limits.queue_bytes
+    }
+
     fn queued_bytes(&self) -> usize {
         self.0.outbox.glance()
     }

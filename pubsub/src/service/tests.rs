@@ -5,6 +5,7 @@ use super::*;
 mod resume;
 
 const REQ_TOPIC: u32 = 2;
+const MAX_FRAME_BYTES: usize = 4 << 10;
 const ONE_WAY: u32 = REQ_TOPIC | 1 << 24;
 
 /// One that counts.
@@ -288,19 +289,20 @@ fn two_publishers_at_once_do_not_share_a_number() {
 fn a_message_that_its_number_takes_over_the_bound_is_left_out_for_those_who_count_and_they_are_told() {
     let (plain, counting, behind) = (plain_peer(1), session_peer(2), session_peer(4));
     let (topics, publisher) = (with_subscribers(&[&plain, &counting]), Recorder::new(3));
+    publisher.set_bounds(MAX_FRAME_BYTES, usize::MAX);
     send(&topics, &behind, "s", r#"{"topic_key":"t","optype":2,"policy":"latest","max_bytes":100}"#);
     behind.take();
     let around = r#"{"topic_key":"t","optype":4,"topic_msg":""}"#.len() + 1 + 8;
     let body = |bytes: usize| format!(r#"{{"topic_key":"t","optype":4,"topic_msg":"{}"}}"#, "x".repeat(bytes));
-    send(&topics, &publisher, "p", &body((16 << 20) - around - r#""seq":1,"#.len()));
+    send(&topics, &publisher, "p", &body(MAX_FRAME_BYTES - around - r#""seq":1,"#.len()));
     assert_eq!((plain.take().len(), numbers(&counting).len()), (1, 1));
-    send(&topics, &publisher, "p", &body((16 << 20) - around));
+    send(&topics, &publisher, "p", &body(MAX_FRAME_BYTES - around));
     assert_eq!((plain.take().len(), behind.take().len(), topics.left_out()), (1, 2, 1));
     let told = |seq: u64| format!(r#"REQ_TOPIC p {{"seq":{seq},"topic_key":"t","optype":2}}"#);
     assert_eq!(came(&counting), [told(2)], "no message may follow for long");
     assert!(came(&publisher).iter().all(|answer| answer == r#"RSP_TOPIC p {"rcode":0}"#));
     behind.set_queued_bytes(101);
-    send(&topics, &publisher, "p", &body((16 << 20) - around));
+    send(&topics, &publisher, "p", &body(MAX_FRAME_BYTES - around));
     send(&topics, &publisher, "p", &body(0));
     assert_eq!(behind.take(), []);
     behind.set_queued_bytes(0);
@@ -401,8 +403,9 @@ fn a_full_subscriber_is_closed_and_nobody_else_notices() {
 fn a_message_that_is_over_the_bound_as_a_string_is_left_out_for_v1_peers_and_the_others_hear() {
     let (v1, session, publisher) = (Recorder::new(1), session_peer(2), Recorder::new(3));
     let topics = with_subscribers(&[&v1, &session]);
+    publisher.set_bounds(MAX_FRAME_BYTES, usize::MAX);
     // Grows by two thirds as text in a string.
-    let value = format!("[{}0]", "\"\",".repeat(4 << 20));
+    let value = format!("[{}0]", "\"\",".repeat(MAX_FRAME_BYTES / 4));
     send(&topics, &publisher, "p", &format!(r#"{{"topic_key":"t","optype":4,"topic_msg":{value}}}"#));
     assert_eq!(came(&publisher), [r#"RSP_TOPIC p {"rcode":0}"#]);
     assert_eq!((session.take().len(), topics.left_out()), (1, 1));

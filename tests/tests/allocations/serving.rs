@@ -1,6 +1,8 @@
 //! A server's and a center's side; the peers are by hand.
 
 use callboard_center::Center;
+use callboard_common::{Features, Handler, Limits, Recorder, Session};
+use callboard_pubsub::TopicService;
 use callboard_server::{Router, Server};
 use callboard_tests::frame;
 
@@ -23,6 +25,7 @@ pub(crate) fn figures() -> Vec<Figure> {
         calls("server, a call, 1600 at a time", Asker::connect(address), 1600, 0.01),
         messages("center, a message to 1 subscriber", 1, 0.15),
         messages("center, a message to 10 subscribers", 10, 0.02),
+        topics_without_room("center, a topic that can't go on yet", 2.0),
     ]
 }
 
@@ -73,4 +76,38 @@ fn messages(what: &'static str, subscribers: u32, at_most: f64) -> Figure {
     let watch = Watch::start(what);
     (0..rounds).for_each(|_| publish());
     Figure { what, operations: rounds * 64 * subscribers, seen: watch.stop(), at_most }
+}
+
+/// One subscriber is behind with many topics, and what leaves makes room for the first of them only.
+fn topics_without_room(what: &'static str, at_most: f64) -> Figure {
+    const TOPICS: u32 = 100;
+    let session = Session {
+        name: "slow".to_owned(),
+        instance: "1".to_owned(),
+        features: Features::ALL,
+        limits: Limits::default(),
+        heartbeats: None,
+        serving: None,
+        store: None,
+    };
+    let (service, publisher, slow) = (TopicService::new(), Recorder::new(1), Recorder::with_session(2, session));
+    slow.set_bounds(1 << 20, 1 << 20);
+    let send = |peer: &Recorder, body: String| service.handle(peer, peer.message(TOPIC, b"id", body.as_bytes()));
+    let letters = "x".repeat(1000);
+    for topic in 0..TOPICS {
+        send(&publisher, format!(r#"{{"topic_key":"{topic}","optype":0}}"#));
+        let policy = r#""policy":"drop_oldest","max_bytes":20000"#;
+        send(&slow, format!(r#"{{"topic_key":"{topic}","optype":2,{policy}}}"#));
+    }
+    for topic in 0..TOPICS {
+        for _ in 0..100 {
+            send(&publisher, format!(r#"{{"topic_key":"{topic}","optype":4,"topic_msg":"{letters}"}}"#));
+        }
+    }
+    slow.take();
+    let watch = Watch::start(what);
+    slow.written(20_000);
+    let seen = watch.stop();
+    assert!((1..100).contains(&slow.take().len()), "there is room for some messages of the first");
+    Figure { what, operations: TOPICS, seen, at_most }
 }

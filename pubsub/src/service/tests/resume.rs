@@ -139,7 +139,7 @@ fn past_the_bound_on_all_topics_the_quietest_gives_up_what_it_keeps_and_says_so(
 #[test]
 fn one_that_may_miss_messages_holds_nobody_and_goes_on_as_its_policy_says() {
     let rows: [(&str, usize, &[u64]); 4] =
-        [("drop_oldest", 4, &[7, 8, 9, 10]), ("drop_oldest", 0, &[]), ("latest", 4, &[10]), ("drop_newest", 4, &[])];
+        [("drop_oldest", 4, &[7, 8, 9, 10]), ("drop_oldest", 0, &[10]), ("latest", 4, &[10]), ("drop_newest", 4, &[])];
     for (policy, ring_messages, expected) in rows {
         let (topics, publisher) = (TopicService::with_limits(kept(ring_messages)), Recorder::new(1));
         let slow = session_peer(2);
@@ -161,6 +161,114 @@ fn one_that_may_miss_messages_holds_nobody_and_goes_on_as_its_policy_says() {
         assert_eq!(told, if expected.is_empty() { vec![notice] } else { vec![] }, "{policy} {ring_messages}");
         publish_up_to(&topics, &publisher, 1);
         assert_eq!(numbers(&slow)[0].0, 11, "{policy}");
+    }
+}
+
+/// Publishes a string of so many letters.
+fn publish_long(topics: &TopicService<Recorder>, publisher: &Recorder, topic: &str, letters: usize) {
+    let value = "x".repeat(letters);
+    send(topics, publisher, "p", &format!(r#"{{"topic_key":"{topic}","optype":4,"topic_msg":"{value}"}}"#));
+    publisher.take();
+}
+
+/// The numbers that came since the last look, and those up to which all was sent or is left out.
+fn heard(peer: &Recorder) -> (Vec<u64>, Vec<u64>) {
+    let (mut came, mut told) = (Vec::new(), Vec::new());
+    for sent in peer.take() {
+        let request = TopicRequest::decode::<Json>(sent.0.body()).unwrap();
+        (if request.op == TopicOp::Publish { &mut came } else { &mut told }).push(request.seq.unwrap());
+    }
+    (came, told)
+}
+
+#[test]
+fn who_was_behind_ends_with_the_last_message_though_a_topic_keeps_none_that_is_so_large() {
+    let rows: [(&str, &[u64], &[u64]); 3] =
+        [("drop_oldest", &[8], &[]), ("latest", &[8], &[]), ("drop_newest", &[], &[8])];
+    for (policy, came, told) in rows {
+        let limits = TopicLimits { ring_bytes: 500, ..TopicLimits::default() };
+        let (topics, publisher, slow) = (TopicService::with_limits(limits), Recorder::new(1), session_peer(2));
+        send(&topics, &publisher, "c", r#"{"topic_key":"t","optype":0}"#);
+        subscribed(&topics, &slow, &format!(r#","policy":"{policy}","max_bytes":100"#));
+        slow.set_queued_bytes(101);
+        (0..8).for_each(|_| publish_long(&topics, &publisher, "t", 1000));
+        slow.set_queued_bytes(0);
+        assert_eq!(heard(&slow), (came.to_vec(), told.to_vec()), "{policy}");
+        publish_long(&topics, &publisher, "t", 1000);
+        assert_eq!((heard(&slow).0, topics.kept_bytes()), (vec![9], 0), "{policy}: it is kept for those behind only");
+    }
+}
+
+#[test]
+fn who_subscribes_anew_while_it_is_behind_hears_all_in_order_and_once() {
+    for policy in ["hold", "drop_oldest", "disconnect"] {
+        let (topics, publisher) = (with_subscribers(&[]), Recorder::new(1));
+        let slow = session_peer(2);
+        subscribed(&topics, &slow, r#","policy":"drop_oldest","max_bytes":100"#);
+        publish_up_to(&topics, &publisher, 2);
+        assert_eq!(heard(&slow).0, [1, 2]);
+        slow.set_queued_bytes(101);
+        publish_up_to(&topics, &publisher, 3);
+        send(&topics, &slow, "s", &format!(r#"{{"topic_key":"t","optype":2,"policy":"{policy}","max_bytes":100}}"#));
+        assert_eq!(came(&slow), [r#"RSP_TOPIC s {"rcode":0,"epoch":1,"seq":5}"#]);
+        publish_up_to(&topics, &publisher, 2);
+        slow.set_queued_bytes(0);
+        publish_up_to(&topics, &publisher, 1);
+        assert_eq!((heard(&slow), slow.close_reason()), (((3..=8).collect(), vec![]), None), "{policy}");
+    }
+}
+
+#[test]
+fn who_may_miss_messages_is_not_closed_however_much_it_lets_wait() {
+    for (policy, last) in [("drop_oldest", 30), ("drop_newest", 30), ("latest", 30)] {
+        let (topics, publisher) = (TopicService::with_limits(kept(4)), Recorder::new(1));
+        let slow = session_peer(2);
+        slow.set_bounds(1 << 10, 4 << 10);
+        send(&topics, &publisher, "c", r#"{"topic_key":"t","optype":0}"#);
+        subscribed(&topics, &slow, &format!(r#","policy":"{policy}","max_bytes":1000000"#));
+        let (mut came, mut told) = (Vec::new(), 0);
+        let mut hear = || {
+            let (numbers, reached) = heard(&slow);
+            came.extend(numbers);
+            told = reached.into_iter().fold(told, u64::max);
+        };
+        for _ in 0..30 {
+            publish_long(&topics, &publisher, "t", 500);
+            hear();
+        }
+        while slow.queued_bytes() > 0 {
+            slow.written(100);
+            hear();
+        }
+        assert_eq!(slow.close_reason(), None, "{policy}");
+        assert!(came.is_sorted() && came.len() < 20, "{policy} {came:?}");
+        assert_eq!(told.max(*came.last().unwrap()), last, "{policy}: nothing ends without a word");
+        assert_eq!(told == last, policy == "drop_newest");
+    }
+}
+
+#[test]
+fn one_topic_that_is_behind_does_not_keep_another_one_of_the_same_connection_from_going_on() {
+    let (topics, publisher, slow) = (TopicService::new(), Recorder::new(1), session_peer(2));
+    slow.set_bounds(1 << 10, 64 << 10);
+    for (topic, policy) in [("much", "drop_oldest"), ("little", "drop_oldest"), ("last", "latest")] {
+        send(&topics, &publisher, "c", &format!(r#"{{"topic_key":"{topic}","optype":0}}"#));
+        let more = format!(r#""policy":"{policy}","max_bytes":2000"#);
+        send(&topics, &slow, "s", &format!(r#"{{"topic_key":"{topic}","optype":2,{more}}}"#));
+    }
+    for topic in ["much", "little", "last"] {
+        (0..10).for_each(|_| publish_long(&topics, &publisher, topic, 600));
+    }
+    let mut heard = Vec::new();
+    // More is published than leaves.
+    for _ in 0..12 {
+        publish_long(&topics, &publisher, "much", 600);
+        slow.written(500);
+        let of = |sent: &Sent| TopicRequest::decode::<Json>(sent.0.body()).unwrap().topic.into_owned();
+        heard.extend(slow.take().iter().filter(|sent| sent.text().contains(r#""optype":4"#)).map(of));
+    }
+    for topic in ["little", "last"] {
+        assert!(heard.iter().any(|heard| heard == topic), "{topic}: {heard:?}");
     }
 }
 

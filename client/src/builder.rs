@@ -68,7 +68,8 @@ impl ClientBuilder {
         Self { mode, ..self }
     }
 
-    /// How long to wait for the answer to a session's opening. Default 300 ms. A longer time makes connecting to a peer
+    /// How long to wait for the answer to a session's opening. Default 300 ms; of several addresses at most half of the
+    /// time that each of them has. A longer time makes connecting to a peer
     /// that does not answer slower; a shorter one may take a slow peer for one without sessions.
     #[must_use]
     pub fn session_timeout(self, session_timeout: Duration) -> Self {

@@ -112,7 +112,8 @@ impl Dialer {
     }
 
     /// Tries each address once; the error is that of the last. One that says nothing when a session is offered may only stand
-    /// still: of several it is taken for one of v1 if no other one can be connected to.
+    /// still, and one that closes be a proxy before nobody: of several it is taken for one of v1 if no other one can be
+    /// connected to.
     pub(crate) async fn dial(&mut self) -> Result<Link, CallError> {
         let count = self.addresses.len();
         let until = Deadline::after(self.settings.timeout).at();
@@ -141,6 +142,8 @@ impl Dialer {
         self.next = place + 1;
         let address = self.addresses.get(place).ok_or_else(|| Failed { error: no_address(), said_nothing: false })?;
         let time = self.settings.timeout / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX).max(1);
+        // Of several, each has little time: its silence must show before that is over, so that it can be asked in v1.
+        let most = if self.addresses.len() > 1 { time / 2 } else { time };
         let silences = self.silences.get(&place).copied().unwrap_or(0);
         let mut attempt = Attempt {
             settings: &self.settings,
@@ -149,7 +152,7 @@ impl Dialer {
             inboxes: &self.inboxes,
             had_session: self.with_session.contains(&place),
             // One that is slow is asked less often, else it never gets to answer.
-            patience: self.settings.session_timeout.saturating_mul(1 << silences.min(MOST_DOUBLINGS)).min(time),
+            patience: self.settings.session_timeout.saturating_mul(1 << silences.min(MOST_DOUBLINGS)).min(most),
             place,
             late: &self.late,
             may_be_v1,
@@ -179,7 +182,7 @@ impl Dialer {
 /// Why an address could not be connected to.
 struct Failed {
     error: CallError,
-    /// It has not answered when a session was offered.
+    /// It has not answered when a session was offered, or closed.
     said_nothing: bool,
 }
 
@@ -197,7 +200,7 @@ struct Attempt<'a> {
     /// Its place in the list, and those that have granted a session late.
     place: usize,
     late: &'a Arc<Mutex<BTreeSet<usize>>>,
-    /// Whether one that says nothing is spoken to in v1.
+    /// Whether one that says nothing, or closes, is spoken to in v1.
     may_be_v1: bool,
     said_nothing: bool,
 }
@@ -239,7 +242,7 @@ impl Attempt<'_> {
                 Err(self.no_session(why))
             }
             Err(why) if self.settings.mode == SessionMode::Require => Err(self.no_session(why)),
-            Err(why @ NoSession::Silence) if !self.may_be_v1 => {
+            Err(why @ (NoSession::Silence | NoSession::Closed)) if !self.may_be_v1 => {
                 self.said_nothing = true;
                 Err(self.no_session(why))
             }

@@ -44,7 +44,11 @@ impl Hosts {
     }
 
     async fn connect(&self, mode: SessionMode) -> Result<Client, CallError> {
-        let settings = once().timeout(TIME).session(mode).session_timeout(PATIENCE).remember_v1(false);
+        self.connect_within(TIME, mode).await
+    }
+
+    async fn connect_within(&self, time: Duration, mode: SessionMode) -> Result<Client, CallError> {
+        let settings = once().timeout(time).session(mode).session_timeout(PATIENCE).remember_v1(false);
         let settings = settings.deadlines_by_runtime(true).connector(Connector::over(self.clone()));
         settings.connect(self.addresses()).await
     }
@@ -113,6 +117,13 @@ async fn addresses_that_say_nothing_share_one_time() {
         assert_eq!(hosts.began.elapsed().as_secs(), TIME.as_secs(), "{:?}", hosts.tried());
         assert_eq!(hosts.tried(), tried);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_v1_is_found_though_each_address_has_less_time_than_its_silence_takes() {
+    let hosts = Hosts::new(&[Does::Nothing, Does::Connects, Does::Nothing, Does::Connects]);
+    let client = hosts.connect_within(2 * PATIENCE, SessionMode::Try).await.unwrap();
+    assert_eq!((client.has_session(), client.address().to_string()), (false, "tcp://host:1".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -377,6 +377,27 @@ async fn a_peer_that_accepts_and_closes_is_not_stormed() {
 }
 
 #[tokio::test]
+async fn of_several_addresses_one_that_closes_is_no_peer_as_long_as_another_opens_a_session() {
+    let (closes, peer) = (Peer::new().await, Peer::new().await);
+    let addresses = format!("{},{}", closes.address(), peer.address());
+    let closing = tokio::spawn(async move {
+        loop {
+            drop(closes.accept().await);
+        }
+    });
+    let settings = kept_up().timeout(GENEROUS).session(SessionMode::Try).session_timeout(GENEROUS);
+    let (client, _line) = tokio::join!(settings.connect(&addresses), async {
+        let mut line = peer.accept().await;
+        line.open_session(json!({})).await;
+        line
+    });
+    let client = client.unwrap();
+    assert!(client.has_session());
+    assert_eq!(client.address().to_string(), format!("tcp://{}", peer.address()));
+    closing.abort();
+}
+
+#[tokio::test]
 async fn one_that_had_a_session_is_not_taken_for_a_v1_peer() {
     let peer = Peer::new().await;
     let settings = kept_up().session(SessionMode::Try).session_timeout(GENEROUS).remember_v1(true);

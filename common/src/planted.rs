@@ -33,6 +33,10 @@ pub enum Planted {
     RanUnsaid,
     /// A call is made again though it may have been executed and is not idempotent.
     RepeatedInDoubt,
+    /// A provider forgets a key as soon as its call has ended.
+    KeyForgotten,
+    /// A call under a key that may have been executed is made again at whichever provider comes next.
+    RepeatedElsewhere,
     /// What is told of a call's last try is told of all of them.
     ToldOfLastTry,
     /// Retries are not asked whether they are within their budget.

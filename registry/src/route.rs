@@ -220,6 +220,10 @@ impl<'a> Route<'a> {
 
     /// After this error of the provider that was picked, a call under a key may have to stay there.
     fn stay(&mut self, error: &CallError) {
+        #[cfg(feature = "planted")]
+        if callboard_common::Planted::RepeatedElsewhere.is_planted() {
+            return;
+        }
         if self.tries.stays() && error.executed() == Executed::Unknown && self.only.is_none() {
             self.only = self.picked.map(|host| (host, self.run.take()));
         }

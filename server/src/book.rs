@@ -206,6 +206,14 @@ impl<W> Book<W> {
         waiting.into_iter().map(|waits| waits.who).collect()
     }
 
+    /// All that has ended.
+    #[cfg(feature = "planted")]
+    pub(crate) fn forget_all(&mut self) {
+        while let Some((number, _)) = self.ended.oldest() {
+            self.forget(number);
+        }
+    }
+
     fn forget_old(&mut self, now: Instant) {
         let age = self.window.age;
         while let Some((number, at)) = self.ended.oldest()

@@ -119,6 +119,16 @@ fn a_try_that_is_forgotten_is_found() {
 }
 
 #[test]
+fn a_key_that_is_forgotten_is_found() {
+    is_found_as(Planted::KeyForgotten, "was executed 2 times");
+}
+
+#[test]
+fn a_call_under_a_key_that_goes_elsewhere_is_found() {
+    is_found_as(Planted::RepeatedElsewhere, "was executed 2 times");
+}
+
+#[test]
 fn a_budget_that_is_not_asked_is_found() {
     is_found_as(Planted::BudgetIgnored, "over the budget");
 }

@@ -30,6 +30,8 @@ pub(super) struct Desk {
 struct Order {
     work: Work,
     is_idempotent: bool,
+    /// It has a key of its own, under which it may be made again and is executed once.
+    is_keyed: bool,
     timeout: Option<Duration>,
     per_try: Option<Duration>,
     hedge: Option<Duration>,
@@ -86,6 +88,7 @@ impl Calls {
             match self.sim.draw(12) {
                 0 => self.burst(desk).await,
                 1..4 => drop(self.call(desk, Order::repeatable(&self.sim)).await),
+                4..6 => drop(self.call(desk, Order::keyed(&self.sim)).await),
                 _ => drop(self.call(desk, Order::PLAIN).await),
             }
             sleep(self.sim.draw_time(BETWEEN_CALLS)).await;
@@ -128,7 +131,7 @@ impl Calls {
 
     async fn call(&self, desk: &Desk, order: Order) -> Result<(), String> {
         let number = lock(&self.ledger).open(desk.account, order.terms());
-        let caller = order.caller(&desk.caller);
+        let caller = order.caller(&desk.caller, number);
         let outcome = match order.patience {
             None => Some(order.make(&caller, number).await),
             Some(patience) => timeout(patience, order.make(&caller, number)).await.ok(),
@@ -169,14 +172,26 @@ impl Calls {
 
 impl Order {
     /// A quick call as a caller makes it who says nothing else.
-    const PLAIN: Self =
-        Self { work: Work::Quick, is_idempotent: false, timeout: None, per_try: None, hedge: None, patience: None };
+    const PLAIN: Self = Self {
+        work: Work::Quick,
+        is_idempotent: false,
+        is_keyed: false,
+        timeout: None,
+        per_try: None,
+        hedge: None,
+        patience: None,
+    };
 
     /// A quick one that may be executed again.
     fn repeatable(sim: &Sim) -> Self {
         let per_try = one_in(sim, 2).then(|| PER_TRY + sim.draw_time(PER_TRY));
         let hedge = one_in(sim, 2).then(|| sim.draw_time(PER_TRY));
         Self { is_idempotent: true, per_try, hedge, ..Self::PLAIN }
+    }
+
+    /// A quick one that is made again and executed once.
+    fn keyed(sim: &Sim) -> Self {
+        Self { is_keyed: true, per_try: Some(PER_TRY + sim.draw_time(PER_TRY)), ..Self::PLAIN }
     }
 
     /// One of which nobody can tell what becomes of it.
@@ -186,7 +201,8 @@ impl Order {
         let patience = one_in(sim, 4).then(|| SHORT + sim.draw_time(TAKES));
         let order = Self { work, timeout, patience, ..Self::PLAIN };
         if !one_in(sim, 4) {
-            return order;
+            let is_keyed = one_in(sim, 3);
+            return Self { is_keyed, per_try: is_keyed.then(|| SHORT + sim.draw_time(TAKES * 3)), ..order };
         }
         let (per_try, hedge) = (one_in(sim, 2), one_in(sim, 2));
         let per_try = per_try.then(|| SHORT + sim.draw_time(TAKES * 3));
@@ -202,8 +218,9 @@ impl Order {
         RetryPolicy { per_try: self.per_try, ..RetryPolicy::default() }
     }
 
-    fn caller(&self, caller: &Caller) -> Caller {
+    fn caller(&self, caller: &Caller, number: u64) -> Caller {
         let caller = caller.with_retry(self.policy());
+        let caller = if self.is_keyed { caller.with_idempotency_key(format!("call {number}")) } else { caller };
         let caller = if self.is_idempotent { caller.idempotent() } else { caller };
         let caller = self.hedge.map_or_else(|| caller.clone(), |delay| caller.with_hedge(delay));
         self.timeout.map_or_else(|| caller.clone(), |timeout| caller.with_timeout(timeout))

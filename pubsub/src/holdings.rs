@@ -39,7 +39,7 @@ pub(crate) enum Holder<K> {
 }
 
 /// What a topic takes beside its name, and what a subscription takes: so much was measured.
-const TOPIC_BYTES: usize = 500;
+const TOPIC_BYTES: usize = 860;
 pub(crate) const SUBSCRIPTION_BYTES: usize = 200;
 
 impl<K: Clone + Eq + Hash + Ord> Holdings<K> {

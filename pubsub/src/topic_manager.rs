@@ -39,7 +39,7 @@ pub struct TopicManager<K> {
 
 /// The bounds of a [`TopicManager`].
 ///
-/// Higher bounds let peers take more of the center's memory: about 500 bytes for each topic and its name, 200 for each
+/// Higher bounds let peers take more of the center's memory: about 860 bytes for each topic and its name, 200 for each
 /// subscription, and the messages that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicLimits {
@@ -52,7 +52,7 @@ pub struct TopicLimits {
     pub created_per_connection: usize,
     /// Topics that one connection is subscribed to. Default 10,000. Past it a subscribe is refused with OVERLOADED.
     pub subscribed_per_connection: usize,
-    /// What all topics and subscriptions take, in bytes: 500 and its name for a topic, 200 for a subscription. Default
+    /// What all topics and subscriptions take, in bytes: 860 and its name for a topic, 200 for a subscription. Default
     /// 256 MiB. Past it as with [`topics`](Self::topics).
     pub total_bytes: usize,
     /// The longest name of a topic, in bytes of UTF-8. Default 4,096. A create with a longer one is refused with

@@ -19,7 +19,7 @@ use self::damping::Damping;
 use self::departures::Departures;
 use self::probes::{Probes, Registration};
 use self::waiting_room::WaitingRoom;
-use crate::table::Offer;
+use crate::table::{Offer, waiting_bytes};
 use crate::{AvailabilityPolicy, Effects, Listing, Notice, Refused, RegistryLimits, RegistryMetrics, Table, TableSize};
 
 /// The table of a center, and what stands between a provider's word and the table: hosts that are to be reached first,
@@ -129,7 +129,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     ) -> Result<Admission, Refused> {
         loop {
             match self.try_register(peer, claim, now, effects) {
-                Err(Refused::Total { .. }) if self.make_room(peer, claim.method, now, effects) => {}
+                Err(Refused::Total { .. }) if self.make_room(peer, self.most_bytes(peer, claim), now, effects) => {}
                 outcome => return outcome,
             }
         }
@@ -150,7 +150,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         if is_trusted || self.table.provides(peer, claim.method, claim.host) {
             return self.enter(peer, claim, now, effects).map(|()| Admission::Entered);
         }
-        self.table.check(peer, claim.method)?;
+        self.table.check(peer, claim.method, waiting_bytes(claim.method, claim.instance))?;
         Ok(Admission::Waits)
     }
 
@@ -158,7 +158,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     pub(crate) fn wait(&mut self, peer: &K, claim: &Claim<'_>, ticket: T, now: Instant) {
         let registration =
             Registration { method: claim.method.into(), instance: claim.instance.map(Arc::from), ticket };
-        self.table.begin_to_wait(peer, claim.method);
+        self.table.begin_to_wait(peer, claim.method, claim.instance);
         if self.probes.wait(peer, claim.host, registration) {
             self.attempts.ask(Reason::Registration, peer, claim.host);
         }
@@ -176,16 +176,23 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     ) -> Result<Listing, Refused> {
         loop {
             match if all { self.table.discover_all(peer, method) } else { self.table.discover(peer, method) } {
-                Err(Refused::Total { .. }) if self.make_room(peer, method, now, effects) => {}
+                Err(Refused::Total { .. })
+                    if self.make_room(peer, self.table.entry_bytes(peer, method, None), now, effects) => {}
                 outcome => return outcome,
             }
         }
     }
 
-    /// Where `peer` has no room for this method, whoever takes most goes, if that is more than `peer` would take. Whether
+    /// What a registration takes, whether it waits or is entered.
+    fn most_bytes(&self, peer: &K, claim: &Claim<'_>) -> usize {
+        let waiting = waiting_bytes(claim.method, claim.instance);
+        waiting.max(self.table.entry_bytes(peer, claim.method, claim.instance))
+    }
+
+    /// Where `peer` has no room for so many bytes, whoever takes most goes, if that is more than `peer` would take. Whether
     /// one did.
-    fn make_room(&mut self, peer: &K, method: &str, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
-        let Some(largest) = self.table.gives_way(peer, method) else { return false };
+    fn make_room(&mut self, peer: &K, bytes: usize, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
+        let Some(largest) = self.table.gives_way(peer, bytes) else { return false };
         for host in self.table.places_of(&largest).0 {
             self.departures.remove(&largest, host);
             self.attempts.withdraw(Reason::Departed, &largest, host);
@@ -221,7 +228,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             }
         }
         for registration in cancelled {
-            self.table.waits_no_more(peer, &registration.method);
+            self.table.waits_no_more(peer, &registration.method, registration.instance.as_deref());
             effects.decided(registration.ticket, Err(NotEntered::Withdrawn));
         }
         self.table.withdraw(peer, method, host, &mut Noted { damping: &mut self.damping, now, effects });
@@ -269,7 +276,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         }
         let waited = self.probes.forget(peer);
         for registration in &waited {
-            self.table.waits_no_more(peer, &registration.method);
+            self.table.waits_no_more(peer, &registration.method, registration.instance.as_deref());
         }
         waited.into_iter().map(|registration| registration.ticket).collect()
     }
@@ -335,7 +342,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             return; // what waits now came after this attempt began
         }
         for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
-            self.table.waits_no_more(peer, &method);
+            self.table.waits_no_more(peer, &method, instance.as_deref());
             let claim = Claim { method: &method, host, instance: instance.as_deref(), is_v1: false };
             let entered = match outcome {
                 Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
@@ -384,7 +391,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         let Claim { method, host, instance, is_v1 } = *claim;
         // Before anybody is superseded: who is refused changes nothing.
         if !self.table.provides(peer, method, host) {
-            self.table.check(peer, method)?;
+            self.table.check(peer, method, self.table.entry_bytes(peer, method, instance))?;
         }
         let departed = self.departures.at(host, instance);
         for (old, _) in departed.iter().filter(|(_, is_it)| !is_it) {

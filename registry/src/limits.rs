@@ -3,7 +3,7 @@ use callboard_common::{ErrorInfo, ResultCode};
 /// What one connection may ask a center to remember for it.
 ///
 /// Higher bounds let one peer take more of the center's memory: about 0.2 KB for each entry that it registers or method
-/// that it watches, and the method's name.
+/// that it watches, and the method's name; and 0.3 KB for each method that nobody else names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryLimits {
     /// Entries (a method at a host) that one connection may register. Default 10,000.
@@ -13,7 +13,8 @@ pub struct RegistryLimits {
     /// The longest name of a method, in bytes of UTF-8. Default 4096.
     pub max_name_bytes: usize,
     /// What all connections together may take, in bytes: 200 for each entry, watched method and registration that waits,
-    /// and the method's name. Default 256 MiB. Past it who would take most is refused with OVERLOADED; for another one the
+    /// and the method's name; 260 for each method, and each registration that waits; and 150 and its length for each
+    /// instance but the first that a connection names. Default 256 MiB. Past it who would take most is refused with OVERLOADED; for another one the
     /// connection that takes most is closed. So no crowd of connections keeps out one that wants less than each of them.
     pub total_bytes: usize,
 }

@@ -132,7 +132,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
                 if own.map_or(0, |own| own.watches.len()) >= bound {
                     return Err(Refused::Watched { bound });
                 }
-                self.check_total(peer, method)?;
+                self.check_total(peer, self.entry_bytes(peer, method, None))?;
                 self.shares.take(peer, cost(method));
                 Ok(self.watch(peer, slot))
             }
@@ -155,9 +155,9 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     pub fn withdraw(&mut self, peer: &K, method: &str, host: Option<Host>, effects: &mut impl Effects<K>) {
         let Some(id) = self.methods.find(method) else { return };
         let Some(own) = self.peers.get_mut(peer) else { return };
-        let taken = own.take(id, host);
+        let (taken, instances) = own.take(id, host);
         self.drop_if_empty(peer);
-        self.shares.give_back(peer, taken.len() * cost(method));
+        self.shares.give_back(peer, taken.len() * cost(method) + instances);
         for host in taken {
             self.leave_entry(id, host, effects);
         }
@@ -193,34 +193,41 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         TableSize { methods: self.methods.len(), connections: self.peers.len(), bytes: self.shares.total() }
     }
 
-    /// Why the table would not take an entry of this method by this peer.
-    pub(crate) fn check(&self, peer: &K, method: &str) -> Result<(), Refused> {
+    /// What an entry of this method by this peer would take, in bytes.
+    pub(crate) fn entry_bytes(&self, peer: &K, method: &str, instance: Option<&str>) -> usize {
+        let instance = instance.zip(self.peers.get(peer)).map_or(0, |(instance, own)| own.instance_bytes(instance));
+        let of_method = if self.methods.find(method).is_none() { METHOD_BYTES } else { 0 };
+        cost(method) + of_method + instance
+    }
+
+    /// Why the table would not take an entry of this method by this peer, which takes so many bytes.
+    pub(crate) fn check(&self, peer: &K, method: &str, bytes: usize) -> Result<(), Refused> {
         self.check_name(method)?;
         let bound = self.limits.registered_per_connection;
         let registered = self.peers.get(peer).map_or(0, Peer::registered);
-        if registered >= bound { Err(Refused::Registered { bound }) } else { self.check_total(peer, method) }
+        if registered >= bound { Err(Refused::Registered { bound }) } else { self.check_total(peer, bytes) }
     }
 
-    /// Who is to go, so that `peer` may take what an entry of this method takes.
-    pub(crate) fn gives_way(&self, peer: &K, method: &str) -> Option<K> {
-        match self.shares.room(peer, cost(method)) {
+    /// Who is to go, so that `peer` may take so many bytes.
+    pub(crate) fn gives_way(&self, peer: &K, bytes: usize) -> Option<K> {
+        match self.shares.room(peer, bytes) {
             Room::After(other) => Some(other),
             Room::Free | Room::None => None,
         }
     }
 
     /// Counts a registration of `peer` that waits, for which there is room.
-    pub(crate) fn begin_to_wait(&mut self, peer: &K, method: &str) {
-        self.shares.take(peer, cost(method));
+    pub(crate) fn begin_to_wait(&mut self, peer: &K, method: &str, instance: Option<&str>) {
+        self.shares.take(peer, waiting_bytes(method, instance));
     }
 
     /// It waits no longer.
-    pub(crate) fn waits_no_more(&mut self, peer: &K, method: &str) {
-        self.shares.give_back(peer, cost(method));
+    pub(crate) fn waits_no_more(&mut self, peer: &K, method: &str, instance: Option<&str>) {
+        self.shares.give_back(peer, waiting_bytes(method, instance));
     }
 
-    fn check_total(&self, peer: &K, method: &str) -> Result<(), Refused> {
-        match self.shares.room(peer, cost(method)) {
+    fn check_total(&self, peer: &K, bytes: usize) -> Result<(), Refused> {
+        match self.shares.room(peer, bytes) {
             Room::Free => Ok(()),
             Room::After(_) | Room::None => Err(Refused::Total { bound: self.shares.bound() }),
         }
@@ -247,11 +254,13 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         {
             return Ok(Entered::Known(id));
         }
-        self.check(peer, method)?;
-        self.shares.take(peer, cost(method));
-        let id = self.methods.enter(slot);
+        self.check(peer, method, self.entry_bytes(peer, method, instance))?;
         let own = self.peers.entry(peer.clone()).or_default();
-        own.enter(id, host);
+        let instance_bytes = instance.map_or(0, |instance| own.instance_bytes(instance));
+        self.shares.take(peer, cost(method) + instance_bytes);
+        let id = self.methods.enter(slot);
+        count(&mut self.shares, slot);
+        own.enter(id, host, instance_bytes);
         let instance = instance.map(|instance| own.instance(instance));
         let listed = ListedHost { host, instance };
         let method = self.methods.get_mut(id);
@@ -266,6 +275,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
 
     fn watch(&mut self, peer: &K, slot: Slot<'_>) -> MethodId {
         let id = self.methods.enter(slot);
+        count(&mut self.shares, slot);
         self.peers.entry(peer.clone()).or_default().watches.insert(id);
         if let Some(method) = self.methods.get_mut(id) {
             method.watchers.insert(peer.clone());
@@ -276,7 +286,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     fn remove_watcher(&mut self, peer: &K, id: MethodId) {
         if let Some(method) = self.methods.get_mut(id) {
             method.watchers.remove(peer);
-            self.methods.drop_if_empty(id);
+            self.drop_method_if_empty(id);
         }
     }
 
@@ -285,7 +295,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
             && let Some(listed) = method.providers.leave(host)
         {
             self.tell(id, listed, false, effects);
-            self.methods.drop_if_empty(id);
+            self.drop_method_if_empty(id);
         }
     }
 
@@ -302,6 +312,12 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         }
     }
 
+    fn drop_method_if_empty(&mut self, id: MethodId) {
+        if self.methods.drop_if_empty(id) {
+            self.shares.clear(METHOD_BYTES);
+        }
+    }
+
     fn drop_if_empty(&mut self, peer: &K) {
         if self.peers.get(peer).is_some_and(Peer::is_empty) {
             self.peers.remove(peer);
@@ -315,12 +331,26 @@ impl<K: Clone + Eq + Hash + Ord> Default for Table<K> {
     }
 }
 
+/// A method that was entered is nobody's: whoever made it may go while others stay.
+fn count<K: Clone + Eq + Hash + Ord>(shares: &mut Shares<K>, slot: Slot<'_>) {
+    if let Slot::Free { .. } = slot {
+        shares.set_aside(METHOD_BYTES);
+    }
+}
+
 /// What one entry or watcher of a method takes, in bytes: what was measured, names aside, and the name.
 const fn cost(method: &str) -> usize {
     ENTRY_BYTES + method.len()
 }
 
+/// What a registration takes that waits. It may be the only one that names its method.
+pub(crate) fn waiting_bytes(method: &str, instance: Option<&str>) -> usize {
+    cost(method) + METHOD_BYTES + instance.map_or(0, str::len)
+}
+
 const ENTRY_BYTES: usize = 200;
+/// What a method takes beside its entries and watchers: so much was measured.
+const METHOD_BYTES: usize = 260;
 
 /// A method that a connection provides.
 #[derive(Debug)]

@@ -105,14 +105,14 @@ fn a_full_table_names_its_limit() {
         ),
         (
             r#"{"topic_key":"u","optype":0}"#,
-            TopicLimits { total_bytes: 1000, ..TopicLimits::default() },
-            r#""executed":"no","data":{"limit":"total_topic_bytes","bound":1000}}}"#,
+            TopicLimits { total_bytes: 1700, ..TopicLimits::default() },
+            r#""executed":"no","data":{"limit":"total_topic_bytes","bound":1700}}}"#,
             17,
         ),
         (
             r#"{"topic_key":"t","optype":2}"#,
-            TopicLimits { total_bytes: 600, ..TopicLimits::default() },
-            r#""executed":"no","data":{"limit":"total_topic_bytes","bound":600}}}"#,
+            TopicLimits { total_bytes: 1000, ..TopicLimits::default() },
+            r#""executed":"no","data":{"limit":"total_topic_bytes","bound":1000}}}"#,
             17,
         ),
         (
@@ -141,7 +141,7 @@ fn a_full_table_names_its_limit() {
 fn past_the_bounds_who_holds_most_is_closed_for_one_that_wants_less() {
     let rows = [
         TopicLimits { topics: 4, ..TopicLimits::default() },
-        TopicLimits { total_bytes: 4 * 501 + 3, ..TopicLimits::default() },
+        TopicLimits { total_bytes: 4 * 861 + 3, ..TopicLimits::default() },
     ];
     for limits in rows {
         let (topics, hoarder) = (TopicService::with_limits(limits), Recorder::new(1));
@@ -160,7 +160,7 @@ fn past_the_bounds_who_holds_most_is_closed_for_one_that_wants_less() {
         assert_eq!(hoarder.close_reason().as_deref(), Some(CROWDED_OUT));
         assert_eq!((topics.crowded_out(), topics.dropped(), topics.topic_count()), (1, 2, 4));
         topics.closed(&hoarder);
-        assert_eq!(topics.bytes(), 4 * 501);
+        assert_eq!(topics.bytes(), 4 * 861);
     }
 }
 

@@ -397,10 +397,13 @@ fn who_comes_and_goes_too_often_is_announced_later() {
     }
 }
 
+/// What a registration takes that waits, beside the name of its method, with an instance of one byte.
+const WAITING_BYTES: usize = 461;
+
 /// A house that has room for so many entries of methods whose names are as long as this.
 fn narrow(entries: usize, method: &str) -> House {
     let mut house = House::new(AvailabilityPolicy::default());
-    let limits = RegistryLimits { total_bytes: entries * (200 + method.len()), ..RegistryLimits::default() };
+    let limits = RegistryLimits { total_bytes: entries * (WAITING_BYTES + method.len()), ..RegistryLimits::default() };
     house.availability = Availability::new(limits, AvailabilityPolicy::default());
     house
 }
@@ -421,7 +424,7 @@ fn who_takes_most_is_crowded_out_whether_it_is_in_the_table_waits_or_has_just_go
         steps.iter().chain(&newcomer).for_each(|step| house.take(step));
         assert_eq!(house.told.lines, [told, &["crowded out: 1"]].concat(), "{name}");
         assert_eq!(house.availability.metrics().crowded_out, 1, "{name}");
-        assert_eq!(house.availability.size(), TableSize { methods: 2, connections: 2, bytes: 2 * 203 }, "{name}");
+        assert_eq!(house.availability.size(), TableSize { methods: 2, connections: 2, bytes: 2 * 463 }, "{name}");
         for step in [End(1), EndV1(2), EndV1(3), After(10_000)] {
             house.take(&step);
         }
@@ -436,7 +439,7 @@ fn what_waits_takes_its_room_until_it_is_decided() {
         [&[NotThere(1, 1)], &[Withdraw(1, "add")], &[Going(1)], &[End(1)], &[Reached(1, 1), Withdraw(1, "add")]];
     for end in ends {
         house.take(&Register(1, "a", "add", 1));
-        assert_eq!(house.availability.size(), TableSize { bytes: 203, ..TableSize::default() });
+        assert_eq!(house.availability.size(), TableSize { bytes: WAITING_BYTES + 3, ..TableSize::default() });
         for step in end {
             house.take(step);
         }
@@ -446,7 +449,7 @@ fn what_waits_takes_its_room_until_it_is_decided() {
     house.take(&Register(1, "a", "add", 3));
     let (claim, now) = (Claim { method: "sub", host: host(4), instance: None, is_v1: false }, house.now);
     let refused = house.availability.register(&1, &claim, now, &mut house.told).unwrap_err();
-    assert_eq!(refused, Refused::Total { bound: 2 * 203 });
+    assert_eq!(refused, Refused::Total { bound: 2 * (WAITING_BYTES + 3) });
 }
 
 #[test]

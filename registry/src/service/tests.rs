@@ -208,7 +208,7 @@ fn a_session_peer_withdraws_one_method_or_one_host() {
     assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":1}}"#]);
     assert_eq!(send(&service, &provider, r#"{"method":"add","optype":4}"#), [r#"{"rcode":0,"optype":4}"#]);
     assert_eq!(texts(&watcher), [r#"{"method":"add","optype":3,"host":{"ip":"127.0.0.1","port":2}}"#]);
-    assert_eq!(service.size(), TableSize { methods: 1, connections: 1, bytes: 200 + "add".len() });
+    assert_eq!(service.size(), TableSize { methods: 1, connections: 1, bytes: 460 + "add".len() });
 }
 
 #[test]

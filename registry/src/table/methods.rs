@@ -92,9 +92,9 @@ impl<K> Methods<K> {
         self.by_id.get_mut(id.0)
     }
 
-    /// Forgets a method that nobody provides or watches any longer.
-    pub(super) fn drop_if_empty(&mut self, id: MethodId) {
-        let Some(method) = self.by_id.get(id.0).filter(|method| method.is_empty()) else { return };
+    /// Forgets a method that nobody provides or watches any longer. Whether that was so.
+    pub(super) fn drop_if_empty(&mut self, id: MethodId) -> bool {
+        let Some(method) = self.by_id.get(id.0).filter(|method| method.is_empty()) else { return false };
         if let Ok(entry) = self.by_name.find_entry(method.hash, |other| *other == id) {
             entry.remove();
         }
@@ -104,6 +104,7 @@ impl<K> Methods<K> {
             self.by_id = Slab::new();
             self.by_name = HashTable::new();
         }
+        true
     }
 }
 

@@ -18,6 +18,10 @@ pub(super) struct Peer {
     pub(super) watches: HashSet<MethodId, FxBuildHasher>,
     /// The last one that it named: mostly all its entries have the same, which is kept once.
     instance: Option<Arc<str>>,
+    /// The first one that it named, which counts for nothing.
+    first: Option<Arc<str>>,
+    /// What other ones take, in bytes, of the entries that have them.
+    others: HashMap<(MethodId, Host), usize, FxBuildHasher>,
 }
 
 impl Peer {
@@ -35,10 +39,18 @@ impl Peer {
     }
 
     pub(super) fn instance(&mut self, name: &str) -> Arc<str> {
-        match &self.instance {
+        let instance = match &self.instance {
             Some(known) if **known == *name => Arc::clone(known),
             _ => Arc::clone(self.instance.insert(name.into())),
-        }
+        };
+        self.first.get_or_insert_with(|| Arc::clone(&instance));
+        instance
+    }
+
+    /// What an entry with this instance takes beside others, in bytes.
+    pub(super) fn instance_bytes(&self, name: &str) -> usize {
+        let is_other = self.first.as_ref().is_some_and(|first| **first != *name);
+        if is_other { INSTANCE_BYTES + name.len() } else { 0 }
     }
 
     pub(super) fn last_instance(&self) -> Option<Arc<str>> {
@@ -57,15 +69,18 @@ impl Peer {
         self.provides.is_empty() && self.watches.is_empty()
     }
 
-    /// Enters what it does not provide yet.
-    pub(super) fn enter(&mut self, id: MethodId, host: Host) {
+    /// Enters what it does not provide yet, with an instance that takes so many bytes.
+    pub(super) fn enter(&mut self, id: MethodId, host: Host, instance_bytes: usize) {
+        if instance_bytes > 0 {
+            self.others.insert((id, host), instance_bytes);
+        }
         self.provides.entry(id).and_modify(|hosts| hosts.insert(host)).or_insert(FewSet::One(host));
         self.registered += 1;
     }
 
-    /// Takes out what it registered for a method, at `host` or wherever it did; in order.
-    pub(super) fn take(&mut self, id: MethodId, host: Option<Host>) -> SmallVec<[Host; 1]> {
-        let Entry::Occupied(mut hosts) = self.provides.entry(id) else { return SmallVec::new() };
+    /// Takes out what it registered for a method, at `host` or wherever it did; in order, and what its instances took.
+    pub(super) fn take(&mut self, id: MethodId, host: Option<Host>) -> (SmallVec<[Host; 1]>, usize) {
+        let Entry::Occupied(mut hosts) = self.provides.entry(id) else { return (SmallVec::new(), 0) };
         let taken = match host.map(|host| (host, hosts.get_mut().remove(host))) {
             None => hosts.remove().into_sorted().collect(),
             Some((_, Removed::Nothing)) => SmallVec::new(),
@@ -76,10 +91,18 @@ impl Peer {
             }
         };
         self.registered -= taken.len();
-        taken
+        let instances = if self.others.is_empty() { 0 } else { self.forget_others(id, &taken) };
+        (taken, instances)
+    }
+
+    fn forget_others(&mut self, id: MethodId, hosts: &[Host]) -> usize {
+        hosts.iter().filter_map(|host| self.others.remove(&(id, *host))).sum()
     }
 
     pub(super) fn into_provided(self) -> impl Iterator<Item = (MethodId, FewSet<Host>)> {
         self.provides.into_iter()
     }
 }
+
+/// What an instance takes beside its bytes: so much was measured.
+const INSTANCE_BYTES: usize = 150;

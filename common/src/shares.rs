@@ -71,12 +71,14 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
         if self.total.saturating_add(bytes) <= self.bound {
             return Room::Free;
         }
+        self.above(who, bytes).map_or(Room::None, |other| Room::After(other.clone()))
+    }
+
+    /// Who has most, if that is more than this one would have with so many bytes more.
+    pub fn above(&self, who: &K, bytes: usize) -> Option<&K> {
         let would_have = self.of(who).saturating_add(bytes);
-        let largest = self.by_size.iter().rev().find(|(_, other)| other != who);
-        match largest {
-            Some((size, other)) if *size > would_have => Room::After(other.clone()),
-            _ => Room::None,
-        }
+        let (size, largest) = self.by_size.iter().rev().find(|(_, other)| other != who)?;
+        (*size > would_have).then_some(largest)
     }
 
     /// Takes so many bytes, if they are free; whether they were.

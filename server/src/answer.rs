@@ -128,7 +128,9 @@ impl Failure {
             Self::Parameters(_) | Self::Key(BadKey::Conflict | BadKey::Unwritten(Unwritten::Failed)) => {
                 conn.count(Event::Refused);
             }
-            Self::Full(_) | Self::Waited(Waited::TooLong(_)) | Self::Key(BadKey::Unwritten(Unwritten::Full { .. })) => {
+            Self::Full(_)
+            | Self::Waited(Waited::TooLong(_) | Waited::Displaced(_))
+            | Self::Key(BadKey::Unwritten(Unwritten::Full { .. })) => {
                 conn.count(Event::Overloaded);
             }
             Self::Late | Self::Waited(Waited::Expired) | Self::Key(BadKey::Unwritten(Unwritten::Late)) => {
@@ -186,7 +188,7 @@ fn full_info(full: Full, method: &Method) -> ErrorInfo {
         Full::Total { waiting } => {
             (format!("this provider is full (calls that wait: {waiting})"), "total_queue", waiting)
         }
-        Full::Bytes { bound } => {
+        Full::MethodBytes { bound } | Full::Bytes { bound } => {
             (format!("method {name:?} is busy, and no more than {bound} bytes of calls may wait"), "queue_bytes", bound)
         }
     };
@@ -215,6 +217,7 @@ fn waited_info(waited: Waited, method: &Method) -> (ResultCode, ErrorInfo) {
             let bound = usize::try_from(age.as_millis()).unwrap_or(usize::MAX);
             (ResultCode::Overloaded, ErrorInfo::not_executed(text).with_limit("queue_age_ms", bound))
         }
+        Waited::Displaced(full) => (ResultCode::Overloaded, full_info(full, method)),
     }
 }
 

@@ -7,14 +7,14 @@ use callboard_net::later;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::{Admission, Entered, Full, Gates, Place, Repeats, Room, Took};
+use crate::admission::{Admission, Arrival, Entered, Full, Gates, Place, Repeats, Room, Took};
 use crate::method::Method;
 use crate::running::Running;
 
 /// The shell around [`Admission`]: calls that run hold a [`Pass`], those that wait a [`Queued`].
 pub(crate) struct Gatekeeper {
     gates: Arc<Gates>,
-    admission: Mutex<Admission<oneshot::Sender<Permit>>>,
+    admission: Mutex<Admission<Turn>>,
     repeats: Mutex<Repeats>,
     /// So long a call waits at most.
     queue_age: Duration,
@@ -24,6 +24,9 @@ pub(crate) struct Gatekeeper {
     /// The calls that run or wait.
     pub(crate) running: Running,
 }
+
+/// Tells a call that waits that it is let in, or refused.
+type Turn = oneshot::Sender<Result<Permit, Full>>;
 
 /// That a call is among those that run. Whoever has it gives it back: see [`Gatekeeper::leave`] and [`Permit`].
 #[must_use]
@@ -41,10 +44,10 @@ pub(crate) struct Permit {
 /// A call's place among those that wait, until it is dropped.
 pub(crate) struct Queued {
     keeper: Arc<Gatekeeper>,
-    method: usize,
+    call: Arrival,
     place: Place,
     since: Instant,
-    let_in: oneshot::Receiver<Permit>,
+    told: oneshot::Receiver<Result<Permit, Full>>,
 }
 
 /// A call of so many bytes that waits for what comes of another one under its key, until this is dropped.
@@ -77,6 +80,8 @@ pub(crate) enum Waited {
     Expired,
     /// It waited for as long as any may.
     TooLong(Duration),
+    /// It gave way to another one, since this is full.
+    Displaced(Full),
 }
 
 impl Gatekeeper {
@@ -99,36 +104,40 @@ impl Gatekeeper {
         self.methods.get(at)
     }
 
-    /// A call of this method has come, of so many bytes.
-    pub(crate) fn enter(self: &Arc<Self>, method: usize, bytes: usize) -> Admitted {
+    /// A call has come.
+    pub(crate) fn enter(self: &Arc<Self>, call: Arrival) -> Admitted {
         // Where nobody waits, nobody is overtaken.
-        if !self.gates.somebody_waits() && self.gates.enter(method).is_ok() {
-            return Admitted::Now(self.pass(method));
+        if !self.gates.somebody_waits() && self.gates.enter(call.method).is_ok() {
+            return Admitted::Now(self.pass(call.method));
         }
-        self.enter_in_turn(method, bytes)
+        self.enter_in_turn(call)
     }
 
-    fn enter_in_turn(self: &Arc<Self>, method: usize, bytes: usize) -> Admitted {
+    fn enter_in_turn(self: &Arc<Self>, call: Arrival) -> Admitted {
         let mut receiver = None;
         let wait = || {
-            let (sender, let_in) = oneshot::channel();
-            receiver = Some(let_in);
+            let (sender, told) = oneshot::channel();
+            receiver = Some(told);
             sender
         };
         // From here on who leaves looks here for those that wait.
         self.gates.announce();
         let mut admission = self.lock();
-        let let_in = admission.let_in();
-        let entered = admission.enter(method, bytes, wait);
+        let (let_in, mut gone) = (admission.let_in(), Vec::new());
+        let entered = admission.enter(call, wait, &mut gone);
         drop(admission);
         self.gates.retract();
         self.tell(let_in);
+        for (displaced, full) in gone {
+            // It may wait no longer; then it is refused either way.
+            let _ = displaced.send(Err(full));
+        }
         match (entered, receiver) {
-            (Entered::Waits(place), Some(let_in)) => {
-                Admitted::Later(Queued { keeper: Arc::clone(self), method, place, since: Instant::now(), let_in })
+            (Entered::Waits(place), Some(told)) => {
+                Admitted::Later(Queued { keeper: Arc::clone(self), call, place, since: Instant::now(), told })
             }
             (Entered::Refused(full), _) => Admitted::Never(full),
-            (Entered::Runs | Entered::Waits(_), _) => Admitted::Now(self.pass(method)),
+            (Entered::Runs | Entered::Waits(_), _) => Admitted::Now(self.pass(call.method)),
         }
     }
 
@@ -161,10 +170,10 @@ impl Gatekeeper {
         self.tell(let_in);
     }
 
-    fn tell(self: &Arc<Self>, let_in: Vec<(usize, oneshot::Sender<Permit>)>) {
+    fn tell(self: &Arc<Self>, let_in: Vec<(usize, Turn)>) {
         for (method, next) in let_in {
             // One that no longer waits gives its place back at once, as the permit is dropped.
-            drop(next.send(Permit::new(self, method, self.pass(method))));
+            drop(next.send(Ok(Permit::new(self, method, self.pass(method)))));
         }
     }
 
@@ -177,7 +186,7 @@ impl Gatekeeper {
         self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Admission<oneshot::Sender<Permit>>> {
+    fn lock(&self) -> MutexGuard<'_, Admission<Turn>> {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -228,12 +237,13 @@ impl Queued {
         let age = self.keeper.queue_age;
         let oldest = later(self.since, age);
         let until = deadline.map_or(oldest, |deadline| deadline.min(oldest));
-        let turn = timeout_at(until, &mut self.let_in).await;
+        let turn = timeout_at(until, &mut self.told).await;
         let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         match turn {
             // It may have been let in at the last moment.
-            Ok(Ok(permit)) if !is_over() => Ok(permit),
+            Ok(Ok(Ok(permit))) if !is_over() => Ok(permit),
             _ if is_over() => Err(Waited::Expired),
+            Ok(Ok(Err(full))) => Err(Waited::Displaced(full)),
             _ => Err(Waited::TooLong(age)),
         }
     }
@@ -247,7 +257,7 @@ impl Drop for Repeat {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        let given_up = self.keeper.lock().give_up(self.method, self.place);
+        let given_up = self.keeper.lock().give_up(self.call.method, self.call.caller, self.place);
         drop(given_up);
     }
 }
@@ -287,15 +297,19 @@ mod tests {
         keeper_of(Concurrency::Fixed(concurrency), queue)
     }
 
+    fn call(method: usize) -> Arrival {
+        Arrival { method, caller: ConnectionId(1), bytes: 1 }
+    }
+
     fn now(keeper: &Arc<Gatekeeper>) -> Permit {
-        match keeper.enter(0, 1) {
+        match keeper.enter(call(0)) {
             Admitted::Now(pass) => Permit::new(keeper, 0, pass),
             _ => panic!("it runs at once"),
         }
     }
 
     fn later(keeper: &Arc<Gatekeeper>) -> Queued {
-        match keeper.enter(0, 1) {
+        match keeper.enter(call(0)) {
             Admitted::Later(queued) => queued,
             _ => panic!("it waits"),
         }
@@ -306,7 +320,7 @@ mod tests {
         let keeper = keeper(1, 3);
         let first = now(&keeper);
         let (mut second, gone, third) = (later(&keeper), later(&keeper), later(&keeper));
-        assert!(matches!(keeper.enter(0, 1), Admitted::Never(Full::Method { running: 1, waiting: 3 })));
+        assert!(matches!(keeper.enter(call(0)), Admitted::Never(Full::Method { running: 1, waiting: 3 })));
         drop(gone);
         drop(first);
         let second = second.turn(None).await.unwrap();
@@ -364,13 +378,13 @@ mod tests {
         };
         run(Duration::from_secs(1), Duration::from_millis(1)).await;
         let both = [now(&keeper), now(&keeper)];
-        assert!(matches!(keeper.enter(0, 1), Admitted::Never(_)), "there is one place more");
+        assert!(matches!(keeper.enter(call(0)), Admitted::Never(_)), "there is one place more");
         drop(both);
         // A round of two that were slow.
         run(Duration::ZERO, Duration::from_secs(1)).await;
         run(Duration::ZERO, Duration::from_secs(1)).await;
         let _one = now(&keeper);
-        assert!(matches!(keeper.enter(0, 1), Admitted::Never(_)), "and one less");
+        assert!(matches!(keeper.enter(call(0)), Admitted::Never(_)), "and one less");
     }
 
     /// Of three methods, two of which share threads; all share a gate. Counts who runs.
@@ -398,7 +412,7 @@ mod tests {
         }
 
         async fn call(&self, method: usize, number: usize) {
-            let permit = match self.keeper.enter(method, 1) {
+            let permit = match self.keeper.enter(call(method)) {
                 Admitted::Now(pass) => Permit::new(&self.keeper, method, pass),
                 // Some do not wait for long enough.
                 Admitted::Later(queued) if number.is_multiple_of(7) => return drop(queued),
@@ -442,19 +456,19 @@ mod tests {
         });
         let mut met = 0;
         for _ in 0..10_000 {
-            let Admitted::Now(pass) = keeper.enter(0, 1) else { panic!("it is alone") };
+            let Admitted::Now(pass) = keeper.enter(call(0)) else { panic!("it is alone") };
             to_leave.send(pass).unwrap();
             while keeper.gates.running(0) > 0 {
                 std::hint::spin_loop();
             }
             // The other thread has looked whether somebody waits, and found nobody, and is on its way to the last gate.
-            let admitted = keeper.enter(1, 1);
+            let admitted = keeper.enter(call(1));
             let is_met = keeper.gates.running(2) > 0;
             left.recv().unwrap();
             match admitted {
                 Admitted::Now(pass) => keeper.leave(1, &pass, Left::AtItsEnd),
                 Admitted::Later(mut queued) => {
-                    drop(queued.let_in.try_recv().expect("it waits for ever"));
+                    drop(queued.told.try_recv().expect("it waits for ever"));
                     met += usize::from(is_met);
                 }
                 Admitted::Never(full) => panic!("it may wait: {full:?}"),

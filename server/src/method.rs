@@ -152,8 +152,8 @@ impl Method {
     }
 
     /// How many calls of it may wait for their turn. Default 1,024, and no more than half of
-    /// [`Router::queue`](crate::Router::queue) where it is not the only such method; with 0 none waits. Further ones are refused at once with
-    /// OVERLOADED, executed no, which names the limit. More outlast longer bursts, and keep callers waiting for longer. How
+    /// [`Router::queue`](crate::Router::queue) where it is not the only such method; with 0 none waits. Past it calls are refused with
+    /// OVERLOADED, executed no, which names the limit; whose, [`Router::queue`](crate::Router::queue) says. More outlast longer bursts, and keep callers waiting for longer. How
     /// long they may wait is [`Router::queue_age`](crate::Router::queue_age).
     #[must_use]
     pub const fn queue(mut self, calls: usize) -> Self {

@@ -276,8 +276,9 @@ impl Router {
         self.limited(|limits| limits.concurrency = calls)
     }
 
-    /// How many calls may wait for their turn, of all methods together. Default 16,384; with 0 none waits. Further ones are
-    /// refused at once with OVERLOADED, executed no. More outlast longer bursts, and keep callers waiting for longer. A
+    /// How many calls may wait for their turn, of all methods together. Default 16,384; with 0 none waits. The connections that
+    /// wait for one method take turns. Past the bound a call is refused with OVERLOADED, executed no: the newest of the
+    /// connection that waits with most, for one that would wait with less, else the one that comes. More outlast longer bursts, and keep callers waiting for longer. A
     /// method's own bound is [`Method::queue`].
     #[must_use]
     pub fn queue(self, calls: usize) -> Self {

@@ -15,6 +15,7 @@ use callboard_net::deadline_after;
 use tokio::time::Instant;
 
 use crate::Router;
+use crate::admission::Arrival;
 use crate::answer::{BadKey, Caller, Failure};
 use crate::asked::Asked;
 use crate::context::Context;
@@ -76,7 +77,7 @@ impl Router {
         }
         let keeper = self.0.keeper();
         let mut later = Later::new(conn, message, keeper, at);
-        match keeper.enter(at, message.frame().len()) {
+        match keeper.enter(arrival(conn, message, at)) {
             Admitted::Now(pass) => {
                 later.let_in(Some(pass));
                 // It begins in place, so that what is wrong with the parameters is told at once.
@@ -122,11 +123,11 @@ impl Router {
             Placed::Ended(kept) => return later.repeat(kept, answers.bytes()),
             Placed::Conflict => return later.fail(Failure::Key(BadKey::Conflict)),
         };
-        let (deadline, bytes, waits) = (deadline(conn, request), message.frame().len(), route.waits());
+        let (deadline, call, waits) = (deadline(conn, request), arrival(conn, message, at), route.waits());
         let (router, conn, message) = (self.clone(), conn.clone(), message.detach());
         let keeper = Arc::clone(keeper);
         let path = Path {
-            enter: move || waits.then(|| keeper.enter(at, bytes)),
+            enter: move || waits.then(|| keeper.enter(call)),
             begin: move || begin_again(&router, &conn, &message, deadline),
         };
         later.run_once(turn, deadline, path);
@@ -139,6 +140,10 @@ impl Router {
             conn.count(Event::Cancelled);
         }
     }
+}
+
+fn arrival<C: Connection>(conn: &C, message: &Message, method: usize) -> Arrival {
+    Arrival { method, caller: conn.id(), bytes: message.frame().len() }
 }
 
 fn read_key(key: Raw<'_>) -> Result<Cow<'_, str>, BodyError> {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -40,9 +41,24 @@ fn calls(calls: usize) -> Room {
     Room { calls, bytes: usize::MAX }
 }
 
-/// Calls of method 0 with these numbers.
+const ONE: ConnectionId = ConnectionId(1);
+const TWO: ConnectionId = ConnectionId(2);
+
+/// Calls of a method with these numbers, all of one caller.
 fn come(admission: &mut Admission<u64>, method: usize, who: impl IntoIterator<Item = u64>) -> Vec<Entered> {
-    who.into_iter().map(|who| admission.enter(method, 1, || who)).collect()
+    who.into_iter().map(|who| come_of(admission, ONE, method, 1, who).0).collect()
+}
+
+/// One call, and who gives way to it.
+fn come_of(
+    admission: &mut Admission<u64>,
+    caller: ConnectionId,
+    method: usize,
+    bytes: usize,
+    who: u64,
+) -> (Entered, Vec<(u64, Full)>) {
+    let mut gone = Vec::new();
+    (admission.enter(Arrival { method, caller, bytes }, || who, &mut gone), gone)
 }
 
 #[test]
@@ -105,12 +121,12 @@ fn who_waits_for_a_thread_keeps_its_turn_while_others_come_and_go() {
 fn who_gives_up_is_not_let_in_and_its_place_in_the_queue_is_free() {
     let mut admission = admission(100, &[(Concurrency::Fixed(1), 2)]);
     assert_eq!(come(&mut admission, 0, 1..=3), [Entered::Runs, Entered::Waits(1), Entered::Waits(2)]);
-    assert_eq!(admission.give_up(0, 1), Some(2));
-    assert_eq!(admission.give_up(0, 1), None, "twice is once");
+    assert_eq!(admission.give_up(0, ONE, 1), Some(2));
+    assert_eq!(admission.give_up(0, ONE, 1), None, "twice is once");
     assert_eq!(come(&mut admission, 0, [4]), [Entered::Waits(3)]);
     assert_eq!(admission.leave(0, None), [(0, 3)]);
-    assert_eq!(admission.give_up(0, 2), None, "it runs");
-    assert_eq!(admission.give_up(0, 3), Some(4));
+    assert_eq!(admission.give_up(0, ONE, 2), None, "it runs");
+    assert_eq!(admission.give_up(0, ONE, 3), Some(4));
     assert!(admission.leave(0, None).is_empty());
 }
 
@@ -132,13 +148,13 @@ fn what_waits_is_bounded_in_bytes_of_each_method_and_in_all() {
     let (mut plan, own) = (Plan::default(), Room { calls: 100, bytes: 60 });
     let methods: Vec<_> = (0..2).map(|_| plan.method(Concurrency::Fixed(1), &[], own)).collect();
     let mut admission = plan.admission(Room { calls: 100, bytes: 100 });
-    let mut come = |method: usize, bytes| admission.enter(methods[method], bytes, || 0);
+    let mut come = |method: usize, bytes| come_of(&mut admission, ONE, methods[method], bytes, 0).0;
     assert_eq!([come(0, 1_000), come(1, 1_000)], [Runs, Runs], "what runs takes nothing of it");
-    assert_eq!([come(0, 50), come(0, 11), come(0, 10)], [Waits(1), Refused(Full::Bytes { bound: 60 }), Waits(2)]);
+    assert_eq!([come(0, 50), come(0, 11), come(0, 10)], [Waits(1), Refused(Full::MethodBytes { bound: 60 }), Waits(2)]);
     assert_eq!([come(1, 41), come(1, 40)], [Refused(Full::Bytes { bound: 100 }), Waits(3)]);
     assert_eq!(admission.leave(methods[0], None).len(), 1);
-    assert_eq!(admission.give_up(methods[1], 3), Some(0));
-    let mut come = |method: usize, bytes| admission.enter(methods[method], bytes, || 0);
+    assert_eq!(admission.give_up(methods[1], ONE, 3), Some(0));
+    let mut come = |method: usize, bytes| come_of(&mut admission, ONE, methods[method], bytes, 0).0;
     assert_eq!([come(0, 50), come(1, 40)], [Waits(4), Waits(5)], "who has gone leaves room");
 }
 
@@ -154,6 +170,69 @@ fn where_none_may_wait_the_gate_is_named_that_has_no_room() {
             let full = Entered::Refused(Full::Gate(Closed { passes, running: 1 }));
             assert_eq!(come(&mut admission, 0, [1, 2]), [Entered::Runs, full]);
         }
+    }
+}
+
+#[test]
+fn callers_that_wait_for_one_method_take_turns() {
+    let mut admission = admission(100, &[(Concurrency::Fixed(1), 100)]);
+    for (caller, who) in [(ONE, 0..5), (TWO, 10..12), (ConnectionId(3), 20..21)] {
+        for who in who {
+            come_of(&mut admission, caller, 0, 1, who);
+        }
+    }
+    let turns: Vec<_> = (0..7).flat_map(|_| admission.leave(0, None)).map(|(_, who)| who).collect();
+    assert_eq!(turns, [1, 10, 20, 2, 11, 3, 4]);
+}
+
+#[test]
+fn past_the_bounds_who_waits_with_most_gives_way_to_one_that_would_wait_with_less() {
+    use Entered::{Refused, Waits};
+    let mut admission = admission(100, &[(Concurrency::Fixed(1), 4)]);
+    come(&mut admission, 0, 0..5);
+    let full = Full::Method { running: 1, waiting: 4 };
+    let mut come = |caller, who| come_of(&mut admission, caller, 0, 1, who);
+    assert_eq!(come(ONE, 5), (Refused(full), vec![]));
+    assert_eq!(come(TWO, 10), (Waits(5), vec![(4, full)]));
+    assert_eq!(come(TWO, 11), (Waits(6), vec![(3, full)]));
+    assert_eq!(come(TWO, 12), (Refused(full), vec![]), "they are equal");
+    assert_eq!(come(ConnectionId(3), 20), (Waits(7), vec![(11, full)]));
+    let turns: Vec<_> = (0..4).flat_map(|_| admission.leave(0, None)).map(|(_, who)| who).collect();
+    assert_eq!(turns, [1, 10, 20, 2]);
+}
+
+#[test]
+fn who_holds_most_bytes_or_places_of_all_methods_gives_way_where_it_was_last() {
+    use Entered::{Refused, Waits};
+    let (mut plan, own) = (Plan::default(), Room { calls: 100, bytes: 400_000 });
+    for _ in 0..2 {
+        plan.method(Concurrency::Fixed(1), &[], own);
+    }
+    let mut admission = plan.admission(Room { calls: 5, bytes: 500_000 });
+    for method in 0..2 {
+        come_of(&mut admission, ONE, method, 1, 0);
+    }
+    let mut come = |caller, method, bytes, who| come_of(&mut admission, caller, method, bytes, who);
+    assert_eq!([come(ONE, 0, 300_000, 1), come(ONE, 1, 100_000, 2)], [(Waits(1), vec![]), (Waits(2), vec![])]);
+    let (of_method, of_all) = (Full::MethodBytes { bound: 400_000 }, Full::Bytes { bound: 500_000 });
+    assert_eq!(come(TWO, 0, 400_001, 10), (Refused(of_method), vec![]), "nobody gives way to what has no room at all");
+    assert_eq!(come(TWO, 1, 150_000, 11), (Waits(3), vec![(2, of_all)]));
+    assert_eq!(come(TWO, 0, 50_000, 12), (Waits(4), vec![]));
+    assert_eq!(come(TWO, 0, 300_000, 13), (Refused(of_method), vec![]), "it would have more");
+    assert_eq!(come(ConnectionId(3), 0, 100_000, 20), (Waits(5), vec![(1, of_method)]));
+    let total = Full::Total { waiting: 5 };
+    assert_eq!([come(ONE, 0, 1, 3).0, come(ONE, 0, 1, 4).0], [Waits(6), Waits(7)]);
+    assert_eq!(come(ConnectionId(4), 1, 1, 30), (Waits(8), vec![(12, total)]));
+}
+
+/// Most calls are one caller's.
+fn caller_of(who: u64) -> ConnectionId {
+    if who.is_multiple_of(4) {
+        ONE
+    } else if who.is_multiple_of(7) {
+        TWO
+    } else {
+        ConnectionId(0)
     }
 }
 
@@ -191,21 +270,36 @@ proptest! {
         for (n, step) in (0_u64..).zip(&steps) {
             let mut let_in = Vec::new();
             match step {
-                Step::Come(method) => match admission.enter(*method, 1, || n) {
-                    Entered::Runs => running.push((*method, n)),
-                    Entered::Waits(place) => waiting.push((*method, n, place)),
-                    Entered::Refused(_) => {
-                        let held = waiting.iter().filter(|waits| waits.0 == *method).count();
-                        prop_assert_eq!(held, limits[*method].1);
+                Step::Come(method) => {
+                    let (entered, gone) = come_of(&mut admission, caller_of(n), *method, 1, n);
+                    let held = |of: u64, waiting: &[(usize, u64, Place)]| {
+                        waiting.iter().filter(|waits| waits.0 == *method && caller_of(waits.1) == caller_of(of)).count()
+                    };
+                    for (who, _) in gone {
+                        prop_assert!((0..30).all(|other| held(other, &waiting) <= held(who, &waiting)), "most gives way");
+                        prop_assert!(held(who, &waiting) > held(n, &waiting) + 1);
+                        let at = waiting.iter().rposition(|waits| {
+                            waits.0 == *method && caller_of(waits.1) == caller_of(who)
+                        });
+                        prop_assert_eq!(waiting.remove(at.expect("it waits")).1, who, "it is the newest");
                     }
-                },
+                    match entered {
+                        Entered::Runs => running.push((*method, n)),
+                        Entered::Waits(place) => waiting.push((*method, n, place)),
+                        Entered::Refused(_) => {
+                            let all = waiting.iter().filter(|waits| waits.0 == *method).count();
+                            prop_assert_eq!(all, limits[*method].1);
+                            prop_assert!((0..30).all(|other| held(other, &waiting) <= held(n, &waiting) + 1));
+                        }
+                    }
+                }
                 Step::End(which, ms) if !running.is_empty() => {
                     let (method, _) = running.swap_remove(which.index(running.len()));
                     let_in = admission.leave(method, Some(Took::Whole(Duration::from_millis(*ms))));
                 }
                 Step::GiveUp(which) if !waiting.is_empty() => {
                     let (method, who, place) = waiting.remove(which.index(waiting.len()));
-                    prop_assert_eq!(admission.give_up(method, place), Some(who));
+                    prop_assert_eq!(admission.give_up(method, caller_of(who), place), Some(who));
                 }
                 _ => {}
             }
@@ -213,7 +307,10 @@ proptest! {
                 let at = waiting.iter().position(|waits| waits.1 == who).expect("it waits");
                 let (method, ..) = waiting.remove(at);
                 prop_assert_eq!(method, of);
-                prop_assert!(waiting.iter().all(|waits| waits.0 != method || waits.1 > who), "in order");
+                let is_before = |waits: &(usize, u64, Place)| {
+                    waits.0 == method && caller_of(waits.1) == caller_of(who) && waits.1 < who
+                };
+                prop_assert!(!waiting.iter().any(is_before), "in order");
                 running.push((method, who));
             }
             prop_assert!(running.iter().filter(|runs| runs.0 > 0).count() <= 3);
@@ -239,7 +336,9 @@ struct Model {
     limits: (usize, usize, Vec<(usize, bool)>),
     running: Vec<usize>,
     /// Who waits, and since which step the method has had no turn.
-    waiting: Vec<(VecDeque<u64>, u64)>,
+    waiting: Vec<(Vec<u64>, u64)>,
+    /// Since which step a caller has had no turn of a method.
+    callers: BTreeMap<(usize, ConnectionId), u64>,
     step: u64,
 }
 
@@ -263,15 +362,19 @@ impl Model {
     }
 
     fn wait(&mut self, method: usize, who: u64) {
+        self.step += 1;
         if self.waiting[method].0.is_empty() {
-            self.has_turn(method);
+            self.waiting[method].1 = self.step;
         }
-        self.waiting[method].0.push_back(who);
+        if !self.waiting[method].0.iter().any(|waits| caller_of(*waits) == caller_of(who)) {
+            self.callers.insert((method, caller_of(who)), self.step);
+        }
+        self.waiting[method].0.push(who);
     }
 
-    fn has_turn(&mut self, method: usize) {
-        self.step += 1;
-        self.waiting[method].1 = self.step;
+    /// Whose turn it is: the first call of the caller that has had none for longest.
+    fn next(&self, method: usize) -> Option<u64> {
+        self.waiting[method].0.iter().copied().min_by_key(|who| (self.callers[&(method, caller_of(*who))], *who))
     }
 
     /// This one is let in; whether nobody was passed over who had waited for longer and had room.
@@ -279,10 +382,13 @@ impl Model {
         let since = self.waiting[method].1;
         let waits = |other: &usize| !self.waiting[*other].0.is_empty() && self.waiting[*other].1 < since;
         let passed_over = (0..self.running.len()).filter(waits).any(|other| self.has_room(other));
-        let is_first = self.has_room(method) && self.waiting[method].0.pop_front() == Some(who);
+        let is_next = self.has_room(method) && self.next(method) == Some(who);
+        self.waiting[method].0.retain(|waits| *waits != who);
         self.running[method] += 1;
-        self.has_turn(method);
-        is_first && !passed_over
+        self.step += 1;
+        self.waiting[method].1 = self.step;
+        self.callers.insert((method, caller_of(who)), self.step);
+        is_next && !passed_over
     }
 }
 
@@ -291,7 +397,8 @@ fn model() -> impl Strategy<Value = Model> {
     (1..6_usize, 1..4_usize, methods).prop_map(|limits| Model {
         limits: (limits.0, limits.1, limits.2),
         running: vec![0; 4],
-        waiting: vec![(VecDeque::new(), 0); 4],
+        waiting: vec![(Vec::new(), 0); 4],
+        callers: BTreeMap::new(),
         step: 0,
     })
 }
@@ -306,7 +413,8 @@ fn step_of_four() -> impl Strategy<Value = Step> {
 
 proptest! {
     /// Whoever has waited for longest, and has room, is next: so, for each place that it could have had, a method is
-    /// overtaken at most once by each of the others. And no place is free that somebody waits for.
+    /// overtaken at most once by each of the others, and so is a caller within a method. And no place is free that somebody
+    /// waits for.
     #[test]
     fn no_place_is_idle_that_somebody_waits_for_and_nobody_with_room_is_passed_over(
         mut model in model(),
@@ -324,7 +432,7 @@ proptest! {
             let mut let_in = Vec::new();
             match step {
                 Step::Come(method) => {
-                    let entered = admission.enter(*method, 1, || who);
+                    let (entered, _) = come_of(&mut admission, caller_of(who), *method, 1, who);
                     prop_assert_eq!(entered == Entered::Runs, model.come(*method, who), "{:?}", entered);
                     if let Entered::Waits(place) = entered {
                         places.push((*method, who, place));
@@ -340,7 +448,7 @@ proptest! {
                 }
                 Step::GiveUp(which) if !places.is_empty() => {
                     let (method, who, place) = places.remove(which.index(places.len()));
-                    prop_assert_eq!(admission.give_up(method, place), Some(who));
+                    prop_assert_eq!(admission.give_up(method, caller_of(who), place), Some(who));
                     model.waiting[method].0.retain(|waits| *waits != who);
                 }
                 Step::GiveUp(_) => {}

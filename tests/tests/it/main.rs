@@ -9,6 +9,7 @@ mod forebear;
 mod foreign;
 mod given_up;
 mod golden;
+mod greedy;
 mod hostile;
 mod house;
 mod keys;

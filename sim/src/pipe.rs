@@ -64,8 +64,11 @@ impl Pipe {
         }
     }
 
-    /// Sends bytes that take so long.
+    /// Sends bytes that take so long. What follows a reset, of which the writer has not heard yet, goes nowhere.
     pub(crate) fn send(&mut self, bytes: Bytes, now: Instant, delay: Duration) {
+        if self.end.is_some() {
+            return;
+        }
         let at = (now + delay).max(self.last_at);
         self.last_at = at;
         self.bytes += bytes.len();
@@ -113,5 +116,22 @@ impl Pipe {
         }
         self.bytes -= bytes.len();
         Ok(Found::Bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_written_after_a_reset_arrives() {
+        let now = Instant::now();
+        let mut pipe = Pipe::new(now);
+        pipe.send(Bytes::from_static(b"lost"), now, Duration::ZERO);
+        pipe.end(End::Reset, now, Duration::ZERO);
+        pipe.stop_reading(End::Reset);
+        assert!(pipe.room(false).is_ok_and(|room| room > 0), "the writer has not heard of it");
+        pipe.send(Bytes::from_static(b"after"), now, Duration::ZERO);
+        assert_eq!(pipe.take(9, now).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 }

@@ -71,7 +71,9 @@ impl Shelf {
             let changes = book.restore(calls, Instant::now());
             // Nothing else is in the queue. Where the store fails, the next calls are told; these changes are made again at
             // the next start.
-            if let Ok(room) = writer.room() {
+            if !changes.is_empty()
+                && let Ok(room) = writer.room()
+            {
                 drop(room.queue(changes));
             }
             writer

@@ -221,7 +221,8 @@ async fn what_waits_for_the_disk_is_bounded() {
     until("all others are answered", || in_flight() == 0).await;
     assert_eq!((counted.runs(), disk.calls().len()), (1_025, 1_025));
     let writes = disk.content(|content| content.writes);
-    assert!(writes < 1_000, "they are written together: {writes}");
+    // The first one's begin, those of all that waited, and at most each end by itself.
+    assert!(writes <= 2 + 1_025, "they are written together: {writes}");
 }
 
 #[tokio::test]

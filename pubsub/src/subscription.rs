@@ -215,7 +215,9 @@ impl SubscriptionBuilder<'_> {
     }
 
     /// What becomes of messages that come faster than they are taken. Default [`SlowPolicy::Hold`]: nothing is left
-    /// out, and publishers wait. With any other nobody waits: past [`max_bytes`](Self::max_bytes) or
+    /// out, and publishers wait; but not for one that takes less than some 1 MB a second while much waits, to whose socket
+    /// nothing goes for half a second at a time (`stall_ms` of the center): it is cut off, comes back, and is told what it
+    /// has missed by then ([`Event::Resumed`]). With any other nobody waits: past [`max_bytes`](Self::max_bytes) or
     /// [`max_messages`](Self::max_messages) messages are left out, which is told ([`Event::Lagged`]), or, with
     /// `Disconnect`, the subscription ends with [`SubscriptionError::TooSlow`].
     pub const fn policy(mut self, policy: SlowPolicy) -> Self {

@@ -141,14 +141,16 @@ impl Dialer {
         let address = self.addresses.get(place).ok_or_else(|| Failed { error: no_address(), said_nothing: false })?;
         let time = self.settings.timeout / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX).max(1);
         // Of several, each has little time: its silence must show before that is over, so that it can be asked in v1.
-        let most = if self.addresses.len() > 1 { time / 2 } else { time };
+        // One that had a session is not asked so.
+        let had_session = self.with_session.contains(&place);
+        let most = if self.addresses.len() > 1 && !had_session { time / 2 } else { time };
         let silences = self.silences.get(&place).copied().unwrap_or(0);
         let mut attempt = Attempt {
             settings: &self.settings,
             address,
             runtime: &self.runtime,
             inboxes: &self.inboxes,
-            had_session: self.with_session.contains(&place),
+            had_session,
             // One that is slow is asked less often, else it never gets to answer.
             patience: self.settings.session_timeout.saturating_mul(1 << silences.min(MOST_DOUBLINGS)).min(most),
             place,
@@ -167,7 +169,7 @@ impl Dialer {
                 Ok(link)
             }
             Err(error) => {
-                let (said_nothing, had_session) = (attempt.said_nothing, attempt.had_session);
+                let said_nothing = attempt.said_nothing;
                 if said_nothing && had_session {
                     self.silences.insert(place, silences.saturating_add(1));
                 }

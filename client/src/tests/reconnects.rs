@@ -417,10 +417,19 @@ async fn one_that_had_a_session_is_not_taken_for_a_v1_peer() {
 
 #[tokio::test]
 async fn a_peer_that_has_become_slow_to_grant_sessions_is_given_more_time_each_time() {
-    let peer = Peer::new().await;
     let patience = Duration::from_millis(250);
     let settings = kept_up().session(SessionMode::Require).session_timeout(patience);
-    let (client, line) = tokio::join!(settings.connect(peer.address()), async {
+    let peer = Peer::new().await;
+    comes_back(&peer, settings.clone(), peer.address(), 3 * patience).await;
+    // Each of two addresses has half of the time, and nobody is at the other one.
+    let (peer, nobody) = (Peer::new().await, Peer::new().await.address());
+    let addresses = format!("{},{nobody}", peer.address());
+    comes_back(&peer, settings.timeout(8 * patience), addresses, 3 * patience).await;
+}
+
+/// To a peer that takes so long to grant a session, but for the first one.
+async fn comes_back(peer: &Peer, settings: ClientBuilder, addresses: String, takes: Duration) {
+    let (client, line) = tokio::join!(settings.connect(addresses), async {
         let mut line = peer.accept().await;
         line.open_session(json!({})).await;
         line
@@ -433,8 +442,7 @@ async fn a_peer_that_has_become_slow_to_grant_sessions_is_given_more_time_each_t
         assert!(tries < 10, "each is given up too soon");
         let mut line = peer.accept().await;
         let opening = line.next().await.expect("it asks");
-        // So long it takes.
-        if let Ok(said) = timeout(3 * patience, line.next()).await {
+        if let Ok(said) = timeout(takes, line.next()).await {
             assert!(said.is_none(), "it was given up");
             continue;
         }

@@ -187,16 +187,7 @@ async fn a_v1_peer_at_its_limit_is_not_read_and_its_silence_does_not_count() {
 #[tokio::test(start_paused = true)]
 async fn a_session_peer_is_read_past_its_limit() {
     let rig = rig(4096, Limits { in_flight: 1, ..Limits::default() });
-    let session = Session {
-        name: String::new(),
-        instance: String::new(),
-        store: None,
-        features: callboard_common::Features::ALL,
-        limits: callboard_common::Limits::default(),
-        heartbeats: None,
-        serving: None,
-    };
-    assert!(rig.conn.open_session(session));
+    assert!(rig.conn.open_session(session()));
     let first = rig.conn.begin_request();
     assert!(first.is_some() && rig.conn.begin_request().is_none() && rig.conn.may_read());
     drop(first);
@@ -286,21 +277,18 @@ async fn what_comes_while_it_drains_is_refused_and_it_ends_when_the_peer_is_quie
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
+/// One with all features.
+fn session() -> Session {
+    let (features, limits) = (callboard_common::Features::ALL, callboard_common::Limits::default());
+    let (name, instance) = (String::new(), String::new());
+    Session { name, instance, store: None, features, limits, heartbeats: None, serving: None }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_was_told_ends_it_itself_and_one_that_hangs_has_a_second() {
     for closes in [true, false] {
         let mut rig = rig(1024, Limits::default());
-        let (features, limits) = (callboard_common::Features::ALL, callboard_common::Limits::default());
-        let session = Session {
-            name: String::new(),
-            instance: String::new(),
-            store: None,
-            features,
-            limits,
-            heartbeats: None,
-            serving: None,
-        };
-        assert!(rig.conn.open_session(session));
+        assert!(rig.conn.open_session(session()));
         rig.conn.drain(Duration::from_secs(5));
         let start = Instant::now();
         let length = rig.peer.read_u32().await.unwrap() as usize;
@@ -318,17 +306,7 @@ async fn a_peer_that_was_told_ends_it_itself_and_one_that_hangs_has_a_second() {
 #[tokio::test(start_paused = true)]
 async fn one_way_requests_are_taken_while_a_connection_drains() {
     let mut rig = rig(1024, Limits::default());
-    let (features, limits) = (callboard_common::Features::ALL, callboard_common::Limits::default());
-    let session = Session {
-        name: String::new(),
-        instance: String::new(),
-        store: None,
-        features,
-        limits,
-        heartbeats: None,
-        serving: None,
-    };
-    assert!(rig.conn.open_session(session));
+    assert!(rig.conn.open_session(session()));
     rig.conn.drain(Duration::from_secs(5));
     let kind = u32::from(callboard_common::FLAG_ONE_WAY) << 24 | 2;
     let one_way = Recorder::new(0).message(kind, b"one-way", b"{}").frame().to_vec();

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use callboard_common::{Features, Head, SendError};
+use callboard_common::{Head, SendError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -230,17 +230,7 @@ impl Handler<Conn> for Opens {
             return conn.answer(message.id(), &TopicAnswer::ok()).unwrap();
         }
         std::thread::scope(|scope| scope.spawn(|| conn.drain(GRACE)).join().unwrap());
-        let (features, limits) = (Features::ALL, callboard_common::Limits::default());
-        let session = Session {
-            name: String::new(),
-            instance: String::new(),
-            store: None,
-            features,
-            limits,
-            heartbeats: None,
-            serving: None,
-        };
-        assert!(conn.open_session(session));
+        assert!(conn.open_session(session()));
         conn.answer(message.id(), &TopicAnswer::ok()).unwrap();
     }
 }

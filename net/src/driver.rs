@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use callboard_common::{Connection, Handler, Head, Heartbeat, MessageType, Ping, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use self::ends::{Broken, Draining, LastAnswer};
 use crate::Conn;
 use crate::conn::End;
+use crate::lane::{self, Account, Turn};
 use crate::metrics::add;
 use crate::pulse::{Beat, Pulse};
 use crate::reader::{Read, ReadFailure, Reader};
@@ -42,6 +43,7 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     timer_wakes: Option<Waker>,
     /// It has let others run since a push woke it.
     gathering: bool,
+    account: Account,
 }
 
 /// A connection as its server knows it: entered once, and taken out once however its task ends.
@@ -54,6 +56,25 @@ impl<P: Protocol, H: Handler<Conn<P>>> Registration<P, H> {
     pub(crate) fn new(conn: Conn<P>, handler: Arc<H>) -> Self {
         conn.shared().connections.insert(conn.id(), conn.clone());
         Self { conn, handler }
+    }
+}
+
+/// How far a turn has brought a connection.
+#[derive(Debug)]
+enum Advanced {
+    /// It waits for something.
+    All,
+    /// It has more to do.
+    Part,
+    Over(End),
+}
+
+impl From<Poll<End>> for Advanced {
+    fn from(end: Poll<End>) -> Self {
+        match end {
+            Poll::Ready(end) => Self::Over(end),
+            Poll::Pending => Self::All,
+        }
     }
 }
 
@@ -85,43 +106,44 @@ where
             pulse: None,
             timer_wakes: None,
             gathering: false,
+            account: Account::default(),
         }
     }
 
-    /// Goes on as far as it can; `Some` ends the connection.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    /// Goes on as far as it can in this turn.
+    fn advance(&mut self, cx: &mut Context<'_>, turn: Turn) -> Advanced {
         let conn = self.registration.conn.clone();
+        self.reader.take_turn(turn);
         let mut frames = 0;
         for _ in 0..ROUNDS {
             if conn.is_closed() {
-                return Poll::Ready(End::ordinary("closed"));
+                return Advanced::Over(End::ordinary("closed"));
             }
             if self.last_answer.is_some() {
-                return self.give_last_answer(cx, &conn);
+                return self.give_last_answer(cx, &conn).into();
             }
             self.look_for_drain(&conn);
             let more = match self.read(cx, &conn) {
                 Ok(more) => more,
                 Err(failure) => match self.failed(cx, &conn, failure) {
-                    Some(reason) => return Poll::Ready(reason),
+                    Some(reason) => return Advanced::Over(reason),
                     None => continue,
                 },
             };
             let written = self.write(cx, &conn);
             if let Some(end) = self.finished(&conn) {
-                return Poll::Ready(end);
+                return Advanced::Over(end);
             }
             if self.reader.take_yields() {
                 if let Some(end) = self.out_of_time(&conn) {
-                    return Poll::Ready(end);
+                    return Advanced::Over(end);
                 }
                 self.gathering = true;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                return Advanced::Part;
             }
             if more {
                 frames += self.reader.brought();
-                if frames >= FRAMES {
+                if frames >= FRAMES || turn.is_over() {
                     break;
                 }
                 continue;
@@ -130,15 +152,10 @@ where
                 continue;
             }
             // Only now: who holds a publisher for this peer from here on, or drains it, wakes the task.
-            return self.overdue(cx, &conn).map_or(Poll::Pending, Poll::Ready);
+            return self.overdue(cx, &conn).map_or(Advanced::All, Advanced::Over);
         }
         // A peer that always has something to say never parks: what is due comes due all the same.
-        if let Some(end) = self.overdue(cx, &conn) {
-            return Poll::Ready(end);
-        }
-        // Others of this loop first.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        self.overdue(cx, &conn).map_or(Advanced::Part, Advanced::Over)
     }
 
     /// Writes what is queued.
@@ -315,8 +332,13 @@ where
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        let Some(turn) = lane::enter(&mut this.account, cx.waker()) else { return Poll::Pending };
         this.gathering = false;
-        let end = ready!(this.advance(cx));
+        let advanced = this.advance(cx, turn);
+        // Others of this loop first, if there is more to do.
+        let again = matches!(advanced, Advanced::Part).then(|| cx.waker());
+        lane::leave(&mut this.account, turn, again);
+        let Advanced::Over(end) = advanced else { return Poll::Pending };
         let silent_until = end.silent_until.or_else(|| this.silent_until());
         this.registration.conn.finish(End { silent_until, ..end });
         this.reader.forget(&this.registration.conn);

@@ -5,6 +5,8 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::lane;
+
 /// One thread that runs a current-thread runtime: every connection that is dealt to it lives here for its whole life.
 #[derive(Debug)]
 pub(crate) struct EventLoop {
@@ -39,6 +41,7 @@ fn before_sleep() {
     if HANDLED.take() == 1 {
         thread::yield_now();
     }
+    lane::rest();
 }
 
 impl EventLoop {
@@ -51,6 +54,8 @@ impl EventLoop {
             if core.is_some_and(|core| !core_affinity::set_for_current(core)) {
                 tracing::warn!("event loop {number} could not be pinned to a core");
             }
+            lane::open();
+            runtime.spawn(lane::conduct());
             // An error here means that the sender was dropped, which stops the loop as well.
             let _ = runtime.block_on(&mut stopping);
             // Blocking handlers may still run; nobody waits for them.

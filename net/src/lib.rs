@@ -37,6 +37,7 @@ mod event_loop;
 mod guards;
 mod inherited;
 mod keep_alive;
+mod lane;
 mod later;
 mod limits;
 mod may_block;

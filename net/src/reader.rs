@@ -20,6 +20,7 @@ use tokio_util::io::poll_read_buf;
 use self::buffers::READ_BYTES;
 use crate::Conn;
 use crate::event_loop::handled;
+use crate::lane::Turn;
 use crate::later::later;
 
 /// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
@@ -49,6 +50,8 @@ pub(crate) struct Reader {
     came: bool,
     /// Since when the started frame's time stands still.
     paused_at: Option<Instant>,
+    /// Once it is over the rest of what was read waits for the next one.
+    turn: Turn,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +84,8 @@ pub(crate) enum ReadFailure {
 /// the peer works on the first part of a batch while we work on the next. On a client's connection those who were woken
 /// by so many answers run first, so that their next calls leave with it.
 const CHUNK_CALLS: usize = 8;
+/// Frames between two looks at the clock.
+const LOOK_AT_CLOCK: u64 = 8;
 /// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same
 /// read.
 const SHORT_BYTES: usize = 4 << 10;
@@ -133,6 +138,11 @@ impl Reader {
         };
         buffers::put_back(shared);
         came
+    }
+
+    /// All that is read from now on is read in this turn.
+    pub(crate) fn take_turn(&mut self, turn: Turn) {
+        self.turn = turn;
     }
 
     /// How much more a started frame is given room for: at most as much again as came already, since only that is
@@ -205,8 +215,8 @@ impl Reader {
         before: usize,
         flush: &mut dyn FnMut(),
     ) -> Result<(), ReadFailure> {
-        let (shared, drains) = (conn.shared(), self.drains);
-        let (mut frames, mut failure) = (0, None);
+        let (shared, drains, turn) = (conn.shared(), self.drains, self.turn);
+        let (mut frames, mut failure, mut is_over) = (0, None, false);
         let kind = Cell::new(None);
         loop {
             let mut calls = 0;
@@ -220,6 +230,10 @@ impl Reader {
             let mut ended = false;
             let mut messages = iter::from_fn(|| {
                 while !ended && !is_chunk(calls, pending.len()) && conn.may_read() {
+                    if frames % LOOK_AT_CLOCK == LOOK_AT_CLOCK - 1 && turn.is_over() {
+                        is_over = true;
+                        break;
+                    }
                     match shared.protocol.decode(pending) {
                         Ok(Some(message)) => {
                             frames += 1;
@@ -242,7 +256,7 @@ impl Reader {
                 None
             });
             handle_contained(conn, handler, &mut messages, &kind);
-            if failure.is_some() || !is_chunk(calls, self.pending.len()) || !self.is_whole(conn) {
+            if failure.is_some() || is_over || !is_chunk(calls, self.pending.len()) || !self.is_whole(conn) {
                 break;
             }
             // What these frames were answered with leaves while the rest is handled.

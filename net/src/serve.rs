@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::conn::wait;
 use crate::driver::{Driver, Registration};
 use crate::event_loop::EventLoopGroup;
+use crate::lane::{self, Account};
 use crate::later::deadline_after;
 use crate::metrics::add;
 use crate::shared_state::SharedState;
@@ -289,12 +290,14 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
     }
 
     async fn run(self, listener: T::Listener) {
-        let mut rest = REST;
+        let (mut rest, mut account) = (REST, Account::default());
         while let Some(accepted) = self.next(&listener).await {
             match accepted {
                 Ok((accepted, ends)) => {
                     rest = REST;
+                    let turn = lane::turn(&mut account).await;
                     self.admit(accepted, ends);
+                    lane::leave(&mut account, turn, None);
                 }
                 Err(_) if self.shared.stopping.get().is_some() => return,
                 Err(e) => {

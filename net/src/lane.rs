@@ -1,0 +1,133 @@
+//! Whose turn it is on an event loop: a connection that asks for much never keeps those waiting that ask for little.
+
+mod account;
+mod waiting;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+pub(crate) use self::account::Account;
+use self::waiting::{Entry, Waiting};
+
+thread_local! {
+    /// The lane of this thread, if it is an event loop.
+    static LANE: RefCell<Option<Lane>> = const { RefCell::new(None) };
+}
+
+/// The turns of one event loop.
+#[derive(Debug)]
+struct Lane {
+    waiting: Waiting,
+    /// Ages are counted from here.
+    began: Instant,
+    /// Wakes the [conductor](conduct), while nobody waits.
+    conductor: Option<Waker>,
+}
+
+/// One turn: until it is over, its connection has the loop for itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Turn {
+    /// When it began and is over. Outside of event loops it has no end of its own.
+    times: Option<(Instant, Instant)>,
+}
+
+impl Turn {
+    /// Whether others are to have theirs.
+    pub(crate) fn is_over(&self) -> bool {
+        self.times.is_some_and(|(_, until)| Instant::now() >= until)
+    }
+}
+
+/// Makes this thread an event loop whose connections take turns. Its runtime has to run [`conduct`] as well.
+pub(crate) fn open() {
+    LANE.set(Some(Lane { waiting: Waiting::default(), began: Instant::now(), conductor: None }));
+}
+
+/// The loop is about to sleep: nobody has waited for anybody.
+pub(crate) fn rest() {
+    LANE.with_borrow_mut(|lane| {
+        if let Some(lane) = lane {
+            lane.waiting.begin_round();
+        }
+    });
+}
+
+/// Begins a round each time that the loop has looked at its sockets, as long as somebody waits.
+pub(crate) async fn conduct() {
+    loop {
+        poll_fn(is_waited).await;
+        // The runtime goes on with this task only after it has looked at its sockets.
+        tokio::task::yield_now().await;
+        let next = LANE.with_borrow_mut(|lane| {
+            let waiting = &mut lane.as_mut()?.waiting;
+            waiting.begin_round();
+            waiting.next()
+        });
+        wake(next);
+    }
+}
+
+fn is_waited(cx: &mut Context<'_>) -> Poll<()> {
+    LANE.with_borrow_mut(|lane| match lane {
+        Some(lane) if lane.waiting.is_empty() => {
+            lane.conductor = Some(cx.waker().clone());
+            Poll::Pending
+        }
+        Some(_) => Poll::Ready(()),
+        None => Poll::Pending,
+    })
+}
+
+/// Its turn, once it has come; the waker is woken by then.
+pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
+    let (turn, conductor) = LANE.with_borrow_mut(|lane| {
+        let Some(lane) = lane else { return (Some(Turn::default()), None) };
+        let now = Instant::now();
+        match lane.waiting.enter(account, waker, now.saturating_duration_since(lane.began)) {
+            Entry::Now(slice) => (Some(Turn { times: Some((now, now + slice)) }), None),
+            Entry::Later => (None, lane.conductor.take()),
+        }
+    });
+    wake(conductor);
+    turn
+}
+
+/// The turn has ended. With `again`, the connection has more to do, and is woken for its next turn.
+pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
+    let Some((began, _)) = turn.times else { return again.into_iter().for_each(Waker::wake_by_ref) };
+    let now = Instant::now();
+    let wakers = LANE.with_borrow_mut(|lane| {
+        let Some(lane) = lane else { return [None, None] };
+        let age = now.saturating_duration_since(lane.began);
+        lane.waiting.leave(account, now.saturating_duration_since(began), age);
+        let conductor = again.and_then(|waker| {
+            lane.waiting.wait(account, waker);
+            lane.conductor.take()
+        });
+        [conductor, lane.waiting.go_on()]
+    });
+    wakers.into_iter().for_each(wake);
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        // While a thread ends, its lane may have gone before its tasks.
+        let _ = LANE.try_with(|lane| {
+            lane.try_borrow_mut().is_ok_and(|mut lane| lane.as_mut().is_some_and(|lane| lane.waiting.forget(self)))
+        });
+    }
+}
+
+/// Waits for a turn.
+pub(crate) async fn turn(account: &mut Account) -> Turn {
+    poll_fn(|cx| enter(account, cx.waker()).map_or(Poll::Pending, Poll::Ready)).await
+}
+
+/// Outside of the borrow: whoever is woken may come back here.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

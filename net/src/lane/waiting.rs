@@ -93,3 +93,158 @@ impl Waiting {
         account.place.take().is_some_and(|place| self.queue.remove(&place).is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use super::*;
+
+    const AGE: Duration = Duration::from_secs(100);
+
+    fn micros(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    /// One that has used so much.
+    fn used(used: Duration) -> Account {
+        let mut account = Account::default();
+        account.begin(AGE);
+        account.charge(used, AGE);
+        account
+    }
+
+    /// Writes down who was woken.
+    struct Named(usize, Arc<AtomicUsize>);
+
+    impl Wake for Named {
+        fn wake(self: Arc<Self>) {
+            self.1.store(self.0, Relaxed);
+        }
+    }
+
+    /// Calls the next one; its number.
+    fn call(waiting: &mut Waiting, called: &AtomicUsize) -> Option<usize> {
+        waiting.next().map(|waker| {
+            waker.wake();
+            called.load(Relaxed)
+        })
+    }
+
+    #[test]
+    fn as_long_as_a_round_has_time_who_comes_runs_at_once() {
+        let (mut waiting, waker) = (Waiting::default(), Waker::noop());
+        let (mut much, mut little) = (used(Duration::from_secs(1)), used(Duration::ZERO));
+        assert_eq!(waiting.enter(&mut much, waker, AGE), Entry::Now(ROUND));
+        waiting.leave(&mut much, micros(499), AGE);
+        assert_eq!(waiting.go_on().map(drop), None);
+        // Whoever it is gets a turn of some length.
+        assert_eq!(waiting.enter(&mut much, waker, AGE), Entry::Now(LEAST));
+        waiting.leave(&mut much, micros(1), AGE);
+        for account in [&mut much, &mut little] {
+            assert_eq!(waiting.enter(account, waker, AGE), Entry::Later);
+            assert_eq!(waiting.enter(account, waker, AGE), Entry::Later, "it waits already");
+        }
+        waiting.begin_round();
+        assert_eq!(waiting.enter(&mut used(Duration::ZERO), waker, AGE), Entry::Now(ROUND), "nobody has used less");
+        assert_eq!(waiting.enter(&mut used(micros(1)), waker, AGE), Entry::Later, "somebody has used less");
+    }
+
+    #[test]
+    fn who_has_used_least_comes_first_and_among_equals_who_has_waited_for_longest() {
+        let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
+        let mut accounts = [30, 10, 20, 10].map(|each| used(micros(each)));
+        for (number, account) in accounts.iter_mut().enumerate() {
+            waiting.wait(account, &Arc::new(Named(number, Arc::clone(&called))).into());
+        }
+        for expected in [1, 3, 2, 0] {
+            assert_eq!(call(&mut waiting, &called), Some(expected));
+            assert!(waiting.go_on().is_none(), "one at a time");
+            let account = &mut accounts[expected];
+            assert!(matches!(waiting.enter(account, Waker::noop(), AGE), Entry::Now(_)), "it was called");
+            waiting.leave(account, micros(1), AGE);
+        }
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn what_was_used_counts_half_after_a_while() {
+        let later = AGE + Duration::from_secs(1);
+        let (before, mut now, mut more) = (used(micros(1_000)), used(Duration::ZERO), used(Duration::ZERO));
+        now.charge(micros(450), later);
+        more.charge(micros(550), later);
+        assert!(now.usage() < before.usage() && before.usage() < more.usage());
+        // A newcomer counts as one that has used something.
+        let mut newcomer = Account::default();
+        newcomer.begin(later);
+        assert!(used(Duration::ZERO).usage() < newcomer.usage() && newcomer.usage() < more.usage());
+        // For years.
+        let (mut much, mut little) = (used(Duration::from_hours(1)), used(micros(1)));
+        let age = Duration::from_hours(24 * 3_650);
+        assert!(little.usage() < much.usage());
+        much.charge(micros(2), age);
+        little.charge(micros(1), age);
+        assert!(little.usage() < much.usage());
+    }
+
+    #[test]
+    fn who_is_called_and_gone_holds_nobody_up_for_more_than_a_round() {
+        let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(9)));
+        let (mut gone, mut next) = (used(Duration::ZERO), used(micros(1)));
+        for (number, account) in [&mut gone, &mut next].into_iter().enumerate() {
+            waiting.wait(account, &Arc::new(Named(number, Arc::clone(&called))).into());
+        }
+        assert_eq!(call(&mut waiting, &called), Some(0));
+        assert!(!waiting.forget(&mut gone));
+        assert!(waiting.go_on().is_none());
+        waiting.begin_round();
+        assert_eq!(call(&mut waiting, &called), Some(1));
+        // Nor does one that goes before it is called.
+        let mut other = used(micros(2));
+        waiting.wait(&mut other, Waker::noop());
+        assert!(waiting.forget(&mut other));
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn among_a_thousand_who_always_have_more_who_asks_for_little_waits_for_a_round_or_two() {
+        let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
+        let mut accounts: Vec<Account> = (0..1_000).map(|_| Account::default()).collect();
+        let wakers: Vec<Waker> = (0..1_000).map(|n| Arc::new(Named(n, Arc::clone(&called))).into()).collect();
+        // Before that all are newcomers.
+        let (mut age, mut asked) = (Duration::ZERO, Duration::from_secs(2));
+        let (mut answered, mut longest) = (0, Duration::ZERO);
+        for (account, waker) in accounts.iter_mut().zip(&wakers).skip(1) {
+            waiting.wait(account, waker);
+        }
+        while age < Duration::from_secs(10) {
+            waiting.begin_round();
+            // The first one asks for 20 µs, each 40 ms: half of its share, which is 1 ms a second.
+            if asked <= age && accounts[0].place.is_none() {
+                waiting.wait(&mut accounts[0], &wakers[0]);
+            }
+            let mut next = call(&mut waiting, &called);
+            while let Some(number) = next {
+                let Entry::Now(slice) = waiting.enter(&mut accounts[number], &wakers[number], age) else { panic!() };
+                let used = if number == 0 { micros(20) } else { slice };
+                age += used;
+                waiting.leave(&mut accounts[number], used, age);
+                if number == 0 {
+                    longest = longest.max(age.saturating_sub(asked));
+                    asked += Duration::from_millis(40);
+                    answered += 1;
+                } else {
+                    waiting.wait(&mut accounts[number], &wakers[number]);
+                }
+                next = waiting.go_on().map(|waker| {
+                    waker.wake();
+                    called.load(Relaxed)
+                });
+            }
+        }
+        assert!(answered >= 199, "{answered}");
+        assert!(longest <= 2 * ROUND, "{longest:?}");
+    }
+}

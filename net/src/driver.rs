@@ -143,7 +143,7 @@ where
             }
             if more {
                 frames += self.reader.brought();
-                if frames >= FRAMES || turn.is_over() {
+                if frames >= FRAMES || self.reader.turn().is_over() {
                     break;
                 }
                 continue;
@@ -332,7 +332,10 @@ where
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let Some(turn) = lane::enter(&mut this.account, cx.waker()) else { return Poll::Pending };
+        // What ends waits for nobody: it sets memory free.
+        let ends = this.registration.conn.is_closed();
+        let turn = if ends { Some(Turn::default()) } else { lane::enter(&mut this.account, cx.waker()) };
+        let Some(turn) = turn else { return Poll::Pending };
         this.gathering = false;
         let advanced = this.advance(cx, turn);
         // Others of this loop first, if there is more to do.

@@ -6,7 +6,7 @@ mod waiting;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use self::account::Account;
 use self::waiting::{Entry, Waiting};
@@ -31,12 +31,32 @@ struct Lane {
 pub(crate) struct Turn {
     /// When it began and is over. Outside of event loops it has no end of its own.
     times: Option<(Instant, Instant)>,
+    /// When somebody last looked at the clock, and how many frames there are between two looks.
+    looked: Option<Instant>,
+    stride: u64,
 }
 
+/// Two looks at the clock are to be so far apart: a frame may take far less, or as long as a turn.
+const LOOK: Duration = Duration::from_micros(20);
+const LONGEST_STRIDE: u64 = 32;
+
 impl Turn {
+    fn new(now: Instant, slice: Duration) -> Self {
+        Self { times: Some((now, now + slice)), looked: None, stride: 1 }
+    }
+
     /// Whether others are to have theirs.
-    pub(crate) fn is_over(&self) -> bool {
-        self.times.is_some_and(|(_, until)| Instant::now() >= until)
+    pub(crate) fn is_over(&mut self) -> bool {
+        let Some((began, until)) = self.times else { return false };
+        let now = Instant::now();
+        let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(began));
+        self.stride = if since < LOOK { (2 * self.stride).min(LONGEST_STRIDE) } else { self.stride / 2 };
+        now >= until
+    }
+
+    /// How many frames to handle before the next look at the clock.
+    pub(crate) fn stride(&self) -> u64 {
+        self.stride.max(1)
     }
 }
 
@@ -86,7 +106,7 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
         let Some(lane) = lane else { return (Some(Turn::default()), None) };
         let now = Instant::now();
         match lane.waiting.enter(account, waker, now.saturating_duration_since(lane.began)) {
-            Entry::Now(slice) => (Some(Turn { times: Some((now, now + slice)) }), None),
+            Entry::Now(slice) => (Some(Turn::new(now, slice)), None),
             Entry::Later => (None, lane.conductor.take()),
         }
     });
@@ -103,7 +123,7 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
         let age = now.saturating_duration_since(lane.began);
         lane.waiting.leave(account, now.saturating_duration_since(began), age);
         let conductor = again.and_then(|waker| {
-            lane.waiting.wait(account, waker);
+            lane.waiting.wait(account, waker, age);
             lane.conductor.take()
         });
         [conductor, lane.waiting.go_on()]

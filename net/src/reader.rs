@@ -52,6 +52,8 @@ pub(crate) struct Reader {
     paused_at: Option<Instant>,
     /// Once it is over the rest of what was read waits for the next one.
     turn: Turn,
+    /// How much memory of the part is counted.
+    booked: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +86,6 @@ pub(crate) enum ReadFailure {
 /// the peer works on the first part of a batch while we work on the next. On a client's connection those who were woken
 /// by so many answers run first, so that their next calls leave with it.
 const CHUNK_CALLS: usize = 8;
-/// Frames between two looks at the clock.
-const LOOK_AT_CLOCK: u64 = 8;
 /// A part of a frame up to this is copied to where the rest is read, so that frames behind that come with the same
 /// read.
 const SHORT_BYTES: usize = 4 << 10;
@@ -113,6 +113,25 @@ impl Reader {
             return Ok(Read::Paused);
         }
         self.resume();
+        let read = self.read_once(cx, stream, conn, handler, flush);
+        let holds = if self.pending.is_empty() { 0 } else { self.pending.capacity() };
+        self.book(conn, holds);
+        read
+    }
+
+    fn read_once<S, P, H>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        conn: &Conn<P>,
+        handler: &H,
+        flush: &mut dyn FnMut(&mut Context<'_>, &mut S),
+    ) -> Result<Read, ReadFailure>
+    where
+        S: AsyncRead + Unpin,
+        P: Protocol,
+        H: Handler<Conn<P>>,
+    {
         let before = self.pending.len();
         if before > 0 && self.is_whole(conn) {
             self.handle_pending(conn, handler, before, &mut || flush(cx, stream))?;
@@ -143,6 +162,10 @@ impl Reader {
     /// All that is read from now on is read in this turn.
     pub(crate) fn take_turn(&mut self, turn: Turn) {
         self.turn = turn;
+    }
+
+    pub(crate) fn turn(&mut self) -> &mut Turn {
+        &mut self.turn
     }
 
     /// How much more a started frame is given room for: at most as much again as came already, since only that is
@@ -215,8 +238,9 @@ impl Reader {
         before: usize,
         flush: &mut dyn FnMut(),
     ) -> Result<(), ReadFailure> {
-        let (shared, drains, turn) = (conn.shared(), self.drains, self.turn);
-        let (mut frames, mut failure, mut is_over) = (0, None, false);
+        let (shared, drains) = (conn.shared(), self.drains);
+        let (mut frames, mut failure) = (0, None);
+        let (mut look_at, mut is_over) = (1, false);
         let kind = Cell::new(None);
         loop {
             let mut calls = 0;
@@ -225,14 +249,17 @@ impl Reader {
                 let calls = if shared.serves { calls } else { conn.woken().wrapping_sub(woken) };
                 calls >= CHUNK_CALLS && left > whole - left
             };
-            let pending = &mut self.pending;
+            let (pending, turn) = (&mut self.pending, &mut self.turn);
             // Without `fuse` and `inspect` around it: of millions of small frames a second each layer takes its share.
             let mut ended = false;
             let mut messages = iter::from_fn(|| {
                 while !ended && !is_chunk(calls, pending.len()) && conn.may_read() {
-                    if frames % LOOK_AT_CLOCK == LOOK_AT_CLOCK - 1 && turn.is_over() {
-                        is_over = true;
-                        break;
+                    if frames == look_at {
+                        if turn.is_over() {
+                            is_over = true;
+                            break;
+                        }
+                        look_at += turn.stride();
                     }
                     match shared.protocol.decode(pending) {
                         Ok(Some(message)) => {
@@ -273,7 +300,7 @@ impl Reader {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Books what stays, and moves it into a buffer of its own size if it lies behind frames that are done.
+    /// Sees to what stays, and moves it into a buffer of its own size if it lies behind frames that are done.
     fn keep_rest<P: Protocol>(&mut self, conn: &Conn<P>, behind_frames: bool, before: usize) {
         let rest = self.pending.len();
         if before == 0 && rest == 0 {
@@ -283,7 +310,6 @@ impl Reader {
         if behind_frames && !self.in_shared && !self.yields {
             self.pending = BytesMut::from(&self.pending[..]);
         }
-        conn.shared().partial(before, rest);
         if rest == 0 {
             self.started = None;
             conn.set_partial_since(None);
@@ -338,8 +364,15 @@ impl Reader {
 
     /// The connection ends: what is pending no longer counts.
     pub(crate) fn forget<P: Protocol>(&mut self, conn: &Conn<P>) {
-        conn.shared().partial(self.pending.len(), 0);
+        self.book(conn, 0);
         self.pending = BytesMut::new();
+    }
+
+    fn book<P: Protocol>(&mut self, conn: &Conn<P>, holds: usize) {
+        if holds != self.booked {
+            conn.shared().partial(self.booked, holds);
+            self.booked = holds;
+        }
     }
 
     /// Whether something came since this was last asked.
@@ -437,7 +470,7 @@ mod tests {
             read(&mut reader, &conn, &frame[..part]);
             for byte in frame[part..].iter().take(20_000) {
                 let (came, room) = (reader.pending.len(), reader.pending.capacity());
-                assert_eq!(conn.shared().snapshot().partial_bytes, came as u64);
+                assert_eq!(conn.shared().snapshot().partial_bytes, room as u64);
                 assert!(room <= 2 * came, "{came} of which {part} came first: {room}");
                 read(&mut reader, &conn, &[*byte]);
             }

@@ -1,9 +1,12 @@
+use std::mem::take;
 use std::time::Duration;
 
 /// What a connection has used of its event loop lately, and its place while it waits for a turn.
 #[derive(Debug)]
 pub(crate) struct Account {
     usage: Usage,
+    /// What was used since, not yet part of it: a logarithm for each short turn would take its share of that turn.
+    more: Duration,
     pub(super) place: Option<Place>,
 }
 
@@ -21,6 +24,9 @@ const HALF_LIFE: Duration = Duration::from_secs(1);
 
 /// A new connection counts as one that has used so much, lest whoever connects anew for each request comes first.
 const NEWCOMER: Duration = Duration::from_micros(500);
+
+/// What was used is made part of the usage once it is so much.
+const FOLDED: Duration = Duration::from_micros(50);
 
 /// It has never run.
 const NONE: Usage = Usage(i64::MIN);
@@ -49,24 +55,31 @@ fn log(used: Duration, age: Duration) -> f64 {
 
 impl Default for Account {
     fn default() -> Self {
-        Self { usage: NONE, place: None }
+        Self { usage: NONE, more: Duration::ZERO, place: None }
     }
 }
 
 impl Account {
-    pub(super) fn usage(&self) -> Usage {
+    /// What it has used of a loop of that age.
+    pub(super) fn usage(&mut self, age: Duration) -> Usage {
+        if !self.more.is_zero() {
+            self.usage = self.usage.and(take(&mut self.more), age);
+        }
         self.usage
     }
 
     /// Has used so much of a loop of that age.
     pub(super) fn charge(&mut self, used: Duration, age: Duration) {
-        self.usage = self.usage.and(used, age);
+        self.more += used;
+        if self.more >= FOLDED {
+            self.usage(age);
+        }
     }
 
     /// The first time that it comes to a loop, which has that age.
     pub(super) fn begin(&mut self, age: Duration) {
         if self.usage == NONE {
-            self.charge(NEWCOMER, age);
+            self.usage = NONE.and(NEWCOMER, age);
         }
     }
 }

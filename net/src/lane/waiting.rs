@@ -55,16 +55,16 @@ impl Waiting {
         account.place = None;
         if is_called {
             self.called = false;
-        } else if self.used >= ROUND || self.queue.keys().next().is_some_and(|(least, _)| *least < account.usage()) {
-            self.wait(account, waker);
+        } else if self.used >= ROUND || self.queue.keys().next().is_some_and(|(least, _)| *least < account.usage(age)) {
+            self.wait(account, waker, age);
             return Entry::Later;
         }
         Entry::Now(ROUND.saturating_sub(self.used).max(LEAST))
     }
 
     /// It waits for its next turn.
-    pub(super) fn wait(&mut self, account: &mut Account, waker: &Waker) {
-        let place = (account.usage(), self.next);
+    pub(super) fn wait(&mut self, account: &mut Account, waker: &Waker, age: Duration) {
+        let place = (account.usage(age), self.next);
         self.next += 1;
         account.place = Some(place);
         self.queue.insert(place, waker.clone());
@@ -157,7 +157,7 @@ mod tests {
         let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
         let mut accounts = [30, 10, 20, 10].map(|each| used(micros(each)));
         for (number, account) in accounts.iter_mut().enumerate() {
-            waiting.wait(account, &Arc::new(Named(number, Arc::clone(&called))).into());
+            waiting.wait(account, &Arc::new(Named(number, Arc::clone(&called))).into(), AGE);
         }
         for expected in [1, 3, 2, 0] {
             assert_eq!(call(&mut waiting, &called), Some(expected));
@@ -172,21 +172,21 @@ mod tests {
     #[test]
     fn what_was_used_counts_half_after_a_while() {
         let later = AGE + Duration::from_secs(1);
-        let (before, mut now, mut more) = (used(micros(1_000)), used(Duration::ZERO), used(Duration::ZERO));
+        let (mut before, mut now, mut more) = (used(micros(1_000)), used(Duration::ZERO), used(Duration::ZERO));
         now.charge(micros(450), later);
         more.charge(micros(550), later);
-        assert!(now.usage() < before.usage() && before.usage() < more.usage());
+        assert!(now.usage(later) < before.usage(AGE) && before.usage(AGE) < more.usage(later));
         // A newcomer counts as one that has used something.
         let mut newcomer = Account::default();
         newcomer.begin(later);
-        assert!(used(Duration::ZERO).usage() < newcomer.usage() && newcomer.usage() < more.usage());
+        assert!(used(Duration::ZERO).usage(AGE) < newcomer.usage(later) && newcomer.usage(later) < more.usage(later));
         // For years.
         let (mut much, mut little) = (used(Duration::from_hours(1)), used(micros(1)));
         let age = Duration::from_hours(24 * 3_650);
-        assert!(little.usage() < much.usage());
+        assert!(little.usage(AGE) < much.usage(AGE));
         much.charge(micros(2), age);
         little.charge(micros(1), age);
-        assert!(little.usage() < much.usage());
+        assert!(little.usage(age) < much.usage(age));
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(9)));
         let (mut gone, mut next) = (used(Duration::ZERO), used(micros(1)));
         for (number, account) in [&mut gone, &mut next].into_iter().enumerate() {
-            waiting.wait(account, &Arc::new(Named(number, Arc::clone(&called))).into());
+            waiting.wait(account, &Arc::new(Named(number, Arc::clone(&called))).into(), AGE);
         }
         assert_eq!(call(&mut waiting, &called), Some(0));
         assert!(!waiting.forget(&mut gone));
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(call(&mut waiting, &called), Some(1));
         // Nor does one that goes before it is called.
         let mut other = used(micros(2));
-        waiting.wait(&mut other, Waker::noop());
+        waiting.wait(&mut other, Waker::noop(), AGE);
         assert!(waiting.forget(&mut other));
         assert!(waiting.is_empty());
     }
@@ -217,13 +217,13 @@ mod tests {
         let (mut age, mut asked) = (Duration::ZERO, Duration::from_secs(2));
         let (mut answered, mut longest) = (0, Duration::ZERO);
         for (account, waker) in accounts.iter_mut().zip(&wakers).skip(1) {
-            waiting.wait(account, waker);
+            waiting.wait(account, waker, age);
         }
         while age < Duration::from_secs(10) {
             waiting.begin_round();
             // The first one asks for 20 µs, each 40 ms: half of its share, which is 1 ms a second.
             if asked <= age && accounts[0].place.is_none() {
-                waiting.wait(&mut accounts[0], &wakers[0]);
+                waiting.wait(&mut accounts[0], &wakers[0], age);
             }
             let mut next = call(&mut waiting, &called);
             while let Some(number) = next {
@@ -236,7 +236,7 @@ mod tests {
                     asked += Duration::from_millis(40);
                     answered += 1;
                 } else {
-                    waiting.wait(&mut accounts[number], &wakers[number]);
+                    waiting.wait(&mut accounts[number], &wakers[number], age);
                 }
                 next = waiting.go_on().map(|waker| {
                     waker.wake();

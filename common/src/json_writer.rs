@@ -12,7 +12,7 @@ use bytes::{BufMut, BytesMut};
 use serde::ser::{self, Serialize, SerializeStruct as _, Serializer as _};
 use serde_json::Error;
 
-pub(crate) use self::text::write_text;
+pub(crate) use self::text::{write_name, write_text};
 
 /// Appends a value, byte for byte as `serde_json` writes it.
 pub(crate) struct JsonWriter<'a>(&'a mut BytesMut);
@@ -209,10 +209,7 @@ impl Parts<'_> {
             own.serialize_field(key, value)?;
             return ser::SerializeStruct::end(own);
         }
-        self.out.put_u8(self.next);
-        self.next = b',';
-        write_text(key, self.out);
-        self.out.put_u8(b':');
+        write_name(std::mem::replace(&mut self.next, b','), key, self.out);
         value.serialize(JsonWriter(self.out))
     }
 

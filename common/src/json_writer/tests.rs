@@ -50,8 +50,20 @@ struct Struct<'a> {
     more: BTreeMap<String, Newtype>,
 }
 
+/// Names as long as those that are put together at once, and longer ones.
+#[derive(Serialize)]
+struct Names {
+    #[serde(rename = "")]
+    none: u8,
+    #[serde(rename = "\n")]
+    escaped: u8,
+    fourteen_bytes: u8,
+    fifteen_letters: u8,
+}
+
 #[test]
 fn each_form_is_written_as_serde_json_writes_it() {
+    same_as_theirs(&Names { none: 1, escaped: 2, fourteen_bytes: 3, fifteen_letters: 4 });
     same_as_theirs(&[Kind::Bare, Kind::New(1), Kind::Pair(2, "\n"), Kind::None(), Kind::Empty {}]);
     same_as_theirs(&Kind::Named { a: Some(-1), b: () });
     same_as_theirs(&(Unit, Newtype(1.0), Newtype(f64::NAN), Tuple(true, '"'), 1.5f32, i128::MIN, u64::MAX));

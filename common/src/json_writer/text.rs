@@ -10,19 +10,42 @@ pub(crate) fn write_text(text: &str, out: &mut BytesMut) {
     }
 }
 
+/// Appends the name of a member with what comes before it and the colon behind it.
+#[inline]
+pub(crate) fn write_name(before: u8, name: &str, out: &mut BytesMut) {
+    let mut whole = [b'"'; SHORT_BYTES + 4];
+    if let Some(whole) = whole.get_mut(..name.len() + 4)
+        && let [first, quoted @ .., colon] = &mut *whole
+        && fill_plain(quoted, name.as_bytes())
+    {
+        (*first, *colon) = (before, b':');
+        return out.put_slice(whole);
+    }
+    out.put_u8(before);
+    write_long(name, out);
+    out.put_u8(b':');
+}
+
 /// The same for what is mostly a name: put together on the stack, it is appended at once. Not done where it is long or
 /// has escapes.
 #[inline]
 fn write_short(text: &[u8], out: &mut BytesMut) -> bool {
     let mut quoted = [b'"'; SHORT_BYTES + 2];
     let Some(quoted) = quoted.get_mut(..text.len() + 2) else { return false };
+    let plain = fill_plain(quoted, text);
+    if plain {
+        out.put_slice(quoted);
+    }
+    plain
+}
+
+/// Puts a text behind the first quote; whether it needs no escapes.
+#[inline]
+fn fill_plain(quoted: &mut [u8], text: &[u8]) -> bool {
     let mut plain = true;
     for (to, &byte) in quoted.iter_mut().skip(1).zip(text) {
         *to = byte;
         plain &= !matches!(byte, 0..0x20 | b'"' | b'\\');
-    }
-    if plain {
-        out.put_slice(quoted);
     }
     plain
 }

@@ -69,7 +69,7 @@ pub(crate) fn open() {
 pub(crate) fn rest() {
     LANE.with_borrow_mut(|lane| {
         if let Some(lane) = lane {
-            lane.waiting.begin_round();
+            lane.waiting.rest();
         }
     });
 }
@@ -81,9 +81,8 @@ pub(crate) async fn conduct() {
         // The runtime goes on with this task only after it has looked at its sockets.
         tokio::task::yield_now().await;
         let next = LANE.with_borrow_mut(|lane| {
-            let waiting = &mut lane.as_mut()?.waiting;
-            waiting.begin_round();
-            waiting.next()
+            let lane = lane.as_mut()?;
+            lane.waiting.begin_round(lane.began.elapsed())
         });
         wake(next);
     }

@@ -2,20 +2,23 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::account::{Account, Place};
+use super::account::{Account, Place, Usage};
 
 /// Who waits for a turn, and what is left of the round. It has no clock.
 ///
 /// A round is the time between two looks at the sockets. As long as it has time left, whoever comes runs at once, unless
-/// somebody waits who has used less of the loop lately. Once its time is used up all wait for the next one, in which
-/// who has used least comes first.
+/// somebody waits who has used less of the loop lately. Once its time is used up all wait for the next one. That begins
+/// with a short turn of who has waited for longest, if that is long: who has used much may wait for ever else. Then who
+/// has used least comes first.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     queue: BTreeMap<Place, Waker>,
+    /// The same by how long they have waited, with what they have used and the loop's age when they came.
+    arrivals: BTreeMap<u64, (Usage, Duration)>,
     /// What was used of the round.
     used: Duration,
-    /// Somebody was woken for a turn and has not begun it.
-    called: bool,
+    /// Somebody was woken for a turn of at most so long, and has not begun it.
+    called: Option<Duration>,
     /// Numbers those who wait.
     next: u64,
 }
@@ -33,6 +36,8 @@ pub(super) enum Entry {
 pub(super) const ROUND: Duration = Duration::from_micros(500);
 /// The shortest turn.
 pub(super) const LEAST: Duration = Duration::from_micros(100);
+/// Who has waited for so long has a short turn, whatever it has used.
+const LONG: Duration = Duration::from_millis(100);
 
 impl Waiting {
     pub(super) fn is_empty(&self) -> bool {
@@ -40,26 +45,40 @@ impl Waiting {
     }
 
     /// All of the round's time is there again.
-    pub(super) fn begin_round(&mut self) {
+    pub(super) fn rest(&mut self) {
         self.used = Duration::ZERO;
-        self.called = false;
+        self.called = None;
+    }
+
+    /// The same where somebody waits: whom to wake first, on a loop of that age.
+    pub(super) fn begin_round(&mut self, age: Duration) -> Option<Waker> {
+        self.rest();
+        let (number, (usage, since)) = self.arrivals.first_key_value()?;
+        if *since + LONG > age {
+            return self.next();
+        }
+        let place = (*usage, *number);
+        self.called = Some(LEAST);
+        self.remove(place)
     }
 
     /// Whether it may run now, on a loop of that age.
     pub(super) fn enter(&mut self, account: &mut Account, waker: &Waker, age: Duration) -> Entry {
         account.begin(age);
-        let is_called = match account.place {
+        let rest = ROUND.saturating_sub(self.used).max(LEAST);
+        match account.place {
             Some(place) if self.queue.contains_key(&place) => return Entry::Later,
-            place => place.is_some(),
-        };
-        account.place = None;
-        if is_called {
-            self.called = false;
-        } else if self.used >= ROUND || self.queue.keys().next().is_some_and(|(least, _)| *least < account.usage(age)) {
+            Some(_) => {
+                account.place = None;
+                return Entry::Now(self.called.take().unwrap_or(rest));
+            }
+            None => {}
+        }
+        if self.used >= ROUND || self.queue.keys().next().is_some_and(|(least, _)| *least < account.usage(age)) {
             self.wait(account, waker, age);
             return Entry::Later;
         }
-        Entry::Now(ROUND.saturating_sub(self.used).max(LEAST))
+        Entry::Now(rest)
     }
 
     /// It waits for its next turn.
@@ -68,6 +87,7 @@ impl Waiting {
         self.next += 1;
         account.place = Some(place);
         self.queue.insert(place, waker.clone());
+        self.arrivals.insert(place.1, (place.0, age));
     }
 
     /// Its turn has ended, after so long, on a loop of that age.
@@ -78,19 +98,24 @@ impl Waiting {
 
     /// Whom to wake after somebody's turn.
     pub(super) fn go_on(&mut self) -> Option<Waker> {
-        if self.called || self.used >= ROUND { None } else { self.next() }
+        if self.called.is_some() || self.used >= ROUND { None } else { self.next() }
     }
 
     /// Whom to wake next.
-    pub(super) fn next(&mut self) -> Option<Waker> {
-        let (_, waker) = self.queue.pop_first()?;
-        self.called = true;
-        Some(waker)
+    fn next(&mut self) -> Option<Waker> {
+        let (place, _) = self.queue.first_key_value()?;
+        self.called = Some(ROUND.saturating_sub(self.used));
+        self.remove(*place)
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Waker> {
+        self.arrivals.remove(&place.1);
+        self.queue.remove(&place)
     }
 
     /// It will not come again; whether it waited.
     pub(super) fn forget(&mut self, account: &mut Account) -> bool {
-        account.place.take().is_some_and(|place| self.queue.remove(&place).is_some())
+        account.place.take().is_some_and(|place| self.remove(place).is_some())
     }
 }
 
@@ -147,7 +172,7 @@ mod tests {
             assert_eq!(waiting.enter(account, waker, AGE), Entry::Later);
             assert_eq!(waiting.enter(account, waker, AGE), Entry::Later, "it waits already");
         }
-        waiting.begin_round();
+        waiting.rest();
         assert_eq!(waiting.enter(&mut used(Duration::ZERO), waker, AGE), Entry::Now(ROUND), "nobody has used less");
         assert_eq!(waiting.enter(&mut used(micros(1)), waker, AGE), Entry::Later, "somebody has used less");
     }
@@ -199,8 +224,8 @@ mod tests {
         assert_eq!(call(&mut waiting, &called), Some(0));
         assert!(!waiting.forget(&mut gone));
         assert!(waiting.go_on().is_none());
-        waiting.begin_round();
-        assert_eq!(call(&mut waiting, &called), Some(1));
+        waiting.begin_round(AGE).unwrap().wake();
+        assert_eq!(called.load(Relaxed), 1);
         // Nor does one that goes before it is called.
         let mut other = used(micros(2));
         waiting.wait(&mut other, Waker::noop(), AGE);
@@ -208,43 +233,58 @@ mod tests {
         assert!(waiting.is_empty());
     }
 
-    #[test]
-    fn among_a_thousand_who_always_have_more_who_asks_for_little_waits_for_a_round_or_two() {
+    /// Of a thousand who always have more the first one, which has used so much, asks for that now and then, after a
+    /// while. How often it was answered, and how long it has waited at most.
+    fn crowd(before: Duration, asks: Duration, pause: Duration) -> (usize, Duration) {
         let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
         let mut accounts: Vec<Account> = (0..1_000).map(|_| Account::default()).collect();
         let wakers: Vec<Waker> = (0..1_000).map(|n| Arc::new(Named(n, Arc::clone(&called))).into()).collect();
         // Before that all are newcomers.
         let (mut age, mut asked) = (Duration::ZERO, Duration::from_secs(2));
         let (mut answered, mut longest) = (0, Duration::ZERO);
+        accounts[0].begin(asked);
+        accounts[0].charge(before, asked);
         for (account, waker) in accounts.iter_mut().zip(&wakers).skip(1) {
+            waiting.enter(account, waker, age);
             waiting.wait(account, waker, age);
         }
-        while age < Duration::from_secs(10) {
-            waiting.begin_round();
-            // The first one asks for 20 µs, each 40 ms: half of its share, which is 1 ms a second.
+        while age < Duration::from_secs(12) {
             if asked <= age && accounts[0].place.is_none() {
                 waiting.wait(&mut accounts[0], &wakers[0], age);
             }
-            let mut next = call(&mut waiting, &called);
-            while let Some(number) = next {
+            let mut next = waiting.begin_round(age);
+            while let Some(waker) = next {
+                waker.wake();
+                let number = called.load(Relaxed);
                 let Entry::Now(slice) = waiting.enter(&mut accounts[number], &wakers[number], age) else { panic!() };
-                let used = if number == 0 { micros(20) } else { slice };
+                let used = if number == 0 { asks } else { slice };
                 age += used;
                 waiting.leave(&mut accounts[number], used, age);
                 if number == 0 {
                     longest = longest.max(age.saturating_sub(asked));
-                    asked += Duration::from_millis(40);
+                    asked = age.max(asked + pause);
                     answered += 1;
                 } else {
                     waiting.wait(&mut accounts[number], &wakers[number], age);
                 }
-                next = waiting.go_on().map(|waker| {
-                    waker.wake();
-                    called.load(Relaxed)
-                });
+                next = waiting.go_on();
             }
         }
-        assert!(answered >= 199, "{answered}");
-        assert!(longest <= 2 * ROUND, "{longest:?}");
+        (answered, longest)
+    }
+
+    #[test]
+    fn among_a_thousand_who_always_have_more_who_asks_for_little_waits_for_a_round_or_two() {
+        // Half of its share, which is 1 ms a second.
+        let (answered, longest) = crowd(Duration::ZERO, micros(20), Duration::from_millis(40));
+        assert!(answered >= 249, "{answered}");
+        assert!(longest <= 2 * ROUND + LEAST, "{longest:?}");
+    }
+
+    #[test]
+    fn who_has_used_much_before_a_thousand_others_came_still_has_turns() {
+        let (answered, longest) = crowd(Duration::from_secs(1), LEAST, Duration::ZERO);
+        assert!(answered >= 9, "{answered}");
+        assert!(longest <= Duration::from_secs(1), "{longest:?}");
     }
 }

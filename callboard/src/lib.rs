@@ -147,6 +147,6 @@ pub use callboard_registry::{
 #[cfg(feature = "store")]
 pub use callboard_server::AnswerFile;
 pub use callboard_server::{
-    AnswerStore, Context, KeptAnswers, Method, MethodError, Parameter, Peer, PeerError, PeerErrorKind, Router, Server,
-    ServerBuilder, StartError, StoreError, Type,
+    AnswerStore, Context, KeptAnswers, KeptMetrics, Method, MethodError, Parameter, Peer, PeerError, PeerErrorKind,
+    Router, Server, ServerBuilder, StartError, StoreError, Type,
 };

@@ -86,7 +86,7 @@ fn what_providers_and_servers_take_and_give_is_at_the_root() {
         StartError::Listen(why) => Some(why),
         _ => None,
     });
-    gives::<&Server, MetricsSnapshot>(Server::metrics);
+    gives::<&Server, (MetricsSnapshot, KeptMetrics)>(|server| (server.metrics(), server.kept_metrics()));
     gives_later::<Server, _, Stopped>(Server::shutdown);
     gives::<Left, Result<Stopped, Signal>>(|left| left.calls);
     gives::<&Method, (&[Parameter], Type)>(|method| (method.parameters(), method.return_type()));

@@ -1,4 +1,4 @@
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -184,22 +184,53 @@ fn database(path: &Path) -> Result<Database, Broken> {
     Ok(builder.create(path)?)
 }
 
-/// An empty file, which only its owner can read, where there is none. It has to be there after a loss of power, too.
-fn create(path: &Path) -> io::Result<()> {
+/// A new one, which only its owner can read, where there is none. It gets its name when it is whole: who is killed before
+/// that leaves nothing that would be refused.
+fn create(path: &Path) -> Result<(), Broken> {
+    if path.try_exists()? {
+        return Ok(());
+    }
+    let new = Unnamed::beside(path);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Ok(_) => {}
-        Err(why) if why.kind() == ErrorKind::AlreadyExists => return Ok(()),
-        Err(why) => return Err(why),
-    }
+    options.open(&new.0)?;
+    id(&database(&new.0)?)?;
+    new.name(path)?;
     if cfg!(unix) {
+        // It has to be there after a loss of power, too.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
     }
     Ok(())
+}
+
+/// A file that is being made, under a name that no other one has. It goes with this value.
+struct Unnamed(PathBuf);
+
+impl Unnamed {
+    fn beside(path: &Path) -> Self {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.new", Uuid::new_v4()));
+        Self(path.with_file_name(name))
+    }
+
+    fn name(&self, path: &Path) -> io::Result<()> {
+        // Unlike a rename, a link never takes the place of a file that another program has just made.
+        match fs::hard_link(&self.0, path) {
+            Err(why) if why.kind() == ErrorKind::AlreadyExists => Ok(()),
+            // Not all file systems have links.
+            Err(_) => fs::rename(&self.0, path),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // perhaps it was never made, or was renamed
+    }
 }
 
 /// The file's name, which it gets when it is new.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use self::ended::Ended;
 use crate::answer_store::{Change, Kept, StoredCall};
+use crate::kept_metrics::KeptMetrics;
 
 /// What a call is known by that its caller has given a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +40,7 @@ pub(crate) struct Book<W> {
     last_stored: u64,
     /// What the store is still to forget.
     forgotten: Vec<Change>,
+    counted: KeptMetrics,
 }
 
 /// How much of what has ended is remembered.
@@ -95,6 +97,7 @@ impl<W> Book<W> {
             last_number: 0,
             last_stored: 0,
             forgotten: Vec::new(),
+            counted: KeptMetrics::default(),
         }
     }
 
@@ -144,6 +147,17 @@ impl<W> Book<W> {
         std::mem::take(&mut self.forgotten)
     }
 
+    /// What was counted, and what is remembered now.
+    pub(crate) fn metrics(&mut self, now: Instant) -> KeptMetrics {
+        self.forget_old(now);
+        KeptMetrics {
+            running: (self.entries.len() - self.ended.len()) as u64,
+            remembered: self.ended.len() as u64,
+            bytes: self.ended.bytes() as u64,
+            ..self.counted
+        }
+    }
+
     /// A call has come; `wait` makes what is kept of it while it waits.
     pub(crate) fn enter(
         &mut self,
@@ -161,8 +175,14 @@ impl<W> Book<W> {
                 self.entries.insert(Arc::clone(&call), Entry { params, caller, stored: None, state });
                 Entered::Runs(call)
             }
-            Some(entry) if entry.params != params => Entered::Conflict,
-            Some(Entry { state: State::Ended(kept), .. }) => Entered::Ended(kept.clone()),
+            Some(entry) if entry.params != params => {
+                self.counted.conflicts += 1;
+                Entered::Conflict
+            }
+            Some(Entry { state: State::Ended(kept), .. }) => {
+                self.counted.repeated += 1;
+                Entered::Ended(kept.clone())
+            }
             Some(Entry { state: State::Running(waiting), .. }) => {
                 self.last_number += 1;
                 waiting.push_back(Waits { number: self.last_number, caller, who: wait() });
@@ -201,6 +221,8 @@ impl<W> Book<W> {
         let (waiting, kept) = (std::mem::take(waiting), self.window.bounded(call, kept));
         self.ended.push(Arc::clone(call), *caller, cost(call, &kept), now);
         *state = State::Ended(kept);
+        self.counted.stored += 1;
+        self.counted.repeated += waiting.len() as u64;
         self.forget_old(now);
         self.make_room();
         waiting.into_iter().map(|waits| waits.who).collect()
@@ -219,6 +241,7 @@ impl<W> Book<W> {
         while let Some((number, at)) = self.ended.oldest()
             && now.saturating_duration_since(at) >= age
         {
+            self.counted.expired += 1;
             self.forget(number);
         }
     }
@@ -228,11 +251,14 @@ impl<W> Book<W> {
         while self.ended.len() > 1
             && let Some(number) = self.ended.excess()
         {
-            if !self.ended.is_last(number) {
-                self.forget(number);
-            } else if !self.shorten(number) {
-                self.forget_oldest();
+            if self.ended.is_last(number) && self.shorten(number) {
+                self.counted.shortened += 1;
+                continue;
             }
+            // The last stays, if there is nothing of it to take away.
+            let oldest = self.ended.oldest().map_or(number, |(oldest, _)| oldest);
+            self.forget(if self.ended.is_last(number) { oldest } else { number });
+            self.counted.evicted += 1;
         }
     }
 
@@ -245,12 +271,6 @@ impl<W> Book<W> {
         self.ended.shorten(number, cost(&call, kept));
         self.forgotten.extend(stored.map(|number| Change::Ended { number, kept: kept.clone() }));
         true
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some((number, _)) = self.ended.oldest() {
-            self.forget(number);
-        }
     }
 
     fn forget(&mut self, number: u64) {

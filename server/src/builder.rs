@@ -153,10 +153,11 @@ impl ServerBuilder {
         }
         let sessions = Sessions::for_server(self.name, &self.settings.limits).with_keys_of(&self.router);
         let instance = sessions.instance().to_owned();
-        let dispatcher = Dispatcher::new().on_response(self.router.answers()).on_rpc(self.router).on_session(sessions);
+        let dispatcher =
+            Dispatcher::new().on_response(self.router.answers()).on_rpc(self.router.clone()).on_session(sessions);
         let protocol = LengthValue::new(self.settings.limits.max_frame_bytes);
         let serving = serve_with(transport, protocol, &addresses, self.settings, Arc::new(dispatcher)).await?;
-        Ok(Server::new(serving, instance, self.grace))
+        Ok(Server::new(serving, self.router, instance, self.grace))
     }
 }
 

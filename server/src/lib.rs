@@ -7,7 +7,8 @@
 //! 3. `handler`: a typed closure as the router keeps it; `routing`: a call's way to it; `later`: those that are tasks;
 //!    `answer`: what comes of a call and how its caller is told. `admission`, `gatekeeper`: which calls run at once and
 //!    which wait; `running`: how they are ended when their caller has gone.
-//! 4. `book`: calls under an idempotency key, each run once; `shelf`, its shell; [`KeptAnswers`], how many answers are kept.
+//! 4. `book`: calls under an idempotency key, each run once; `shelf`, its shell; [`KeptAnswers`], how many answers are kept, and
+//!    [`KeptMetrics`], what was counted of them.
 //!    [`AnswerStore`], which keeps them beyond the end of the program; `writer`, its thread; `answer_file`, one in a file.
 //! 5. [`Peer`]: the caller, whose own methods a method may call; [`PeerError`]. `asked`: the calls that wait for such a
 //!    peer, and [`Answers`], which takes what it answers.
@@ -28,6 +29,7 @@ mod context;
 mod gatekeeper;
 mod handler;
 mod kept_answers;
+mod kept_metrics;
 mod later;
 mod method;
 mod method_error;
@@ -49,6 +51,7 @@ pub use asked::Answers;
 pub use builder::{ServerBuilder, StartError};
 pub use context::Context;
 pub use kept_answers::KeptAnswers;
+pub use kept_metrics::KeptMetrics;
 pub use method::{Method, Parameter, Type};
 pub use method_error::MethodError;
 pub use peer::Peer;

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::gatekeeper::Gatekeeper;
 use crate::handler::{Call, Invoke};
 use crate::kept_answers::KeptAnswers;
+use crate::kept_metrics::KeptMetrics;
 use crate::method::Method;
 use crate::method_error::MethodError;
 use crate::shelf::Shelf;
@@ -311,6 +312,11 @@ impl Router {
     pub fn kept_answers(mut self, kept: KeptAnswers) -> Self {
         Arc::make_mut(&mut self.0).shelf = Arc::new(Shelf::new(kept));
         self
+    }
+
+    /// What was counted of calls under idempotency keys so far, and what is remembered of them.
+    pub fn kept_metrics(&self) -> KeptMetrics {
+        self.0.shelf.metrics()
     }
 
     /// The names of all methods, in the order in which they were added.

@@ -3,6 +3,7 @@ use std::time::Duration;
 use callboard_net::{Address, MetricsSnapshot, Serving, Stopped};
 
 use crate::builder::ServerBuilder;
+use crate::{KeptMetrics, Router};
 
 /// A program's methods, served on any number of addresses.
 ///
@@ -22,6 +23,7 @@ use crate::builder::ServerBuilder;
 #[derive(Debug)]
 pub struct Server {
     serving: Serving,
+    router: Router,
     instance: String,
     grace: Duration,
 }
@@ -32,8 +34,8 @@ impl Server {
         ServerBuilder::default()
     }
 
-    pub(crate) const fn new(serving: Serving, instance: String, grace: Duration) -> Self {
-        Self { serving, instance, grace }
+    pub(crate) const fn new(serving: Serving, router: Router, instance: String, grace: Duration) -> Self {
+        Self { serving, router, instance, grace }
     }
 
     /// The addresses that are listened on, with the ports that the system chose.
@@ -54,6 +56,11 @@ impl Server {
     /// What was counted so far.
     pub fn metrics(&self) -> MetricsSnapshot {
         self.serving.metrics()
+    }
+
+    /// What was counted of calls under idempotency keys so far, and what is remembered of them.
+    pub fn kept_metrics(&self) -> KeptMetrics {
+        self.router.kept_metrics()
     }
 
     /// How long [`shutdown`](Self::shutdown) waits for the calls in flight.
@@ -95,7 +102,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::{Method, Router, StartError, Type};
+    use crate::{Method, StartError, Type};
 
     /// A peer that knows the frame and nothing else.
     struct Peer(TcpStream);

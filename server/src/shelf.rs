@@ -8,18 +8,21 @@ use siphasher::sip128::{Hasher128, SipHasher};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::answer_store::Kept;
+use crate::answer_store::{Change, Kept};
 use crate::book::{Book, CallKey, Digest, Entered};
 use crate::kept_answers::{KeptAnswers, Stored};
-use crate::writer::{Unwritten, Writer};
+use crate::kept_metrics::KeptMetrics;
+use crate::writer::{Room, Unwritten, Writer, Written};
 
 /// The shell around [`Book`]: the one call under a key that is to run holds a [`First`], others a [`Waiting`].
 pub(crate) struct Shelf {
-    book: Mutex<Book<oneshot::Sender<Told>>>,
+    book: Mutex<Keys>,
     bytes: usize,
     /// Where it is kept beyond the end of the program.
     writer: Option<Writer>,
 }
+
+type Keys = Book<oneshot::Sender<Told>>;
 
 /// What becomes of a call under a key.
 #[derive(Debug)]
@@ -138,25 +141,31 @@ impl Shelf {
     async fn write_begin(&self, writer: &Writer, call: &CallKey, deadline: Option<Instant>) -> Result<(), Unwritten> {
         // A store that can't follow must not hold up what else there is to do.
         let room = writer.room()?;
-        let changes = {
-            let mut book = self.lock();
-            let forgotten = book.take_forgotten();
-            forgotten.into_iter().chain(book.begin(call)).collect()
-        };
-        room.write(changes, deadline).await
+        let written = self.change(room, |book| book.begin(call));
+        written.known(deadline).await
     }
 
     /// The call was executed.
     async fn write_end(&self, writer: &Writer, call: &CallKey, kept: Kept) -> Result<(), Unwritten> {
-        let changes = {
-            let mut book = self.lock();
-            let forgotten = book.take_forgotten();
-            forgotten.into_iter().chain(book.ending(call, kept)).collect()
-        };
-        writer.write(changes).await
+        let room = writer.wait_for_room().await?;
+        let written = self.change(room, |book| book.ending(call, kept));
+        written.known(None).await
     }
 
-    fn lock(&self) -> MutexGuard<'_, Book<oneshot::Sender<Told>>> {
+    /// Queued before others see the book, so that the store is told of each call in the order of what happened to it.
+    fn change(&self, room: Room<'_>, what: impl FnOnce(&mut Keys) -> Option<Change>) -> Written {
+        let mut book = self.lock();
+        let forgotten = book.take_forgotten();
+        let changes = forgotten.into_iter().chain(what(&mut book)).collect();
+        room.queue(changes)
+    }
+
+    /// What was counted, and what is remembered now.
+    pub(crate) fn metrics(&self) -> KeptMetrics {
+        self.lock().metrics(Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Keys> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

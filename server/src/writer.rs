@@ -25,6 +25,10 @@ struct Job {
 /// Room for changes that must not wait for it.
 pub(crate) struct Room<'a>(mpsc::Permit<'a, Job>);
 
+/// Changes that were queued. They are written, though this is dropped.
+#[must_use]
+pub(crate) struct Written(oneshot::Receiver<bool>);
+
 /// Why changes are not known to have been written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unwritten {
@@ -59,29 +63,29 @@ impl Writer {
         }
     }
 
-    /// Waits until there is room, and then until all of it is written.
-    pub(crate) async fn write(&self, changes: Vec<Change>) -> Result<(), Unwritten> {
-        let room = self.queue.reserve().await.map_err(|_| Unwritten::Failed)?;
-        Room(room).write(changes, None).await
+    /// Waits until there is some.
+    pub(crate) async fn wait_for_room(&self) -> Result<Room<'_>, Unwritten> {
+        self.queue.reserve().await.map(Room).map_err(|_| Unwritten::Failed)
     }
 }
 
 impl Room<'_> {
-    /// Waits until all of it is written, at most until the deadline; then it may still be.
-    pub(crate) async fn write(self, changes: Vec<Change>, deadline: Option<Instant>) -> Result<(), Unwritten> {
-        let written = self.queue(changes);
-        let outcome = match deadline {
-            None => written.await,
-            Some(deadline) => timeout_at(deadline, written).await.map_err(|_| Unwritten::Late)?,
-        };
-        if outcome.unwrap_or(false) { Ok(()) } else { Err(Unwritten::Failed) }
-    }
-
     /// What is queued later is written later.
-    pub(crate) fn queue(self, changes: Vec<Change>) -> oneshot::Receiver<bool> {
+    pub(crate) fn queue(self, changes: Vec<Change>) -> Written {
         let (written, told) = oneshot::channel();
         self.0.send(Job { changes, written });
-        told
+        Written(told)
+    }
+}
+
+impl Written {
+    /// Waits until all of it is written, at most until the deadline; then it may still be.
+    pub(crate) async fn known(self, deadline: Option<Instant>) -> Result<(), Unwritten> {
+        let outcome = match deadline {
+            None => self.0.await,
+            Some(deadline) => timeout_at(deadline, self.0).await.map_err(|_| Unwritten::Late)?,
+        };
+        if outcome.unwrap_or(false) { Ok(()) } else { Err(Unwritten::Failed) }
     }
 }
 

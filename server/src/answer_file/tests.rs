@@ -82,6 +82,27 @@ fn one_program_has_it_at_a_time() {
     opened(&path);
 }
 
+/// Who is killed while the file is made leaves it as another one would see it.
+#[test]
+fn a_new_file_is_whole_as_soon_as_it_has_its_name() {
+    for _ in 0..10 {
+        let (folder, path) = folder();
+        let made = std::thread::spawn({
+            let path = path.clone();
+            move || AnswerFile::open(path).map(drop)
+        });
+        let seen = loop {
+            match fs::read(&path) {
+                Ok(bytes) => break bytes,
+                Err(why) => assert!(why.kind() == ErrorKind::NotFound && !made.is_finished() || path.exists(), "{why}"),
+            }
+        };
+        assert!(seen.starts_with(b"redb"), "of {} bytes", seen.len());
+        made.join().unwrap().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+}
+
 #[test]
 fn what_can_not_be_made_is_told_as_the_system_says_it() {
     let (folder, _) = folder();

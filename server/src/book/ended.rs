@@ -103,7 +103,6 @@ impl Ended {
         self.calls.values().map(|ended| &ended.call)
     }
 
-    #[cfg(test)]
     pub(super) const fn bytes(&self) -> usize {
         self.bytes.total()
     }

@@ -152,6 +152,27 @@ fn who_has_long_answers_has_its_own_forgotten() {
 }
 
 #[test]
+fn what_becomes_of_calls_under_keys_is_counted() {
+    let (mut book, now) = (book(2, 10_000), Instant::now());
+    let first = runs(enter(&mut book, "k", 1, now, 0));
+    waits(&enter(&mut book, "k", 1, now, 1));
+    assert_eq!(enter(&mut book, "k", 2, now, 2), Entered::Conflict);
+    assert_eq!(book.metrics(now), KeptMetrics { conflicts: 1, running: 1, ..KeptMetrics::default() });
+    book.end(&first, answer("x"), now);
+    assert!(matches!(enter(&mut book, "k", 1, now, 3), Entered::Ended(_)));
+    let bytes = cost(&first, &answer("x")) as u64;
+    let one = KeptMetrics { stored: 1, repeated: 2, conflicts: 1, remembered: 1, bytes, ..KeptMetrics::default() };
+    assert_eq!(book.metrics(now), one);
+    // Another one's takes all the room that is left, and one more call takes the first one's place.
+    execute(&mut book, "large", 2, 9_600, now);
+    execute(&mut book, "second", 1, 1, now);
+    let metrics = book.metrics(now);
+    assert_eq!((metrics.stored, metrics.remembered, metrics.evicted, metrics.shortened), (3, 2, 1, 1), "{metrics:?}");
+    let metrics = book.metrics(now + 10 * MINUTE);
+    assert_eq!((metrics.expired, metrics.remembered, metrics.bytes), (2, 0, 0), "{metrics:?}");
+}
+
+#[test]
 fn an_answer_is_that_of_the_caller_whose_call_was_executed() {
     let (mut book, now) = (book(2, 10_000), Instant::now());
     let first = runs(enter_of(&mut book, "k", 1, ConnectionId(2), now, 0));
@@ -248,13 +269,15 @@ proptest! {
     fn no_key_runs_twice_while_it_is_remembered_and_the_bounds_hold(steps in vec(step(), 1..80)) {
         let window = Window { answers: 3, bytes: 3 * ENTRY_BYTES + 500, age: 10 * MINUTE };
         let (mut book, mut model, mut now) = (Book::new(window), Model::default(), Instant::now());
-        let mut numbers = Vec::new();
+        let (mut numbers, mut counted) = (Vec::new(), KeptMetrics::default());
         for (who, step) in (0u32..).zip(steps) {
             match step {
                 Step::Enter { key, params, of } => {
                     model.forget(window, now);
                     let entered = enter_of(&mut book, &key.to_string(), params, ConnectionId(of), now, who);
                     let ended = model.ended.iter().find(|ended| ended.key == key);
+                    counted.conflicts += u64::from(entered == Entered::Conflict);
+                    counted.repeated += u64::from(matches!(entered, Entered::Ended(_)));
                     match (model.running.get_mut(&key), ended) {
                         (Some(runs), _) if runs.params != params => prop_assert_eq!(entered, Entered::Conflict),
                         (_, Some(ended)) if ended.params != params => prop_assert_eq!(entered, Entered::Conflict),
@@ -275,8 +298,10 @@ proptest! {
                     let waiting = book.end(&Arc::new(name.clone()), kept.clone(), now);
                     let ran = model.running.remove(&key);
                     let expected: Vec<_> = ran.iter().flat_map(|ran| &ran.waiting).map(|(who, _)| *who).collect();
-                    prop_assert_eq!(waiting, expected);
+                    prop_assert_eq!(&waiting, &expected);
                     if let Some(ModelRunning { params, of, .. }) = ran {
+                        counted.stored += 1;
+                        counted.repeated += expected.len() as u64;
                         model.ended.push(ModelEnded { key, params, of, kept: window.bounded(&name, kept), at: now });
                         model.forget(window, now);
                     }
@@ -303,6 +328,11 @@ proptest! {
             }
             prop_assert!(book.ended.len() <= window.answers);
             prop_assert!(book.ended.bytes() <= window.bytes);
+            let seen = book.metrics(now);
+            let told = |metrics: &KeptMetrics| (metrics.stored, metrics.repeated, metrics.conflicts);
+            prop_assert_eq!(told(&seen), told(&counted));
+            prop_assert_eq!(seen.stored, seen.remembered + seen.evicted + seen.expired);
+            prop_assert_eq!(seen.running, model.running.len() as u64);
             prop_assert_eq!(book.entries.len(), book.ended.len() + model.running.len());
         }
     }

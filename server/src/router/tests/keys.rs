@@ -119,6 +119,19 @@ async fn the_same_key_with_other_parameters_is_a_conflict_and_is_not_executed() 
 }
 
 #[tokio::test]
+async fn what_becomes_of_calls_under_keys_is_counted() {
+    let counted = Counted::default();
+    let (router, conn) = (counted.router(), session());
+    for (n, key) in [(1, "k"), (1, "k"), (2, "k"), (3, "other")] {
+        answer(&router, &conn, &keyed("inline", n, key)).await;
+    }
+    let seen = router.clone().kept_metrics();
+    assert_eq!((seen.stored, seen.repeated, seen.conflicts, seen.remembered), (2, 1, 1, 2));
+    assert_eq!((seen.running, seen.evicted, seen.expired), (0, 0, 0));
+    assert!(seen.bytes > 512, "{seen:?}");
+}
+
+#[tokio::test]
 async fn what_is_no_key_is_refused_and_peers_that_know_of_none_have_none() {
     let counted = Counted::default();
     let (router, conn) = (counted.router(), session());

@@ -74,6 +74,12 @@ impl Center {
         self.registry.0.metrics()
     }
 
+    /// How many requests wait for their answers, those that were passed on among them; those that are answered in place never
+    /// do.
+    pub fn in_flight(&self) -> usize {
+        self.serving.in_flight()
+    }
+
     /// How many calls that were passed on to providers wait for their answers.
     pub fn relayed_calls(&self) -> usize {
         self.relay.waiting()

@@ -55,6 +55,10 @@ pub struct Tables {
     pub subscribers: u64,
     /// Bytes of messages that are kept for subscribers that come back.
     pub kept_bytes: u64,
+    /// Requests that wait for their answers.
+    pub in_flight: u64,
+    /// Calls that were passed on to providers and wait for their answers.
+    pub relayed_calls: u64,
 }
 
 impl WatchedCenter {
@@ -136,6 +140,8 @@ async fn serve(center: Center) -> Result<()> {
             topics: center.topic_count() as u64,
             subscribers: center.subscriber_count() as u64,
             kept_bytes: center.kept_bytes() as u64,
+            in_flight: center.in_flight() as u64,
+            relayed_calls: center.relayed_calls() as u64,
         };
         println!("{}", serde_json::to_string(&tables)?);
     }

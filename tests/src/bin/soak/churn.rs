@@ -3,24 +3,26 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::Result;
-use callboard_client::{Client, Reconnect};
+use anyhow::{Context, Result};
+use callboard_client::{Client, ClientBuilder, Reconnect};
 use callboard_pubsub::{Subscription, Topics};
-use callboard_registry::{Caller, Provider};
+use callboard_registry::{Place, Provider};
 use callboard_server::{Router, Server};
 use callboard_tests::frame;
 use fastrand::Rng;
-use serde::Serialize;
 use serde_json::{Value, json};
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+use crate::calls;
+use crate::tally::{Done, Kind, Outcome, Tally};
 
 /// Lives that follow each other, several at a time.
 pub(crate) struct Churn {
@@ -28,35 +30,11 @@ pub(crate) struct Churn {
     lives: JoinSet<()>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     tcp: String,
     unix: String,
     stop: AtomicBool,
-    tally: Tally,
-}
-
-/// What was done so far.
-#[derive(Debug, Default)]
-struct Tally {
-    lives: AtomicU64,
-    /// Lives that could not do what they came for: providers crash while they are called.
-    failed: AtomicU64,
-    calls: AtomicU64,
-    published: AtomicU64,
-    received: AtomicU64,
-    /// Connections that were reset, and processes that were killed.
-    crashes: AtomicU64,
-}
-
-/// The same at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Done {
-    pub(crate) lives: u64,
-    pub(crate) failed: u64,
-    pub(crate) calls: u64,
-    pub(crate) published: u64,
-    pub(crate) received: u64,
-    pub(crate) crashes: u64,
+    pub(crate) tally: Tally,
 }
 
 impl Churn {
@@ -77,36 +55,30 @@ impl Churn {
     }
 
     pub(crate) fn done(&self) -> Done {
-        let tally = &self.shared.tally;
-        let count = |count: &AtomicU64| count.load(Relaxed);
-        Done {
-            lives: count(&tally.lives),
-            failed: count(&tally.failed),
-            calls: count(&tally.calls),
-            published: count(&tally.published),
-            received: count(&tally.received),
-            crashes: count(&tally.crashes),
-        }
+        self.shared.tally.done()
     }
 
-    /// Ends when each life under way has ended.
-    pub(crate) async fn stop(mut self) -> Result<()> {
+    /// Ends when each life under way has ended; gives what was done.
+    pub(crate) async fn stop(mut self) -> Result<(Done, Vec<(u64, String)>)> {
         self.shared.stop.store(true, Relaxed);
         while let Some(ended) = self.lives.join_next().await {
             ended?;
         }
-        Ok(())
+        Ok((self.done(), self.shared.tally.failures()))
     }
 }
 
-/// In a process of its own: a provider and subscriber that is to be killed.
+/// In a process of its own: a provider and subscriber that is to be killed. Says so when it is both.
+#[expect(clippy::print_stdout, reason = "it is waited for")]
 pub(crate) async fn be_doomed_if_asked() -> Result<()> {
     let Some(center) = std::env::var_os(DOOMED) else { return Ok(()) };
     let center = center.to_string_lossy().into_owned();
     let (_server, _provider) = provide(&center, &["doomed".to_owned()].into()).await?;
+    let _relayed = provide_relayed(&center, &["doomed-relayed".to_owned()].into()).await?;
     let client = Client::connect(&center).await?;
-    Topics::new(&client).create(&topic(0)).await?;
-    let mut news = Subscription::open(&client, &topic(0)).await?;
+    Topics::new(&client).create(&topic(TOPICS)).await?;
+    let mut news = Subscription::open(&client, &topic(TOPICS)).await?;
+    println!("ready");
     while news.next().await.is_some() {}
     std::process::exit(0)
 }
@@ -115,7 +87,7 @@ pub(crate) async fn be_doomed_if_asked() -> Result<()> {
 pub(crate) async fn remove_topics(center: &str) -> Result<()> {
     let client = Client::connect(center).await?;
     let topics = Topics::new(&client);
-    for number in 0..TOPICS {
+    for number in 0..=TOPICS {
         let _ = topics.remove(&topic(number)).await; // perhaps it was removed
     }
     Ok(())
@@ -124,27 +96,27 @@ pub(crate) async fn remove_topics(center: &str) -> Result<()> {
 async fn live_on(shared: Arc<Shared>, mut rng: Rng) {
     while !shared.stop.load(Relaxed) {
         shared.tally.lives.fetch_add(1, Relaxed);
-        if live(&shared, &mut rng).await.is_err() {
-            shared.tally.failed.fetch_add(1, Relaxed);
-        }
+        // What failed is in the tally.
+        let _ = live(&shared, &mut rng).await;
     }
 }
 
 async fn live(shared: &Shared, rng: &mut Rng) -> Result<()> {
-    match rng.u8(0..16) {
+    match rng.u8(0..18) {
         0..4 => provider(shared, rng).await,
-        4..8 => caller(shared, rng).await,
-        8..11 => subscriber(shared, rng).await,
-        11..14 => publisher(shared, rng).await,
-        14 => reset(shared, rng).await,
-        _ => killed(shared, rng).await,
+        4..6 => relayed_provider(shared, rng).await,
+        6..10 => calls::caller(shared, rng).await,
+        10..13 => subscriber(shared, rng).await,
+        13..16 => publisher(shared, rng).await,
+        16 => shared.tally.noted(Kind::Reset, reset(shared, rng).await),
+        _ => shared.tally.noted(Kind::Kill, killed(shared, rng).await),
     }
 }
 
 /// Comes with a few methods, and leaves in one of three ways.
 async fn provider(shared: &Shared, rng: &mut Rng) -> Result<()> {
-    let methods: BTreeSet<_> = (0..rng.usize(1..5)).map(|_| method(rng)).collect();
-    let (server, provider) = provide(shared.address(rng), &methods).await?;
+    let methods: BTreeSet<_> = (0..rng.usize(1..5)).map(|_| calls::method(rng)).collect();
+    let (server, provider) = shared.tally.noted(Kind::Provide, provide(shared.address(rng), &methods).await)?;
     stay(rng).await;
     match rng.u8(0..3) {
         0 => {
@@ -157,16 +129,16 @@ async fn provider(shared: &Shared, rng: &mut Rng) -> Result<()> {
     Ok(())
 }
 
-async fn caller(shared: &Shared, rng: &mut Rng) -> Result<()> {
-    let caller = Caller::connect(shared.address(rng)).await?.with_timeout(Duration::from_secs(1));
-    for _ in 0..rng.u8(1..30) {
-        let method = method(rng);
-        if caller.call::<Value>(&method, &json!({"text": "x".repeat(rng.usize(0..200))})).await.is_ok() {
-            shared.tally.calls.fetch_add(1, Relaxed);
-        }
-    }
-    if rng.bool() {
-        caller.center().close();
+/// The same, and listens nowhere.
+async fn relayed_provider(shared: &Shared, rng: &mut Rng) -> Result<()> {
+    let methods: BTreeSet<_> = (0..rng.usize(1..5)).map(|_| calls::relayed_method(rng)).collect();
+    let announced = provide_relayed(shared.address(rng), &methods).await;
+    let provider = shared.tally.noted(Kind::ProvideRelayed, announced)?;
+    stay(rng).await;
+    match rng.u8(0..3) {
+        0 => provider.withdraw().await?,
+        1 => drop(provider),
+        _ => provider.center().close(),
     }
     Ok(())
 }
@@ -174,17 +146,24 @@ async fn caller(shared: &Shared, rng: &mut Rng) -> Result<()> {
 async fn subscriber(shared: &Shared, rng: &mut Rng) -> Result<()> {
     let (client, topic) = (client(shared, rng).await?, any_topic(rng));
     let topics = Topics::new(&client);
-    topics.create(&topic).await?;
-    let mut news = Subscription::open(&client, &topic).await?;
-    let reads = async {
-        for _ in 0..rng.u16(1..500) {
-            if !matches!(news.next().await, Some(Ok(_))) {
-                break;
+    let opened = async {
+        topics.create(&topic).await?;
+        anyhow::Ok(Subscription::open(&client, &topic).await?)
+    };
+    let mut news = shared.tally.noted(Kind::Subscribe, opened.await)?;
+    let (mut heard, reads) = (Outcome::Nobody, rng.u16(1..500));
+    let hear = async {
+        for _ in 0..reads {
+            match news.next().await {
+                Some(Ok(_)) => heard = Outcome::Good,
+                _ if heard == Outcome::Good => break,
+                _ => return heard = Outcome::Failed,
             }
             shared.tally.received.fetch_add(1, Relaxed);
         }
     };
-    let _ = timeout(Duration::from_millis(500), reads).await; // perhaps nobody publishes
+    let _ = timeout(Duration::from_millis(500), hear).await; // perhaps nobody publishes
+    shared.tally.note(Kind::Hear, heard);
     match rng.u8(0..12) {
         0 => topics.remove(&topic).await?,
         1..6 => client.close(),
@@ -199,50 +178,66 @@ async fn publisher(shared: &Shared, rng: &mut Rng) -> Result<()> {
     topics.create(&topic).await?;
     let mut publisher = topics.publisher(&topic);
     let text = "x".repeat(rng.usize(100..4000));
-    for _ in 0..rng.u16(20..500) {
-        publisher.publish_text(&text).await?;
-        shared.tally.published.fetch_add(1, Relaxed);
-    }
-    if rng.bool() {
-        publisher.settle().await?;
-    }
-    Ok(())
+    let all = async {
+        for _ in 0..rng.u16(20..500) {
+            publisher.publish_text(&text).await?;
+            shared.tally.published.fetch_add(1, Relaxed);
+        }
+        if rng.bool() {
+            publisher.settle().await?;
+        }
+        anyhow::Ok(())
+    };
+    shared.tally.noted(Kind::Publish, all.await)
 }
 
 /// Registers, subscribes, begins another frame, and resets its connection.
 async fn reset(shared: &Shared, rng: &mut Rng) -> Result<()> {
     let mut stream = TcpStream::connect(shared.tcp.trim_start_matches("tcp://")).await?;
-    let register = json!({"method": method(rng), "optype": 0, "host": {"ip": "127.0.0.1", "port": 9}});
+    let register = json!({"method": calls::method(rng), "optype": 0, "host": {"ip": "127.0.0.1", "port": 9}});
     let subscribe = json!({"topic_key": any_topic(rng), "optype": 2});
     let frames = [frame(4, b"r", register.to_string().as_bytes()), frame(2, b"s", subscribe.to_string().as_bytes())];
     let frames = frames.concat();
     stream.write_all(&frames).await?;
+    timeout(PATIENCE, stream.read_u32()).await??; // one of them is answered
     stream.write_all(frames.get(..rng.usize(1..30)).unwrap_or_default()).await?;
     stay(rng).await;
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-    shared.tally.crashes.fetch_add(1, Relaxed);
     Ok(())
 }
 
 async fn killed(shared: &Shared, rng: &mut Rng) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.env(DOOMED, shared.address(rng)).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut doomed = command.spawn()?;
+    command.env(DOOMED, shared.address(rng)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut doomed = command.kill_on_drop(true).spawn()?;
+    let mut said = doomed.stdout.take().context("it has an output")?;
+    timeout(PATIENCE, said.read_u8()).await??;
     stay(rng).await;
-    doomed.kill().await?;
-    shared.tally.crashes.fetch_add(1, Relaxed);
-    Ok(())
+    Ok(doomed.kill().await?)
 }
 
 async fn provide(center: &str, methods: &BTreeSet<String>) -> Result<(Server, Provider)> {
-    let router = methods.iter().fold(Router::new(), |router, name| router.method(name.as_str(), |v: Value| Ok(v)));
-    let server = Server::builder().router(router).loops(1).listen("127.0.0.1:0").start().await?;
+    let server = Server::builder().router(router(methods)).loops(1).listen("127.0.0.1:0").start().await?;
     let provider = Provider::connect(center).await?.announce(methods, server.addresses()).await?;
     Ok((server, provider))
 }
 
+async fn provide_relayed(center: &str, methods: &BTreeSet<String>) -> Result<Provider> {
+    let client = sessions().reconnect(Reconnect::never()).serves(router(methods)).connect(center).await?;
+    Ok(Provider::new(client).announce(methods, Place::Relay).await?)
+}
+
+fn router(methods: &BTreeSet<String>) -> Router {
+    methods.iter().fold(Router::new(), |router, name| router.method(name.as_str(), |v: Value| Ok(v)))
+}
+
 async fn client(shared: &Shared, rng: &mut Rng) -> Result<Client> {
-    Ok(Client::builder().reconnect(Reconnect::never()).connect(shared.address(rng)).await?)
+    Ok(sessions().reconnect(Reconnect::never()).connect(shared.address(rng)).await?)
+}
+
+/// A busy machine may be slow to grant them; without one a client can do less.
+pub(crate) fn sessions() -> ClientBuilder {
+    Client::builder().session_timeout(Duration::from_secs(2))
 }
 
 async fn stay(rng: &mut Rng) {
@@ -251,13 +246,9 @@ async fn stay(rng: &mut Rng) {
 
 impl Shared {
     /// Mostly the Unix socket: of TCP there are only so many ports a minute.
-    fn address(&self, rng: &mut Rng) -> &str {
+    pub(crate) fn address(&self, rng: &mut Rng) -> &str {
         if rng.u8(0..8) == 0 { &self.tcp } else { &self.unix }
     }
-}
-
-fn method(rng: &mut Rng) -> String {
-    format!("method{}", rng.u8(0..40))
 }
 
 fn any_topic(rng: &mut Rng) -> String {
@@ -268,6 +259,9 @@ fn topic(number: u8) -> String {
     format!("topic{number}")
 }
 
+/// Those that come and go; one more is subscribed to by those who are killed.
 const TOPICS: u8 = 8;
 /// Names the center to a process that is to be killed.
 const DOOMED: &str = "CALLBOARD_TESTS_DOOMED";
+/// More than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -28,6 +28,16 @@ pub(crate) fn draw(samples: &[Sample], verdict: &Verdict) -> Result<String> {
             bounds: &[],
         },
         Panel {
+            title: "requests in flight at the center",
+            of: |sample| sample.look.tables.in_flight as f64,
+            bounds: &[],
+        },
+        Panel {
+            title: "what clients have done, thousands",
+            of: |sample| sample.done.kinds.iter().map(|(.., count)| count.good).sum::<u64>() as f64 / 1e3,
+            bounds: &[],
+        },
+        Panel {
             title: "clients that have come and gone, thousands",
             of: |sample| sample.done.lives as f64 / 1e3,
             bounds: &[],
@@ -35,7 +45,7 @@ pub(crate) fn draw(samples: &[Sample], verdict: &Verdict) -> Result<String> {
     ];
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (900, 220 * 3)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (900, 200 * 5)).into_drawing_area();
         area.fill(&WHITE)?;
         let areas = area.split_evenly((panels.len(), 1));
         for (panel, area) in panels.iter().zip(&areas) {

@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 use callboard_tests::{Look, Tables};
 use serde::Serialize;
 
-use crate::churn::Done;
+use crate::steady::AtProviders;
+use crate::tally::Done;
 
 /// One look.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -32,11 +33,16 @@ pub(crate) struct Verdict {
     pub(crate) descriptors: [u64; 2],
     /// Tables after the last client.
     pub(crate) left: Tables,
+    /// What providers that stayed held then.
+    pub(crate) at_providers: AtProviders,
+    /// What the clients have done.
+    pub(crate) done: Done,
 }
 
 impl Verdict {
-    /// From what was seen while clients came and went, before the first of them, and after the last.
-    pub(crate) fn new(before: Look, samples: &[Sample], after: Look) -> Result<Self> {
+    /// From what was seen while clients came and went, before the first of them, and after the last at the center and at
+    /// the providers that stayed.
+    pub(crate) fn new(before: Look, samples: &[Sample], (after, at_providers): (Look, AtProviders)) -> Result<Self> {
         let seconds = samples.last().map_or(0.0, |last| last.seconds);
         ensure!(seconds >= LEAST, "a soak of {seconds:.0} s shows nothing; give it {LEAST} s at least");
         let settled_at = (seconds / 3.0).min(60.0);
@@ -44,16 +50,19 @@ impl Verdict {
         let last_memory = memory(samples, seconds - OVER, seconds);
         let descriptors = [before.descriptors, after.descriptors];
         let growth = last_memory / settled_memory;
-        Ok(Self { settled_at, settled_memory, last_memory, growth, descriptors, left: after.tables })
+        let done = samples.last().map_or_else(Done::default, |last| last.done);
+        let left = after.tables;
+        Ok(Self { settled_at, settled_memory, last_memory, growth, descriptors, left, at_providers, done })
     }
 
     /// Whether the center holds what it promises; its memory may grow by this factor.
     pub(crate) fn check(&self, bound: f64) -> Result<()> {
-        let Self { growth, descriptors: [before, after], left, .. } = self;
+        let Self { growth, descriptors: [before, after], left, at_providers, .. } = self;
         ensure!(*growth <= bound, "memory grew by a factor of {growth:.2}, where {bound} is the bound");
         ensure!(after <= before, "{after} descriptors are open, where {before} were at the beginning");
         ensure!(*left == Tables::default(), "tables are not empty: {left:?}");
-        Ok(())
+        ensure!(!at_providers.is_something(), "providers that stayed are not idle: {at_providers:?}");
+        self.done.kinds.check()
     }
 }
 
@@ -83,28 +92,35 @@ mod tests {
         (0..=120).map(sample).collect()
     }
 
-    #[test]
-    fn what_grows_before_it_has_settled_and_what_is_high_for_a_moment_does_not_count() {
-        let steady = samples(|second| if second == 115 { 900 } else { u64::from(second.min(40)) * 10 });
-        let verdict = Verdict::new(look(1, 7), &steady, look(400, 7)).unwrap();
-        assert_eq!((verdict.settled_at, verdict.settled_memory, verdict.last_memory), (40.0, 400.0, 400.0));
-        verdict.check(1.0).unwrap();
+    fn verdict(samples: &[Sample], after: Look) -> Result<Verdict> {
+        Verdict::new(look(1, 7), samples, (after, AtProviders::default()))
     }
 
     #[test]
-    fn growth_open_descriptors_and_full_tables_are_told() {
+    fn what_grows_before_it_has_settled_and_what_is_high_for_a_moment_does_not_count() {
+        let steady = samples(|second| if second == 115 { 900 } else { u64::from(second.min(40)) * 10 });
+        let verdict = verdict(&steady, look(400, 7)).unwrap();
+        assert_eq!((verdict.settled_at, verdict.settled_memory, verdict.last_memory), (40.0, 400.0, 400.0));
+        // All else is well.
+        assert!(verdict.check(1.0).unwrap_err().to_string().contains("to provide was hardly ever done"));
+    }
+
+    #[test]
+    fn growth_open_descriptors_full_tables_and_providers_that_are_not_idle_are_told() {
         let steady = samples(|_| 100);
         let leaks = samples(|second| 100 + 2 * u64::from(second));
         let held = Tables { topics: 1, ..Tables::default() };
         let rows = [
-            (&leaks, look(100, 7), "memory grew"),
-            (&steady, look(100, 8), "8 descriptors are open"),
-            (&steady, Look { tables: held, ..look(100, 7) }, "tables are not empty"),
+            (&leaks, look(100, 7), 0, "memory grew"),
+            (&steady, look(100, 8), 0, "8 descriptors are open"),
+            (&steady, Look { tables: held, ..look(100, 7) }, 0, "tables are not empty"),
+            (&steady, look(100, 7), 1, "are not idle"),
         ];
-        for (samples, after, told) in rows {
-            let failed = Verdict::new(look(1, 7), samples, after).unwrap().check(1.5).unwrap_err();
+        for (samples, after, in_flight, told) in rows {
+            let at_providers = AtProviders { in_flight, ..AtProviders::default() };
+            let failed = Verdict { at_providers, ..verdict(samples, after).unwrap() }.check(1.5).unwrap_err();
             assert!(failed.to_string().contains(told), "{failed}");
         }
-        assert!(Verdict::new(look(1, 7), steady.get(..5).unwrap(), look(1, 7)).is_err());
+        assert!(verdict(steady.get(..5).unwrap(), look(1, 7)).is_err());
     }
 }

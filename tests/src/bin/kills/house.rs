@@ -1,63 +1,23 @@
 //! A center, two providers and two callers, all of whose calls are brought to one point before one of the parts is killed.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
-use serde::Serialize;
 use tempfile::TempDir;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::ledger::Entry;
 use crate::part::{PATIENCE, Part};
-use crate::roles::GO;
-use crate::sockets::Buffers;
+use crate::plan::{Plan, Point, Victim, Way, address};
+use crate::roles::{DROP, GO, LOOK};
+use crate::sockets::{self, Buffers};
 use crate::verdict::Verdict;
-
-/// How far calls have come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Point {
-    /// Some wait in the caller for room in its connections; before the center is killed, they wait for its answer to where
-    /// the providers are.
-    BeforeSend,
-    /// All lie in the sockets of providers that stand still.
-    Sent,
-    /// All wait in the providers for their turn, but for one at each that runs.
-    Queued,
-    /// All have begun and none has ended.
-    Running,
-    /// All have ended, and all answers lie in the sockets of callers that stand still.
-    Answered,
-    /// All have ended, and the answers are too long for the sockets of callers that stand still.
-    AnswerInFlight,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Victim {
-    /// One of the two; the other one lives.
-    Provider,
-    /// One of the two.
-    Caller,
-    /// It is started anew at once.
-    Center,
-}
-
-/// What happens in one house.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) point: Point,
-    pub(crate) victim: Victim,
-    /// Of each caller.
-    pub(crate) calls: usize,
-    /// What stands still goes on before the kill, not after it: then the two race.
-    pub(crate) races: bool,
-    /// The callers repeat what may have run: a bug, to see it found.
-    pub(crate) careless: bool,
-}
 
 pub(crate) struct House {
     plan: Plan,
     center: Part,
+    /// Where the others find it.
+    at: String,
     providers: [Part; 2],
     callers: [Part; 2],
     folder: TempDir,
@@ -66,10 +26,14 @@ pub(crate) struct House {
 impl House {
     pub(crate) async fn start(plan: Plan) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let center = plan.center(&folder).await?;
-        let providers = tokio::try_join!(plan.provider(&folder, "p"), plan.provider(&folder, "q"))?.into();
-        let callers = tokio::try_join!(plan.caller(&folder, "a"), plan.caller(&folder, "b"))?.into();
-        Ok(Self { plan, center, providers, callers, folder })
+        let center = plan.center(&folder, 0).await?;
+        // What goes through the center is seen in the system's table of TCP sockets only.
+        let relays = plan.way == Way::Relayed;
+        let at = if relays { format!("tcp://127.0.0.1:{}", center.first) } else { address(&folder) };
+        let provider = |name| plan.provider(&folder, &at, name, 0);
+        let providers = tokio::try_join!(provider("p"), provider("q"))?.into();
+        let callers = tokio::try_join!(plan.caller(&folder, &at, "a"), plan.caller(&folder, &at, "b"))?.into();
+        Ok(Self { plan, center, at, providers, callers, folder })
     }
 
     /// Makes the calls, kills, lets all others come to their end, and reads the ledgers.
@@ -79,16 +43,48 @@ impl House {
         if plan.races {
             self.resume().await?;
         }
+        if plan.way == Way::GivenUp {
+            self.give_up_half().await?;
+        }
         match plan.victim {
-            Victim::Provider => first(&mut self.providers).kill().await?,
+            Victim::Provider => self.kill_provider().await?,
             Victim::Caller => first(&mut self.callers).kill().await?,
             Victim::Center => {
                 self.center.kill().await?;
-                self.center = plan.center(&self.folder).await?;
+                self.center = plan.center(&self.folder, self.center.first.parse()?).await?;
             }
         }
         self.resume().await?;
         self.settle().await.with_context(|| format!("after {plan:?}"))
+    }
+
+    async fn kill_provider(&mut self) -> Result<()> {
+        let provider = first(&mut self.providers);
+        provider.kill().await?;
+        if self.plan.way == Way::Stored {
+            let port = provider.first.parse()?;
+            // It needs the center, which may stand still, and is waited for by the callers.
+            self.center.resume().await?;
+            let mut next = self.plan.provider(&self.folder, &self.at, "p", port).await?;
+            next.was_cut = true;
+            *first(&mut self.providers) = next;
+        }
+        Ok(())
+    }
+
+    /// By the callers; where they do not stand still this returns when they have.
+    async fn give_up_half(&mut self) -> Result<()> {
+        for caller in &mut self.callers {
+            // One that goes on may have been answered all its calls by now, and have ended.
+            let _ = caller.say(DROP).await;
+        }
+        let stand_still = matches!(self.plan.point, Point::Answered | Point::AnswerInFlight);
+        let (half, until) = (self.callers.len() * (self.plan.calls / 2), Instant::now() + PATIENCE);
+        while !stand_still && count(&self.callers, |entry| matches!(entry, Entry::GivenUp(_)))? < half {
+            self.give_up_at(until)?;
+            sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     async fn bring_there(&mut self) -> Result<()> {
@@ -118,55 +114,61 @@ impl House {
         if Instant::now() < until {
             return Ok(());
         }
-        bail!("{} made, {} begun, {:?}", self.made()?, self.begun()?, self.buffers()?)
+        bail!("{} made, {} begun, {:?}", self.made()?, self.begun()?, self.at_providers()?)
     }
 
     async fn is_there(&mut self) -> Result<bool> {
-        sleep(LOOK).await;
+        sleep(PAUSE).await;
         if self.made()? < self.calls() {
             return Ok(false);
         }
         let (all, bytes) = (self.calls() as u64, self.plan.parameters() as u64);
-        let buffers = self.buffers()?;
+        let buffers = self.at_providers()?;
+        let arrived: u64 = buffers.iter().map(|buffers| buffers.arrived).sum();
         Ok(match (self.plan.point, self.plan.victim) {
             (Point::BeforeSend, Victim::Center) => true,
             (Point::BeforeSend, _) => {
                 let sent: u64 = buffers.iter().map(|buffers| buffers.towards + buffers.arrived).sum();
                 buffers.iter().all(|buffers| buffers.towards > 0) && sent + bytes < all * bytes
             }
-            (Point::Sent, _) => buffers.iter().map(|buffers| buffers.arrived).sum::<u64>() >= all * bytes,
-            (Point::Queued, _) => self.begun()? == self.providers.len() && self.in_flight().await? == self.calls(),
-            (Point::Running | Point::Answered | Point::AnswerInFlight, _) => self.begun()? == self.calls(),
+            (Point::Sent, _) => arrived >= all * bytes,
+            (Point::Queued, _) => {
+                self.begun()? >= self.providers.len() && arrived == 0 && self.in_flight().await? >= self.calls()
+            }
+            (Point::Running | Point::Answered | Point::AnswerInFlight, _) => self.begun()? >= self.calls(),
         })
     }
 
     async fn is_answered(&mut self) -> Result<bool> {
-        sleep(LOOK).await;
+        sleep(PAUSE).await;
         if self.count_at_providers(|entry| matches!(entry, Entry::Ended(_)))? < self.calls() {
             return Ok(false);
         }
-        let buffers = self.buffers()?;
+        let buffers = self.at_callers()?;
         if self.plan.point == Point::AnswerInFlight {
-            return Ok(buffers.iter().all(|buffers| buffers.back > 0));
+            return Ok(buffers.iter().all(|buffers| buffers.towards > 0));
         }
-        let returned: u64 = buffers.iter().map(|buffers| buffers.returned).sum();
-        Ok(returned >= self.calls() as u64 * self.plan.answers() as u64)
+        let arrived: u64 = buffers.iter().map(|buffers| buffers.arrived).sum();
+        Ok(arrived >= self.calls() as u64 * self.plan.answers() as u64)
     }
 
     /// All living callers have been told of all their calls, and what still runs has ended.
     async fn settle(mut self) -> Result<Verdict> {
         self.let_go().await?;
+        let mut repeats = 0;
         for caller in living(&mut self.callers) {
+            repeats += caller.line().await.context("a caller")?.parse::<u64>()?;
             caller.ended().await.context("a caller")?;
         }
         for provider in living(&mut self.providers) {
             provider.leave().await.context("a provider")?;
         }
         self.center.leave().await.context("the center")?;
-        let providers = self.providers.iter().map(Part::entries).collect::<Result<Vec<_>>>()?;
-        let callers = self.callers.iter().map(|caller| Ok((caller.was_killed, caller.entries()?)));
-        let mut verdict = Verdict::of(&providers, &callers.collect::<Result<Vec<_>>>()?);
-        verdict.kills = 1;
+        let ledger = |part: &Part| Ok((part.was_killed || part.was_cut, part.entries()?));
+        let providers = self.providers.iter().map(ledger).collect::<Result<Vec<_>>>()?;
+        let callers = self.callers.iter().map(ledger).collect::<Result<Vec<_>>>()?;
+        let mut verdict = Verdict::of(&providers, &callers, self.plan.way.rules());
+        (verdict.kills, verdict.repeats) = (1, repeats);
         Ok(verdict)
     }
 
@@ -197,58 +199,46 @@ impl House {
         self.count_at_providers(|entry| matches!(entry, Entry::Began(_)))
     }
 
+    /// Of how many calls there is such an entry: some run more often than once.
     fn count_at_providers(&self, what: impl Fn(&Entry) -> bool) -> Result<usize> {
-        count(&self.providers, what)
+        let mut calls = BTreeSet::new();
+        for provider in &self.providers {
+            calls.extend(provider.entries()?.iter().filter(|entry| what(entry)).map(|entry| entry.call().to_owned()));
+        }
+        Ok(calls.len())
     }
 
-    /// As the providers say.
+    /// As the providers say; of those that listen nowhere the center does.
     async fn in_flight(&mut self) -> Result<usize> {
+        if self.plan.way == Way::Relayed {
+            return self.center.ask(LOOK).await;
+        }
         let mut sum = 0;
         for provider in &mut self.providers {
-            provider.say("look").await?;
-            sum += provider.line().await?.parse::<usize>()?;
+            sum += provider.ask(LOOK).await?;
         }
         Ok(sum)
     }
 
-    fn buffers(&self) -> Result<Vec<Buffers>> {
-        self.providers.iter().map(|provider| Buffers::of(provider.first.parse()?)).collect()
-    }
-}
-
-impl Plan {
-    async fn center(self, folder: &TempDir) -> Result<Part> {
-        Part::start("center", folder.path().join("none"), &[address(folder)]).await
+    /// What is on its way to each provider.
+    fn at_providers(&self) -> Result<Vec<Buffers>> {
+        self.providers.iter().map(|provider| Buffers::of(self.port(provider)?)).collect()
     }
 
-    async fn provider(self, folder: &TempDir, name: &str) -> Result<Part> {
-        let ledger = folder.path().join(name);
-        let concurrency = if self.point == Point::Queued { 1 } else { MANY };
-        let arguments =
-            [address(folder), ledger.display().to_string(), concurrency.to_string(), self.answers().to_string()];
-        Part::start("provider", ledger, &arguments).await
-    }
-
-    async fn caller(self, folder: &TempDir, name: &str) -> Result<Part> {
-        let ledger = folder.path().join(name);
-        let (calls, bytes) = (self.calls.to_string(), self.parameters().to_string());
-        let mut arguments = vec![address(folder), ledger.display().to_string(), name.to_owned(), calls, bytes];
-        // Else they know where the providers are, and need no center.
-        if (self.point, self.victim) != (Point::BeforeSend, Victim::Center) {
-            arguments.push("--warm".to_owned());
+    /// What is on its way to callers: of each connection of theirs to a provider, or to the center.
+    fn at_callers(&self) -> Result<Vec<Buffers>> {
+        if self.plan.way == Way::Relayed {
+            return self.callers.iter().map(|caller| Buffers::of(self.port(caller)?)).collect();
         }
-        if self.careless {
-            arguments.push("--careless".to_owned());
+        Ok(self.at_providers()?.into_iter().map(Buffers::seen_from_there).collect())
+    }
+
+    /// Of a provider that listens, or of the connection to the center.
+    fn port(&self, part: &Part) -> Result<u16> {
+        if self.plan.way != Way::Relayed {
+            return Ok(part.first.parse()?);
         }
-        Part::start("caller", ledger, &arguments).await
-    }
-
-    fn parameters(self) -> usize {
-        if self.point == Point::BeforeSend { LONG } else { SHORT }
-    }
-
-    fn answers(self) -> usize {
-        if self.point == Point::AnswerInFlight { LONG } else { SHORT }
+        sockets::port_of(part.id()?, self.center.first.parse()?)
     }
 }
 
@@ -272,15 +262,5 @@ fn count(parts: &[Part], what: impl Fn(&Entry) -> bool) -> Result<usize> {
     parts.iter().map(|part| Ok(part.entries()?.iter().filter(|entry| what(entry)).count())).sum()
 }
 
-fn address(folder: &TempDir) -> String {
-    format!("unix://{}", folder.path().join("center").display())
-}
-
-/// Calls that may run at once: more than are made.
-const MANY: usize = 4096;
-/// Bytes of which those of all calls of a connection fit into its sockets.
-const SHORT: usize = 500;
-/// And of which they do not.
-const LONG: usize = 256 << 10;
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(2);

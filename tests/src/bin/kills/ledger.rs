@@ -21,6 +21,8 @@ pub(crate) enum Entry {
     Ended(String),
     /// The caller is about to call.
     Made(String),
+    /// The caller is about to give it up.
+    GivenUp(String),
     /// What became of it, as the caller sees it.
     Told(String, Told),
 }
@@ -42,7 +44,9 @@ pub(crate) enum Told {
 impl Entry {
     pub(crate) fn call(&self) -> &str {
         match self {
-            Self::Began(call) | Self::Ended(call) | Self::Made(call) | Self::Told(call, _) => call,
+            Self::Began(call) | Self::Ended(call) | Self::Made(call) | Self::GivenUp(call) | Self::Told(call, _) => {
+                call
+            }
         }
     }
 }

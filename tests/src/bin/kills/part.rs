@@ -19,6 +19,8 @@ pub(crate) struct Part {
     ledger: PathBuf,
     is_paused: bool,
     pub(crate) was_killed: bool,
+    /// Another one before it wrote to the same ledger, and was killed.
+    pub(crate) was_cut: bool,
     /// What it said when it was ready.
     pub(crate) first: String,
 }
@@ -32,7 +34,8 @@ impl Part {
         let mut child = command.spawn()?;
         let input = child.stdin.take();
         let lines = BufReader::new(child.stdout.take().context("it has an output")?).lines();
-        let mut part = Self { child, input, lines, ledger, is_paused: false, was_killed: false, first: String::new() };
+        let (first, no) = (String::new(), false);
+        let mut part = Self { child, input, lines, ledger, is_paused: no, was_killed: no, was_cut: no, first };
         part.first = part.line().await.with_context(|| format!("a {role} does not start"))?;
         Ok(part)
     }
@@ -44,6 +47,12 @@ impl Part {
 
     pub(crate) async fn line(&mut self) -> Result<String> {
         timeout(PATIENCE, self.lines.next_line()).await.context("it says nothing")??.context("it has ended")
+    }
+
+    /// A number.
+    pub(crate) async fn ask(&mut self, line: &str) -> Result<usize> {
+        self.say(line).await?;
+        Ok(self.line().await?.parse()?)
     }
 
     pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
@@ -99,7 +108,7 @@ impl Part {
         self.ended().await
     }
 
-    fn id(&self) -> Result<u32> {
+    pub(crate) fn id(&self) -> Result<u32> {
         self.child.id().context("it has ended")
     }
 

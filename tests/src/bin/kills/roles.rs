@@ -1,30 +1,29 @@
 //! What runs in a process of its own.
 
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use callboard_center::Center;
-use callboard_common::Executed;
+use callboard_client::{Client, RetryBudget, RetryPolicy};
 use callboard_net::Address;
-use callboard_registry::{Caller, Provider};
-use callboard_server::{Method, MethodError, Router, Server};
+use callboard_registry::{Caller, Place, Provider};
+use callboard_server::{AnswerFile, KeptAnswers, Router, Server};
 use clap::Subcommand;
-use serde::de::IgnoredAny;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin, stdin};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::ledger::{Entry, Ledger, Told};
+use crate::calls::{Orders, make_calls};
+use crate::ledger::Ledger;
 use crate::part::PATIENCE;
+use crate::plan::Way;
+use crate::work::{self, Work};
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Role {
-    /// Prints a line when it listens; leaves when its input ends
-    Center { address: String },
+    /// Prints its port when it listens, says how many calls it passes on when asked, leaves when its input ends
+    Center { address: String, tcp: String },
     /// Prints its port when it is announced; lets its calls go when told to, says how many it has when asked
     Provider {
         center: String,
@@ -33,6 +32,13 @@ pub(crate) enum Role {
         concurrency: usize,
         /// How long its answers are
         bytes: usize,
+        #[arg(long)]
+        way: Way,
+        #[arg(long)]
+        port: u16,
+        /// Where it keeps its answers
+        #[arg(long)]
+        store: Option<PathBuf>,
     },
     /// Prints a line when it is ready, calls when it gets one, and ends when all calls have
     Caller {
@@ -43,6 +49,8 @@ pub(crate) enum Role {
         calls: usize,
         /// How long their parameters are
         bytes: usize,
+        #[arg(long)]
+        way: Way,
         /// Connect to both providers first
         #[arg(long)]
         warm: bool,
@@ -55,20 +63,30 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) async fn run(self) -> Result<()> {
         match self {
-            Self::Center { address } => center(address).await?,
-            Self::Provider { center, ledger, concurrency, bytes } => {
-                provide(&center, Ledger::open(&ledger)?, concurrency, bytes).await?;
+            Self::Center { address, tcp } => center(address, tcp).await?,
+            Self::Provider { center, ledger, concurrency, bytes, way, port, store } => {
+                let (go, let_go) = watch::channel(false);
+                let work = Work { ledger: Ledger::open(&ledger)?.into(), let_go, bytes };
+                let mut router = work::router(work, way, concurrency);
+                if let Some(store) = store {
+                    router = router.kept_answers(KeptAnswers::default().stored_in(AnswerFile::open(store)?)?);
+                }
+                match way {
+                    Way::Relayed => provide_relayed(&center, router, &go).await?,
+                    _ => provide(&center, router, port, &go).await?,
+                }
             }
-            Self::Caller { center, ledger, name, calls, bytes, warm, careless } => {
+            Self::Caller { center, ledger, name, calls, bytes, way, warm, careless } => {
                 let ledger = Ledger::open(&ledger)?;
-                let caller = Caller::connect(&center).await?.with_timeout(CALL_TIMEOUT);
+                let caller = caller(way, &center).await?;
                 if warm {
                     timeout(PATIENCE, reach_both(&caller)).await.context("the providers are not reached")??;
                 }
                 println!("ready");
-                lines().next_line().await?;
+                let mut lines = lines();
+                lines.next_line().await?;
                 let caller = if careless { caller.idempotent() } else { caller };
-                make_calls(caller, ledger, &name, calls, bytes).await?;
+                make_calls(Orders { caller, ledger: ledger.into(), name, calls, bytes, way }, lines).await?;
             }
         }
         // A thread that still reads the input would be waited for.
@@ -76,25 +94,23 @@ impl Role {
     }
 }
 
-async fn center(address: String) -> Result<()> {
-    let center = Center::builder().listen(address).loops(1).start().await?;
-    println!("{}", center.address());
+async fn center(address: String, tcp: String) -> Result<()> {
+    let center = Center::builder().listen(address).listen(tcp).loops(1).start().await?;
+    println!("{}", port(center.addresses())?);
     let mut lines = lines();
-    while lines.next_line().await?.is_some() {}
+    while lines.next_line().await?.is_some() {
+        println!("{}", center.relayed_calls());
+    }
     center.shutdown().await;
     Ok(())
 }
 
-async fn provide(center: &str, ledger: Ledger, concurrency: usize, bytes: usize) -> Result<()> {
-    let (go, let_go) = watch::channel(false);
-    let work = Method::new(WORK).concurrency(concurrency);
-    let router =
-        Router::new().method(WARM, |(): ()| Ok(std::process::id())).method_async(work, work_of(ledger, let_go, bytes));
+async fn provide(center: &str, router: Router, port_or_any: u16, go: &watch::Sender<bool>) -> Result<()> {
     let names = router.names();
-    let server = Server::builder().router(router).loops(1).listen("127.0.0.1:0").start().await?;
+    let listens = format!("127.0.0.1:{port_or_any}");
+    let server = Server::builder().router(router).loops(1).listen(listens).start().await?;
     let provider = Provider::connect(center).await?.announce(names, server.addresses()).await?;
-    let address = server.addresses().first().and_then(Address::to_socket_addr).context("it listens")?;
-    println!("{}", address.port());
+    println!("{}", port(server.addresses())?);
     let mut lines = lines();
     while let Some(line) = lines.next_line().await? {
         match line.as_str() {
@@ -107,72 +123,66 @@ async fn provide(center: &str, ledger: Ledger, concurrency: usize, bytes: usize)
     Ok(())
 }
 
-/// The handler: it notes that it has begun, waits until calls may end, notes that it has done its work, and answers.
-fn work_of(
-    ledger: Ledger,
-    let_go: watch::Receiver<bool>,
-    bytes: usize,
-) -> impl Fn((String, IgnoredAny)) -> Answer + Send + Sync + 'static {
-    let (ledger, padding): (_, Arc<str>) = (Arc::new(ledger), "x".repeat(bytes).into());
-    move |(call, _)| {
-        let (ledger, padding, mut let_go) = (Arc::clone(&ledger), Arc::clone(&padding), let_go.clone());
-        let began = ledger.write(&Entry::Began(call.clone()));
-        Box::pin(async move {
-            began?;
-            let_go.wait_for(|go| *go).await?;
-            ledger.write(&Entry::Ended(call.clone()))?;
-            Ok((call, padding.to_string()))
-        })
+/// It listens nowhere.
+async fn provide_relayed(center: &str, router: Router, go: &watch::Sender<bool>) -> Result<()> {
+    let client = sessions().serves(router.clone()).connect(center).await?;
+    let provider = Provider::new(client).announce(router.names(), Place::Relay).await?;
+    println!("0");
+    let mut lines = lines();
+    while lines.next_line().await?.is_some() {
+        go.send_replace(true);
     }
+    let _ = provider.withdraw().await;
+    Ok(())
 }
 
-/// Makes all calls at once, and notes what it was told of each.
-async fn make_calls(caller: Caller, ledger: Ledger, name: &str, calls: usize, bytes: usize) -> Result<()> {
-    let (ledger, padding): (_, Arc<str>) = (Arc::new(ledger), "x".repeat(bytes).into());
-    let mut all = JoinSet::new();
-    for number in 0..calls {
-        let (caller, ledger, padding) = (caller.clone(), Arc::clone(&ledger), Arc::clone(&padding));
-        let call = format!("{name}{number}");
-        all.spawn(async move {
-            ledger.write(&Entry::Made(call.clone()))?;
-            let answer = caller.call::<(String, IgnoredAny)>(WORK, &(&call, &*padding)).await;
-            let told = match answer {
-                Ok((answered, _)) if answered == call => Told::Ok,
-                Ok(_) => Told::Another,
-                Err(error) => match error.executed() {
-                    Executed::Yes => Told::Yes,
-                    Executed::No => Told::No,
-                    Executed::Unknown => Told::Unknown,
-                },
-            };
-            anyhow::Ok(ledger.write(&Entry::Told(call, told))?)
-        });
-    }
-    while let Some(ended) = all.join_next().await {
-        ended??;
-    }
-    Ok(())
+async fn caller(way: Way, center: &str) -> Result<Caller> {
+    let often = RetryBudget { percent: 1_000, reserve: 1_000, most: 10_000 };
+    let builder = Caller::builder().client(sessions()).timeout(CALL_TIMEOUT);
+    Ok(match way {
+        Way::Keyed | Way::Stored => {
+            let retry = RetryPolicy { tries: 100, per_try: Some(PER_TRY), ..RetryPolicy::default() };
+            builder.retry_budget(often).retry(retry).connect(center).await?
+        }
+        Way::Hedged => builder.retry_budget(often).hedge(HEDGE).connect(center).await?.idempotent(),
+        _ => builder.connect(center).await?,
+    })
 }
 
 /// So that a connection to each is open.
 async fn reach_both(caller: &Caller) -> Result<()> {
-    while caller.hosts(WORK).await?.len() < 2 {
+    while caller.hosts(work::WORK).await?.len() < 2 {
         sleep(Duration::from_millis(1)).await;
     }
-    let first: u32 = caller.call(WARM, &()).await?;
-    while caller.call::<u32>(WARM, &()).await? == first {}
+    // A hedge would go to the other one.
+    let caller = caller.with_hedge(PATIENCE);
+    let first: u32 = caller.call(work::WARM, &()).await?;
+    while caller.call::<u32>(work::WARM, &()).await? == first {}
     Ok(())
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<(String, String), MethodError>> + Send>>;
+/// A busy machine may be slow to grant them; without one there are no keys, and nothing is relayed.
+fn sessions() -> callboard_client::ClientBuilder {
+    Client::builder().session_timeout(Duration::from_secs(5))
+}
 
-fn lines() -> Lines<BufReader<Stdin>> {
+fn port(addresses: &[Address]) -> Result<u16> {
+    let port = addresses.iter().find_map(Address::to_socket_addr).context("it listens at a port")?;
+    Ok(port.port())
+}
+
+pub(crate) fn lines() -> Lines<BufReader<Stdin>> {
     BufReader::new(stdin()).lines()
 }
 
-const WORK: &str = "work";
-const WARM: &str = "warm";
-/// To a provider: its calls may end.
+/// To a provider: its calls may end. To a caller: it may call.
 pub(crate) const GO: &str = "go";
+/// To a caller: give up every other call.
+pub(crate) const DROP: &str = "drop";
+/// To a provider or center: say how many calls wait for their answers.
+pub(crate) const LOOK: &str = "look";
 /// Longer than any call waits here that is answered at all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Less than calls wait here.
+const PER_TRY: Duration = Duration::from_millis(100);
+const HEDGE: Duration = Duration::from_millis(50);

@@ -38,6 +38,29 @@ impl Buffers {
     }
 }
 
+impl Buffers {
+    /// The same, as those see it who are connected to it.
+    pub(crate) const fn seen_from_there(self) -> Self {
+        Self { towards: self.back, arrived: self.returned, back: self.towards, returned: self.arrived }
+    }
+}
+
+/// The port from which a process has connected to that one.
+pub(crate) fn port_of(process: u32, to: u16) -> Result<u16> {
+    let mut sockets = Vec::new();
+    for open in std::fs::read_dir(format!("/proc/{process}/fd"))? {
+        // One that is closed meanwhile is none.
+        let Ok(target) = std::fs::read_link(open?.path()) else { continue };
+        let inode = target.to_str().and_then(|name| name.strip_prefix("socket:[")?.strip_suffix(']'));
+        sockets.extend(inode.map(str::to_owned));
+    }
+    let table = std::fs::read_to_string("/proc/net/tcp").context("the table of TCP sockets")?;
+    let is_its =
+        |line: &&str| line.split_whitespace().nth(INODE).is_some_and(|inode| sockets.iter().any(|own| own == inode));
+    let ports = table.lines().filter(is_its).filter_map(columns);
+    ports.filter(|(_, theirs, ..)| *theirs == to).map(|(ours, ..)| ours).next().context("it is not connected")
+}
+
 /// Both ports of an open connection, and what its two buffers hold.
 fn columns(line: &str) -> Option<(u16, u16, u64, u64)> {
     let mut columns = line.split_whitespace().skip(1);
@@ -49,6 +72,8 @@ fn columns(line: &str) -> Option<(u16, u16, u64, u64)> {
 }
 
 const ESTABLISHED: &str = "01";
+/// Its column.
+const INODE: usize = 9;
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,9 @@ pub trait AnswerStore: fmt::Debug + Send + 'static {
     /// Changes all of this, in this order, or nothing. When it returns, the changes outlast the end of the program and of the
     /// machine.
     ///
+    /// Of each call it hears in this order, over all that it is given: that it has begun, that it has ended, perhaps once more
+    /// that it has (see [`Change::Ended`]), and that it is forgotten. Any but the first may be left out.
+    ///
     /// # Errors
     /// It can't be written: calls that were about to begin are refused, not executed, and those that have ended are answered
     /// all the same; after a restart repeats of these are told that nobody knows. The next call asks it again.

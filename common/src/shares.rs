@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
@@ -85,19 +86,19 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
     pub fn take(&mut self, who: &K, bytes: usize) -> bool {
         let is_free = self.total.saturating_add(bytes) <= self.bound;
         if is_free {
-            self.set(who, self.of(who) + bytes);
+            self.change(who, |before| before + bytes);
         }
         is_free
     }
 
     /// Gives back so many bytes of what one has taken.
     pub fn give_back(&mut self, who: &K, bytes: usize) {
-        self.set(who, self.of(who).saturating_sub(bytes));
+        self.change(who, |before| before.saturating_sub(bytes));
     }
 
     /// Gives back all that one has taken.
     pub fn forget(&mut self, who: &K) {
-        self.set(who, 0);
+        self.change(who, |_| 0);
     }
 
     /// So many bytes are taken by nobody, whether or not they are free.
@@ -113,16 +114,34 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
         self.total -= bytes;
     }
 
-    fn set(&mut self, who: &K, bytes: usize) {
-        let before = if bytes == 0 { self.of.remove(who) } else { self.of.insert(who.clone(), bytes) };
-        if let Some(before) = before {
+    fn change(&mut self, who: &K, change: impl FnOnce(usize) -> usize) {
+        // One look for it is enough: most of what it costs is the hash.
+        let (before, after) = match self.of.entry(who.clone()) {
+            Entry::Occupied(mut share) => {
+                let before = *share.get();
+                let after = change(before);
+                if after == 0 {
+                    share.remove();
+                } else {
+                    share.insert(after);
+                }
+                (before, after)
+            }
+            Entry::Vacant(share) => {
+                let after = change(0);
+                if after > 0 {
+                    share.insert(after);
+                }
+                (0, after)
+            }
+        };
+        if before > 0 {
             self.by_size.remove(&(before, who.clone()));
-            self.total -= before;
         }
-        if bytes > 0 {
-            self.by_size.insert((bytes, who.clone()));
-            self.total += bytes;
+        if after > 0 {
+            self.by_size.insert((after, who.clone()));
         }
+        self.total = self.total - before + after;
     }
 }
 

@@ -340,7 +340,7 @@ where
         let advanced = this.advance(cx, turn);
         // Others of this loop first, if there is more to do.
         let again = matches!(advanced, Advanced::Part).then(|| cx.waker());
-        lane::leave(&mut this.account, turn, again);
+        lane::leave(&mut this.account, *this.reader.turn(), again);
         let Advanced::Over(end) = advanced else { return Poll::Pending };
         let silent_until = end.silent_until.or_else(|| this.silent_until());
         this.registration.conn.finish(End { silent_until, ..end });

@@ -3,7 +3,7 @@
 mod account;
 mod waiting;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -14,6 +14,13 @@ use self::waiting::{Entry, Waiting};
 thread_local! {
     /// The lane of this thread, if it is an event loop.
     static LANE: RefCell<Option<Lane>> = const { RefCell::new(None) };
+    /// Answers that nobody had asked for, in the turn under way.
+    static UNASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// An answer came that nobody had asked for.
+pub(crate) fn unasked() {
+    UNASKED.set(UNASKED.get() + 1);
 }
 
 /// The turns of one event loop.
@@ -34,15 +41,23 @@ pub(crate) struct Turn {
     /// When somebody last looked at the clock, and how many frames there are between two looks.
     looked: Option<Instant>,
     stride: u64,
+    /// Frames that it has brought, and how many of them ask for something.
+    frames: u64,
+    asked: u64,
+    /// Something was read, if only part of a frame.
+    has_read: bool,
 }
 
 /// Two looks at the clock are to be so far apart: a frame may take far less, or as long as a turn.
 const LOOK: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u64 = 32;
 
+/// Time that a connection has used for others counts as that part of it.
+const OTHERS: u32 = 8;
+
 impl Turn {
     fn new(now: Instant, slice: Duration) -> Self {
-        Self { times: Some((now, now + slice)), looked: None, stride: 1 }
+        Self { times: Some((now, now + slice)), looked: None, stride: 1, ..Self::default() }
     }
 
     /// Whether others are to have theirs.
@@ -52,6 +67,31 @@ impl Turn {
         let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(began));
         self.stride = if since < LOOK { (2 * self.stride).min(LONGEST_STRIDE) } else { self.stride / 2 };
         now >= until
+    }
+
+    /// It has brought so many frames, of which so many ask for something.
+    pub(crate) fn brought(&mut self, frames: u64, asked: u64) {
+        self.frames += frames;
+        self.asked += asked;
+    }
+
+    /// Bytes came, which may not be a whole frame.
+    pub(crate) fn read(&mut self) {
+        self.has_read = true;
+    }
+
+    /// How much of the time that it took its connection is charged with. What it does for others counts for little: it
+    /// answers what they have asked, or takes what they have sent, and they were charged with that. So the calls of many
+    /// may go through one connection. Answers that nobody has asked for are its own affair.
+    fn charged(&self, used: Duration) -> Duration {
+        let own = self.asked.saturating_add(UNASKED.get()).min(self.frames);
+        let others = used / OTHERS;
+        if self.frames == 0 {
+            return if self.has_read { used } else { others };
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a turn brings far fewer frames")]
+        let share = own as f64 / self.frames as f64;
+        others + used.saturating_sub(others).mul_f64(share)
     }
 
     /// How many frames to handle before the next look at the clock.
@@ -105,7 +145,10 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
         let Some(lane) = lane else { return (Some(Turn::default()), None) };
         let now = Instant::now();
         match lane.waiting.enter(account, waker, now.saturating_duration_since(lane.began)) {
-            Entry::Now(slice) => (Some(Turn::new(now, slice)), None),
+            Entry::Now(slice) => {
+                UNASKED.set(0);
+                (Some(Turn::new(now, slice)), None)
+            }
             Entry::Later => (None, lane.conductor.take()),
         }
     });
@@ -120,7 +163,8 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     let wakers = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return [None, None] };
         let age = now.saturating_duration_since(lane.began);
-        lane.waiting.leave(account, now.saturating_duration_since(began), age);
+        let used = now.saturating_duration_since(began);
+        lane.waiting.leave(account, used, turn.charged(used), age);
         let conductor = again.and_then(|waker| {
             lane.waiting.wait(account, waker, age);
             lane.conductor.take()
@@ -148,5 +192,36 @@ pub(crate) async fn turn(account: &mut Account) -> Turn {
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_for_others_counts_for_little() {
+        let used = Duration::from_micros(800);
+        // (frames, of which ask, answers that nobody asked for, bytes came, charged in µs)
+        let rows = [
+            (0, 0, 0, false, 100),
+            (0, 0, 0, true, 800),
+            (10, 10, 0, true, 800),
+            (10, 0, 0, true, 100),
+            (10, 5, 0, true, 450),
+            (10, 0, 10, true, 800),
+            (10, 5, 10, true, 800),
+        ];
+        for (frames, asked, unasked_for, has_read, expected) in rows {
+            let mut turn = Turn::new(Instant::now(), used);
+            turn.brought(frames, asked);
+            if has_read {
+                turn.read();
+            }
+            UNASKED.set(0);
+            (0..unasked_for).for_each(|_| unasked());
+            let charged = turn.charged(used);
+            assert_eq!(charged.as_micros(), expected, "{frames} {asked} {unasked_for} {has_read}");
+        }
     }
 }

@@ -226,6 +226,7 @@ impl Reader {
             Poll::Ready(Ok(bytes)) => {
                 conn.shared().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
                 self.came = true;
+                self.turn.read();
                 conn.has_read();
                 self.read_at = self.drains.then(Instant::now);
                 self.handle_pending(conn, handler, before, flush)?;
@@ -244,7 +245,7 @@ impl Reader {
     ) -> Result<(), ReadFailure> {
         let (shared, drains) = (conn.shared(), self.drains);
         let (mut frames, mut failure) = (0, None);
-        let (mut look_at, mut is_over) = (1, false);
+        let (mut look_at, mut is_over, mut asked) = (1, false, 0);
         let kind = Cell::new(None);
         loop {
             let mut calls = 0;
@@ -268,6 +269,7 @@ impl Reader {
                     match shared.protocol.decode(pending) {
                         Ok(Some(message)) => {
                             frames += 1;
+                            asked += u64::from(message.kind().is_request());
                             calls += usize::from(message.kind() == MessageType::RpcRequest);
                             if !drains || !is_refused(conn, &message) {
                                 kind.set(Some(message.kind()));
@@ -298,6 +300,7 @@ impl Reader {
             }
         }
         handled(frames);
+        self.turn.brought(frames, asked);
         self.brought = frames;
         shared.metrics.frames_in.fetch_add(frames, Relaxed);
         self.keep_rest(conn, frames > 0, before);

@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant};
 use super::waiting::Waiting;
 use super::{Conn, End, wait, wake};
 use crate::guards::Counted;
+use crate::lane;
 use crate::metrics::add;
 use crate::outbox::{Frame, Marks, Pushed, Refused, Then, UNBOUNDED};
 
@@ -298,6 +299,9 @@ impl<P: Protocol> Connection for Conn<P> {
     fn count(&self, event: Event) {
         if event == Event::Cancelled && !self.is_cut() {
             self.0.shared.given_up.fetch_add(1, SeqCst);
+        }
+        if event == Event::Ignored {
+            lane::unasked();
         }
         self.0.shared.metrics.count(event);
     }

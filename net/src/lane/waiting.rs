@@ -36,8 +36,8 @@ pub(super) enum Entry {
 pub(super) const ROUND: Duration = Duration::from_micros(500);
 /// The shortest turn.
 pub(super) const LEAST: Duration = Duration::from_micros(100);
-/// Who has waited for so long has a short turn, whatever it has used.
-const LONG: Duration = Duration::from_millis(100);
+/// Who has waited for so long has a short turn, whatever it has used: longer than who asks for little waits.
+const LONG: Duration = Duration::from_millis(2);
 
 impl Waiting {
     pub(super) fn is_empty(&self) -> bool {
@@ -90,10 +90,10 @@ impl Waiting {
         self.arrivals.insert(place.1, (place.0, age));
     }
 
-    /// Its turn has ended, after so long, on a loop of that age.
-    pub(super) fn leave(&mut self, account: &mut Account, used: Duration, age: Duration) {
+    /// Its turn has ended, after so long, on a loop of that age. It is charged with part of it.
+    pub(super) fn leave(&mut self, account: &mut Account, used: Duration, charged: Duration, age: Duration) {
         self.used += used;
-        account.charge(used, age);
+        account.charge(charged, age);
     }
 
     /// Whom to wake after somebody's turn.
@@ -163,11 +163,11 @@ mod tests {
         let (mut waiting, waker) = (Waiting::default(), Waker::noop());
         let (mut much, mut little) = (used(Duration::from_secs(1)), used(Duration::ZERO));
         assert_eq!(waiting.enter(&mut much, waker, AGE), Entry::Now(ROUND));
-        waiting.leave(&mut much, micros(499), AGE);
+        waiting.leave(&mut much, micros(499), micros(499), AGE);
         assert_eq!(waiting.go_on().map(drop), None);
         // Whoever it is gets a turn of some length.
         assert_eq!(waiting.enter(&mut much, waker, AGE), Entry::Now(LEAST));
-        waiting.leave(&mut much, micros(1), AGE);
+        waiting.leave(&mut much, micros(1), micros(1), AGE);
         for account in [&mut much, &mut little] {
             assert_eq!(waiting.enter(account, waker, AGE), Entry::Later);
             assert_eq!(waiting.enter(account, waker, AGE), Entry::Later, "it waits already");
@@ -189,7 +189,7 @@ mod tests {
             assert!(waiting.go_on().is_none(), "one at a time");
             let account = &mut accounts[expected];
             assert!(matches!(waiting.enter(account, Waker::noop(), AGE), Entry::Now(_)), "it was called");
-            waiting.leave(account, micros(1), AGE);
+            waiting.leave(account, micros(1), micros(1), AGE);
         }
         assert!(waiting.is_empty());
     }
@@ -233,19 +233,19 @@ mod tests {
         assert!(waiting.is_empty());
     }
 
-    /// Of a thousand who always have more the first one, which has used so much, asks for that now and then, after a
-    /// while. How often it was answered, and how long it has waited at most.
-    fn crowd(before: Duration, asks: Duration, pause: Duration) -> (usize, Duration) {
+    /// Beside so many who always have more, one that has used so much asks for that now and then, after a while. How often
+    /// it was answered, and how long it has waited at most.
+    fn crowd(others: usize, before: Duration, asks: Duration, pause: Duration) -> (usize, Duration) {
         let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
-        let mut accounts: Vec<Account> = (0..1_000).map(|_| Account::default()).collect();
-        let wakers: Vec<Waker> = (0..1_000).map(|n| Arc::new(Named(n, Arc::clone(&called))).into()).collect();
+        let mut accounts: Vec<Account> = (0..=others).map(|_| Account::default()).collect();
+        let wakers: Vec<Waker> = (0..=others).map(|n| Arc::new(Named(n, Arc::clone(&called))).into()).collect();
         // Before that all are newcomers.
         let (mut age, mut asked) = (Duration::ZERO, Duration::from_secs(2));
         let (mut answered, mut longest) = (0, Duration::ZERO);
         accounts[0].begin(asked);
         accounts[0].charge(before, asked);
         for (account, waker) in accounts.iter_mut().zip(&wakers).skip(1) {
-            waiting.enter(account, waker, age);
+            account.begin(age);
             waiting.wait(account, waker, age);
         }
         while age < Duration::from_secs(12) {
@@ -259,7 +259,7 @@ mod tests {
                 let Entry::Now(slice) = waiting.enter(&mut accounts[number], &wakers[number], age) else { panic!() };
                 let used = if number == 0 { asks } else { slice };
                 age += used;
-                waiting.leave(&mut accounts[number], used, age);
+                waiting.leave(&mut accounts[number], used, used, age);
                 if number == 0 {
                     longest = longest.max(age.saturating_sub(asked));
                     asked = age.max(asked + pause);
@@ -276,15 +276,19 @@ mod tests {
     #[test]
     fn among_a_thousand_who_always_have_more_who_asks_for_little_waits_for_a_round_or_two() {
         // Half of its share, which is 1 ms a second.
-        let (answered, longest) = crowd(Duration::ZERO, micros(20), Duration::from_millis(40));
+        let (answered, longest) = crowd(999, Duration::ZERO, micros(20), Duration::from_millis(40));
         assert!(answered >= 249, "{answered}");
         assert!(longest <= 2 * ROUND + LEAST, "{longest:?}");
     }
 
     #[test]
     fn who_has_used_much_before_a_thousand_others_came_still_has_turns() {
-        let (answered, longest) = crowd(Duration::from_secs(1), LEAST, Duration::ZERO);
+        let second = Duration::from_secs(1);
+        let (answered, longest) = crowd(999, second, LEAST, Duration::ZERO);
         assert!(answered >= 9, "{answered}");
-        assert!(longest <= Duration::from_secs(1), "{longest:?}");
+        assert!(longest <= second, "{longest:?}");
+        // And soon, where there are only a few.
+        let (_, longest) = crowd(1, second, micros(50), Duration::from_millis(1));
+        assert!(longest <= LONG + 2 * ROUND + LEAST, "{longest:?}");
     }
 }

@@ -141,6 +141,9 @@ where
                 self.gathering = true;
                 return Advanced::Part;
             }
+            if written == Written::Cut {
+                break;
+            }
             if more {
                 frames += self.reader.brought();
                 if frames >= FRAMES || self.reader.turn().is_over() {
@@ -165,7 +168,7 @@ where
         if deaf || self.broken.is_some() {
             return Written::Part;
         }
-        let written = self.writer.write(cx, &mut self.stream, conn).and_then(|written| {
+        let written = self.writer.write(cx, &mut self.stream, conn, self.reader.turn()).and_then(|written| {
             if self.has_said_all(conn, written) {
                 self.shut(cx)?;
             }
@@ -185,9 +188,9 @@ where
         if matches!(self.drain, Some(Draining::Ours)) {
             return self.discard(cx).map_err(ReadFailure::Io);
         }
-        let writer = &mut self.writer;
+        let (writer, mut turn) = (&mut self.writer, *self.reader.turn());
         // What goes wrong with it goes wrong again in its turn.
-        let mut flush = |cx: &mut Context<'_>, stream: &mut S| drop(writer.write(cx, stream, conn));
+        let mut flush = |cx: &mut Context<'_>, stream: &mut S| drop(writer.write(cx, stream, conn, &mut turn));
         match self.reader.read(cx, &mut self.stream, conn, &*self.registration.handler, &mut flush)? {
             Read::Some => Ok(true),
             Read::Waiting | Read::Paused => Ok(false),

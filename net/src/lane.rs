@@ -56,7 +56,7 @@ const LONGEST_STRIDE: u64 = 32;
 const OTHERS: u32 = 8;
 
 impl Turn {
-    fn new(now: Instant, slice: Duration) -> Self {
+    pub(crate) fn new(now: Instant, slice: Duration) -> Self {
         Self { times: Some((now, now + slice)), looked: None, stride: 1, ..Self::default() }
     }
 

@@ -8,6 +8,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::Conn;
+use crate::lane::Turn;
 use crate::pieces::Pieces;
 
 /// How far a write came.
@@ -15,6 +16,8 @@ use crate::pieces::Pieces;
 pub(crate) enum Written {
     /// The socket takes no more.
     Part,
+    /// The turn is over: the rest is written in the next one.
+    Cut,
     /// Nothing waits.
     All,
     /// Nor will anything follow.
@@ -31,12 +34,20 @@ pub(crate) struct Writer {
 const SLICES: usize = 64;
 
 impl Writer {
-    /// Writes until nothing waits or the socket takes no more.
-    pub(crate) fn write<S, P>(&mut self, cx: &mut Context<'_>, stream: &mut S, conn: &Conn<P>) -> io::Result<Written>
+    /// Writes until nothing waits, the socket takes no more, or the turn is over: a peer that reads as fast as others
+    /// queue for it would keep the loop for itself.
+    pub(crate) fn write<S, P>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        conn: &Conn<P>,
+        turn: &mut Turn,
+    ) -> io::Result<Written>
     where
         S: AsyncWrite + Unpin,
         P: Protocol,
     {
+        let mut has_written = false;
         loop {
             if self.writing.is_empty() {
                 let is_last = conn.outbox().take(&mut self.writing);
@@ -44,6 +55,10 @@ impl Writer {
                     return Ok(if is_last { Written::Last } else { Written::All });
                 }
             }
+            if has_written && turn.is_over() {
+                return Ok(Written::Cut);
+            }
+            has_written = true;
             match self.write_once(cx, stream) {
                 Poll::Pending => return Ok(Written::Part),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -80,5 +95,52 @@ impl Writer {
         shared.metrics.bytes_out.fetch_add(bytes as u64, Relaxed);
         let freed = conn.outbox().wrote(bytes, counted, conn.marks(), Instant::now());
         conn.release(freed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use callboard_common::{Connection as _, LengthValue};
+
+    use super::*;
+    use crate::shared_state::SharedState;
+    use crate::{Ends, Limits};
+
+    /// A socket that always has room for so many bytes.
+    struct Takes(usize);
+
+    impl AsyncWrite for Takes {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len().min(self.0)))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn once_its_turn_is_over_it_writes_no_more_than_once() {
+        let limits = Limits::default();
+        let conn: Conn = Conn::new(
+            Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true)),
+            Ends::default(),
+        );
+        let (mut writer, mut cx, mut stream) = (Writer::default(), Context::from_waker(Waker::noop()), Takes(1_000));
+        let message = conn.share(vec![b'x'; 10_000].into());
+        conn.push(&message, None).unwrap();
+        let mut over = Turn::new(std::time::Instant::now(), Duration::ZERO);
+        assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut over).unwrap(), Written::Cut);
+        assert_eq!(conn.sent_bytes(), 1_000);
+        assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut Turn::default()).unwrap(), Written::All);
+        assert_eq!(conn.sent_bytes(), 10_000);
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Driver, ROUNDS};
 use crate::Conn;
 use crate::conn::End;
+use crate::lane::Turn;
 use crate::later::{deadline_after, later};
 use crate::metrics::add;
 use crate::reader::ReadFailure;
@@ -100,7 +101,7 @@ where
     /// Whether nothing is to follow what was written.
     pub(super) fn has_said_all(&self, conn: &Conn<P>, written: Written) -> bool {
         match written {
-            Written::Part => false,
+            Written::Part | Written::Cut => false,
             Written::All => matches!(self.drain, Some(Draining::Ours)) && conn.is_idle(),
             Written::Last => true,
         }
@@ -130,7 +131,7 @@ where
         add(&conn.shared().metrics.protocol_errors);
         if conn.session().is_none() || !matches!(wrong, ProtocolError::TooLarge { .. }) {
             // Answers to the frames before it still leave, as far as the socket takes them.
-            let _ = self.writer.write(cx, &mut self.stream, conn);
+            let _ = self.writer.write(cx, &mut self.stream, conn, &mut Turn::default());
             return Some(End::fault(wrong.to_string()));
         }
         let (kind, id) =
@@ -150,9 +151,9 @@ where
         let Some(last_answer) = &mut self.last_answer else { return Poll::Pending };
         let over = || Poll::Ready(End::fault("a frame was over the bound"));
         if !last_answer.said {
-            match self.writer.write(cx, &mut self.stream, conn) {
+            match self.writer.write(cx, &mut self.stream, conn, &mut Turn::default()) {
                 Ok(Written::All | Written::Last) => last_answer.said = true,
-                Ok(Written::Part) => {}
+                Ok(Written::Part | Written::Cut) => {}
                 Err(_) => return over(),
             }
         }

@@ -67,10 +67,17 @@ pub(crate) enum Admitted {
 /// How a call was that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// The method ran to its end.
+    /// The method ran to its end, and has a result.
     AtItsEnd,
-    /// It was dropped before its end, or did nothing.
+    /// It was dropped before its end, did nothing, or failed: had it not, it might have taken longer.
     Before,
+}
+
+impl Left {
+    /// A method has ended so.
+    pub(crate) const fn with<T, E>(outcome: &Result<T, E>) -> Self {
+        if outcome.is_ok() { Self::AtItsEnd } else { Self::Before }
+    }
 }
 
 /// Why one that waited does not run.
@@ -208,9 +215,9 @@ impl Permit {
         self.pass.take()
     }
 
-    /// The method ran to its end.
-    pub(crate) fn end(mut self) {
-        self.leave(Left::AtItsEnd);
+    /// The method has ended so.
+    pub(crate) fn end(mut self, how: Left) {
+        self.leave(how);
     }
 
     fn leave(&mut self, how: Left) {
@@ -357,7 +364,7 @@ mod tests {
         let other = Arc::clone(&keeper);
         thread::spawn(move || {
             drop([now(&other), now(&other)]);
-            now(&other).end();
+            now(&other).end(Left::AtItsEnd);
             tell.send(()).unwrap();
         });
         told.recv_timeout(Duration::from_secs(20)).expect("they wait for the lock");
@@ -374,7 +381,7 @@ mod tests {
             tokio::time::advance(waits).await;
             permit.begin_again();
             tokio::time::advance(runs).await;
-            permit.end();
+            permit.end(Left::AtItsEnd);
         };
         run(Duration::from_secs(1), Duration::from_millis(1)).await;
         let both = [now(&keeper), now(&keeper)];
@@ -428,7 +435,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             self.running[method].fetch_sub(1, SeqCst);
-            permit.end();
+            permit.end(Left::AtItsEnd);
         }
     }
 

@@ -91,7 +91,7 @@ impl<C: Connection> Later<C> {
             // an allocation of another kind.
             Work::Task(task) => self.start(goes_on, |mut call| async move {
                 let outcome = Contained::new(task).await;
-                call.give_place(Left::AtItsEnd);
+                call.give_place(Left::with(&outcome));
                 call.end(outcome).await;
             }),
             Work::Job(job) => {
@@ -121,7 +121,7 @@ impl<C: Connection> Later<C> {
             match work {
                 Ok(Work::Task(task)) => {
                     let outcome = Contained::new(task).await;
-                    call.give_place(Left::AtItsEnd);
+                    call.give_place(Left::with(&outcome));
                     call.end(outcome).await;
                 }
                 Ok(Work::Job(job)) => call.run_job(job, deadline).await,
@@ -173,7 +173,9 @@ impl<C: Connection> Later<C> {
             }
             permit.iter_mut().for_each(Permit::begin_again);
             let outcome = allow_blocking(|| contain(job));
-            permit.into_iter().for_each(Permit::end);
+            if let Some(permit) = permit {
+                permit.end(Left::with(&outcome));
+            }
             outcome
         };
         let job = spawn_blocking(run);

@@ -133,7 +133,8 @@ impl Method {
     /// The same found by itself, between `least` and `most`: it grows by one with each round of calls that end within
     /// `target`, and shrinks by a tenth with each round in which one takes longer (additive increase, multiplicative
     /// decrease, as in TCP; Chiu and Jain, 1989). `target` is what a call may take at most in your eyes, without the time
-    /// that it waits for its turn: twice what one takes alone is a fair choice. It begins at `least`.
+    /// that it waits for its turn: twice what one takes alone is a fair choice. It begins at `least`. Calls that fail in time do not
+    /// count: one that fails at once says nothing of how many more may run.
     ///
     /// ```
     /// use std::time::Duration;

@@ -5,7 +5,8 @@ use std::time::Duration;
 ///
 /// That is additive increase and multiplicative decrease, which TCP takes from Chiu and Jain, "Analysis of the Increase and
 /// Decrease Algorithms for Congestion Avoidance in Computer Networks" (1989). It is told which time is too long, since what
-/// calls take on average says nothing where they wait for each other all the time.
+/// calls take on average says nothing where they wait for each other all the time. In that paper a resource that has room
+/// says so; a call that fails at once has not said so, and the limit does not grow with it.
 #[derive(Debug)]
 pub(crate) struct Adaptive {
     limit: f64,
@@ -21,7 +22,7 @@ pub(crate) struct Adaptive {
 pub(crate) enum Took {
     /// From its beginning to its end.
     Whole(Duration),
-    /// Until it was dropped before its end, or as one that did nothing.
+    /// Until it was dropped before its end, or failed, or as one that did nothing.
     Part(Duration),
 }
 

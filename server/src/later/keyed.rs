@@ -99,7 +99,7 @@ impl<C: Connection> Later<C> {
         match begun? {
             Work::Task(task) => {
                 let outcome = Contained::new(task).await;
-                self.give_place(Left::AtItsEnd);
+                self.give_place(Left::with(&outcome));
                 outcome
             }
             Work::Job(job) => self.job(job, deadline).await,

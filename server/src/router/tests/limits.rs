@@ -395,3 +395,25 @@ fn a_blocking_call_whose_deadline_passes_while_it_waits_for_a_thread_is_not_run(
         assert_eq!((has_run.load(SeqCst), conn.events()), (false, vec![Event::Expired]));
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_finds_itself_does_not_grow_with_calls_that_fail_at_once() {
+    for (fails, runs) in [(true, 1), (false, 2)] {
+        let method = Method::new("quick").adaptive_concurrency(1, 4, Duration::from_mins(1)).queue(0);
+        let router = Router::new().method_async(method, move |n: i64| async move {
+            if n >= 100 {
+                std::future::pending::<()>().await;
+            }
+            if fails { Err(MethodError::new(1, "what it needs is away")) } else { Ok(n) }
+        });
+        let conn = session();
+        for n in 0..50 {
+            call(&router, &conn, "quick", n, "");
+            until("it has ended", || conn.in_flight() == 0).await;
+        }
+        // With one under way at a time it says nothing of more than two.
+        conn.take();
+        (100..106).for_each(|n| call(&router, &conn, "quick", n, ""));
+        assert_eq!((answers(&conn).len(), conn.in_flight()), (6 - runs, runs), "{fails}");
+    }
+}

@@ -4,7 +4,9 @@ use std::time::Duration;
 use callboard_common::{Dispatcher, LengthValue};
 use callboard_net::{Address, AddressError, Limits, ListenError, Settings, Sockets, Transport, serve_with};
 use callboard_pubsub::{TopicLimits, TopicService};
-use callboard_registry::{AvailabilityPolicy, RegistryLimits, RegistryService, Relay, RelayAnswers, RelayCalls};
+use callboard_registry::{
+    AvailabilityPolicy, RegistryLimits, RegistryService, Relay, RelayAnswers, RelayCalls, RelayLimits,
+};
 use callboard_server::{Router, Sessions};
 
 use crate::center::Draining;
@@ -111,12 +113,10 @@ impl CenterBuilder {
         self
     }
 
-    /// How many calls the center passes on at once to providers that listen nowhere. Default 65,536. Past it a
-    /// caller that has fewer takes a place of the one that has most, and others are refused, both with OVERLOADED. Each
-    /// takes some hundred bytes until it is answered.
+    /// The bounds of calls that the center passes on to providers that listen nowhere. Default [`RelayLimits::default`].
     #[must_use]
-    pub fn relayed_calls(mut self, calls: usize) -> Self {
-        self.config.relayed_calls = calls;
+    pub fn relay_limits(mut self, limits: RelayLimits) -> Self {
+        self.config.relay = limits;
         self
     }
 
@@ -157,7 +157,7 @@ impl CenterBuilder {
     /// Dropping the future starts nothing.
     pub async fn start_over<T: Transport>(self, transport: T) -> Result<Center, CenterError> {
         let given = self.listen.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let Config { listen, loops, pin, grace, limits, registry, availability, relayed_calls, topics } = self.config;
+        let Config { listen, loops, pin, grace, limits, registry, availability, relay, topics } = self.config;
         let addresses = if given.is_empty() { listen } else { given };
         match callboard_net::raise_open_files() {
             Ok(files) => tracing::debug!(files, "limit of open files"),
@@ -170,7 +170,7 @@ impl CenterBuilder {
             None => sessions,
         };
         let topics = Arc::new(TopicService::with_limits(topics).after_epoch(epoch_of(sessions.instance())));
-        let relay = Arc::new(Relay::new(Arc::clone(&registry), relayed_calls));
+        let relay = Arc::new(Relay::new(Arc::clone(&registry), relay));
         let dispatcher = Dispatcher::new()
             .on_response(RelayAnswers::new(&relay, self.router.answers()))
             .on_rpc(RelayCalls::new(&relay, self.router))
@@ -185,7 +185,7 @@ impl CenterBuilder {
         serving.spawn(async move { kept.keep(Connecting(reach)).await });
         let kept = Arc::clone(&relay);
         serving.spawn(async move { kept.keep().await });
-        Ok(Center { registry: Draining(registry), serving, topics, relay, grace })
+        Ok(Center { registry: Draining { registry, relay }, serving, topics, grace })
     }
 }
 

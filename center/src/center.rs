@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use callboard_net::{Address, Conn, MetricsSnapshot, Serving, Stopped};
 use callboard_pubsub::TopicService;
-use callboard_registry::{RegistryMetrics, RegistryService, Relay, TableSize};
+use callboard_registry::{RegistryMetrics, RegistryService, Relay, RelayMetrics, TableSize};
 
 use crate::{CenterBuilder, CenterError};
 
@@ -27,7 +27,6 @@ pub struct Center {
     pub(crate) registry: Draining,
     pub(crate) serving: Serving,
     pub(crate) topics: Arc<TopicService<Conn>>,
-    pub(crate) relay: Arc<Relay<Conn>>,
     pub(crate) grace: Duration,
 }
 
@@ -65,13 +64,13 @@ impl Center {
 
     /// How much is registered and watched.
     pub fn registry_size(&self) -> TableSize {
-        self.registry.0.size()
+        self.registry.registry.size()
     }
 
     /// What the registry has counted so far: hosts reached, providers that were gone and back, such that were held
     /// back.
     pub fn registry_metrics(&self) -> RegistryMetrics {
-        self.registry.0.metrics()
+        self.registry.registry.metrics()
     }
 
     /// How many requests wait for their answers, those that were passed on among them; those that are answered in place never
@@ -82,7 +81,12 @@ impl Center {
 
     /// How many calls that were passed on to providers wait for their answers.
     pub fn relayed_calls(&self) -> usize {
-        self.relay.waiting()
+        self.relay_metrics().passed_on
+    }
+
+    /// What was counted so far of calls that are passed on to providers that listen nowhere.
+    pub fn relay_metrics(&self) -> RelayMetrics {
+        self.registry.relay.metrics()
     }
 
     /// How many topics there are.
@@ -151,12 +155,16 @@ impl Center {
     }
 }
 
-/// A registry that is told when its center ends: from then on nobody hears that a provider goes.
+/// Those who are told when their center ends: from then on nobody hears that a provider goes, or waits for one to come back.
 #[derive(Debug)]
-pub(crate) struct Draining(pub(crate) Arc<RegistryService<Conn>>);
+pub(crate) struct Draining {
+    pub(crate) registry: Arc<RegistryService<Conn>>,
+    pub(crate) relay: Arc<Relay<Conn>>,
+}
 
 impl Drop for Draining {
     fn drop(&mut self) {
-        self.0.drain();
+        self.registry.drain();
+        self.relay.drain();
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use callboard_net::{Address, Limits};
 use callboard_pubsub::TopicLimits;
-use callboard_registry::{AvailabilityPolicy, RegistryLimits};
+use callboard_registry::{AvailabilityPolicy, RegistryLimits, RelayLimits};
 use toml::de::DeTable;
 
 use crate::setting::{self, Setting};
@@ -44,8 +44,8 @@ pub struct Config {
     pub registry: RegistryLimits,
     /// How the center makes sure that who is online can be called.
     pub availability: AvailabilityPolicy,
-    /// How many calls the center passes on at once to providers that listen nowhere; default 65,536.
-    pub relayed_calls: usize,
+    /// The bounds of calls that the center passes on to providers that listen nowhere.
+    pub relay: RelayLimits,
     /// The bounds of topics.
     pub topics: TopicLimits,
 }
@@ -167,7 +167,7 @@ impl Default for Config {
             limits: Limits::default(),
             registry: RegistryLimits::default(),
             availability: AvailabilityPolicy::default(),
-            relayed_calls: 65_536,
+            relay: RelayLimits::default(),
             topics: TopicLimits::default(),
         }
     }

@@ -352,8 +352,20 @@ pub(crate) const ALL: &[Setting] = &[
     number(
         "relayed_calls",
         0,
-        |config| &mut config.relayed_calls,
+        |config| &mut config.relay.calls,
         "Calls passed on at once to providers that listen nowhere; past it who has most gives way, or is refused",
+    ),
+    number(
+        "relay_waiting_calls",
+        0,
+        |config| &mut config.relay.waiting_calls,
+        "Calls that may wait for such a provider to come back, as long as it may; past it as past relayed_calls",
+    ),
+    number(
+        "relay_waiting_bytes",
+        0,
+        |config| &mut config.relay.waiting_bytes,
+        "The same in bytes of their frames, and 512 for each",
     ),
     number(
         "max_topics",

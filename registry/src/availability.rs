@@ -208,6 +208,24 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         self.table.offer(peer, method, host)
     }
 
+    /// Who provides a method and is announced.
+    pub(crate) fn hosts(&self, method: &str) -> impl Iterator<Item = Host> {
+        self.table.hosts(method)
+    }
+
+    /// Whether the connection of a provider at `host` has ended unexpectedly.
+    pub(crate) fn has_departed(&self, host: Host) -> bool {
+        self.departures.until(host).is_some()
+    }
+
+    /// Until when the provider that `host` stands for may register `method` again unnoticed. One whose connection has not
+    /// ended yet has all of its grace.
+    pub(crate) fn may_be_back(&self, method: &str, host: Host, now: Instant) -> Option<Instant> {
+        let is_known = self.table.is_provided(method, host);
+        let until = || self.departures.until(host).unwrap_or_else(|| later(now, self.policy.provider_grace));
+        is_known.then(until).filter(|until| *until > now)
+    }
+
     pub(crate) fn stop_watching(&mut self, peer: &K, method: &str) {
         self.table.stop_watching(peer, method);
     }

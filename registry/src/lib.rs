@@ -5,7 +5,8 @@
 //! 1. [`Table`] (pure): providers and watchers; [`Notice`]: a change; [`RegistryLimits`] and [`Refused`].
 //! 2. [`RegistryService`]: the center's handler around the table; `availability` (pure): who of those that register is
 //!    announced, and when who is gone goes offline, as an [`AvailabilityPolicy`] says; [`Reach`]: tries their hosts.
-//! 3. [`Relay`]: passes calls on to providers that listen nowhere; its `book` (pure): whose they are.
+//! 3. [`Relay`]: passes calls on to providers that listen nowhere; its `book` (pure): whose they are; its
+//!    `lobby` (pure): those that wait for one that may be back.
 //! 4. [`Provider`]: announces methods at a [`Place`].
 //! 5. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
 //! 6. [`Balancer`] and [`RoundRobin`]: who is called.
@@ -86,6 +87,6 @@ pub use place::{Place, PlaceError};
 pub use policy::AvailabilityPolicy;
 pub use provider::{Provider, ProviderError};
 pub use reach::Reach;
-pub use relay::{Relay, RelayAnswers, RelayCalls};
+pub use relay::{Relay, RelayAnswers, RelayCalls, RelayLimits, RelayMetrics};
 pub use service::RegistryService;
 pub use table::{Effects, Listing, Table, TableSize};

@@ -1,31 +1,41 @@
 mod book;
+mod handlers;
+mod limits;
 mod lines;
+mod lobby;
 mod refusals;
+mod waiting;
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use callboard_client::deadline_after;
 use callboard_common::{
-    Cancel, Codec, Connection, Decode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, FLAG_RELAY, Feature,
-    HEADER_BYTES, Handler, Head, InFlight, Json, Limits, Message, MessageType, RequestId, ResultCode, RpcError,
-    RpcRequest, SendError, Verbatim, refuse, refuse_body,
+    Cancel, Codec, Connection, Decode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, Feature, HEADER_BYTES,
+    Head, Host, InFlight, Json, Limits, Message, MessageType, RequestId, ResultCode, RpcError, RpcRequest, SendError,
+    Verbatim, refuse, refuse_body,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::book::{Book, Call, CallerId, Entered, Full, Number, Permits};
+pub use self::handlers::{RelayAnswers, RelayCalls};
+pub use self::limits::{RelayLimits, RelayMetrics};
 pub(crate) use self::lines::Lines;
+use self::lobby::{Lobby, LobbyBounds, Waiting};
 use self::refusals::{NotPassed, full, gone, in_flight, knows_no_keys, out_of_time, too_large, unnamed, unsent};
+use self::waiting::Held;
 use crate::RegistryService;
 use crate::reach::until;
-use crate::table::Offer;
+use crate::service::Line;
 
 /// Passes calls on to providers that listen nowhere: each over the connection over which that provider registered, its
 /// answer back over the caller's.
 ///
 /// Bodies pass untouched. What waits is bounded: of a caller by its requests in flight, of a provider by what it permits,
 /// and in all. A provider that reads slowly fills its own outbox, and no more calls are passed on to it until it reads.
+/// Calls to one whose connection was lost wait for it as long as it may be back, unless somebody else provides the method.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -34,58 +44,72 @@ use crate::table::Offer;
 /// use callboard_server::Router;
 ///
 /// let registry = Arc::new(RegistryService::<Recorder>::default());
-/// let (router, relay) = (Router::new(), Arc::new(Relay::new(Arc::clone(&registry), 65_536)));
+/// let (router, relay) = (Router::new(), Arc::new(Relay::new(Arc::clone(&registry), RelayLimits::default())));
 /// let center = Dispatcher::new()
 ///     .on_response(RelayAnswers::new(&relay, router.answers()))
 ///     .on_rpc(RelayCalls::new(&relay, router))
 ///     .on_service(registry);
-/// # use callboard_registry::{RelayAnswers, RelayCalls};
+/// # use callboard_registry::{RelayAnswers, RelayCalls, RelayLimits};
 /// ```
 #[derive(Debug)]
 pub struct Relay<C: Connection> {
     registry: Arc<RegistryService<C>>,
-    book: Mutex<Book<C, InFlight<C>>>,
+    desk: Mutex<Desk<C>>,
     /// There is an earlier deadline than the one that is waited for.
     woken: Notify,
 }
 
-/// Takes the calls of a center: those that are to be passed on, and hands all others to what serves here.
+/// The calls that are here, passed on or not.
 #[derive(Debug)]
-pub struct RelayCalls<C: Connection, H> {
-    relay: Arc<Relay<C>>,
-    here: H,
+struct Desk<C: Connection> {
+    book: Book<C, InFlight<C>>,
+    lobby: Lobby<C, Held<C>>,
+    metrics: RelayMetrics,
 }
 
-/// Takes the answers that come to a center: those to calls that were passed on, and hands all others on.
-#[derive(Debug)]
-pub struct RelayAnswers<C: Connection, H> {
-    relay: Arc<Relay<C>>,
-    here: H,
+/// What a call says of itself.
+struct Asked<'a> {
+    request: &'a RpcRequest<'a>,
+    /// Its provider.
+    instance: Cow<'a, str>,
 }
 
 impl<C: Connection> Relay<C> {
-    /// Passes on calls to what is registered in `registry`; up to `bound` of them wait for their answers at once.
-    pub fn new(registry: Arc<RegistryService<C>>, bound: usize) -> Self {
-        Self { registry, book: Mutex::new(Book::new(bound)), woken: Notify::new() }
+    /// Passes on calls to what is registered in `registry`.
+    pub fn new(registry: Arc<RegistryService<C>>, limits: RelayLimits) -> Self {
+        let bounds = LobbyBounds { calls: limits.waiting_calls, bytes: limits.waiting_bytes };
+        let (book, lobby) = (Book::new(limits.calls), Lobby::new(bounds));
+        Self {
+            registry,
+            desk: Mutex::new(Desk { book, lobby, metrics: RelayMetrics::default() }),
+            woken: Notify::new(),
+        }
     }
 
-    /// How many calls wait for the answers of providers.
-    pub fn waiting(&self) -> usize {
-        self.book().len()
+    /// What was counted so far.
+    pub fn metrics(&self) -> RelayMetrics {
+        let desk = self.desk();
+        let (passed_on, waiting, waiting_bytes) = (desk.book.len(), desk.lobby.len(), desk.lobby.bytes());
+        RelayMetrics { passed_on, waiting, waiting_bytes, ..desk.metrics }
     }
 
-    /// Answers the calls whose callers wait no longer. It runs as long as the center does, as one task of it.
+    /// Answers the calls whose callers wait no longer, and passes on those whose providers are back. It runs as long as the
+    /// center does, as one task of it.
     ///
     /// # Cancel safety
-    /// From then on calls wait for their answers for as long as those take.
+    /// From then on calls wait for their answers for as long as those take, and for providers for ever.
     ///
     /// # Panics
     /// Outside of a tokio runtime with a timer.
     pub async fn keep(&self) {
         loop {
+            while self.resume() {
+                tokio::task::yield_now().await;
+            }
             let deadline = self.on_time(Instant::now());
             tokio::select! {
                 biased;
+                () = self.registry.provider_returned() => {}
                 () = self.woken.notified() => {}
                 () = until(deadline) => {}
             }
@@ -93,10 +117,11 @@ impl<C: Connection> Relay<C> {
     }
 
     fn on_time(&self, now: Instant) -> Option<Instant> {
-        let (expired, next) = {
-            let mut book = self.book();
-            (book.expired(now), book.look_next())
+        let (expired, late, next) = {
+            let mut desk = self.desk();
+            (desk.book.expired(now), desk.lobby.expired(now), desk.look_next())
         };
+        self.refuse_late(late);
         for (number, call) in expired {
             cancel(&call.provider, number);
             let text = "its provider has not answered in time; it may have run";
@@ -118,40 +143,39 @@ impl<C: Connection> Relay<C> {
     fn try_pass_on(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
         let instance = request.meta.as_ref().and_then(|meta| meta.instance);
         let instance = instance.and_then(Json::text).ok_or_else(unnamed)?;
-        let pass_on = |provider: &C, Offer { method, methods }: Offer| {
-            check(provider, message, request)?;
-            if message.is_one_way() {
-                return pass_on_one_way(provider, message);
+        let asked = Asked { request, instance };
+        self.registry.with_line(&request.method, Host::relayed(&asked.instance), |line| match line {
+            Line::There(provider, offer) => {
+                check(provider, message, asked.is_keyed())?;
+                if asked.is_out_of_time() {
+                    return Err(out_of_time());
+                }
+                if message.is_one_way() {
+                    return pass_on_one_way(provider, message);
+                }
+                let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
+                let (caller, id, deadline) = (conn.clone(), CallerId::from_slice(message.id()), asked.deadline());
+                let call = Call { caller, id, provider: provider.clone(), method: offer.method, deadline, at: 0, held };
+                let mut desk = self.desk();
+                let entered = desk.book.enter(call, permits(provider, offer.methods));
+                let wakes = deadline.is_some_and(|deadline| desk.is_too_late_for(deadline));
+                drop(desk);
+                self.send(provider, entered, wakes, message)
             }
-            let left = request.meta.as_ref().and_then(|meta| meta.timeout_ms);
-            let deadline = left.map(|left| deadline_after(Duration::from_millis(left)));
-            let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
-            let (caller, id, provider) = (conn.clone(), CallerId::from_slice(message.id()), provider.clone());
-            self.send(Call { caller, id, provider, method, deadline, at: 0, held }, methods, message)
-        };
-        self.registry.with_line(&request.method, &instance, pass_on).ok_or_else(|| gone(&request.method, &instance))?
+            Line::MayBeBack(until) => self.wait(conn, message, &asked, until),
+            Line::Gone => Err(gone(&request.method, &asked.instance)),
+        })
     }
 
-    fn send(&self, call: Call<C, InFlight<C>>, methods: usize, message: &Message) -> Result<(), NotPassed> {
-        let provider = call.provider.clone();
-        let calls = usize::try_from(serving(&provider).in_flight).unwrap_or(usize::MAX);
-        let number = self.enter(call, Permits { calls, methods }).map_err(full)?;
-        match provider.request(Head::new(MessageType::RpcRequest, &number.to_wire()), &request_of(message)) {
-            Ok(at) => {
-                self.book().sent(number, at);
-                Ok(())
-            }
-            // Where it was taken out meanwhile, its caller has been told.
-            Err(why) => self.take(number).map_or(Ok(()), |_call| Err(unsent(&why))),
-        }
-    }
-
-    fn enter(&self, call: Call<C, InFlight<C>>, permits: Permits) -> Result<Number, Full> {
-        let deadline = call.deadline;
-        let mut book = self.book();
-        let Entered { number, gave_way } = book.enter(call, permits)?;
-        let wakes = deadline.is_some_and(|deadline| book.is_too_late_for(deadline));
-        drop(book);
+    /// Sends a call that was entered.
+    fn send(
+        &self,
+        provider: &C,
+        entered: Result<Entered<C, InFlight<C>>, Full>,
+        wakes: bool,
+        message: &Message,
+    ) -> Result<(), NotPassed> {
+        let Entered { number, gave_way } = entered.map_err(full)?;
         if wakes {
             self.woken.notify_one();
         }
@@ -160,17 +184,27 @@ impl<C: Connection> Relay<C> {
             cancel(&call.provider, number);
             tell(&call, ResultCode::Overloaded, GAVE_WAY, Executed::Unknown);
         }
-        Ok(number)
+        match provider.request(Head::new(MessageType::RpcRequest, &number.to_wire()), &request_of(message)) {
+            Ok(at) => {
+                // Where it is no longer there it was answered, or given up before the provider knew of it.
+                if !self.desk().book.sent(number, at) {
+                    cancel(provider, number);
+                }
+                Ok(())
+            }
+            // Where it was taken out meanwhile, its caller has been told.
+            Err(why) => self.take(number).map_or(Ok(()), |_call| Err(unsent(&why))),
+        }
     }
 
     fn take(&self, number: Number) -> Option<Call<C, InFlight<C>>> {
-        self.book().take(number)
+        self.desk().book.take(number)
     }
 
     /// An answer has come. `false` if nobody waits for it.
     fn answered(&self, provider: &C, number: Number, message: &Message) -> bool {
         // One statement: the lock is not held while the answer is written.
-        let call = self.book().answered(provider, number);
+        let call = self.desk().book.answered(provider, number);
         let Some(call) = call else { return false };
         let answer = Verbatim { kind: MessageType::RpcResponse, body: message.body() };
         match call.caller.try_answer(&call.id, &answer) {
@@ -191,9 +225,12 @@ impl<C: Connection> Relay<C> {
 
     /// The caller gives up what it calls so. `false` if nothing of the kind waits.
     fn give_up(&self, caller: &C, id: &[u8]) -> bool {
-        let given_up = self.book().give_up(caller, id);
+        let mut desk = self.desk();
+        let (given_up, waited) = (desk.book.give_up(caller, id), desk.lobby.give_up(caller, id));
+        drop(desk);
         cancel_all(&given_up);
-        !given_up.is_empty()
+        count_given_up(&waited);
+        !(given_up.is_empty() && waited.is_empty())
     }
 
     /// No more comes from this peer.
@@ -207,7 +244,7 @@ impl<C: Connection> Relay<C> {
         if knows(conn, Feature::Cancel) {
             self.give_up_all(conn);
         }
-        let lost = self.book().lose(conn, conn.sent_bytes());
+        let lost = self.desk().book.lose(conn, conn.sent_bytes());
         for (_, call) in lost {
             tell(&call, ResultCode::Disconnected, ENDED, Executed::Unknown);
         }
@@ -217,7 +254,7 @@ impl<C: Connection> Relay<C> {
     fn leave(&self, conn: &C) {
         self.registry.cut_line(conn);
         self.give_up_all(conn);
-        let (lost, sent_bytes) = (self.book().lose(conn, u64::MAX), conn.sent_bytes());
+        let (lost, sent_bytes) = (self.desk().book.lose(conn, u64::MAX), conn.sent_bytes());
         for (_, call) in lost {
             let (text, executed) =
                 if call.at < sent_bytes { (ENDED, Executed::Unknown) } else { (ENDED_BEFORE, Executed::No) };
@@ -226,72 +263,49 @@ impl<C: Connection> Relay<C> {
     }
 
     fn give_up_all(&self, caller: &C) {
-        let given_up = self.book().give_up_all(caller);
+        let mut desk = self.desk();
+        let (given_up, waited) = (desk.book.give_up_all(caller), desk.lobby.give_up_all(caller));
+        drop(desk);
         cancel_all(&given_up);
+        count_given_up(&waited);
     }
 
-    fn book(&self) -> MutexGuard<'_, Book<C, InFlight<C>>> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<C: Connection, H> RelayCalls<C, H> {
-    /// `here` takes the calls that are not to be passed on.
-    pub fn new(relay: &Arc<Relay<C>>, here: H) -> Self {
-        Self { relay: Arc::clone(relay), here }
+    fn desk(&self) -> MutexGuard<'_, Desk<C>> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<C: Connection, H> RelayAnswers<C, H> {
-    /// `here` takes the answers to calls that were not passed on.
-    pub fn new(relay: &Arc<Relay<C>>, here: H) -> Self {
-        Self { relay: Arc::clone(relay), here }
+impl<C: Connection> Desk<C> {
+    /// When the keeper is to look next; it will.
+    fn look_next(&mut self) -> Option<Instant> {
+        self.book.look_next(self.lobby.next_due())
+    }
+
+    /// Whether the keeper would look too late for this one.
+    fn is_too_late_for(&self, deadline: Instant) -> bool {
+        self.book.is_too_late_for(deadline)
     }
 }
 
-impl<C: Connection, H: Handler<C>> Handler<C> for RelayCalls<C, H> {
-    fn handle(&self, conn: &C, message: Message) {
-        match message.kind() {
-            MessageType::RpcRequest if message.flags() & FLAG_RELAY != 0 => self.relay.pass_on(conn, &message),
-            MessageType::Cancel if self.relay.give_up(conn, message.id()) => {}
-            _ => self.here.handle(conn, message),
-        }
+impl Asked<'_> {
+    fn is_keyed(&self) -> bool {
+        self.request.meta.is_some_and(|meta| meta.idempotency_key.is_some())
     }
 
-    fn ended(&self, conn: &C) {
-        self.relay.sends_no_more(conn);
-        self.here.ended(conn);
+    fn is_out_of_time(&self) -> bool {
+        self.request.meta.and_then(|meta| meta.timeout_ms) == Some(0)
     }
 
-    fn closed(&self, conn: &C) {
-        self.relay.leave(conn);
-        self.here.closed(conn);
-    }
-}
-
-impl<C: Connection, H: Handler<C>> Handler<C> for RelayAnswers<C, H> {
-    fn handle(&self, conn: &C, message: Message) {
-        let number = Some(message.id()).filter(|_| message.kind() == MessageType::RpcResponse);
-        match number.and_then(Number::from_wire) {
-            Some(number) if self.relay.answered(conn, number, &message) => {}
-            Some(_) => conn.count(Event::Ignored),
-            None => self.here.handle(conn, message),
-        }
-    }
-
-    fn ended(&self, conn: &C) {
-        self.here.ended(conn);
-    }
-
-    fn closed(&self, conn: &C) {
-        self.here.closed(conn);
+    /// When its caller waits no longer, if it began to wait now.
+    fn deadline(&self) -> Option<Instant> {
+        let left = self.request.meta.and_then(|meta| meta.timeout_ms);
+        left.map(|left| deadline_after(Duration::from_millis(left)))
     }
 }
 
 /// Why this provider can't be passed this call.
-fn check<C: Connection>(provider: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
-    let meta = request.meta.as_ref();
-    if meta.is_some_and(|meta| meta.idempotency_key.is_some()) && !knows(provider, Feature::Keys) {
+fn check<C: Connection>(provider: &C, message: &Message, is_keyed: bool) -> Result<(), NotPassed> {
+    if is_keyed && !knows(provider, Feature::Keys) {
         return Err(knows_no_keys(provider));
     }
     let max_frame_bytes = usize::try_from(serving(provider).max_frame_bytes).unwrap_or(usize::MAX);
@@ -299,10 +313,12 @@ fn check<C: Connection>(provider: &C, message: &Message, request: &RpcRequest<'_
     if frame_bytes > max_frame_bytes {
         return Err(too_large(&EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
     }
-    if meta.and_then(|meta| meta.timeout_ms) == Some(0) {
-        return Err(out_of_time());
-    }
     Ok(())
+}
+
+/// What a provider permits that offers so many methods.
+fn permits<C: Connection>(provider: &C, methods: usize) -> Permits {
+    Permits { calls: usize::try_from(serving(provider).in_flight).unwrap_or(usize::MAX), methods }
 }
 
 fn serving<C: Connection>(provider: &C) -> Limits {
@@ -336,6 +352,13 @@ fn cancel_all<C: Connection>(given_up: &[(Number, Call<C, InFlight<C>>)]) {
     for (number, call) in given_up {
         call.caller.count(Event::Cancelled);
         cancel(&call.provider, *number);
+    }
+}
+
+/// The same of calls that had been passed on to nobody.
+fn count_given_up<C: Connection>(waited: &[Waiting<C, Held<C>>]) {
+    for waiting in waited {
+        waiting.caller.count(Event::Cancelled);
     }
 }
 

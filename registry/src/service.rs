@@ -1,8 +1,10 @@
 mod lines;
 
+pub(crate) use self::lines::Line;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -47,6 +49,11 @@ pub struct RegistryService<C: Connection> {
     lines: RwLock<Lines<C>>,
     /// There is something to try, or an earlier deadline.
     woken: Notify,
+    /// How many calls wait for providers that may be back.
+    awaited: AtomicUsize,
+    /// Providers that have come while calls waited.
+    returned: Mutex<BTreeSet<Host>>,
+    return_told: Notify,
     /// Connections end because this center stops, which says nothing of the peers.
     draining: AtomicBool,
     /// Until when providers may be on their way back to a center that has begun anew; `None` for ever.
@@ -66,6 +73,9 @@ impl<C: Connection> RegistryService<C> {
             availability: Mutex::new(Availability::new(limits, policy)),
             lines: RwLock::default(),
             woken: Notify::new(),
+            awaited: AtomicUsize::new(0),
+            returned: Mutex::default(),
+            return_told: Notify::new(),
             draining: AtomicBool::new(false),
             warm_at: Instant::now().checked_add(policy.warm_up),
         }
@@ -147,6 +157,7 @@ impl<C: Connection> RegistryService<C> {
             Ok(Admission::Entered) => {
                 if let Some(mut lines) = lines {
                     lines.enter(host, conn);
+                    self.returned(host);
                 }
                 conn.set_provider();
                 answer_ok(conn, message, ServiceOp::Register);

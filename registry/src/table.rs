@@ -188,6 +188,12 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         method.into_iter().flat_map(Method::announced).map(|listed| listed.host)
     }
 
+    /// Whether anybody provides `method` at `host`, announced or not.
+    pub(crate) fn is_provided(&self, method: &str, host: Host) -> bool {
+        let method = self.methods.find(method).and_then(|id| self.methods.get(id));
+        method.is_some_and(|method| method.providers.listed().any(|listed| listed.host == host))
+    }
+
     /// How much is in it.
     pub fn size(&self) -> TableSize {
         TableSize { methods: self.methods.len(), connections: self.peers.len(), bytes: self.shares.total() }

@@ -42,6 +42,12 @@ impl<K: Clone + Ord + Hash> Departures<K> {
         self.of.contains_key(&(peer.clone(), host))
     }
 
+    /// When the last of those at a host has had its time.
+    pub(super) fn until(&self, host: Host) -> Option<Instant> {
+        let of_peer = |peer: &K| self.of.get(&(peer.clone(), host)).map(|departed| departed.until);
+        self.at.get(&host)?.iter().filter_map(of_peer).max()
+    }
+
     /// Those at a host, and whether each is the run that is called `instance`.
     pub(super) fn at(&self, host: Host, instance: Option<&str>) -> Vec<(K, bool)> {
         let is_it = |peer: &K| {

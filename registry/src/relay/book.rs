@@ -143,11 +143,10 @@ impl<K: Clone + Eq + Hash + Ord, H> Book<K, H> {
         Ok(Entered { number, gave_way })
     }
 
-    /// It was queued, and begins there.
-    pub(super) fn sent(&mut self, number: Number, at: u64) {
-        if let Some(call) = self.calls.get_mut(&number) {
-            call.at = at;
-        }
+    /// It was queued, and begins there. Whether it is still here.
+    pub(super) fn sent(&mut self, number: Number, at: u64) -> bool {
+        let call = self.calls.get_mut(&number);
+        call.map(|call| call.at = at).is_some()
     }
 
     /// `provider` has answered: the call, if it is one that this provider was to answer.
@@ -199,9 +198,9 @@ impl<K: Clone + Eq + Hash + Ord, H> Book<K, H> {
         Some(call)
     }
 
-    /// When the keeper is to look next; it will.
-    pub(super) fn look_next(&mut self) -> Option<Instant> {
-        self.looks_at = self.due.first().map(|(deadline, _)| *deadline);
+    /// When the keeper is to look next, who has other things to do then; it will.
+    pub(super) fn look_next(&mut self, others: Option<Instant>) -> Option<Instant> {
+        self.looks_at = self.due.first().map(|(deadline, _)| *deadline).into_iter().chain(others).min();
         self.looks_at
     }
 

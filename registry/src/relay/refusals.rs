@@ -3,6 +3,7 @@
 use callboard_common::{Connection, EncodeError, ErrorInfo, ResultCode, SendError};
 
 use super::book::Full;
+use super::lobby::NoRoom;
 
 /// Why a call was not passed on; it did not run.
 pub(super) type NotPassed = (ResultCode, ErrorInfo);
@@ -51,6 +52,33 @@ pub(super) fn full(full: Full) -> NotPassed {
         }
     };
     (ResultCode::Overloaded, ErrorInfo::not_executed(text + "; call again later").with_limit(limit, bound))
+}
+
+/// Of a call that would have waited for its provider to come back.
+pub(super) fn no_room(why: NoRoom) -> NotPassed {
+    let (what, limit, bound) = match why {
+        NoRoom::Calls { bound } => ("calls", "relay_waiting_calls", bound),
+        NoRoom::Bytes { bound } => ("bytes of calls", "relay_waiting_bytes", bound),
+        NoRoom::Closed => return draining(),
+    };
+    let text = format!(
+        "its provider may be back soon, but so much waits for such ones already ({what}: {bound}) that this call may not; \
+         call again later"
+    );
+    (ResultCode::Overloaded, ErrorInfo::not_executed(text).with_limit(limit, bound))
+}
+
+/// Of a call that has waited for its provider to come back.
+pub(super) fn made_room() -> NotPassed {
+    let text = "as many calls as may wait for providers to come back, and you had most of them: your last one has given \
+                way to another caller's; call again later";
+    (ResultCode::Overloaded, ErrorInfo::not_executed(text))
+}
+
+pub(super) fn draining() -> NotPassed {
+    let text =
+        "this center is about to end, and the provider is not connected to it: call through another center, or again";
+    (ResultCode::Unavailable, ErrorInfo::not_executed(text))
 }
 
 pub(super) fn too_large(why: &EncodeError) -> NotPassed {

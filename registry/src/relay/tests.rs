@@ -1,6 +1,9 @@
-use callboard_common::{Dispatcher, Features, Limits, Recorder, Sent, Session};
+mod returns;
+
+use callboard_common::{Dispatcher, Features, Handler, Limits, Recorder, Sent, Session};
 
 use super::*;
+use crate::{AvailabilityPolicy, RegistryLimits};
 
 /// What comes for nobody else.
 #[derive(Default)]
@@ -50,8 +53,17 @@ impl House {
     }
 
     fn with_bound(bound: usize) -> Self {
-        let registry = Service::default();
-        let relay = Arc::new(Relay::new(Arc::clone(&registry), bound));
+        Self::with(Service::default(), RelayLimits { calls: bound, ..RelayLimits::default() })
+    }
+
+    /// Providers may be back for two seconds.
+    fn patient(limits: RelayLimits) -> Self {
+        let policy = AvailabilityPolicy { provider_grace: Duration::from_secs(2), ..AvailabilityPolicy::trusting() };
+        Self::with(Arc::new(RegistryService::with_policy(RegistryLimits::default(), policy)), limits)
+    }
+
+    fn with(registry: Service, limits: RelayLimits) -> Self {
+        let relay = Arc::new(Relay::new(Arc::clone(&registry), limits));
         let here = Arc::default();
         let center = Dispatcher::new()
             .on_rpc(RelayCalls::new(&relay, Here(Arc::clone(&here))))
@@ -101,7 +113,7 @@ fn a_call_and_its_answer_pass_with_their_bodies_untouched() {
     let (provider, caller) = (house.provider(1, "i-1"), caller(2));
     let passed = house.passed_on(&caller, b"mine", &provider);
     assert_eq!((passed.0.kind(), passed.0.flags(), &*passed.text()), (MessageType::RpcRequest, 0, CALL));
-    assert_eq!((house.relay.waiting(), caller.in_flight()), (1, 1));
+    assert_eq!((house.relay.metrics().passed_on, caller.in_flight()), (1, 1));
     let answer = r#"{ "rcode":0 , "result":[ 3 ], "more":1}"#;
     house.send(&provider, 1, passed.0.id(), answer);
     let answered = caller.take().pop().unwrap();
@@ -109,7 +121,7 @@ fn a_call_and_its_answer_pass_with_their_bodies_untouched() {
         (answered.0.kind(), answered.0.id(), &*answered.text()),
         (MessageType::RpcResponse, &b"mine"[..], answer)
     );
-    assert_eq!((house.relay.waiting(), caller.in_flight()), (0, 0));
+    assert_eq!((house.relay.metrics().passed_on, caller.in_flight()), (0, 0));
     house.send(&provider, 1, passed.0.id(), answer);
     assert_eq!((caller.take(), provider.events()), (vec![], vec![Event::Ignored]), "the first answer counts");
 }
@@ -137,7 +149,7 @@ fn what_is_not_to_be_passed_on_is_handled_here() {
     house.send(&provider, 1, b"0000000000000000", "{}");
     house.send(&provider, 1, b"r", "{}");
     assert_eq!(*house.here.lock().unwrap(), [0, 0, 20, 1, 1]);
-    assert_eq!((provider.take(), house.relay.waiting()), (vec![], 0));
+    assert_eq!((provider.take(), house.relay.metrics().passed_on), (vec![], 0));
     // Without the feature the flag means nothing.
     let old = session(4, "old", Features::ALL.without(Feature::Relay), None);
     for conn in [&v1, &old] {
@@ -168,7 +180,7 @@ fn a_call_is_refused_where_it_can_not_be_passed_on() {
     for (body, rcode, limit) in rows {
         assert_eq!(code(&house.ask(&caller, RELAY, body)), refused(rcode, limit), "{body}");
     }
-    assert_eq!((house.relay.waiting(), caller.in_flight()), (0, 0));
+    assert_eq!((house.relay.metrics().passed_on, caller.in_flight()), (0, 0));
 }
 
 #[test]
@@ -204,7 +216,7 @@ fn each_bound_is_told_and_an_answer_makes_room() {
     house.send(&caller, 20, b"4", "");
     slow.fill();
     assert_eq!(code(&house.ask(&caller, RELAY, CALL)), refused(17, ""));
-    assert_eq!((house.relay.waiting(), caller.in_flight()), (2, 2));
+    assert_eq!((house.relay.metrics().passed_on, caller.in_flight()), (2, 2));
 }
 
 #[test]
@@ -221,7 +233,7 @@ fn whose_call_gives_way_to_another_callers_is_told_and_so_is_its_provider() {
     assert_eq!((told.0.id(), code(&told.text())), (&b"3"[..], (17, "unknown".to_owned(), String::new())));
     let cancelled = second.take().pop().unwrap();
     assert_eq!((cancelled.0.kind(), cancelled.0.id()), (MessageType::Cancel, newest.0.id()));
-    assert_eq!((house.relay.waiting(), greedy.in_flight(), newcomer.in_flight()), (3, 2, 1));
+    assert_eq!((house.relay.metrics().passed_on, greedy.in_flight(), newcomer.in_flight()), (3, 2, 1));
 }
 
 #[test]
@@ -231,7 +243,7 @@ fn one_way_calls_are_passed_on_and_nothing_waits_for_them() {
     house.send(&caller, RELAY | ONE_WAY, b"x", CALL);
     let passed = provider.take().pop().unwrap();
     assert_eq!((passed.0.is_one_way(), &*passed.text()), (true, CALL));
-    assert_eq!((house.relay.waiting(), caller.in_flight(), caller.take()), (0, 0, vec![]));
+    assert_eq!((house.relay.metrics().passed_on, caller.in_flight(), caller.take()), (0, 0, vec![]));
     house.send(&caller, RELAY | ONE_WAY, b"x", &CALL.replace("i-1", "i-2"));
     assert_eq!((caller.take(), caller.events()), (vec![], vec![Event::Refused]));
     let old = session(5, "i-5", Features::ALL.without(Feature::OneWay), Some(Limits::default()));
@@ -252,7 +264,7 @@ fn what_its_caller_gives_up_is_given_up_at_its_provider() {
         end(house);
         let told = provider.take().pop().unwrap();
         assert_eq!((told.0.kind(), told.0.id(), told.0.body()), (MessageType::Cancel, passed.0.id(), &b""[..]));
-        assert_eq!((house.relay.waiting(), caller.in_flight(), caller.take()), (0, 0, vec![]));
+        assert_eq!((house.relay.metrics().passed_on, caller.in_flight(), caller.take()), (0, 0, vec![]));
     };
     given_up(&house, &|house| house.send(&caller, 20, b"mine", ""));
     given_up(&house, &|house| house.center.ended(&caller));
@@ -272,7 +284,7 @@ fn the_end_of_a_provider_is_told_with_what_may_have_run() {
         house.center.closed(&provider);
         let told = caller.take().pop().unwrap();
         assert_eq!((told.0.id(), code(&told.text())), (&b"mine"[..], (3, executed.to_owned(), String::new())));
-        assert_eq!((house.relay.waiting(), caller.in_flight()), (0, 0));
+        assert_eq!((house.relay.metrics().passed_on, caller.in_flight()), (0, 0));
         assert_eq!(code(&house.ask(&caller, RELAY, CALL)), refused(22, ""), "and later ones are not passed on");
     }
 }
@@ -293,7 +305,7 @@ fn nothing_is_said_of_what_may_still_leave_to_a_provider_that_sends_no_more() {
     provider.hold_back();
     house.passed_on(&caller, b"waits", &provider);
     house.center.ended(&provider);
-    assert_eq!((caller.take(), house.relay.waiting()), (vec![], 1));
+    assert_eq!((caller.take(), house.relay.metrics().passed_on), (vec![], 1));
     // It leaves after all.
     provider.let_go();
     house.center.closed(&provider);
@@ -320,7 +332,7 @@ async fn a_call_is_answered_when_its_time_is_over_and_its_provider_told() {
     let first = house.passed_on(&caller, b"long", &provider);
     house.send(&caller, RELAY, b"short", &CALL.replace("5000", "20"));
     let second = provider.take().pop().unwrap();
-    while house.relay.waiting() > 0 {
+    while house.relay.metrics().passed_on > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(began.elapsed() >= Duration::from_secs(5) && began.elapsed() < Duration::from_millis(5100));
@@ -342,7 +354,7 @@ fn a_caller_that_does_not_read_loses_its_answers_and_harms_nobody() {
     house.send(&provider, 1, passed.0.id(), r#"{"rcode":0,"result":3}"#);
     let told = caller.take().pop().unwrap();
     assert_eq!(code(&told.text()), (17, "unknown".to_owned(), String::new()));
-    assert_eq!((house.relay.waiting(), provider.close_reason()), (0, None));
+    assert_eq!((house.relay.metrics().passed_on, provider.close_reason()), (0, None));
 }
 
 #[test]

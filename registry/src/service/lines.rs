@@ -1,12 +1,24 @@
 //! Over which connections calls reach the providers that listen nowhere.
 
+use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLockWriteGuard};
 
 use callboard_common::{Connection, Host};
+use tokio::time::Instant;
 
 use super::RegistryService;
 use crate::relay::Lines;
 use crate::table::Offer;
+
+/// How a provider is reached that listens nowhere.
+pub(crate) enum Line<'a, C> {
+    /// Over this connection, over which it offers the method.
+    There(&'a C, Offer),
+    /// Not at the moment; its connection was lost, or all were since the center has just begun.
+    MayBeBack(Instant),
+    /// Not at all.
+    Gone,
+}
 
 impl<C: Connection> RegistryService<C> {
     /// The peer sends no more: no answer would come over this line.
@@ -16,13 +28,54 @@ impl<C: Connection> RegistryService<C> {
         }
     }
 
-    /// What `pass_on` makes of the connection over which a provider that listens nowhere takes calls of `method`. What it
-    /// queues there comes before the answer to a withdrawal, and before the word that no more is answered.
-    pub(crate) fn with_line<T>(&self, method: &str, instance: &str, pass_on: impl FnOnce(&C, Offer) -> T) -> Option<T> {
+    /// What `pass_on` makes of the connection over which the provider that `host` stands for takes calls of `method`. What
+    /// it queues there comes before the answer to a withdrawal, and before the word that no more is answered. Who begins to
+    /// wait for the provider in there misses none that comes back.
+    pub(crate) fn with_line<T>(&self, method: &str, host: Host, pass_on: impl FnOnce(Line<'_, C>) -> T) -> T {
         let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
-        let host = Host::relayed(instance);
-        let (line, offer) = lines.find(host, |conn| self.availability().offer(conn, method, host))?;
-        Some(pass_on(line, offer))
+        match lines.find(host, |conn| self.availability().offer(conn, method, host)) {
+            Some((line, offer)) => pass_on(Line::There(line, offer)),
+            None => pass_on(self.may_be_back(&lines, method, host).map_or(Line::Gone, Line::MayBeBack)),
+        }
+    }
+
+    /// Until when the provider that `host` stands for may be back, if nobody else provides the method.
+    fn may_be_back(&self, lines: &Lines<C>, method: &str, host: Host) -> Option<Instant> {
+        if self.draining.load(Ordering::SeqCst) {
+            return None;
+        }
+        let (now, availability) = (Instant::now(), self.availability());
+        let has_line = |other| lines.find(other, |conn| availability.offer(conn, method, other)).is_some();
+        let is_there =
+            |other: Host| if other.is_relayed() { has_line(other) } else { !availability.has_departed(other) };
+        if availability.hosts(method).any(|other| other != host && is_there(other)) {
+            return None;
+        }
+        let until = availability.may_be_back(method, host, now);
+        until.or_else(|| self.warm_at.filter(|at| *at > now))
+    }
+
+    /// So many calls wait for providers that may be back.
+    pub(crate) fn awaits(&self, calls: usize) {
+        self.awaited.store(calls, Ordering::SeqCst);
+    }
+
+    /// A provider for which calls may wait.
+    pub(crate) fn next_returned(&self) -> Option<Host> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).pop_first()
+    }
+
+    /// The provider that `host` stands for has registered something over a connection that lives.
+    pub(crate) fn returned(&self, host: Host) {
+        if self.awaited.load(Ordering::SeqCst) > 0 {
+            self.returned.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
+            self.return_told.notify_one();
+        }
+    }
+
+    /// Waits until a provider is back for which calls may wait.
+    pub(crate) async fn provider_returned(&self) {
+        self.return_told.notified().await;
     }
 
     /// To be taken before the availability, where both are.

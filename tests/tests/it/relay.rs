@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use callboard::{
-    CallErrorKind, Caller, Center, Client, ClientBuilder, Discovery, Executed, Limits, Method, MethodError, Place,
-    Provider, ProviderError, Reconnect, ResultCode, Router, Server,
+    AvailabilityPolicy, CallErrorKind, Caller, Center, Client, ClientBuilder, Discovery, Executed, Limits, Method,
+    MethodError, Place, Provider, ProviderError, Reconnect, ResultCode, RetryPolicy, Router, Server,
 };
 use callboard_tests::{RawPeer, within};
 use serde_json::{Value, json};
@@ -168,9 +168,10 @@ async fn a_provider_that_dies_while_it_is_called_leaves_it_unknown_whether_that_
     assert!(matches!(error.kind(), CallErrorKind::Disconnected), "{error}");
     assert_eq!(error.executed(), Executed::Unknown, "{error}");
     assert!(error.to_string().contains("its provider has ended"), "{error}");
-    // As long as it may come back, a call is refused, and did not run.
-    let error = caller.call::<Value>("wait", &1).await.unwrap_err();
-    assert_eq!(error.executed(), Executed::No, "{error}");
+    // As long as it may come back a call waits for it; then it is refused, and did not run.
+    let once = caller.with_timeout(Duration::from_secs(1)).with_retry(RetryPolicy::never());
+    let error = once.call::<Value>("wait", &1).await.unwrap_err();
+    assert_eq!((error.code(), error.executed()), (Some(ResultCode::Timeout), Executed::No), "{error}");
     assert_eq!(watched.begun(), 1);
 }
 
@@ -385,7 +386,9 @@ async fn with_two_centers_the_other_one_passes_calls_on_when_the_first_has_gone(
 
 #[tokio::test]
 async fn who_serves_nothing_can_not_be_relayed() {
-    let center = center().await;
+    // Nobody is on the way back to it.
+    let policy = AvailabilityPolicy { warm_up: Duration::ZERO, ..AvailabilityPolicy::default() };
+    let center = Center::builder().availability(policy).listen("127.0.0.1:0").loops(1).start().await.unwrap();
     let provider = Provider::connect(center.address()).await.unwrap();
     let error = provider.announce(["add"], Place::Relay).await.unwrap_err();
     assert!(matches!(error, ProviderError::NoRelay { .. }) && error.to_string().contains("serves"), "{error}");

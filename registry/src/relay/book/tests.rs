@@ -158,11 +158,11 @@ fn time_takes_out_what_is_due_and_the_keeper_is_only_woken_for_what_is_due_soone
     let soon = book.enter(call(1, b"a", 9, Some(after(5))), permits(8)).unwrap().number;
     book.enter(call(1, b"b", 9, Some(after(6))), permits(8)).unwrap();
     book.enter(call(1, b"c", 9, None), permits(8)).unwrap();
-    assert_eq!(book.look_next(), Some(after(5)));
+    assert_eq!(book.look_next(None), Some(after(5)));
     assert!(book.is_too_late_for(after(4)) && !book.is_too_late_for(after(5)));
     assert_eq!(book.expired(after(4)), vec![]);
     assert_eq!(book.expired(after(5)).iter().map(|(number, _)| *number).collect::<Vec<_>>(), [soon]);
-    assert_eq!((book.look_next(), book.len()), (Some(after(6)), 2));
+    assert_eq!((book.look_next(None), book.len()), (Some(after(6)), 2));
 }
 
 #[test]
@@ -306,7 +306,7 @@ proptest! {
             }
             prop_assert_eq!(book.len(), model.len());
             let first = model.values().filter_map(|call| call.deadline).min();
-            prop_assert_eq!(book.look_next(), first);
+            prop_assert_eq!(book.look_next(None), first);
         }
         prop_assert!(book.by_caller.is_empty() && book.by_provider.is_empty() && book.due.is_empty());
         prop_assert!(book.by_id.is_empty());

@@ -1,0 +1,161 @@
+//! What becomes of calls whose provider may be back soon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use callboard_common::{Connection, Host, InFlight, Message, refuse};
+use tokio::time::Instant;
+
+use super::book::{Call, CallerId};
+use super::lobby::Waiting;
+use super::refusals::{NotPassed, draining, gone, in_flight, made_room, no_room, out_of_time};
+use super::{Asked, Relay, check, pass_on_one_way, permits};
+use crate::service::Line;
+
+/// A call as it came.
+#[derive(Debug)]
+pub(super) struct Held<C: Connection> {
+    message: Message,
+    instance: Box<str>,
+    is_keyed: bool,
+    deadline: Option<Instant>,
+    /// It waits for as long as it has time.
+    ends_in_time: bool,
+    in_flight: Option<InFlight<C>>,
+}
+
+impl<C: Connection> Relay<C> {
+    /// The call waits until its provider is back, or until then.
+    pub(super) fn wait(&self, conn: &C, message: &Message, asked: &Asked<'_>, until: Instant) -> Result<(), NotPassed> {
+        if asked.is_out_of_time() {
+            return Err(out_of_time());
+        }
+        let is_one_way = message.is_one_way();
+        let in_flight = if is_one_way { None } else { Some(conn.begin_request().ok_or_else(|| in_flight(conn))?) };
+        let (deadline, now) = (asked.deadline(), Instant::now());
+        // A little before its caller looks, which does not know that it was passed on to nobody.
+        let in_time = deadline.map(|deadline| deadline - (deadline.saturating_duration_since(now) / 2).min(EARLY));
+        let waiting = Waiting {
+            caller: conn.clone(),
+            id: (!is_one_way).then(|| CallerId::from_slice(message.id())),
+            host: Host::relayed(&asked.instance),
+            method: Arc::from(&*asked.request.method),
+            until: in_time.map_or(until, |in_time| in_time.min(until)),
+            bytes: message.frame().len() + WAITING_BYTES,
+            held: Held {
+                message: message.detach(),
+                instance: Box::from(&*asked.instance),
+                is_keyed: asked.is_keyed(),
+                deadline,
+                ends_in_time: in_time.is_some_and(|in_time| in_time < until),
+                in_flight,
+            },
+        };
+        let mut desk = self.desk();
+        let (gave_way, room) = desk.lobby.make_room(conn, waiting.bytes);
+        let wakes = desk.is_too_late_for(waiting.until);
+        if room.is_ok() {
+            desk.lobby.enter(waiting);
+            desk.metrics.waited += 1;
+        }
+        self.registry.awaits(desk.lobby.len());
+        drop(desk);
+        if wakes {
+            self.woken.notify_one();
+        }
+        self.refuse_all(gave_way, |_| made_room());
+        room.map_err(no_room)
+    }
+
+    /// Passes on what has waited for a provider that is back, so many calls at most; whether there may be more.
+    pub(super) fn resume(&self) -> bool {
+        let Some(host) = self.registry.next_returned() else { return false };
+        let methods = self.desk().lobby.methods(host);
+        let mut left = AT_ONCE;
+        for method in methods {
+            self.registry.with_line(&method, host, |line| {
+                let Line::There(provider, offer) = line else { return };
+                while left > 0 && self.resume_one(host, provider, &method, offer.methods) {
+                    left -= 1;
+                }
+            });
+        }
+        if left == 0 {
+            self.registry.returned(host);
+        }
+        true
+    }
+
+    /// Whether one has waited.
+    fn resume_one(&self, host: Host, provider: &C, method: &Arc<str>, methods: usize) -> bool {
+        let mut desk = self.desk();
+        let Some(waiting) = desk.lobby.pop(host, method) else { return false };
+        self.registry.awaits(desk.lobby.len());
+        let Waiting { caller, id, method, held, .. } = waiting;
+        let Held { message, is_keyed, deadline, in_flight, .. } = held;
+        let passed = match check(provider, &message, is_keyed).map(|()| id.zip(in_flight)) {
+            Err(why) => {
+                drop(desk);
+                Err(why)
+            }
+            Ok(None) => {
+                drop(desk);
+                pass_on_one_way(provider, &message)
+            }
+            Ok(Some((id, held))) => {
+                let call =
+                    Call { caller: caller.clone(), id, provider: provider.clone(), method, deadline, at: 0, held };
+                // Within the same lock: else nobody could give it up for a moment.
+                let entered = desk.book.enter(call, permits(provider, methods));
+                let wakes = deadline.is_some_and(|deadline| desk.is_too_late_for(deadline));
+                drop(desk);
+                self.send(provider, entered, wakes, &message)
+            }
+        };
+        let metrics = &mut self.desk().metrics;
+        *(if passed.is_ok() { &mut metrics.resumed } else { &mut metrics.refused }) += 1;
+        if let Err((code, error)) = passed {
+            refuse(&caller, &message, code, None, &error);
+        }
+        true
+    }
+
+    /// The time of these is over: they were passed on to nobody.
+    pub(super) fn refuse_late(&self, late: Vec<Waiting<C, Held<C>>>) {
+        self.refuse_all(late, |waiting| {
+            let Held { ends_in_time, instance, .. } = &waiting.held;
+            if *ends_in_time { out_of_time() } else { gone(&waiting.method, instance) }
+        });
+    }
+
+    /// To be called before the center closes its connections: what waits for a provider that may be back is refused, and
+    /// nothing waits so any more.
+    pub fn drain(&self) {
+        let mut desk = self.desk();
+        let waited = desk.lobby.close();
+        self.registry.awaits(0);
+        drop(desk);
+        self.refuse_all(waited, |_| draining());
+    }
+
+    fn refuse_all(&self, refused: Vec<Waiting<C, Held<C>>>, why: impl Fn(&Waiting<C, Held<C>>) -> NotPassed) {
+        if refused.is_empty() {
+            return;
+        }
+        let mut desk = self.desk();
+        desk.metrics.refused += u64::try_from(refused.len()).unwrap_or(u64::MAX);
+        self.registry.awaits(desk.lobby.len());
+        drop(desk);
+        for waiting in refused {
+            let (code, error) = why(&waiting);
+            refuse(&waiting.caller, &waiting.held.message, code, None, &error);
+        }
+    }
+}
+
+/// What a call that waits takes beside its frame, in bytes: so much was measured, and some more.
+const WAITING_BYTES: usize = 512;
+/// So much earlier than its time is over a call is refused at most.
+const EARLY: Duration = Duration::from_millis(100);
+/// So many calls that have waited are passed on before others have their turn.
+const AT_ONCE: usize = 256;

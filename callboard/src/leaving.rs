@@ -1,6 +1,7 @@
 use std::io;
 use std::time::Duration;
 
+use callboard_client::{Client, all_together};
 use callboard_net::Stopped;
 use callboard_registry::Provider;
 use callboard_server::Server;
@@ -45,12 +46,50 @@ pub struct Left {
 /// # Cancel safety
 /// Dropping the future stops the server at once; the provider's connection takes back what it announced.
 pub async fn leave(provider: Provider, server: Server) -> Stopped {
+    withdraw(provider).await;
+    server.shutdown().await
+}
+
+/// The same for a provider that [listens nowhere](crate::Place::Relay): takes back what it announced, then ends its
+/// connection to the center, or to each, once the calls that came over it are answered, after `grace` at the latest. No call
+/// is lost, since a center passes on none after the answer to a withdrawal.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> anyhow::Result<()> {
+/// # use std::time::Duration;
+/// # let embedded = callboard::Center::builder().listen("127.0.0.1:0").loops(1).start().await?;
+/// # let center = embedded.address();
+/// use callboard::{Client, Place, Provider, Router};
+///
+/// let router = Router::new().method("double", |n: i64| Ok(n * 2));
+/// let connection = Client::builder().serves(router.clone()).connect(center).await?;
+/// let provider = Provider::new(connection).announce(router.names(), Place::Relay).await?;
+/// let calls = callboard::leave_relayed(provider, Duration::from_secs(10)).await;
+/// println!("{} calls were done with, and {} were cut", calls.finished, calls.cut);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancel safety
+/// Dropping the future leaves the connections to end by themselves; their end takes back what was announced.
+pub async fn leave_relayed(provider: Provider, grace: Duration) -> Stopped {
+    let centers = provider.centers().clone();
+    withdraw(provider).await;
+    let stopped = all_together(centers.iter().map(|center| center.finish(grace))).await;
+    stopped.into_iter().fold(Stopped::default(), |all, one| Stopped {
+        finished: all.finished + one.finished,
+        given_up: all.given_up + one.given_up,
+        cut: all.cut + one.cut,
+    })
+}
+
+async fn withdraw(provider: Provider) {
     match timeout(WITHDRAW_TIME, provider.withdraw()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "not withdrawn; the end of the connection says it"),
         Err(_) => tracing::warn!("the center does not answer the withdrawal; the end of the connection says it"),
     }
-    server.shutdown().await
 }
 
 /// Serves until SIGTERM or SIGINT, then [leaves](leave) in good order; a second signal stops at once.
@@ -91,7 +130,25 @@ pub async fn serve_until(signals: &mut Signals, provider: Provider, server: Serv
     let signal = signals.next().await;
     tracing::info!("{signal}: leaving, with {} calls in flight", server.in_flight());
     let calls = signals.unless_again(leave(provider, server)).await;
-    match calls {
+    tell(&calls);
+    Left { signal, calls }
+}
+
+/// The same for a provider that [listens nowhere](leave_relayed).
+///
+/// # Cancel safety
+/// As [`leave_relayed`].
+pub async fn serve_relayed_until(signals: &mut Signals, provider: Provider, grace: Duration) -> Left {
+    let signal = signals.next().await;
+    let in_flight: usize = provider.centers().iter().map(Client::serving).sum();
+    tracing::info!("{signal}: leaving, with {in_flight} calls in flight");
+    let calls = signals.unless_again(leave_relayed(provider, grace)).await;
+    tell(&calls);
+    Left { signal, calls }
+}
+
+fn tell(calls: &Result<Stopped, Signal>) {
+    match *calls {
         Ok(Stopped { finished, given_up, cut: 0 }) => {
             tracing::info!("left; {finished} calls in flight were answered, and {given_up} given up by their callers");
         }
@@ -103,7 +160,6 @@ pub async fn serve_until(signals: &mut Signals, provider: Provider, server: Serv
         }
         Err(second) => tracing::warn!("{second} again: stopped at once"),
     }
-    Left { signal, calls }
 }
 
 impl Left {

@@ -113,7 +113,7 @@ struct Operations;
 mod leaving;
 mod signals;
 
-pub use leaving::{Left, leave, serve_until, serve_until_signal};
+pub use leaving::{Left, leave, leave_relayed, serve_relayed_until, serve_until, serve_until_signal};
 pub use signals::{Signal, Signals};
 
 pub use callboard_center as center;
@@ -142,7 +142,7 @@ pub use callboard_pubsub::{
 };
 pub use callboard_registry::{
     AvailabilityPolicy, Balancer, CacheLimits, Caller, CallerBuilder, Discovery, Notice, Notices, Place, PlaceError,
-    Provider, ProviderError, RegistryLimits, RegistryMetrics, RoundRobin, TableSize,
+    Provider, ProviderError, RegistryLimits, RegistryMetrics, RelayLimits, RelayMetrics, RoundRobin, TableSize,
 };
 #[cfg(feature = "store")]
 pub use callboard_server::AnswerFile;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use callboard_center::Config;
-use callboard_client::{Centers, Client};
+use callboard_client::{Centers, Client, ClientBuilder};
 use callboard_net::{Address, AddressError};
 use callboard_registry::Caller;
 use clap::Args;
@@ -35,8 +35,13 @@ impl Reach {
     /// Connects to the center, or to each of several. The timeout runs from now on; the clients' own is to be replaced
     /// step by step.
     pub(crate) async fn centers(&self) -> anyhow::Result<(Centers, Deadline)> {
+        self.centers_with(Client::builder()).await
+    }
+
+    /// The same with such clients.
+    pub(crate) async fn centers_with(&self, settings: ClientBuilder) -> anyhow::Result<(Centers, Deadline)> {
         let (center, deadline) = (self.center()?, self.deadline());
-        let centers = Client::builder().timeout(self.timeout).connect_centers(center.to_string()).await?;
+        let centers = settings.timeout(self.timeout).connect_centers(center.to_string()).await?;
         Ok((centers, deadline))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_common::{Connection, Feature, Session};
-use callboard_net::{Address, spawn_on};
+use callboard_net::{Address, Stopped, spawn_on};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use settings::Again;
@@ -312,6 +312,21 @@ impl Client {
         let link = self.link();
         let request = self.request(&link, Subject::Other("flush"));
         link.conn.flushed().await.map_err(|_| request.disconnected(Stage::Unsent))
+    }
+
+    /// How many calls of the peer to the methods that this client [serves](crate::ClientBuilder::serves) are under way.
+    pub fn serving(&self) -> usize {
+        self.shared.look().conn.in_flight()
+    }
+
+    /// Ends the connection for good, for all clones, once what the peer has called by now is answered, after `grace` at the
+    /// latest. Says how many calls of the peer were done with, and how many were cut. Who is to lose none tells those that
+    /// call before: a provider withdraws.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the connection to end by itself, within the grace.
+    pub async fn finish(&self, grace: Duration) -> Stopped {
+        self.shared.finish("this program has left", grace).await
     }
 
     /// Ends the connection for good, for all clones. Waiting calls fail at once; what is queued is dropped.

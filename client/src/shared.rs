@@ -1,13 +1,15 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use callboard_net::Stopped;
 use tokio::sync::watch;
 
 use crate::connect::Dialer;
 use crate::dispatch::Inboxes;
 use crate::line::Line;
-use crate::link::Link;
+use crate::link::{LAST_WORDS, Link};
 use crate::retries::Retries;
 use crate::states::Teller;
 use crate::tries::goes_on_at_once;
@@ -129,6 +131,24 @@ impl Shared {
         link.conn.end(reason.to_owned());
         self.teller.tell(ClientState::Closed { reason: reason.to_owned() });
         self.grow();
+    }
+
+    /// The same once all that the peer has asked for is answered, after `grace` at the latest.
+    pub(crate) async fn finish(&self, reason: &str, grace: Duration) -> Stopped {
+        let (link, is_first) = (self.link(), self.closed.set(reason.to_owned()).is_ok());
+        let under_way = link.conn.in_flight();
+        // It ends at the end of the grace, and not by itself: then it is seen what is cut.
+        link.conn.drain(grace.saturating_add(LAST_WORDS));
+        if is_first {
+            self.inboxes.end_with_connection();
+            self.teller.tell(ClientState::Closed { reason: reason.to_owned() });
+            self.grow();
+        }
+        let ended = tokio::time::timeout(grace, link.conn.closed()).await;
+        // Where it has ended none is left.
+        let cut = if ended.is_ok() { 0 } else { link.conn.in_flight() };
+        link.conn.end(reason.to_owned());
+        Stopped { finished: under_way.saturating_sub(cut), given_up: 0, cut }
     }
 
     /// There is another connection, and what was asked for has been asked for again.

@@ -269,8 +269,8 @@ impl<P: Protocol> Conn<P> {
         self.0.draining.get().map(|drain| **drain)
     }
 
-    /// How many requests wait for their answers.
-    pub(crate) fn in_flight(&self) -> usize {
+    /// How many requests of the peer wait for their answers.
+    pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(SeqCst)
     }
 

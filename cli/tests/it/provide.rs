@@ -68,6 +68,43 @@ fn sleeping(center: &str, grace: &str, millis: u32) -> (Program, TcpStream) {
 }
 
 #[test]
+fn a_provider_that_listens_nowhere_is_called_through_its_center_and_leaves_in_good_order() {
+    let (_center, center) = center();
+    let start = |more: &[&str]| {
+        let arguments = ["provide", "--demo", "--relay", "--show-calls", "--center", &center];
+        let mut provider = Program::start(&[&arguments[..], more].concat());
+        assert_eq!(provider.line(), format!("relayed by {center}"));
+        provider
+    };
+    let mut provider = start(&[]);
+    assert!(run(&["discover", "add", "--center", &center]).ok()[0].starts_with("relay:"));
+    assert_eq!(run(&["call", "add", r#"{"num1":1,"num2":2}"#, "--center", &center]).ok(), ["3"]);
+    assert_eq!(provider.line(), "served add");
+    let call = Program::start(&["call", "sleep", r#"{"ms":700}"#, "--center", &center]);
+    assert_eq!(provider.line(), "served sleep");
+    provider.signal("TERM");
+    let (call, ended) = (call.end(), provider.end());
+    assert_eq!((call.code, ended.code), (Some(0), Some(0)), "{call:?} {ended:?}");
+    assert!(ended.err.iter().any(|line| line.contains("1 calls in flight were answered")), "{ended:?}");
+    run(&["discover", "add", "--center", &center]).failed(1);
+    // One that takes longer than it may is cut.
+    let mut provider = start(&["--grace", "300ms"]);
+    let call = Program::start(&["call", "sleep", r#"{"ms":600000}"#, "--center", &center, "--timeout", "60s"]);
+    assert_eq!(provider.line(), "served sleep");
+    provider.signal("TERM");
+    let (ended, call) = (provider.end(), call.end());
+    assert_eq!((ended.code, call.code), (Some(0), Some(1)), "{ended:?} {call:?}");
+    assert!(ended.took < PROMISED && ended.err.iter().any(|line| line.contains("1 outlasted the grace")), "{ended:?}");
+    assert!(call.err.iter().any(|line| line.contains("executed: unknown")), "{call:?}");
+}
+
+#[test]
+fn who_listens_nowhere_listens_nowhere() {
+    let refused = run(&["provide", "--demo", "--relay", "--listen", "127.0.0.1:0"]).failed(1);
+    assert!(refused.contains("--listen"), "{refused}");
+}
+
+#[test]
 fn a_provider_serves_on_without_its_center() {
     let (center, address) = center();
     let (provider, at) = provider(&address);

@@ -16,7 +16,7 @@ async fn main() -> Result<()> {
     let connection = Client::builder().serves(router.clone()).connect(center.address()).await?;
     let provider = Provider::new(connection).announce(router.names(), Place::Relay).await?;
 
-    // Its callers do as ever.
+    // Its callers do as ever: the center is where they look for it, and where their calls go.
     let caller = Caller::connect(center.address()).await?;
     caller.wait_for_provider("double", Duration::from_secs(5)).await?;
     let doubled: i64 = caller.call("double", &21).await?;

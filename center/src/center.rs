@@ -79,6 +79,51 @@ impl Center {
         self.serving.in_flight()
     }
 
+    /// All that it has counted so far and of which there was something, by name: what a program that ends may log.
+    pub fn counted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let MetricsSnapshot {
+            accepted,
+            turned_away,
+            accept_failures,
+            frames_in,
+            bytes_in,
+            bytes_out,
+            protocol_errors,
+            frame_timeouts,
+            slow_readers,
+            evicted,
+            peers_dead,
+            holds,
+            ignored,
+            refused,
+            overloaded,
+            panicked,
+            ..
+        } = self.metrics();
+        let counted = [
+            ("accepted", accepted),
+            ("turned_away", turned_away),
+            ("accept_failures", accept_failures),
+            ("frames_in", frames_in),
+            ("bytes_in", bytes_in),
+            ("bytes_out", bytes_out),
+            ("protocol_errors", protocol_errors),
+            ("frame_timeouts", frame_timeouts),
+            ("slow_readers", slow_readers),
+            ("evicted", evicted),
+            ("peers_dead", peers_dead),
+            ("holds", holds),
+            ("ignored", ignored),
+            ("refused", refused),
+            ("overloaded", overloaded),
+            ("panicked", panicked),
+            ("crowded_out", self.topics_crowded_out() + self.registry_metrics().crowded_out),
+            ("topics_dropped", self.topics_dropped()),
+            ("rings_given_up", self.given_up()),
+        ];
+        counted.into_iter().filter(|(_, count)| *count > 0)
+    }
+
     /// How many calls that were passed on to providers wait for their answers.
     pub fn relayed_calls(&self) -> usize {
         self.relay_metrics().passed_on

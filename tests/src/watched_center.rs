@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -98,12 +99,23 @@ impl WatchedCenter {
     /// # Errors
     /// It has ended, or does not answer.
     pub async fn look(&mut self) -> Result<Look> {
-        self.asks.write_all(b"look\n").await?;
-        let line = timeout(PATIENCE, self.answers.next_line()).await.context("the center does not answer")??;
-        let tables = serde_json::from_str(&line.context("the center has ended")?)?;
+        let tables = serde_json::from_str(&self.ask("look").await?)?;
         let process = self.process()?;
         let descriptors = std::fs::read_dir(process.join("fd"))?.count() as u64;
         Ok(Look { memory: resident(&process)?, descriptors, tables })
+    }
+
+    /// What it has counted since it started, by name.
+    ///
+    /// # Errors
+    /// It has ended, or does not answer.
+    pub async fn counted(&mut self) -> Result<BTreeMap<String, u64>> {
+        Ok(serde_json::from_str(&self.ask(COUNTED).await?)?)
+    }
+
+    /// Of its process, while that runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Ends it as SIGTERM would.
@@ -118,18 +130,28 @@ impl WatchedCenter {
         Ok(())
     }
 
+    async fn ask(&mut self, what: &str) -> Result<String> {
+        self.asks.write_all(format!("{what}\n").as_bytes()).await?;
+        let line = timeout(PATIENCE, self.answers.next_line()).await.context("the center does not answer")??;
+        line.context("the center has ended")
+    }
+
     fn process(&self) -> Result<PathBuf> {
         let id = self.child.id().context("the center has ended")?;
         Ok(PathBuf::from(format!("/proc/{id}")))
     }
 }
 
-/// In the center's process: answers each line with its tables, until the input ends.
+/// In the center's process: answers each line with its tables or counters, until the input ends.
 #[expect(clippy::print_stdout, reason = "its lines are what it is asked for")]
 async fn serve(center: Center) -> Result<()> {
     println!("{}", center.address());
     let mut lines: Lines<BufReader<Stdin>> = BufReader::new(stdin()).lines();
-    while lines.next_line().await?.is_some() {
+    while let Some(line) = lines.next_line().await? {
+        if line == COUNTED {
+            println!("{}", serde_json::to_string(&center.counted().collect::<BTreeMap<_, _>>())?);
+            continue;
+        }
         let (metrics, registry) = (center.metrics(), center.registry_size());
         let tables = Tables {
             connections: metrics.connections,
@@ -158,4 +180,6 @@ fn resident(process: &std::path::Path) -> Result<u64> {
 
 /// Set where the program is to be a center.
 const ASKED: &str = "CALLBOARD_TESTS_WATCHED_CENTER";
+/// Asks for the counters.
+const COUNTED: &str = "counted";
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,127 @@
+//! What an attack has shown.
+
+use std::collections::BTreeMap;
+
+use callboard_center::Config;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::attack::{Attack, Done};
+use crate::figures::Figures;
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) attack: Attack,
+    pub(crate) connections: usize,
+    #[serde(flatten)]
+    pub(crate) done: Done,
+    /// The center's, in bytes.
+    pub(crate) quiet_memory: u64,
+    pub(crate) peak_memory: u64,
+    pub(crate) later_memory: u64,
+    /// That were busy with the center.
+    pub(crate) cores: f64,
+    pub(crate) quiet: Figures,
+    pub(crate) attacked: Figures,
+    pub(crate) later: Figures,
+    /// What the center counted, of which something was.
+    pub(crate) counted: BTreeMap<String, u64>,
+}
+
+/// What a row must keep to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    memory: u64,
+    delay_ms: Option<f64>,
+    ratio: Option<f64>,
+}
+
+impl Bounds {
+    pub(crate) fn new(memory_mib: Option<u64>, delay_ms: Option<f64>, ratio: Option<f64>) -> Self {
+        Self { memory: memory_mib.map_or_else(permitted, |mib| mib << 20), delay_ms, ratio }
+    }
+}
+
+impl Row {
+    pub(crate) const HEAD: &str = "\
+| attack | connections made | ended by the center | memory: quiet, peak, after | cores | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
+
+    pub(crate) fn line(&self) -> String {
+        let Self { done, quiet, attacked, .. } = self;
+        let mib = |bytes: u64| bytes >> 20;
+        let memory = format!("{}, {}, {} MiB", mib(self.quiet_memory), mib(self.peak_memory), mib(self.later_memory));
+        let counted: Vec<_> = self.counted.iter().filter(|(name, _)| TOLD.contains(&name.as_str())).collect();
+        let counted: Vec<_> = counted.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        format!(
+            "| {} | {} | {} | {memory} | {:.1} | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
+            self.name(),
+            done.opened,
+            done.closed,
+            self.cores,
+            quiet.all.p50,
+            attacked.all.p50,
+            quiet.all.p99,
+            attacked.all.p99,
+            self.times(),
+            attacked.all.max,
+            attacked.errors + self.later.errors,
+            attacked.disconnects + self.later.disconnects,
+            counted.join(", "),
+        )
+    }
+
+    /// The promises that it breaks.
+    pub(crate) fn broken(&self, bounds: &Bounds) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut check = |holds: bool, what: String| {
+            if !holds {
+                broken.push(format!("{}: {what}", self.name()));
+            }
+        };
+        let phases = [&self.quiet, &self.attacked, &self.later];
+        let (errors, disconnects) =
+            phases.iter().fold((0, 0), |(e, d), phase| (e + phase.errors, d + phase.disconnects));
+        check(self.peak_memory <= bounds.memory, format!("{} bytes of memory", self.peak_memory));
+        check(errors == 0, format!("{errors} errors of normal clients"));
+        check(disconnects == 0, format!("{disconnects} normal clients were disconnected"));
+        check(phases.iter().all(|phase| phase.due > 0), "normal clients did nothing".to_owned());
+        let p99 = self.attacked.all.p99;
+        check(bounds.delay_ms.is_none_or(|bound| p99 <= bound), format!("a p99 of {p99:.1} ms"));
+        let times = self.times();
+        check(bounds.ratio.is_none_or(|bound| times <= bound), format!("a p99 of {times:.1} times that of quiet"));
+        check(self.done.opened > 0, "nothing was attacked".to_owned());
+        broken
+    }
+
+    fn times(&self) -> f64 {
+        self.attacked.all.p99 / self.quiet.all.p99
+    }
+
+    fn name(&self) -> String {
+        self.attack.to_possible_value().map(|value| value.get_name().replace('-', " ")).unwrap_or_default()
+    }
+}
+
+/// What a center with default settings may take of memory: the sum of its totals, a quarter more for what the allocator
+/// has at hand, and what it takes by itself.
+fn permitted() -> u64 {
+    let Config { limits, registry, topics, .. } = Config::default();
+    let totals = [limits.total_queue_bytes, limits.total_partial_bytes, registry.total_bytes, topics.total_bytes, topics.total_ring_bytes];
+    totals.iter().map(|bytes| *bytes as u64).sum::<u64>() / 4 * 5 + ITSELF
+}
+
+const ITSELF: u64 = 64 << 20;
+/// Counters that say something of attackers.
+const TOLD: [&str; 9] = [
+    "turned_away",
+    "protocol_errors",
+    "frame_timeouts",
+    "slow_readers",
+    "evicted",
+    "refused",
+    "overloaded",
+    "holds",
+    "crowded_out",
+];

@@ -1,0 +1,34 @@
+//! Each attack for a moment. In a program of its own, so that no other test runs beside it.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn abuse(arguments: &[&str]) -> Output {
+    let short = ["--busy", "--connections", "100", "--attack-ms", "1000", "--quiet-ms", "500", "--rate", "50"];
+    Command::new(env!("CARGO_BIN_EXE_abuse")).args(short).args(arguments).output().unwrap()
+}
+
+fn rows(output: &Output) -> Vec<Value> {
+    String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The bounds are wide: a hundred connections are to take far less than all that a center permits its peers, and a delay of
+/// seconds is that of a busy machine. Of the figures of an attack in full, `docs/reliability.md` tells.
+#[test]
+fn whatever_attackers_do_normal_clients_are_served_and_the_centers_memory_is_bounded() {
+    let output = abuse(&["--memory-mib", "1024", "--delay-ms", "15000"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let attacks: BTreeSet<_> = rows(&output).iter().map(|row| row["attack"].to_string()).collect();
+    assert_eq!(attacks.len(), 20, "{attacks:?}");
+}
+
+#[test]
+fn a_center_that_takes_more_than_its_bound_is_found() {
+    let output = abuse(&["--attack", "half-frames", "--memory-mib", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("of memory"), "{output:?}");
+}

@@ -51,8 +51,8 @@ impl Center {
             never = service_manager::watchdog(&center) => match never {},
         };
         service_manager::stopping();
-        let counted: String = center.counted().map(|(name, count)| format!(" {name}={count}")).collect();
-        tracing::info!("{signal}: stopping; counted{counted}");
+        let counted: Vec<_> = center.counted().map(|(name, count)| format!("{name}={count}")).collect();
+        tracing::info!("{signal}: stopping; counted {}", counted.join(" "));
         Ok(match signals.unless_again(center.shutdown()).await {
             Ok(stopped) if stopped.cut > 0 => {
                 tracing::warn!("stopped; {} requests in flight outlasted the grace", stopped.cut);

@@ -5,14 +5,14 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use callboard_tests::frame;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, stdin};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest, stdin};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
@@ -87,32 +87,42 @@ impl Attack {
     }
 }
 
-/// Attacks until its input ends, and prints what was done. Before that a line, when the first connection is made.
+/// Prints a line when all connections are made, attacks from the first line of its input to the end of it, and tells what was
+/// done.
 pub(crate) async fn run(center: &str, attack: Attack, connections: usize) -> Result<()> {
     callboard_net::raise_open_files()?;
     let swarm = Rc::new(Swarm {
         center: center.trim_start_matches("tcp://").to_owned(),
         attack,
         done: Cell::default(),
-        begun: Notify::new(),
+        goes: watch::Sender::new(false),
         sink: RefCell::new(vec![0; 256 << 10]),
         frames: frames::of(attack, METHOD),
     });
-    let tasks = LocalSet::new();
-    for number in 0..attack.connections(connections) {
-        let swarm = Rc::clone(&swarm);
-        tasks.spawn_local(async move {
-            loop {
-                swarm.live(number).await;
-            }
-        });
-    }
-    let ended = async {
-        swarm.begun.notified().await;
-        println!("begun");
-        stdin().read(&mut [0]).await
+    let (tasks, mut lines) = (LocalSet::new(), BufReader::new(stdin()).lines());
+    let attacked = async {
+        for number in 0..attack.connections(connections) {
+            // One after the other, so that none is refused since too many come at once.
+            let stream = TcpStream::connect(&swarm.center).await?;
+            let swarm = Rc::clone(&swarm);
+            tokio::task::spawn_local(async move {
+                let _ = swarm.goes.subscribe().wait_for(|goes| *goes).await;
+                swarm.live(stream, number).await;
+                loop {
+                    match TcpStream::connect(&swarm.center).await {
+                        Ok(stream) => swarm.live(stream, number).await,
+                        Err(_) => sleep(PAUSE).await,
+                    }
+                }
+            });
+        }
+        println!("ready");
+        while lines.next_line().await?.is_some() {
+            swarm.goes.send_replace(true);
+        }
+        Ok::<_, io::Error>(())
     };
-    tasks.run_until(ended).await.context("the input")?;
+    tasks.run_until(attacked).await?;
     println!("{}", serde_json::to_string(&swarm.done.get())?);
     // A thread that still reads the input would be waited for.
     std::process::exit(0)
@@ -122,7 +132,8 @@ struct Swarm {
     center: String,
     attack: Attack,
     done: Cell<Done>,
-    begun: Notify,
+    /// Whether the attack has begun.
+    goes: watch::Sender<bool>,
     /// What is read goes there.
     sink: RefCell<Vec<u8>>,
     /// What each connection sends over and over, after its first frames.
@@ -131,13 +142,8 @@ struct Swarm {
 
 impl Swarm {
     /// One connection, until it ends.
-    async fn live(&self, number: usize) {
-        let Ok(mut stream) = TcpStream::connect(&self.center).await else {
-            sleep(PAUSE).await;
-            return;
-        };
+    async fn live(&self, mut stream: TcpStream, number: usize) {
         self.count(|done| done.opened += 1);
-        self.begun.notify_one();
         let _ = stream.set_nodelay(true);
         // Any error is an end of the connection.
         if self.attack(&mut stream, number).await.is_err() {
@@ -152,7 +158,7 @@ impl Swarm {
                 self.read_to_end(stream).await
             }
             Attack::HugeLengths => {
-                let length = if number % 2 == 0 { u32::MAX } else { 16 << 20 };
+                let length = if number.is_multiple_of(2) { u32::MAX } else { 16 << 20 };
                 self.send(stream, &[&length.to_be_bytes()[..], &[0; 8]].concat()).await?;
                 self.read_to_end(stream).await
             }
@@ -247,11 +253,11 @@ impl Swarm {
         let interest = if reads { Interest::READABLE | Interest::WRITABLE } else { Interest::WRITABLE };
         let mut at = 0;
         loop {
-            let ready = stream.ready(interest).await?;
-            if ready.is_writable() {
+            let can = stream.ready(interest).await?;
+            if can.is_writable() {
                 at = (at + self.try_send(stream, what.get(at..).unwrap_or_default())?) % what.len();
             }
-            if ready.is_readable() {
+            if can.is_readable() {
                 self.try_read(stream)?;
             }
         }
@@ -261,11 +267,11 @@ impl Swarm {
     async fn exchange(&self, stream: &TcpStream, what: &[u8]) -> io::Result<()> {
         let mut at = 0;
         while at < what.len() {
-            let ready = stream.ready(Interest::READABLE | Interest::WRITABLE).await?;
-            if ready.is_writable() {
+            let can = stream.ready(Interest::READABLE | Interest::WRITABLE).await?;
+            if can.is_writable() {
                 at += self.try_send(stream, what.get(at..).unwrap_or_default())?;
             }
-            if ready.is_readable() {
+            if can.is_readable() {
                 self.try_read(stream)?;
             }
         }

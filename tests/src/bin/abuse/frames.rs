@@ -8,7 +8,11 @@ use crate::attack::Attack;
 /// What each connection of an attack sends over and over: whole frames, but where the attack says otherwise.
 pub(crate) fn of(attack: Attack, method: &str) -> Vec<u8> {
     match attack {
-        Attack::HalfFrames => frame(4, b"half", &[b' '; 1000])[..500].to_vec(),
+        Attack::HalfFrames => {
+            let mut half = frame(4, b"half", &[b' '; 1000]);
+            half.truncate(500);
+            half
+        }
         Attack::LargeHalves => {
             let mut most = frame(4, b"half", &vec![b' '; (16 << 20) - 12]);
             most.truncate(most.len() - 1000);

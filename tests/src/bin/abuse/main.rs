@@ -5,7 +5,6 @@
 //! terminal, and a JSON object for each attack elsewhere. It needs Linux, which says what a process takes.
 
 #![expect(clippy::print_stdout, reason = "its lines are what it is for")]
-#![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod attack;
 mod figures;
@@ -132,14 +131,16 @@ impl Arguments {
         normal.line().await?;
         let quiet = Duration::from_millis(self.quiet_ms);
         watch(&target, quiet / 5, "warming up", progress).await?;
-        normal.say("quiet").await?;
-        let before = watch(&target, quiet, "quiet", progress).await?;
-        normal.say("attack").await?;
         let connections = attack.connections(self.connections);
         let name = attack.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         let turn = if self.busy { Turn::Equal } else { Turn::Last };
         let mut hostile = Part::start(turn, &["attack".to_owned(), center, name, connections.to_string()])?;
         hostile.line().await?;
+        // As many connections as beside the attack, but idle.
+        normal.say("quiet").await?;
+        let before = watch(&target, quiet, "quiet", progress).await?;
+        normal.say("attack").await?;
+        hostile.say("attack").await?;
         let during = watch(&target, Duration::from_millis(self.attack_ms), "attack", progress).await?;
         normal.say("quiet").await?;
         let done: Done = hostile.end().await?;

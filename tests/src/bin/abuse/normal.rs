@@ -70,7 +70,8 @@ impl Clients {
         }
         let call = json!({"method": METHOD, "parameters": {"num1": 1, "num2": 2}, "meta": {"instance": instance}});
         clients.send(center, rate, Kind::Ping, |_| (PING, String::new()))?;
-        clients.send(center, rate, Kind::Discover, |_| (SERVICE, json!({"method": METHOD, "optype": 1}).to_string()))?;
+        clients
+            .send(center, rate, Kind::Discover, |_| (SERVICE, json!({"method": METHOD, "optype": 1}).to_string()))?;
         clients.send(center, rate, Kind::Publish, |number| {
             (TOPIC, json!({"topic_key": topic(number), "optype": 4, "topic_msg": "x".repeat(64)}).to_string())
         })?;
@@ -81,7 +82,7 @@ impl Clients {
     /// A provider that listens nowhere; its instance.
     fn provide(&mut self, center: &str) -> Result<&'static str> {
         let mut peer = Peer::with_session(center, INSTANCE)?;
-        ensure!(peer.ask(SERVICE, &json!({"method": METHOD, "optype": 0, "relay": true}))?["rcode"] == 0, "registered");
+        peer.ask(SERVICE, &json!({"method": METHOD, "optype": 0, "relay": true}))?;
         self.streams.push(peer.stream.try_clone()?);
         let shared = Arc::clone(&self.shared);
         let answer = br#"{"rcode":0,"result":3}"#;
@@ -105,8 +106,7 @@ impl Clients {
     fn subscribe(&mut self, center: &str, number: usize) -> Result<()> {
         let mut peer = Peer::with_session(center, "subscriber")?;
         for optype in [0, 2] {
-            let answer = peer.ask(TOPIC, &json!({"topic_key": topic(number), "optype": optype}))?;
-            ensure!(answer["rcode"] == 0, "it is subscribed");
+            peer.ask(TOPIC, &json!({"topic_key": topic(number), "optype": optype}))?;
         }
         self.read(peer, Kind::Publish, TOPIC)
     }
@@ -160,7 +160,7 @@ impl Clients {
                 }
                 let Some((phase, due)) = read_id(&id) else { continue };
                 // Of an odd kind: an answer.
-                if mtype & 1 == 1 && !body.is_empty() && !body.starts_with(b"{\"rcode\":0") {
+                if mtype & 1 == 1 && !body.is_empty() && !is_good(&body) {
                     shared.failed.add(phase, kind);
                     if mtype == counts {
                         shared.came.add(phase, kind);
@@ -215,7 +215,7 @@ impl Shared {
     }
 
     fn figures(&self, phase: usize, samples: &[Sample]) -> Figures {
-        let sum = |counts: &Counts| counts.0[phase].iter().map(|count| count.load(SeqCst)).sum::<u64>();
+        let sum = |counts: &Counts| -> u64 { Kind::ALL.iter().map(|kind| counts.of(phase, *kind).load(SeqCst)).sum() };
         let took = |kind: Option<Kind>| {
             let mut took: Vec<_> = samples
                 .iter()
@@ -233,7 +233,12 @@ impl Shared {
 
 impl Counts {
     fn add(&self, phase: u8, kind: Kind) {
-        self.0[usize::from(phase).min(PHASES - 1)][kind as usize].fetch_add(1, SeqCst);
+        self.of(phase.into(), kind).fetch_add(1, SeqCst);
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there are as many of both")]
+    fn of(&self, phase: usize, kind: Kind) -> &AtomicU64 {
+        &self.0[phase.min(PHASES - 1)][kind as usize]
     }
 }
 
@@ -250,16 +255,18 @@ impl Peer {
         let mut peer = Self { reader: BufReader::new(stream.try_clone()?), stream };
         let features = ["ping", "heartbeat", "relay", "revisions", "serves", "cancel"];
         let hello = json!({"version": 2, "name": "normal", "instance": instance, "features": features, "limits": {}});
-        ensure!(peer.ask(SESSION, &hello)?["rcode"] == 0, "a session is opened");
+        peer.ask(SESSION, &hello)?;
         Ok(peer)
     }
 
-    fn ask(&mut self, kind: u32, body: &Value) -> Result<Value> {
+    /// Waits for the answer, which must be good.
+    fn ask(&mut self, kind: u32, body: &Value) -> Result<()> {
         self.send(&frame(kind, b"ask", body.to_string().as_bytes()))?;
         loop {
             let (mtype, id, body) = self.receive()?;
             if mtype == kind + 1 && id == b"ask" {
-                return Ok(serde_json::from_slice(&body)?);
+                ensure!(is_good(&body), "it is refused: {}", String::from_utf8_lossy(&body));
+                return Ok(());
             }
         }
     }
@@ -290,6 +297,11 @@ fn id(phase: u8, kind: Kind, due: Duration) -> Vec<u8> {
 fn read_id(id: &[u8]) -> Option<(u8, Duration)> {
     let [b'n', phase, _, nanos @ ..] = id else { return None };
     Some((*phase, Duration::from_nanos(u64::from_be_bytes(nanos.try_into().ok()?))))
+}
+
+/// Of the body of an answer.
+fn is_good(body: &[u8]) -> bool {
+    body.starts_with(b"{\"rcode\":0")
 }
 
 fn topic(number: usize) -> String {

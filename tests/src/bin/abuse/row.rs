@@ -108,7 +108,13 @@ impl Row {
 /// has at hand, and what it takes by itself.
 fn permitted() -> u64 {
     let Config { limits, registry, topics, .. } = Config::default();
-    let totals = [limits.total_queue_bytes, limits.total_partial_bytes, registry.total_bytes, topics.total_bytes, topics.total_ring_bytes];
+    let totals = [
+        limits.total_queue_bytes,
+        limits.total_partial_bytes,
+        registry.total_bytes,
+        topics.total_bytes,
+        topics.total_ring_bytes,
+    ];
     totals.iter().map(|bytes| *bytes as u64).sum::<u64>() / 4 * 5 + ITSELF
 }
 

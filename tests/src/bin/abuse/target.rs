@@ -17,9 +17,17 @@ use crate::process::PATIENCE;
 /// In a process of its own, which ends with this value.
 pub(crate) enum Target {
     /// The program `callboard`.
-    Program { child: Child, lines: Lines<BufReader<ChildStdout>>, tcp: String, folder: TempDir },
+    Program(Box<Program>),
     /// One that is embedded in this program.
     Embedded(Box<WatchedCenter>),
+}
+
+pub(crate) struct Program {
+    child: Child,
+    /// Its output stays open.
+    _lines: Lines<BufReader<ChildStdout>>,
+    tcp: String,
+    folder: TempDir,
 }
 
 /// What a process has taken.
@@ -45,19 +53,19 @@ impl Target {
         let mut lines = BufReader::new(child.stdout.take().context("it has an output")?).lines();
         let first = timeout(PATIENCE, lines.next_line()).await??.context("the center has ended")?;
         let tcp = first.rsplit(' ').next().unwrap_or_default().to_owned();
-        Ok(Self::Program { child, lines, tcp, folder })
+        Ok(Self::Program(Box::new(Program { child, _lines: lines, tcp, folder })))
     }
 
     pub(crate) fn address(&self) -> &str {
         match self {
-            Self::Program { tcp, .. } => tcp,
+            Self::Program(program) => &program.tcp,
             Self::Embedded(center) => &center.tcp,
         }
     }
 
     pub(crate) fn taken(&self) -> Result<Taken> {
         let id = match self {
-            Self::Program { child, .. } => child.id(),
+            Self::Program(program) => program.child.id(),
             Self::Embedded(center) => center.id(),
         };
         Taken::by(id.context("the center has ended")?)
@@ -71,12 +79,12 @@ impl Target {
                 center.stop().await?;
                 Ok(counted)
             }
-            Self::Program { mut child, lines, folder, .. } => {
+            Self::Program(program) => {
+                let Program { mut child, folder, .. } = *program;
                 let id = child.id().context("the center has ended")?;
                 Command::new("kill").arg(id.to_string()).status().await?;
                 let status = timeout(PATIENCE, child.wait()).await.context("the center does not end")??;
                 ensure!(status.success(), "the center ended with {status}");
-                drop(lines);
                 let log = String::from_utf8_lossy(&std::fs::read(folder.path().join(LOG))?).into_owned();
                 Ok(counted(&log))
             }

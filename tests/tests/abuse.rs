@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn abuse(arguments: &[&str]) -> Output {
-    let short = ["--busy", "--connections", "100", "--attack-ms", "1000", "--quiet-ms", "500", "--rate", "50"];
+    let short = ["--busy", "--connections", "50", "--attack-ms", "800", "--quiet-ms", "300", "--rate", "50"];
     Command::new(env!("CARGO_BIN_EXE_abuse")).args(short).args(arguments).output().unwrap()
 }
 
@@ -16,7 +16,7 @@ fn rows(output: &Output) -> Vec<Value> {
     String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The bounds are wide: a hundred connections are to take far less than all that a center permits its peers, and a delay of
+/// The bounds are wide: fifty connections are to take far less than all that a center permits its peers, and a delay of
 /// seconds is that of a busy machine. Of the figures of an attack in full, `docs/reliability.md` tells.
 #[test]
 fn whatever_attackers_do_normal_clients_are_served_and_the_centers_memory_is_bounded() {

@@ -245,10 +245,10 @@ impl<H> Outbox<H> {
         (state.bytes, state.progress)
     }
 
-    /// Since when the peer has taken none of what waits, if anything does.
-    pub(crate) fn waits_since(&self) -> Option<Instant> {
+    /// Since when the peer has taken none of what waits, if so many bytes do.
+    pub(crate) fn waits_since(&self, least: usize) -> Option<Instant> {
         let state = self.lock();
-        (state.bytes > 0 && !state.closed).then_some(state.progress)
+        (state.bytes >= least.max(1) && !state.closed).then_some(state.progress)
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -80,14 +80,20 @@ impl<P: Protocol> SharedState<P> {
         self.queued.fetch_add(bytes, Relaxed);
     }
 
-    /// Past the total the peer that has taken nothing for longest goes.
+    /// Past the total a peer goes for which no less waits than for the others on average: of those, the one that has
+    /// taken nothing for longest. Where many take all they can get, one that has little was only not yet written to.
     pub(crate) fn check_queued(&self) {
-        if self.queued.load(Relaxed) > self.limits.total_queue_bytes {
+        let queued = self.queued.load(Relaxed);
+        if queued <= self.limits.total_queue_bytes {
+            return;
+        }
+        let average = queued / self.connections.len().max(1);
+        // One that is being closed goes before another does; once it is, it holds nothing, however long its task lives
+        // on.
+        if let Some(conn) = self.stalest(|conn| conn.outbox().waits_since(average)) {
             self.evict(
+                &conn,
                 "all outboxes together are over their bound, and this peer has taken nothing for longest",
-                // One that is being closed goes before another does; once it is, it holds nothing, however long its
-                // task lives on.
-                |conn| conn.outbox().waits_since(),
             );
         }
     }
@@ -104,21 +110,25 @@ impl<P: Protocol> SharedState<P> {
             return;
         }
         let total = self.partial.fetch_add(now - before, Relaxed).saturating_add(now - before);
-        if total > self.limits.total_partial_bytes {
-            self.evict("all unfinished frames together are over their bound, and this one is the stalest", |conn| {
-                conn.partial_since()
-            });
+        if total > self.limits.total_partial_bytes
+            && let Some(conn) = self.stalest(Conn::partial_since)
+        {
+            self.evict(&conn, "all unfinished frames together are over their bound, and this one is the stalest");
         }
     }
 
-    /// Closes the connection with the least key; the id breaks ties, so that the choice is the same each time.
-    fn evict<K: Ord>(&self, reason: &'static str, key: impl Fn(&Conn<P>) -> Option<K>) {
-        let candidates = self.connections.iter();
-        let found = candidates.filter_map(|entry| key(entry.value()).map(|key| (key, entry.value().clone()))).min();
-        // No guard of the map is held here: closing wakes other code.
-        if let Some((_, conn)) = found.filter(|(_, conn)| !conn.is_closed()) {
+    /// The connection with the least of these times; the id breaks ties, so that the choice is the same each time.
+    fn stalest(&self, since: impl Fn(&Conn<P>) -> Option<Instant>) -> Option<Conn<P>> {
+        let candidates = self.connections.iter().filter_map(|entry| Some((since(entry.value())?, *entry.key())));
+        let (_, id) = candidates.min()?;
+        // No guard of the map is held later: closing wakes other code.
+        self.connections.get(&id).map(|entry| entry.value().clone())
+    }
+
+    fn evict(&self, conn: &Conn<P>, reason: &'static str) {
+        if !conn.is_closed() {
             add(&self.metrics.evicted);
-            callboard_common::Connection::close(&conn, reason.into());
+            callboard_common::Connection::close(conn, reason.into());
         }
     }
 }

@@ -228,3 +228,21 @@ fn what_a_thread_drops_as_it_ends_may_still_send() {
     let frame = conn.outbox().bytes() / 3;
     assert_eq!((conn.outbox().bytes(), frame), (3 * frame, 8 + 4 + 1 + 10));
 }
+
+#[test]
+fn past_the_total_one_for_which_little_waits_stays_however_long_it_has_waited() {
+    let limits = Limits { total_queue_bytes: 20 << 20, ..Limits::default() };
+    let shared = Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true));
+    let [modest, first, second] = [(); 3].map(|()| Conn::new(Arc::clone(&shared), Ends::default()));
+    for conn in [&modest, &first, &second] {
+        shared.connections.insert(conn.id(), conn.clone());
+    }
+    modest.answer(b"1", &Blank(1000)).unwrap();
+    for _ in 0..11 {
+        for conn in [&first, &second] {
+            // One is closed before all of it has found room.
+            let _ = conn.answer(b"1", &Blank(1 << 20));
+        }
+    }
+    assert_eq!([&modest, &first, &second].map(Conn::is_closed), [false, true, false]);
+}

@@ -1,17 +1,19 @@
 mod identity;
+mod part;
 mod queueing;
 mod waiting;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 
 use callboard_common::{ConnectionId, Feature, GoAway, Head, Heartbeat, LengthValue, MessageType, Protocol, Session};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
+use self::part::Part;
 use crate::later::later;
 use crate::outbox::{Freed, Marks, Outbox};
 use crate::shared_state::SharedState;
@@ -52,8 +54,8 @@ struct State<P: Protocol> {
     draining: OnceLock<Box<Drain>>,
     /// Set once it has ended.
     end: OnceLock<Box<End>>,
-    /// When the unfinished frame last had a byte.
-    partial_since: Mutex<Option<Instant>>,
+    /// Of the unfinished frame.
+    part: Mutex<Part>,
     room: Notify,
     gone: Notify,
 }
@@ -115,7 +117,7 @@ impl<P: Protocol> Conn<P> {
             reads: AtomicUsize::new(0),
             draining: OnceLock::new(),
             end: OnceLock::new(),
-            partial_since: Mutex::new(None),
+            part: Mutex::default(),
             room: Notify::new(),
             gone: Notify::new(),
         }))
@@ -301,14 +303,6 @@ impl<P: Protocol> Conn<P> {
     /// No request waits for its answer and nothing waits to be written.
     pub(crate) fn is_idle(&self) -> bool {
         self.0.in_flight.load(SeqCst) == 0 && self.0.outbox.bytes() == 0
-    }
-
-    pub(crate) fn partial_since(&self) -> Option<Instant> {
-        *self.0.partial_since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set_partial_since(&self, since: Option<Instant>) {
-        *self.0.partial_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// Why it ended; `None` while it lives.

@@ -319,7 +319,7 @@ impl Reader {
         }
         if rest == 0 {
             self.started = None;
-            conn.set_partial_since(None);
+            conn.set_part_since(None);
             return;
         }
         let now = Instant::now();
@@ -327,7 +327,7 @@ impl Reader {
             Some(started) if !behind_frames => started.last_byte = now,
             started => *started = Some(Started { first_byte: now, last_byte: now }),
         }
-        conn.set_partial_since(Some(now));
+        conn.set_part_since(Some(now));
     }
 
     /// When the started frame is given up, if nothing comes until then. While we don't read, its time stands still.
@@ -377,7 +377,7 @@ impl Reader {
 
     fn book<P: Protocol>(&mut self, conn: &Conn<P>, holds: usize) {
         if holds != self.booked {
-            conn.shared().partial(self.booked, holds);
+            conn.hold_part(holds);
             self.booked = holds;
         }
     }

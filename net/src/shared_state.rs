@@ -33,6 +33,8 @@ pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) given_up: AtomicUsize,
     pub(crate) queued: AtomicUsize,
     pub(crate) partial: AtomicUsize,
+    /// That part of it which connections hold that were chosen to end.
+    pub(crate) partial_going: AtomicUsize,
 }
 
 impl<P: Protocol> SharedState<P> {
@@ -51,6 +53,7 @@ impl<P: Protocol> SharedState<P> {
             given_up: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
+            partial_going: AtomicUsize::new(0),
         }
     }
 
@@ -102,17 +105,22 @@ impl<P: Protocol> SharedState<P> {
         self.queued.fetch_sub(bytes, Relaxed);
     }
 
-    /// A connection's unfinished frame holds `now` bytes after `before`. Past the total the stalest frame's connection
-    /// goes.
+    /// A connection's unfinished frame holds `now` bytes after `before`. Past the total a connection goes that holds no
+    /// less than the others on average: of those, the one whose frame is the stalest.
     pub(crate) fn partial(&self, before: usize, now: usize) {
         if now <= before {
             self.partial.fetch_sub(before - now, Relaxed);
             return;
         }
         let total = self.partial.fetch_add(now - before, Relaxed).saturating_add(now - before);
-        if total > self.limits.total_partial_bytes
-            && let Some(conn) = self.stalest(Conn::partial_since)
-        {
+        // Those that are to go may take their time: nobody is looked for once more for them.
+        let stays = total.saturating_sub(self.partial_going.load(Relaxed));
+        if stays <= self.limits.total_partial_bytes {
+            return;
+        }
+        let average = stays / self.connections.len().max(1);
+        if let Some(conn) = self.stalest(|conn| conn.part_since(average)) {
+            conn.give_way();
             self.evict(&conn, "all unfinished frames together are over their bound, and this one is the stalest");
         }
     }

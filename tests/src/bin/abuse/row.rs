@@ -104,14 +104,14 @@ impl Row {
     }
 }
 
-/// What a center with default settings may take of memory, as `docs/configuration.md` adds it up: its totals, unfinished
-/// frames twice since they lie in buffers that grow by doubling, a quarter more for what the allocator has at hand, and what
-/// the program takes by itself, for relayed calls and for connections.
+/// What a center with default settings may take of memory, as `docs/configuration.md` adds it up: its totals, a quarter
+/// more for what the allocator has at hand and what is about to be freed, and what the program takes by itself, for relayed
+/// calls and for connections.
 fn permitted() -> u64 {
     let Config { limits, registry, topics, .. } = Config::default();
     let totals = [
         limits.total_queue_bytes,
-        limits.total_partial_bytes * 2,
+        limits.total_partial_bytes,
         registry.total_bytes,
         topics.total_bytes,
         topics.total_ring_bytes,

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest, stdin};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
@@ -92,7 +93,7 @@ impl Attack {
 pub(crate) async fn run(center: &str, attack: Attack, connections: usize) -> Result<()> {
     callboard_net::raise_open_files()?;
     let swarm = Rc::new(Swarm {
-        center: center.trim_start_matches("tcp://").to_owned(),
+        center: center.trim_start_matches("tcp://").parse()?,
         attack,
         done: Cell::default(),
         goes: watch::Sender::new(false),
@@ -103,13 +104,13 @@ pub(crate) async fn run(center: &str, attack: Attack, connections: usize) -> Res
     let attacked = async {
         for number in 0..attack.connections(connections) {
             // One after the other, so that none is refused since too many come at once.
-            let stream = TcpStream::connect(&swarm.center).await?;
+            let stream = swarm.connect().await?;
             let swarm = Rc::clone(&swarm);
             tokio::task::spawn_local(async move {
                 let _ = swarm.goes.subscribe().wait_for(|goes| *goes).await;
                 swarm.live(stream, number).await;
                 loop {
-                    match TcpStream::connect(&swarm.center).await {
+                    match swarm.connect().await {
                         Ok(stream) => swarm.live(stream, number).await,
                         Err(_) => sleep(PAUSE).await,
                     }
@@ -129,7 +130,7 @@ pub(crate) async fn run(center: &str, attack: Attack, connections: usize) -> Res
 }
 
 struct Swarm {
-    center: String,
+    center: SocketAddr,
     attack: Attack,
     done: Cell<Done>,
     /// Whether the attack has begun.
@@ -141,6 +142,15 @@ struct Swarm {
 }
 
 impl Swarm {
+    /// The attackers' buffers are small, since here they lie in the center's machine: all of its connections share what the
+    /// kernel has for TCP.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_send_buffer_size(SOCKET_BYTES)?;
+        socket.set_recv_buffer_size(SOCKET_BYTES)?;
+        socket.connect(self.center).await
+    }
+
     /// One connection, until it ends.
     async fn live(&self, mut stream: TcpStream, number: usize) {
         self.count(|done| done.opened += 1);
@@ -321,5 +331,6 @@ impl Swarm {
     }
 }
 
+const SOCKET_BYTES: u32 = 64 << 10;
 /// Where the center can't be connected to.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -46,6 +46,8 @@ pub(crate) struct Turn {
     asked: u64,
     /// Something was read, if only part of a frame.
     has_read: bool,
+    /// It lets others in.
+    admits: bool,
 }
 
 /// Two looks at the clock are to be so far apart: a frame may take far less, or as long as a turn.
@@ -54,6 +56,9 @@ const LONGEST_STRIDE: u64 = 32;
 
 /// Time that a connection has used for others counts as that part of it.
 const OTHERS: u32 = 8;
+/// The same where new connections are let in: nobody is to wait long for that beside a thousand who flood the loop. Where
+/// somebody connects again and again it has a sixteenth of the loop there.
+const ADMITTING: u32 = 64;
 
 impl Turn {
     pub(crate) fn new(now: Instant, slice: Duration) -> Self {
@@ -75,6 +80,11 @@ impl Turn {
         self.asked += asked;
     }
 
+    /// It lets others in.
+    pub(crate) fn admitting(self) -> Self {
+        Self { admits: true, ..self }
+    }
+
     /// Bytes came, which may not be a whole frame.
     pub(crate) fn read(&mut self) {
         self.has_read = true;
@@ -85,7 +95,7 @@ impl Turn {
     /// may go through one connection. Answers that nobody has asked for are its own affair.
     fn charged(&self, used: Duration) -> Duration {
         let own = self.asked.saturating_add(UNASKED.get()).min(self.frames);
-        let others = used / OTHERS;
+        let others = used / if self.admits { ADMITTING } else { OTHERS };
         if self.frames == 0 {
             return if self.has_read { used } else { others };
         }

@@ -295,7 +295,7 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
             match accepted {
                 Ok((accepted, ends)) => {
                     rest = REST;
-                    let turn = lane::turn(&mut account).await;
+                    let turn = lane::turn(&mut account).await.admitting();
                     self.admit(accepted, ends);
                     lane::leave(&mut account, turn, None);
                 }

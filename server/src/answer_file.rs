@@ -220,7 +220,8 @@ impl Unnamed {
         // Unlike a rename, a link never takes the place of a file that another program has just made.
         match fs::hard_link(&self.0, path) {
             Err(why) if why.kind() == ErrorKind::AlreadyExists => Ok(()),
-            // Not all file systems have links.
+            // Not all file systems have links. There two programs that begin at the very same moment are not kept apart.
+            Err(_) if path.try_exists()? => Ok(()),
             Err(_) => fs::rename(&self.0, path),
             Ok(()) => Ok(()),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_common::{Connection, Host, InFlight, Message, refuse};
+use callboard_common::{Codec as _, Connection, Head, Host, InFlight, Json, Message, refuse};
 use tokio::time::Instant;
 
 use super::book::{Call, CallerId};
@@ -93,7 +93,13 @@ impl<C: Connection> Relay<C> {
         self.registry.awaits(desk.lobby.len());
         let Waiting { caller, id, method, held, .. } = waiting;
         let Held { message, is_keyed, deadline, in_flight, .. } = held;
-        let passed = match check(provider, &message, is_keyed).map(|()| id.zip(in_flight)) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // The loop may be late.
+        let in_time = if left.is_some_and(|left| left.is_zero()) { Err(out_of_time()) } else { Ok(()) };
+        // Of its time the provider is told what is left.
+        let message = left.and_then(|left| with_time(&message, left)).unwrap_or(message);
+        let checked = in_time.and_then(|()| check(provider, &message, is_keyed));
+        let passed = match checked.map(|()| id.zip(in_flight)) {
             Err(why) => {
                 drop(desk);
                 Err(why)
@@ -112,8 +118,10 @@ impl<C: Connection> Relay<C> {
                 self.send(provider, entered, wakes, &message)
             }
         };
-        let metrics = &mut self.desk().metrics;
-        *(if passed.is_ok() { &mut metrics.resumed } else { &mut metrics.refused }) += 1;
+        {
+            let metrics = &mut self.desk().metrics;
+            *(if passed.is_ok() { &mut metrics.resumed } else { &mut metrics.refused }) += 1;
+        }
         if let Err((code, error)) = passed {
             refuse(&caller, &message, code, None, &error);
         }
@@ -151,6 +159,20 @@ impl<C: Connection> Relay<C> {
             refuse(&waiting.caller, &waiting.held.message, code, None, &error);
         }
     }
+}
+
+/// The same call with that much time. `None` if it does not say how much it has.
+fn with_time(message: &Message, left: Duration) -> Option<Message> {
+    let body = message.body();
+    let [meta] = Json::members(body, ["meta"]).ok()?;
+    let [time] = Json::members(meta?.bytes(), ["timeout_ms"]).ok()?;
+    let time = time?.bytes();
+    let at = (time.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+    let (before, after) = (body.get(..at)?, body.get(at + time.len()..)?);
+    // Less than a millisecond is not none: that would be refused as such.
+    let body = [before, left.as_millis().max(1).to_string().as_bytes(), after].concat();
+    Message::new(Head { flags: message.flags(), ..Head::new(message.kind(), message.id()) }, message.codec(), &body)
+        .ok()
 }
 
 /// What a call that waits takes beside its frame, in bytes: so much was measured, and some more.

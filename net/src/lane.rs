@@ -80,6 +80,12 @@ impl Turn {
         self.asked += asked;
     }
 
+    /// The frames that it has brought, and those of them that ask for something.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        (self.frames, self.asked)
+    }
+
     /// It lets others in.
     pub(crate) fn admitting(self) -> Self {
         Self { admits: true, ..self }

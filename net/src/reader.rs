@@ -269,7 +269,8 @@ impl Reader {
                     match shared.protocol.decode(pending) {
                         Ok(Some(message)) => {
                             frames += 1;
-                            asked += u64::from(message.kind().is_request());
+                            // All but answers to calls: of those it is known whether anybody has asked for them.
+                            asked += u64::from(message.kind() != MessageType::RpcResponse);
                             calls += usize::from(message.kind() == MessageType::RpcRequest);
                             if !drains || !is_refused(conn, &message) {
                                 kind.set(Some(message.kind()));
@@ -317,7 +318,8 @@ impl Reader {
         if behind_frames && !self.in_shared && !self.yields {
             self.pending = BytesMut::from(&self.pending[..]);
         }
-        if rest == 0 {
+        // A whole frame that waits for its turn is not late: we are.
+        if rest == 0 || self.is_whole(conn) {
             self.started = None;
             conn.set_part_since(None);
             return;
@@ -548,5 +550,17 @@ mod tests {
             reader.read(&mut cx, &mut left, &conn, &handler, &mut |_, _| ()).unwrap();
         }
         assert_eq!(*handler.0.lock().unwrap(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn only_answers_to_calls_are_done_for_others() {
+        for kind in 0..24_u32 {
+            let (conn, mut reader) = (conn(), Reader::default());
+            let frame = Recorder::new(0).message(kind, b"1", b"{}").frame().clone();
+            reader.take_turn(Turn::new(std::time::Instant::now(), Duration::from_mins(1)));
+            read(&mut reader, &conn, &frame);
+            let expected = if kind == u32::from(MessageType::RpcResponse.to_wire()) { (1, 0) } else { (1, 1) };
+            assert_eq!(reader.turn().counted(), expected, "{kind}");
+        }
     }
 }

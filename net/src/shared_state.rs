@@ -93,7 +93,9 @@ impl<P: Protocol> SharedState<P> {
         let average = queued / self.connections.len().max(1);
         // One that is being closed goes before another does; once it is, it holds nothing, however long its task lives
         // on.
-        if let Some(conn) = self.stalest(|conn| conn.outbox().waits_since(average)) {
+        // What waits for room counts in the total and not in an outbox: it may be that none has as much as the average.
+        let stalest = self.stalest(|conn| conn.outbox().waits_since(average));
+        if let Some(conn) = stalest.or_else(|| self.fullest()) {
             self.evict(
                 &conn,
                 "all outboxes together are over their bound, and this peer has taken nothing for longest",
@@ -130,6 +132,13 @@ impl<P: Protocol> SharedState<P> {
         let candidates = self.connections.iter().filter_map(|entry| Some((since(entry.value())?, *entry.key())));
         let (_, id) = candidates.min()?;
         // No guard of the map is held later: closing wakes other code.
+        self.connections.get(&id).map(|entry| entry.value().clone())
+    }
+
+    /// The connection with most in its outbox, if it is open.
+    fn fullest(&self) -> Option<Conn<P>> {
+        let open = self.connections.iter().filter(|entry| !entry.value().is_closed());
+        let (_, id) = open.map(|entry| (entry.value().outbox().bytes(), *entry.key())).max()?;
         self.connections.get(&id).map(|entry| entry.value().clone())
     }
 

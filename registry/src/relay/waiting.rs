@@ -175,7 +175,7 @@ fn with_time(message: &Message, left: Duration) -> Option<Message> {
         .ok()
 }
 
-/// What a call that waits takes beside its frame, in bytes: so much was measured, and some more.
+/// What a call that waits takes beside its frame, in bytes: an estimate, on the safe side.
 const WAITING_BYTES: usize = 512;
 /// So much earlier than its time is over a call is refused at most.
 const EARLY: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use callboard_common::{Codec, LengthValue, MessageType};
@@ -245,4 +245,29 @@ fn past_the_total_one_for_which_little_waits_stays_however_long_it_has_waited() 
         }
     }
     assert_eq!([&modest, &first, &second].map(Conn::is_closed), [false, true, false]);
+}
+
+#[test]
+fn the_total_holds_where_all_peers_that_read_nothing_hold_as_much() {
+    let limits =
+        Limits { max_frame_bytes: 1 << 20, queue_bytes: 4 << 20, total_queue_bytes: 16 << 20, ..Limits::default() };
+    let shared = Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true));
+    let conns: Vec<Conn> = (0..40).map(|_| Conn::new(Arc::clone(&shared), Ends::default())).collect();
+    let (frame, mut cx) = (Bytes::from(vec![b'x'; 64 << 10]), Context::from_waker(Waker::noop()));
+    let mut waiting: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
+    // As answers of tasks are given: at once where there is room, else they wait for it, up to queue_bytes in all.
+    for conn in &conns {
+        shared.connections.insert(conn.id(), conn.clone());
+        for _ in 0..63 {
+            if conn.outbox().glance() > 2 << 20 || conn.try_send(frame.clone()).is_err() {
+                let (conn, frame) = (conn.clone(), frame.clone());
+                waiting.push(Box::pin(async move { conn.send(frame).await }));
+            }
+            waiting.retain_mut(|send| send.as_mut().poll(&mut cx).is_pending());
+            conns.iter().filter(|conn| conn.is_closed()).for_each(|conn| drop(shared.connections.remove(&conn.id())));
+        }
+    }
+    let queued = shared.queued.load(Relaxed);
+    assert!(queued <= 17 << 20, "{queued}");
+    assert!(conns.iter().any(|conn| !conn.is_closed()));
 }

@@ -27,8 +27,6 @@ pub(crate) fn unasked() {
 #[derive(Debug)]
 struct Lane {
     waiting: Waiting,
-    /// Ages are counted from here.
-    began: Instant,
     /// Wakes the [conductor](conduct), while nobody waits.
     conductor: Option<Waker>,
 }
@@ -48,6 +46,8 @@ pub(crate) struct Turn {
     has_read: bool,
     /// It lets others in.
     admits: bool,
+    /// What the thread had worked when it began. Only where somebody waits: it takes longer to ask for than the time.
+    worked: Option<Duration>,
 }
 
 /// Two looks at the clock are to be so far apart: a frame may take far less, or as long as a turn.
@@ -56,6 +56,8 @@ const LONGEST_STRIDE: u64 = 32;
 
 /// Time that a connection has used for others counts as that part of it.
 const OTHERS: u32 = 8;
+/// So does the time of a turn that ends before it is over. Who sends more than fits into one is counted in full.
+const MODEST: u32 = 4;
 /// The same where new connections are let in: nobody is to wait long for that beside a thousand who flood the loop. Where
 /// somebody connects again and again it has a sixteenth of the loop there.
 const ADMITTING: u32 = 64;
@@ -118,7 +120,7 @@ impl Turn {
 
 /// Makes this thread an event loop whose connections take turns. Its runtime has to run [`conduct`] as well.
 pub(crate) fn open() {
-    LANE.set(Some(Lane { waiting: Waiting::default(), began: Instant::now(), conductor: None }));
+    LANE.set(Some(Lane { waiting: Waiting::default(), conductor: None }));
 }
 
 /// The loop is about to sleep: nobody has waited for anybody.
@@ -138,7 +140,7 @@ pub(crate) async fn conduct() {
         tokio::task::yield_now().await;
         let next = LANE.with_borrow_mut(|lane| {
             let lane = lane.as_mut()?;
-            lane.waiting.begin_round(lane.began.elapsed())
+            lane.waiting.begin_round()
         });
         wake(next);
     }
@@ -160,10 +162,11 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
     let (turn, conductor) = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return (Some(Turn::default()), None) };
         let now = Instant::now();
-        match lane.waiting.enter(account, waker, now.saturating_duration_since(lane.began)) {
+        match lane.waiting.enter(account, waker) {
             Entry::Now(slice) => {
                 UNASKED.set(0);
-                (Some(Turn::new(now, slice)), None)
+                let worked = (!lane.waiting.is_empty()).then(worked);
+                (Some(Turn { worked, ..Turn::new(now, slice) }), None)
             }
             Entry::Later => (None, lane.conductor.take()),
         }
@@ -178,11 +181,13 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     let now = Instant::now();
     let wakers = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return [None, None] };
-        let age = now.saturating_duration_since(lane.began);
-        let used = now.saturating_duration_since(began);
-        lane.waiting.leave(account, used, turn.charged(used), age);
+        // Where the system has let another thread run meanwhile, this was nobody's fault.
+        let time = now.saturating_duration_since(began);
+        let used = turn.worked.map_or(time, |before| worked().saturating_sub(before)).min(time);
+        let charged = turn.charged(used) / if again.is_some() { 1 } else { MODEST };
+        lane.waiting.leave(account, used, charged);
         let conductor = again.and_then(|waker| {
-            lane.waiting.wait(account, waker, age);
+            lane.waiting.wait(account, waker);
             lane.conductor.take()
         });
         [conductor, lane.waiting.go_on()]
@@ -202,6 +207,12 @@ impl Drop for Account {
 /// Waits for a turn.
 pub(crate) async fn turn(account: &mut Account) -> Turn {
     poll_fn(|cx| enter(account, cx.waker()).map_or(Poll::Pending, Poll::Ready)).await
+}
+
+/// How long this thread has worked.
+fn worked() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Outside of the borrow: whoever is woken may come back here.

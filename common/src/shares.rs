@@ -1,4 +1,3 @@
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
@@ -27,7 +26,11 @@ pub struct Shares<K> {
     /// The part of the total that is nobody's share.
     nobodys: usize,
     of: HashMap<K, usize>,
-    by_size: BTreeSet<(usize, K)>,
+    /// Only while much is taken, since nobody asks who has most while there is room, and each change would take its part of
+    /// a call's time. Where it is missing all are looked through.
+    by_size: Option<BTreeSet<(usize, K)>>,
+    /// It is made once so much is taken, and dropped below half of that.
+    sorted_from: usize,
 }
 
 /// Whether there is room for more.
@@ -44,7 +47,9 @@ pub enum Room<K> {
 impl<K: Clone + Eq + Hash + Ord> Shares<K> {
     /// Nobody has anything of so many bytes.
     pub fn new(bound: usize) -> Self {
-        Self { bound, total: 0, nobodys: 0, of: HashMap::new(), by_size: BTreeSet::new() }
+        // Without a bound it is asked for other reasons.
+        let sorted_from = if bound == usize::MAX { 0 } else { bound / 2 };
+        Self { bound, total: 0, nobodys: 0, of: HashMap::new(), by_size: None, sorted_from }
     }
 
     /// What all may take together, in bytes.
@@ -64,7 +69,10 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
 
     /// Who has most; of several, the last in their order.
     pub fn largest(&self) -> Option<&K> {
-        self.by_size.last().map(|(_, who)| who)
+        match &self.by_size {
+            Some(by_size) => by_size.last().map(|(_, who)| who),
+            None => self.of.iter().map(|(who, size)| (size, who)).max().map(|(_, who)| who),
+        }
     }
 
     /// Whether one may take so many bytes more.
@@ -78,7 +86,10 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
     /// Who has most, if that is more than this one would have with so many bytes more.
     pub fn above(&self, who: &K, bytes: usize) -> Option<&K> {
         let would_have = self.of(who).saturating_add(bytes);
-        let (size, largest) = self.by_size.iter().rev().find(|(_, other)| other != who)?;
+        let (size, largest) = match &self.by_size {
+            Some(by_size) => by_size.iter().rev().find(|(_, other)| other != who).map(|(size, other)| (size, other)),
+            None => self.of.iter().filter(|(other, _)| *other != who).map(|(other, size)| (size, other)).max(),
+        }?;
         (*size > would_have).then_some(largest)
     }
 
@@ -115,33 +126,34 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
     }
 
     fn change(&mut self, who: &K, change: impl FnOnce(usize) -> usize) {
-        // One look for it is enough: most of what it costs is the hash.
-        let (before, after) = match self.of.entry(who.clone()) {
-            Entry::Occupied(mut share) => {
-                let before = *share.get();
-                let after = change(before);
-                if after == 0 {
-                    share.remove();
-                } else {
-                    share.insert(after);
-                }
-                (before, after)
-            }
-            Entry::Vacant(share) => {
-                let after = change(0);
-                if after > 0 {
-                    share.insert(after);
-                }
-                (0, after)
-            }
+        let (before, after) = if let Some(share) = self.of.get_mut(who) {
+            let before = *share;
+            *share = change(before);
+            (before, *share)
+        } else {
+            (0, change(0))
         };
-        if before > 0 {
-            self.by_size.remove(&(before, who.clone()));
-        }
-        if after > 0 {
-            self.by_size.insert((after, who.clone()));
+        if after == 0 {
+            self.of.remove(who);
+        } else if before == 0 {
+            self.of.insert(who.clone(), after);
         }
         self.total = self.total - before + after;
+        match &mut self.by_size {
+            Some(_) if self.total < self.sorted_from / 2 => self.by_size = None,
+            Some(by_size) => {
+                if before > 0 {
+                    by_size.remove(&(before, who.clone()));
+                }
+                if after > 0 {
+                    by_size.insert((after, who.clone()));
+                }
+            }
+            None if self.total >= self.sorted_from => {
+                self.by_size = Some(self.of.iter().map(|(who, size)| (*size, who.clone())).collect());
+            }
+            None => {}
+        }
     }
 }
 

@@ -318,8 +318,9 @@ impl Reader {
         if behind_frames && !self.in_shared && !self.yields {
             self.pending = BytesMut::from(&self.pending[..]);
         }
-        // A whole frame that waits for its turn is not late: we are.
-        if rest == 0 || self.is_whole(conn) {
+        // A whole frame that waits for its turn is not late: we are. One that is not read on since its peer lets too much
+        // wait is, and may have to go.
+        if rest == 0 || (conn.may_read() && self.is_whole(conn)) {
             self.started = None;
             conn.set_part_since(None);
             return;
@@ -561,6 +562,20 @@ mod tests {
             read(&mut reader, &conn, &frame);
             let expected = if kind == u32::from(MessageType::RpcResponse.to_wire()) { (1, 0) } else { (1, 1) };
             assert_eq!(reader.turn().counted(), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_whole_frame_has_to_go_for_others_only_if_its_peer_holds_it_up() {
+        let frame = Recorder::new(0).message(3, b"1", &[b' '; 1000]).frame().repeat(2);
+        for is_held in [false, true] {
+            let (conn, mut reader) = (conn(), Reader::default());
+            let hold = is_held.then(|| conn.hold_reading());
+            (reader.pending, reader.booked) = (BytesMut::from(&frame[..]), 0);
+            reader.keep_rest(&conn, true, 0);
+            reader.book(&conn, frame.len());
+            assert_eq!(conn.part_since(1).is_some(), is_held);
+            drop(hold);
         }
     }
 }

@@ -1,6 +1,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
+use rustc_hash::FxBuildHasher;
+
 /// What each connection takes of something that all share, in bytes, and who takes most. Pure state, generic over what
 /// names a connection.
 ///
@@ -25,7 +27,8 @@ pub struct Shares<K> {
     total: usize,
     /// The part of the total that is nobody's share.
     nobodys: usize,
-    of: HashMap<K, usize>,
+    /// By a quick hash: connections are named on this side.
+    of: HashMap<K, usize, FxBuildHasher>,
     /// Only while much is taken, since nobody asks who has most while there is room, and each change would take its part of
     /// a call's time. Where it is missing all are looked through.
     by_size: Option<BTreeSet<(usize, K)>>,
@@ -49,7 +52,7 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
     pub fn new(bound: usize) -> Self {
         // Without a bound it is asked for other reasons.
         let sorted_from = if bound == usize::MAX { 0 } else { bound / 2 };
-        Self { bound, total: 0, nobodys: 0, of: HashMap::new(), by_size: None, sorted_from }
+        Self { bound, total: 0, nobodys: 0, of: HashMap::default(), by_size: None, sorted_from }
     }
 
     /// What all may take together, in bytes.

@@ -407,11 +407,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<(), Refused> {
         let Claim { method, host, instance, is_v1 } = *claim;
+        let departed = self.departures.at(host, instance);
         // Before anybody is superseded: who is refused changes nothing.
-        if !self.table.provides(peer, method, host) {
+        if !departed.is_empty() && !self.table.provides(peer, method, host) {
             self.table.check(peer, method, self.table.entry_bytes(peer, method, instance))?;
         }
-        let departed = self.departures.at(host, instance);
         for (old, _) in departed.iter().filter(|(_, is_it)| !is_it) {
             self.metrics.superseded += u64::from(self.depart(old, host, now, effects));
         }

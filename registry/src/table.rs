@@ -201,16 +201,18 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
 
     /// What an entry of this method by this peer would take, in bytes.
     pub(crate) fn entry_bytes(&self, peer: &K, method: &str, instance: Option<&str>) -> usize {
-        let instance = instance.zip(self.peers.get(peer)).map_or(0, |(instance, own)| own.instance_bytes(instance));
-        let of_method = if self.methods.find(method).is_none() { METHOD_BYTES } else { 0 };
-        cost(method) + of_method + instance
+        entry_bytes(self.methods.slot(method), self.peers.get(peer), method, instance)
     }
 
     /// Why the table would not take an entry of this method by this peer, which takes so many bytes.
     pub(crate) fn check(&self, peer: &K, method: &str, bytes: usize) -> Result<(), Refused> {
         self.check_name(method)?;
+        self.check_room(peer, self.peers.get(peer), bytes)
+    }
+
+    fn check_room(&self, peer: &K, own: Option<&Peer>, bytes: usize) -> Result<(), Refused> {
         let bound = self.limits.registered_per_connection;
-        let registered = self.peers.get(peer).map_or(0, Peer::registered);
+        let registered = own.map_or(0, Peer::registered);
         if registered >= bound { Err(Refused::Registered { bound }) } else { self.check_total(peer, bytes) }
     }
 
@@ -254,13 +256,13 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
 
     fn enter(&mut self, peer: &K, method: &str, host: Host, instance: Option<&str>) -> Result<Entered, Refused> {
         self.check_name(method)?;
-        let slot = self.methods.slot(method);
-        if let (Some(own), Slot::Taken(id)) = (self.peers.get(peer), slot)
+        let (slot, own) = (self.methods.slot(method), self.peers.get(peer));
+        if let (Some(own), Slot::Taken(id)) = (own, slot)
             && own.provides(id, host)
         {
             return Ok(Entered::Known(id));
         }
-        self.check(peer, method, self.entry_bytes(peer, method, instance))?;
+        self.check_room(peer, own, entry_bytes(slot, own, method, instance))?;
         let own = self.peers.entry(peer.clone()).or_default();
         let instance_bytes = instance.map_or(0, |instance| own.instance_bytes(instance));
         self.shares.take(peer, cost(method) + instance_bytes);
@@ -342,6 +344,13 @@ fn count<K: Clone + Eq + Hash + Ord>(shares: &mut Shares<K>, slot: Slot<'_>) {
     if let Slot::Free { .. } = slot {
         shares.set_aside(METHOD_BYTES);
     }
+}
+
+/// What an entry takes of a method that has its place, or would get one there.
+fn entry_bytes(slot: Slot<'_>, own: Option<&Peer>, method: &str, instance: Option<&str>) -> usize {
+    let of_method = if let Slot::Free { .. } = slot { METHOD_BYTES } else { 0 };
+    let of_instance = instance.zip(own).map_or(0, |(instance, own)| own.instance_bytes(instance));
+    cost(method) + of_method + of_instance
 }
 
 /// What one entry or watcher of a method takes, in bytes: what was measured, names aside, and the name.

@@ -1,9 +1,12 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_client::later;
 use callboard_common::Host;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use tokio::time::Instant;
 
 /// How often each method at each host has changed of late.
@@ -13,14 +16,34 @@ pub(super) struct Damping {
     changes: usize,
     window: Duration,
     /// All changes within the window, oldest first.
-    recent: VecDeque<(Instant, Entry)>,
+    recent: VecDeque<(Instant, Key)>,
     /// What their names take.
     name_bytes: usize,
-    /// The times of them for each entry.
-    of: HashMap<Entry, VecDeque<Instant>>,
+    /// The times of them for each method at a host.
+    of: HashTable<Changes>,
+    /// With a secret key: peers choose the names.
+    hasher: RandomState,
 }
 
-type Entry = (Arc<str>, Host);
+/// A method at a host, hashed once: a change is looked for when it comes and when it is forgotten.
+#[derive(Clone, Debug)]
+struct Key {
+    hash: u64,
+    method: Arc<str>,
+    host: Host,
+}
+
+#[derive(Debug)]
+struct Changes {
+    of: Key,
+    times: VecDeque<Instant>,
+}
+
+impl Changes {
+    fn is_of(&self, hash: u64, method: &str, host: Host) -> bool {
+        self.of.hash == hash && self.of.host == host && *self.of.method == *method
+    }
+}
 
 /// More changes than this are not looked back upon, over all entries, and no more than so many bytes of names: a flood of
 /// names takes no more memory.
@@ -29,7 +52,7 @@ const MAX_NAME_BYTES: usize = 8 << 20;
 
 impl Damping {
     pub(super) fn new(changes: usize, window: Duration) -> Self {
-        Self { changes, window, recent: VecDeque::new(), name_bytes: 0, of: HashMap::new() }
+        Self { changes, window, recent: VecDeque::new(), name_bytes: 0, of: HashTable::new(), hasher: RandomState::new() }
     }
 
     pub(super) fn record(&mut self, method: &Arc<str>, host: Host, now: Instant) {
@@ -41,9 +64,20 @@ impl Damping {
             self.forget_oldest();
         }
         self.name_bytes += method.len();
-        let entry = (Arc::clone(method), host);
-        self.of.entry(entry.clone()).or_default().push_back(now);
-        self.recent.push_back((now, entry));
+        let hash = self.hash(method, host);
+        let is_it = |changes: &Changes| changes.is_of(hash, method, host);
+        let key = match self.of.entry(hash, is_it, |changes| changes.of.hash) {
+            Entry::Occupied(mut known) => {
+                known.get_mut().times.push_back(now);
+                known.get().of.clone()
+            }
+            Entry::Vacant(place) => {
+                let of = Key { hash, method: Arc::clone(method), host };
+                place.insert(Changes { of: of.clone(), times: VecDeque::from([now]) });
+                of
+            }
+        };
+        self.recent.push_back((now, key));
     }
 
     /// When one more change of the entry may be told; `None` is now.
@@ -52,7 +86,8 @@ impl Damping {
             return None;
         }
         self.forget(now);
-        let times = self.of.get(&(Arc::from(method), host))?;
+        let hash = self.hash(method, host);
+        let times = &self.of.find(hash, |changes| changes.is_of(hash, method, host))?.times;
         // With the new one there are to be no more than permitted: so many of the old ones have to be over.
         let over = (times.len() + 1).checked_sub(self.changes)?.checked_sub(1)?;
         times.get(over).map(|time| later(*time, self.window))
@@ -70,13 +105,17 @@ impl Damping {
     }
 
     fn forget_oldest(&mut self) {
-        let Some((_, entry)) = self.recent.pop_front() else { return };
-        self.name_bytes -= entry.0.len();
-        let Some(times) = self.of.get_mut(&entry) else { return };
-        times.pop_front();
-        if times.is_empty() {
-            self.of.remove(&entry);
+        let Some((_, Key { hash, method, host })) = self.recent.pop_front() else { return };
+        self.name_bytes -= method.len();
+        let Ok(mut known) = self.of.find_entry(hash, |changes| changes.is_of(hash, &method, host)) else { return };
+        known.get_mut().times.pop_front();
+        if known.get().times.is_empty() {
+            known.remove();
         }
+    }
+
+    fn hash(&self, method: &str, host: Host) -> u64 {
+        self.hasher.hash_one((method, host))
     }
 }
 

@@ -259,7 +259,8 @@ impl Reader {
             let mut ended = false;
             let mut messages = iter::from_fn(|| {
                 while !ended && !is_chunk(calls, pending.len()) && conn.may_read() {
-                    if frames == look_at {
+                    // What one read brought is mostly all there is.
+                    if frames == look_at && !pending.is_empty() {
                         if turn.is_over() {
                             is_over = true;
                             break;

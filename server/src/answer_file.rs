@@ -220,11 +220,30 @@ impl Unnamed {
         // Unlike a rename, a link never takes the place of a file that another program has just made.
         match fs::hard_link(&self.0, path) {
             Err(why) if why.kind() == ErrorKind::AlreadyExists => Ok(()),
-            // Not all file systems have links. There two programs that begin at the very same moment are not kept apart.
-            Err(_) if path.try_exists()? => Ok(()),
-            Err(_) => fs::rename(&self.0, path),
+            // Not all file systems have links.
+            Err(_) => self.name_alone(path),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// The same by a rename, of programs that begin at the same moment one after the other.
+    fn name_alone(&self, path: &Path) -> io::Result<()> {
+        let lock = Self::lock_of(path);
+        let locked = OpenOptions::new().write(true).create(true).truncate(false).open(&lock)?;
+        // It is let go when the file is closed, by the end of the program, too.
+        locked.lock()?;
+        if !path.try_exists()? {
+            fs::rename(&self.0, path)?;
+        }
+        // From now on nobody needs it: who waits for it, or makes it anew, finds the file.
+        let _ = fs::remove_file(lock);
+        Ok(())
+    }
+
+    fn lock_of(path: &Path) -> PathBuf {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        path.with_file_name(name)
     }
 }
 

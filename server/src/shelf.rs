@@ -77,7 +77,7 @@ impl Shelf {
             if !changes.is_empty()
                 && let Ok(room) = writer.room()
             {
-                drop(room.queue(changes));
+                drop(room.queue(&mut book, changes));
             }
             writer
         });
@@ -152,12 +152,11 @@ impl Shelf {
         written.known(None).await
     }
 
-    /// Queued before others see the book, so that the store is told of each call in the order of what happened to it.
     fn change(&self, room: Room<'_>, what: impl FnOnce(&mut Keys) -> Option<Change>) -> Written {
         let mut book = self.lock();
         let forgotten = book.take_forgotten();
         let changes = forgotten.into_iter().chain(what(&mut book)).collect();
-        room.queue(changes)
+        room.queue(&mut book, changes)
     }
 
     /// What was counted, and what is remembered now.

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer_store::{AnswerStore, Change};
+use crate::book::Book;
 
 /// Hands changes to a store, which has a thread of its own: it may block. The thread ends when this is dropped and all has
 /// been written.
@@ -70,8 +71,9 @@ impl Writer {
 }
 
 impl Room<'_> {
-    /// What is queued later is written later.
-    pub(crate) fn queue(self, changes: Vec<Change>) -> Written {
+    /// What is queued later is written later. `_book` is where the changes come from: as long as it is borrowed nobody else
+    /// changes it, so that the store hears of all in the order in which it happened.
+    pub(crate) fn queue<B>(self, _book: &mut Book<B>, changes: Vec<Change>) -> Written {
         let (written, told) = oneshot::channel();
         self.0.send(Job { changes, written });
         Written(told)
@@ -85,7 +87,11 @@ impl Written {
             None => self.0.await,
             Some(deadline) => timeout_at(deadline, self.0).await.map_err(|_| Unwritten::Late)?,
         };
-        if outcome.unwrap_or(false) { Ok(()) } else { Err(Unwritten::Failed) }
+        if !outcome.unwrap_or(false) {
+            return Err(Unwritten::Failed);
+        }
+        // What is there already is taken though its time is over, where the loop is late.
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) { Err(Unwritten::Late) } else { Ok(()) }
     }
 }
 

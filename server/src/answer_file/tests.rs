@@ -249,3 +249,33 @@ fn after_a_failure_it_is_opened_again_if_it_is_still_the_same() {
     file.write(&[began(2)]).unwrap();
     assert_eq!(file.load().unwrap().len(), 2);
 }
+
+/// As on a file system without links.
+#[test]
+fn of_two_that_are_made_at_the_same_moment_without_links_the_first_stays() {
+    let (folder, path) = folder();
+    let (first, second) = (Unnamed::beside(&path), Unnamed::beside(&path));
+    fs::write(&first.0, "first").unwrap();
+    fs::write(&second.0, "second").unwrap();
+    let lock = Unnamed::lock_of(&path);
+    let locked = File::create(&lock).unwrap();
+    locked.lock().unwrap();
+    std::thread::scope(|threads| {
+        let naming = threads.spawn(|| second.name_alone(&path));
+        // Another program is at it, and has looked already. Who does not wait for it has the time to do harm.
+        let until = std::time::Instant::now() + Duration::from_millis(200);
+        while !naming.is_finished() && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        fs::hard_link(&first.0, &path).unwrap();
+        drop(locked);
+        naming.join().unwrap().unwrap();
+    });
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    fs::remove_file(&path).unwrap();
+    second.name_alone(&path).unwrap();
+    drop((first, second));
+    assert_eq!(fs::read(&path).unwrap(), b"second");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["answers.redb"], "nothing else is left");
+}

@@ -199,6 +199,34 @@ async fn a_disk_that_stands_still_keeps_a_call_until_its_deadline_and_then_it_is
     assert_eq!(answer(&router, &conn, &keyed("inline", 1, "k")).await, result("10"));
 }
 
+/// The loop is late: when it looks, the call is written down and its time is over.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_written_down_in_time_and_would_begin_after_it_is_not_run() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), session());
+    let router = disk.router(&counted);
+    disk.content(|content| content.stands_still = true);
+    let hurried = keyed("inline", 1, "k").replace(r#""meta":{"#, r#""meta":{"timeout_ms":50,"#);
+    send(&router, &conn, "1", &hurried);
+    while !disk.content(|content| content.waits) {
+        yield_now().await;
+    }
+    send(&router, &conn, "2", &keyed("inline", 2, "other"));
+    yield_now().await;
+    disk.content(|content| content.stands_still = false);
+    // When the second is written, the first is told that it was.
+    while disk.content(|content| content.writes) < 2 {
+        std::thread::yield_now();
+    }
+    tokio::time::advance(Duration::from_millis(60)).await;
+    while conn.in_flight() > 0 {
+        yield_now().await;
+    }
+    let text =
+        "method \"inline\" was not run: the caller's deadline passed before its idempotency key was written down";
+    assert_eq!(answers(&conn), [format!("1: {}", error(16, text, "no", "")), format!("2: {}", result("20"))]);
+    assert_eq!(counted.runs(), 1);
+}
+
 #[tokio::test]
 async fn what_waits_for_the_disk_is_bounded() {
     let (disk, counted) = (Disk::default(), Counted::default());

@@ -66,7 +66,7 @@
 //! topics.create("news").await?;
 //! let mut news = Subscription::open(&client, "news").await?;
 //! topics.publish("news", "curtain up").await?;
-//! let message = news.next().await.transpose()?.expect("the subscription goes on");
+//! let message = news.next().await.transpose()?.ok_or_else(|| anyhow::anyhow!("the subscription has ended"))?;
 //! assert_eq!(message.text(), "curtain up");
 //! # Ok(())
 //! # }

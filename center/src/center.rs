@@ -97,6 +97,8 @@ impl Center {
             ignored,
             refused,
             overloaded,
+            expired,
+            cancelled,
             panicked,
             ..
         } = self.metrics();
@@ -116,6 +118,8 @@ impl Center {
             ("ignored", ignored),
             ("refused", refused),
             ("overloaded", overloaded),
+            ("expired", expired),
+            ("cancelled", cancelled),
             ("panicked", panicked),
             ("crowded_out", self.topics_crowded_out() + self.registry_metrics().crowded_out),
             ("topics_dropped", self.topics_dropped()),

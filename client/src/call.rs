@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::calls::Told;
 use crate::deadline::Deadline;
+use crate::relayed::Relayed;
 use crate::request::{Request, Subject, Ticket};
 use crate::{CallError, CallErrorKind, IdempotencyKey};
 
@@ -86,8 +87,8 @@ pub(crate) struct CallBody<'a, P: ?Sized> {
     pub(crate) params: &'a P,
     /// To a session peer only.
     pub(crate) deadline: Option<Deadline>,
-    /// Which provider the peer is to pass it on to, as JSON.
-    pub(crate) to: Option<&'a str>,
+    /// Which provider the peer is to pass it on to.
+    pub(crate) to: Option<&'a Relayed>,
     /// To a peer only that knows keys.
     pub(crate) key: Option<&'a IdempotencyKey>,
 }
@@ -102,12 +103,13 @@ impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
     }
 
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        // It was written when it was named.
-        let instance = self.to.map(|instance| Raw::new(instance.as_bytes()));
+        let instance = self.to.map(Relayed::instance);
         let timeout_ms = self.deadline.map(|deadline| deadline.left_ms());
         let idempotency_key = self.key.map(IdempotencyKey::raw);
         let has_meta = timeout_ms.is_some() || instance.is_some() || idempotency_key.is_some();
-        let meta = has_meta.then_some(CallMeta { timeout_ms, instance, idempotency_key });
+        // Only for a call that may be made again there it matters which it is.
+        let store = self.key.and(self.to).and_then(Relayed::store);
+        let meta = has_meta.then_some(CallMeta { timeout_ms, idempotency_key, instance, store });
         let start = out.len();
         RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)?;
         // Whether a value is null shows only once it is written. A v1 peer expects an object.

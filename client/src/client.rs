@@ -15,6 +15,7 @@ use crate::call::{CallBody, read_result};
 use crate::deadline::Deadline;
 use crate::guard::guarded;
 use crate::link::Link;
+use crate::relayed::Relayed;
 use crate::request::{Request, Stage, Subject, Ticket, take_turns};
 use crate::shared::Shared;
 use crate::way::Way;
@@ -61,8 +62,8 @@ pub struct Client {
     timeout: Duration,
     /// How calls are made again; `None`: each is made once.
     again: Option<Arc<Again>>,
-    /// Which provider the peer is to pass calls on to, as JSON.
-    to: Option<Arc<str>>,
+    /// Which provider the peer is to pass calls on to.
+    to: Option<Arc<Relayed>>,
 }
 
 impl Client {
@@ -193,6 +194,16 @@ impl Client {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// What is known of whoever executes the calls of this handle: the peer's session; of a provider to which it
+    /// [passes calls on](Self::relayed_to) only its store.
+    ///
+    /// For the layers above, which ask whether it knows the keys of another one.
+    pub fn run(&self) -> Option<Session> {
+        let session = self.session()?;
+        let Some(to) = &self.to else { return Some(session) };
+        Some(Session { instance: String::new(), store: to.store_name().map(Into::into), ..session })
     }
 
     /// What is connected to at the moment, or was last.
@@ -396,7 +407,7 @@ async fn call_once<R: DeserializeOwned>(
     way: &mut Way<'_>,
     method: &str,
     params: &(impl Serialize + ?Sized),
-    to: Option<&str>,
+    to: Option<&Relayed>,
 ) -> Result<R, CallError> {
     let key = way.key();
     let request = way.next().await?;
@@ -409,7 +420,7 @@ fn call_body<'a, P: ?Sized>(
     request: Request<'_>,
     method: &'a str,
     params: &'a P,
-    to: Option<&'a str>,
+    to: Option<&'a Relayed>,
     key: Option<&'a IdempotencyKey>,
 ) -> CallBody<'a, P> {
     let deadline = request.link.conn.session().map(|_| request.deadline);

@@ -34,6 +34,7 @@ mod line;
 mod link;
 mod liveness;
 mod reconnect;
+mod relayed;
 mod request;
 mod retries;
 mod retry;

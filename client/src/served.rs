@@ -18,6 +18,11 @@ impl Served {
         self.0.handle(conn, message);
     }
 
+    /// Where it keeps its answers to calls under keys beyond its own end.
+    pub(crate) fn store(&self) -> Option<&str> {
+        self.0.store()
+    }
+
     /// The peer sends no more.
     pub(crate) fn ended(&self, conn: &Conn) {
         self.0.ended(conn);

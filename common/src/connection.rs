@@ -237,6 +237,11 @@ pub trait Handler<C>: Send + Sync + 'static {
     fn closed(&self, conn: &C) {
         let _ = conn;
     }
+
+    /// The name of the store in which it keeps its answers to calls under keys beyond its own end. By default none.
+    fn store(&self) -> Option<&str> {
+        None
+    }
 }
 
 impl<C, H: Handler<C> + ?Sized> Handler<C> for std::sync::Arc<H> {
@@ -254,5 +259,9 @@ impl<C, H: Handler<C> + ?Sized> Handler<C> for std::sync::Arc<H> {
 
     fn closed(&self, conn: &C) {
         (**self).closed(conn);
+    }
+
+    fn store(&self) -> Option<&str> {
+        (**self).store()
     }
 }

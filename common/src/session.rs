@@ -9,8 +9,7 @@ pub struct Session {
     pub name: String,
     /// Which run of the peer this is.
     pub instance: String,
-    /// The store in which the peer keeps its answers to calls under keys beyond its own end. Only the side that opened the
-    /// session has it.
+    /// The store in which the peer keeps its answers to calls under keys beyond its own end, if it answers calls.
     pub store: Option<Box<str>>,
     /// What both sides can do beyond v1.
     pub features: Features,

@@ -78,6 +78,17 @@ impl<K: Clone + Eq + Hash + Ord> Shares<K> {
         }
     }
 
+    /// What each has taken, who has most first; of several, the last in their order.
+    pub fn largest_first(&self) -> impl Iterator<Item = (&K, usize)> {
+        let sorted = self.by_size.iter().flatten().rev().map(|(size, who)| (who, *size));
+        let mut unsorted: Vec<_> = match self.by_size {
+            Some(_) => Vec::new(),
+            None => self.of.iter().map(|(who, size)| (who, *size)).collect(),
+        };
+        unsorted.sort_unstable_by(|(one, own), (other, its)| (its, other).cmp(&(own, one)));
+        sorted.chain(unsorted)
+    }
+
     /// Whether one may take so many bytes more.
     pub fn room(&self, who: &K, bytes: usize) -> Room<K> {
         if self.total.saturating_add(bytes) <= self.bound {
@@ -236,6 +247,10 @@ mod tests {
                         prop_assert_eq!(room == Room::Free, total + bytes <= 100);
                         let largest = model.iter().filter(|(_, b)| **b > 0).max_by_key(|(k, b)| (**b, **k)).map(|(k, _)| k);
                         prop_assert_eq!(shares.largest(), largest);
+                        let mut sorted: Vec<_> = model.iter().filter(|(_, b)| **b > 0).map(|(k, b)| (*b, *k)).collect();
+                        sorted.sort_unstable();
+                        let listed: Vec<_> = shares.largest_first().map(|(k, b)| (b, *k)).collect();
+                        prop_assert_eq!(listed, sorted.into_iter().rev().collect::<Vec<_>>());
                         if let Room::After(other) = room {
                             let would_have = model.get(&who).copied().unwrap_or(0) + bytes;
                             prop_assert!(other != who && model[&other] > would_have);

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub(crate) use self::attempts::{Attempt, Patience};
 use self::attempts::{Attempts, Reason};
 use self::damping::Damping;
-use self::departures::Departures;
+use self::departures::{Departures, Run};
 use self::probes::{Probes, Registration};
 use self::waiting_room::WaitingRoom;
 use crate::table::{Offer, waiting_bytes};
@@ -45,6 +45,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) host: Host,
     /// Which run of a provider says so.
     pub(crate) instance: Option<&'a str>,
+    /// Where it keeps its answers to calls under keys, if it listens nowhere.
+    pub(crate) store: Option<&'a str>,
     /// It is taken at its word.
     pub(crate) is_v1: bool,
 }
@@ -162,7 +164,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         if self.probes.wait(peer, claim.host, registration) {
             self.attempts.ask(Reason::Registration, peer, claim.host);
         }
-        self.departures.hold(claim.host, claim.instance, later(now, self.policy.probe_timeout));
+        self.departures.hold(claim.host, claim.instance, claim.store, later(now, self.policy.probe_timeout));
     }
 
     /// Who provides a method; from now on `peer` watches it. `all` are also those that are not announced yet.
@@ -261,10 +263,12 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         let Some(instance) = instance.filter(|_| !grace.is_zero()) else {
             return self.leave(peer, now, effects);
         };
+        let store = self.table.store_of(peer);
         self.table.end_watches(peer);
         self.metrics.departures += u64::from(!hosts.is_empty());
         for host in hosts {
-            self.departures.enter(peer, host, Arc::clone(&instance), later(now, grace));
+            let run = Run { instance: Arc::clone(&instance), store: store.clone().filter(|_| host.is_relayed()) };
+            self.departures.enter(peer, host, run, later(now, grace));
             if self.policy.probe && !host.is_relayed() {
                 self.attempts.ask(Reason::Departed, peer, host);
             }
@@ -361,7 +365,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         }
         for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
             self.table.waits_no_more(peer, &method, instance.as_deref());
-            let claim = Claim { method: &method, host, instance: instance.as_deref(), is_v1: false };
+            let claim = Claim { method: &method, host, instance: instance.as_deref(), store: None, is_v1: false };
             let entered = match outcome {
                 Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
                 Err(Unreached { why, .. }) => {
@@ -406,8 +410,8 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<(), Refused> {
-        let Claim { method, host, instance, is_v1 } = *claim;
-        let departed = self.departures.at(host, instance);
+        let Claim { method, host, instance, store, .. } = *claim;
+        let departed = self.departures.at(host, instance, store);
         // Before anybody is superseded: who is refused changes nothing.
         if !departed.is_empty() && !self.table.provides(peer, method, host) {
             self.table.check(peer, method, self.table.entry_bytes(peer, method, instance))?;
@@ -415,19 +419,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         for (old, _) in departed.iter().filter(|(_, is_it)| !is_it) {
             self.metrics.superseded += u64::from(self.depart(old, host, now, effects));
         }
-        match self.damping.wait(method, host, now).filter(|_| !is_v1 && self.held.has_room()) {
-            None => {
-                let noted = &mut Noted { damping: &mut self.damping, now, effects };
-                self.table.register(peer, method, host, instance, noted)?;
-            }
-            Some(until) => {
-                if self.table.register_held(peer, method, host, instance)? {
-                    self.metrics.held += 1;
-                    self.held.enter(until, Arc::from(method), host);
-                    effects.held(method, host, until);
-                }
-            }
-        }
+        self.list(peer, claim, now, effects)?;
         for (old, _) in departed.iter().filter(|(_, is_it)| *is_it) {
             if self.table.provides(old, method, host) {
                 self.metrics.taken_over += 1;
@@ -436,6 +428,39 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             }
         }
         Ok(())
+    }
+
+    /// Enters it in the table: for all to see, or held back.
+    fn list(
+        &mut self,
+        peer: &K,
+        claim: &Claim<'_>,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) -> Result<(), Refused> {
+        let Claim { method, host, instance, store, is_v1 } = *claim;
+        if let Some(store) = store {
+            self.table.keeps_in(peer, store);
+        }
+        let listed = match self.damping.wait(method, host, now).filter(|_| !is_v1 && self.held.has_room()) {
+            None => {
+                let noted = &mut Noted { damping: &mut self.damping, now, effects };
+                self.table.register(peer, method, host, instance, noted)
+            }
+            Some(until) => {
+                let listed = self.table.register_held(peer, method, host, instance);
+                if listed == Ok(true) {
+                    self.metrics.held += 1;
+                    self.held.enter(until, Arc::from(method), host);
+                    effects.held(method, host, until);
+                }
+                listed.map(drop)
+            }
+        };
+        if listed.is_err() {
+            self.table.drop_if_empty(peer);
+        }
+        listed
     }
 }
 

@@ -51,6 +51,8 @@ struct KnownHost {
     /// In how many lists it stands.
     lists: usize,
     instance: Option<Arc<str>>,
+    /// Where it keeps its answers to calls under keys, if it listens nowhere.
+    store: Option<Arc<str>>,
 }
 
 /// How much a caller remembers.
@@ -131,6 +133,11 @@ impl HostCache {
         self.hosts.get(&host)?.instance.as_ref()
     }
 
+    /// Where a provider that listens nowhere keeps its answers to calls under keys, if that was told.
+    pub fn store(&self, host: Host) -> Option<&Arc<str>> {
+        self.hosts.get(&host)?.store.as_ref()
+    }
+
     /// How often a host was left out, since its method had as many as are remembered.
     pub fn passed_over(&self) -> u64 {
         self.passed_over
@@ -151,9 +158,8 @@ impl HostCache {
         for (host, online) in answered.entered {
             self.count(host, online, None);
         }
-        let instances = hosts.iter().map(|listed| (listed.host, listed.instance.as_ref()));
-        for (host, instance) in instances.chain(answered.instances.iter().map(|(host, name)| (*host, Some(name)))) {
-            self.name_instance(host, instance);
+        for listed in hosts.iter().chain(&answered.named) {
+            self.name(listed);
         }
         answered.told.into_iter().map(|(host, online)| Notice::new(Arc::clone(&name), host, online)).collect()
     }
@@ -190,11 +196,12 @@ impl HostCache {
         }
         notices.extend(hosts.iter().map(|listed| Notice {
             instance: listed.instance.clone(),
+            store: listed.store.clone(),
             ..Notice::new(Arc::clone(&name), listed.host, true)
         }));
         let changes = self.apply(notices);
         for listed in hosts {
-            self.name_instance(listed.host, listed.instance.as_ref());
+            self.name(listed);
         }
         if let Some(entry) = self.methods.get_mut(method) {
             entry.renewed(revision);
@@ -244,7 +251,7 @@ impl HostCache {
         let Some(entry) = self.methods.get_mut(&notice.method) else { return Change::default() };
         let (taken, missed) = entry.notice(notice, self.limits.hosts_per_method);
         let departed = match taken {
-            Taken::Changed => self.count(notice.host, notice.online, notice.instance.as_ref()) == 0,
+            Taken::Changed => self.count(notice.host, notice.online, Some(notice)) == 0,
             Taken::Nothing => false,
             Taken::NoRoom => {
                 self.passed_over += 1;
@@ -255,25 +262,35 @@ impl HostCache {
     }
 
     /// In how many lists the host stands after this change.
-    fn count(&mut self, host: Host, online: bool, instance: Option<&Arc<str>>) -> usize {
+    fn count(&mut self, host: Host, online: bool, notice: Option<&Notice>) -> usize {
         let known = self.hosts.entry(host).or_default();
         known.lists = if online { known.lists.saturating_add(1) } else { known.lists.saturating_sub(1) };
         let lists = known.lists;
         if lists == 0 {
             self.hosts.remove(&host);
-        } else if online {
-            self.name_instance(host, instance);
+        } else if let Some(notice) = notice.filter(|_| online) {
+            self.name(&told_of(notice));
         }
         lists
     }
 
-    fn name_instance(&mut self, host: Host, instance: Option<&Arc<str>>) {
-        if let (Some(known), Some(instance)) = (self.hosts.get_mut(&host), instance)
-            && known.instance.as_ref() != Some(instance)
-        {
-            known.instance = Some(Arc::clone(instance));
+    /// Which run of a provider is at a host, where that is told.
+    fn name(&mut self, listed: &ListedHost) {
+        if let (Some(known), Some(instance)) = (self.hosts.get_mut(&listed.host), &listed.instance) {
+            // Mostly it is known.
+            if known.instance.as_ref() != Some(instance) {
+                known.instance = Some(Arc::clone(instance));
+            }
+            if known.store != listed.store {
+                known.store.clone_from(&listed.store);
+            }
         }
     }
+}
+
+/// Who it was that a notice told of.
+fn told_of(notice: &Notice) -> ListedHost {
+    ListedHost { host: notice.host, instance: notice.instance.clone(), store: notice.store.clone() }
 }
 
 impl Default for HostCache {

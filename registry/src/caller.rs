@@ -113,7 +113,7 @@ impl Caller {
             pause: settings.reconnect_pause,
         };
         let known = discovery.clone();
-        let pool = Arc::new(Pool::new(connect, move |host| known.instance(host), client, settings.max_connections));
+        let pool = Arc::new(Pool::new(connect, move |host| known.named(host), client, settings.max_connections));
         let _ = pooled.set(Arc::downgrade(&pool));
         let inner = Inner {
             discovery,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use self::renewal::{FIRST_PAUSE, LONGEST_PAUSE};
 use self::state::{Begun, State};
 use crate::errors::{center_gone, discovery_of};
+use crate::pool::Named;
 use crate::{CacheLimits, Notices};
 
 /// Who provides what, as a center tells it: asked for once a method, then kept true by the center's notices.
@@ -233,6 +234,12 @@ impl Discovery {
     /// Which run of a provider is at `host`, where the center has told it.
     pub(crate) fn instance(&self, host: Host) -> Option<Arc<str>> {
         self.state.lock().cache.instance(host).map(Arc::clone)
+    }
+
+    /// The same, and where it keeps its answers to calls under keys, if it listens nowhere.
+    pub(crate) fn named(&self, host: Host) -> Option<Named> {
+        let cache = &self.state.lock().cache;
+        Some(Named { instance: Arc::clone(cache.instance(host)?), store: cache.store(host).map(Arc::clone) })
     }
 
     fn ask(&self, method: &str) {

@@ -22,6 +22,8 @@ pub struct Notice {
     pub online: bool,
     /// Which run of a provider came or went, where that is known.
     pub instance: Option<Arc<str>>,
+    /// Where it keeps its answers to calls under keys beyond its own end, of one that listens nowhere and has said so.
+    pub store: Option<Arc<str>>,
     /// Of the method's set of providers, after this change: one more than before it. `None` if the center tells none.
     pub revision: Option<u64>,
 }
@@ -29,7 +31,7 @@ pub struct Notice {
 impl Notice {
     /// A notice without an instance and a revision.
     pub fn new(method: impl Into<Arc<str>>, host: Host, online: bool) -> Self {
-        Self { method: method.into(), host, online, instance: None, revision: None }
+        Self { method: method.into(), host, online, instance: None, store: None, revision: None }
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Pool {
     slots: DashMap<Host, Slot>,
     connect: Connect,
     /// Which run of a provider discovery names at a host.
-    named: Box<dyn Fn(Host) -> Option<Arc<str>> + Send + Sync>,
+    named: Box<dyn Fn(Host) -> Option<Named> + Send + Sync>,
     /// The connection to the center, which passes calls on to providers that can't be connected to.
     center: Client,
     max_connections: usize,
@@ -42,6 +42,14 @@ struct Slot {
     run: Option<Arc<str>>,
     /// That run has opened a session before.
     had_session: bool,
+}
+
+/// What discovery says of a provider.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) instance: Arc<str>,
+    /// Where it keeps its answers to calls under keys, if it listens nowhere.
+    pub(crate) store: Option<Arc<str>>,
 }
 
 type Outcome = Result<Client, Failed>;
@@ -78,7 +86,7 @@ pub(crate) struct Connect {
 impl Pool {
     pub(crate) fn new(
         connect: Connect,
-        named: impl Fn(Host) -> Option<Arc<str>> + Send + Sync + 'static,
+        named: impl Fn(Host) -> Option<Named> + Send + Sync + 'static,
         center: Client,
         max_connections: usize,
     ) -> Self {
@@ -114,8 +122,12 @@ impl Pool {
 
     /// The way through the center.
     fn relayed(&self, host: Host) -> Result<Client, Arc<str>> {
-        let instance = (self.named)(host).ok_or("it has just gone")?;
-        Ok(self.center.relayed_to(&instance).with_retry(RetryPolicy::never()))
+        let Named { instance, store } = (self.named)(host).ok_or("it has just gone")?;
+        let client = match store {
+            Some(store) => self.center.relayed_to_store(&instance, &store),
+            None => self.center.relayed_to(&instance),
+        };
+        Ok(client.with_retry(RetryPolicy::never()))
     }
 
     /// Whether others had better be turned to: it leaves, it does not answer, or it could not be connected to of late.
@@ -163,7 +175,7 @@ impl Pool {
         }
         let before = self.slots.get(&host).map(|slot| slot.clone());
         self.make_room()?;
-        let run = (self.named)(host);
+        let run = (self.named)(host).map(|named| named.instance);
         let mut slot = self.slots.entry(host).or_insert_with(|| self.begin(host, run.clone(), before.as_ref()));
         // One that ended meanwhile, or was never made.
         if !slot.is_usable() {

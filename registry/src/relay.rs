@@ -24,7 +24,9 @@ pub use self::handlers::{RelayAnswers, RelayCalls};
 pub use self::limits::{RelayLimits, RelayMetrics};
 pub(crate) use self::lines::Lines;
 use self::lobby::{Lobby, LobbyBounds, Waiting};
-use self::refusals::{NotPassed, full, gone, in_flight, knows_no_keys, out_of_time, too_large, unnamed, unsent};
+use self::refusals::{
+    NotPassed, another, full, gone, in_flight, knows_no_keys, out_of_time, too_large, unnamed, unsent,
+};
 use self::waiting::Held;
 use crate::RegistryService;
 use crate::reach::until;
@@ -72,6 +74,8 @@ struct Asked<'a> {
     request: &'a RpcRequest<'a>,
     /// Its provider.
     instance: Cow<'a, str>,
+    /// Where that keeps its answers to calls under keys, as the caller knows it.
+    store: Option<Cow<'a, str>>,
 }
 
 impl<C: Connection> Relay<C> {
@@ -141,10 +145,11 @@ impl<C: Connection> Relay<C> {
     }
 
     fn try_pass_on(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
-        let instance = request.meta.as_ref().and_then(|meta| meta.instance);
-        let instance = instance.and_then(Json::text).ok_or_else(unnamed)?;
-        let asked = Asked { request, instance };
-        self.registry.with_line(&request.method, Host::relayed(&asked.instance), |line| match line {
+        let meta = request.meta.unwrap_or_default();
+        let instance = meta.instance.and_then(Json::text).ok_or_else(unnamed)?;
+        let asked = Asked { request, instance, store: meta.store.and_then(Json::text) };
+        let (host, store) = (Host::relayed(&asked.instance), asked.store.as_deref());
+        self.registry.with_line(&request.method, host, store, |line| match line {
             Line::There(provider, offer) => {
                 check(provider, message, asked.is_keyed())?;
                 if asked.is_out_of_time() {
@@ -163,6 +168,7 @@ impl<C: Connection> Relay<C> {
                 self.send(provider, entered, wakes, message)
             }
             Line::MayBeBack(until) => self.wait(conn, message, &asked, until),
+            Line::Another => Err(another(&asked.instance)),
             Line::Gone => Err(gone(&request.method, &asked.instance)),
         })
     }

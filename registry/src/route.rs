@@ -23,9 +23,17 @@ pub(crate) struct Route<'a> {
     key: Option<&'a IdempotencyKey>,
     /// What the one that was picked last has said of itself, of a call under a key.
     run: Option<Arc<Session>>,
-    /// Which run of which provider alone may be asked again, or one with the same store: a call under a key may have been
-    /// executed there.
-    only: Option<(Host, Option<Arc<Session>>)>,
+    /// Who alone may be asked again: a call under a key may have been executed there.
+    only: Option<Only>,
+}
+
+/// One run of a provider, or one with the same store.
+#[derive(Clone)]
+struct Only {
+    host: Host,
+    run: Option<Arc<Session>>,
+    /// Before the next look for its successor, after a center has said that it is not there.
+    pause: Duration,
 }
 
 /// What a provider is to a call under a key that may have been executed.
@@ -68,7 +76,7 @@ impl<'a> Route<'a> {
 
     /// A connection to a provider that was not tried yet; its calls end with the time for this try.
     pub(crate) async fn next(&mut self) -> Result<Client, CallError> {
-        if let Some((host, run)) = self.only.clone() {
+        if let Some(Only { host, run, .. }) = self.only.clone() {
             // It is rare, and calls are smaller without it.
             return Box::pin(self.same_again(host, run.as_deref())).await;
         }
@@ -87,7 +95,7 @@ impl<'a> Route<'a> {
             match timeout_at(self.deadline.min(Instant::now() + share), pool.client(host)).await {
                 Ok(Ok(client)) => {
                     self.picked = Some(host);
-                    self.run = self.key.and_then(|_| client.session()).map(Arc::new);
+                    self.run = self.key.and_then(|_| client.run()).map(Arc::new);
                     return Ok(self.in_time(&client));
                 }
                 Ok(Err(why)) => self.tried.push((host, why.to_string())),
@@ -105,6 +113,9 @@ impl<'a> Route<'a> {
     async fn same_again(&mut self, host: Host, run: Option<&Session>) -> Result<Client, CallError> {
         let (store, mut pause) = (run.and_then(|run| run.store.as_ref()), FIRST_PAUSE);
         loop {
+            if let Some((host, client)) = self.relayed_successor(host, run).await {
+                return Ok(self.stay_at(host, &client));
+            }
             let (why, is_taken) = match self.ask(host, run).await? {
                 Asked::Knows(client) => return Ok(self.stay_at(host, &client)),
                 Asked::Stranger => (STRANGER.to_owned(), true),
@@ -141,10 +152,23 @@ impl<'a> Route<'a> {
         Ok(None)
     }
 
+    /// The same where both listen nowhere. A center lists the one that has gone for as long as it may be back: where both
+    /// are listed, the last has the store.
+    async fn relayed_successor(&self, host: Host, run: Option<&Session>) -> Option<(Host, Client)> {
+        let Inner { discovery, pool, .. } = self.caller;
+        let store = run.filter(|_| host.is_relayed())?.store.as_deref()?;
+        let hosts = discovery.hosts_until(self.method, self.deadline).await.ok()?;
+        let has_it = |other: &Host| discovery.named(*other).and_then(|named| named.store).as_deref() == Some(store);
+        let last = hosts.iter().rev().copied().find(has_it).filter(|last| *last != host)?;
+        let client = pool.client(last).await.ok()?;
+        // It may be another one by now.
+        client.run().is_some_and(|now| run.is_some_and(|run| now.knows_keys_of(run))).then_some((last, client))
+    }
+
     /// Whether the provider at a host knows the keys of that run.
     async fn ask(&self, host: Host, run: Option<&Session>) -> Result<Asked, CallError> {
         let Inner { discovery, pool, .. } = self.caller;
-        if host.is_relayed() {
+        if host.is_relayed() && run.is_none_or(|run| run.store.is_none()) {
             return Ok(Asked::Gone(RELAYED.to_owned()));
         }
         if run.is_some_and(|run| run.store.is_some()) && discovery.instance(host).is_none() {
@@ -160,7 +184,7 @@ impl<'a> Route<'a> {
         };
         Ok(match connected {
             Ok(client) => {
-                let knows = run.is_some_and(|run| client.session().is_some_and(|session| session.knows_keys_of(run)));
+                let knows = run.is_some_and(|run| client.run().is_some_and(|now| now.knows_keys_of(run)));
                 if knows { Asked::Knows(client) } else { Asked::Stranger }
             }
             Err(why) => Asked::Gone(why.to_string()),
@@ -170,8 +194,8 @@ impl<'a> Route<'a> {
     /// From now on the call goes there only.
     fn stay_at(&mut self, host: Host, client: &Client) -> Client {
         self.picked = Some(host);
-        if let Some((only, _)) = &mut self.only {
-            *only = host;
+        if let Some(only) = &mut self.only {
+            only.host = host;
         }
         self.in_time(client)
     }
@@ -200,6 +224,10 @@ impl<'a> Route<'a> {
     /// What the caller is told, where there is to be none.
     pub(crate) async fn after(&mut self, error: CallError) -> Result<(), CallError> {
         self.stay(&error);
+        if let Some(pause) = self.waits_for_successor(&error) {
+            Box::pin(sleep(pause)).await;
+            return Ok(());
+        }
         let picked = self.picked.take();
         let was_found = picked.is_some();
         if was_found {
@@ -225,8 +253,23 @@ impl<'a> Route<'a> {
             return;
         }
         if self.tries.stays() && error.executed() == Executed::Unknown && self.only.is_none() {
-            self.only = self.picked.map(|host| (host, self.run.take()));
+            self.only = self.picked.map(|host| Only { host, run: self.run.take(), pause: FIRST_PAUSE });
         }
+    }
+
+    /// A center has said that the one provider which knows is not there. Where it has a store this is no try, as little as
+    /// one that can't be connected to: how long until the next look.
+    fn waits_for_successor(&mut self, error: &CallError) -> Option<Duration> {
+        let (picked, left) = (self.picked, self.time_left());
+        let Only { host, run, pause } = self.only.as_mut()?;
+        let is_there_no_more = error.executed() == Executed::No
+            && matches!(error.code(), Some(ResultCode::Unavailable | ResultCode::Disconnected));
+        let has_store = run.as_ref().is_some_and(|run| run.store.is_some());
+        if !(is_there_no_more && has_store && host.is_relayed() && picked == Some(*host) && *pause < left) {
+            return None;
+        }
+        let next = (*pause * 2).min(LONGEST_PAUSE);
+        Some(std::mem::replace(pause, next))
     }
 
     /// Two tries at once have ended, or are left to themselves. The last was that of `second`, else of the first; of the
@@ -327,7 +370,7 @@ fn why_not(error: &CallError) -> &'static str {
 }
 
 const NO_ANSWER: &str = "no answer in time";
-/// The session is the center's there, and says nothing of the provider.
+/// The session is the center's there, and says nothing of the provider; where that has a store discovery says so.
 const RELAYED: &str = "it is called through a center, behind which another one may have its name by now";
 const STRANGER: &str = "another one is there now, which does not know its key";
 /// So many providers are asked, the last that have come, whether they have the store of one that is gone.

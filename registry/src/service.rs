@@ -1,6 +1,6 @@
 mod lines;
 
-pub(crate) use self::lines::Line;
+pub(crate) use self::lines::{Line, has_store};
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -149,7 +149,8 @@ impl<C: Connection> RegistryService<C> {
             Err(why) => return refuse_body(conn, message, &why),
         };
         let is_v1 = conn.session().is_none() && !request.probe;
-        let claim = Claim { method: &request.method, host, instance, is_v1 };
+        let store = conn.session().and_then(|session| session.store.as_deref()).filter(|_| host.is_relayed());
+        let claim = Claim { method: &request.method, host, instance, store, is_v1 };
         let lines = host.is_relayed().then(|| self.lines());
         let mut availability = self.availability();
         let before = availability.next_deadline();
@@ -353,6 +354,7 @@ fn encode_notice<C: Connection>(conn: &C, notice: &Notice, with_revision: bool) 
     let mut body = ServiceRequest::new(&*notice.method, op).at(notice.host);
     if with_revision || notice.host.is_relayed() {
         body.instance = notice.instance.as_deref().map(Cow::Borrowed);
+        body.store = notice.store.as_deref().map(Cow::Borrowed);
     }
     if with_revision {
         body.revision = notice.revision;

@@ -270,9 +270,10 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         count(&mut self.shares, slot);
         own.enter(id, host, instance_bytes);
         let instance = instance.map(|instance| own.instance(instance));
-        let listed = ListedHost { host, instance };
+        let store = if host.is_relayed() { own.store() } else { None };
+        let listed = ListedHost { host, instance, store };
         let method = self.methods.get_mut(id);
-        let is_new = method.is_some_and(|method| method.providers.enter(host, listed.instance.clone()));
+        let is_new = method.is_some_and(|method| method.providers.enter(listed.clone()));
         Ok(if is_new { Entered::New(id, listed) } else { Entered::Known(id) })
     }
 
@@ -326,7 +327,8 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         }
     }
 
-    fn drop_if_empty(&mut self, peer: &K) {
+    /// Forgets of a peer that provides and watches nothing where it keeps its answers.
+    pub(crate) fn drop_if_empty(&mut self, peer: &K) {
         if self.peers.get(peer).is_some_and(Peer::is_empty) {
             self.peers.remove(peer);
         }

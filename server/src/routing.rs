@@ -52,6 +52,10 @@ impl<C: Connection> Handler<C> for Router {
     fn closed(&self, conn: &C) {
         self.end_calls(conn, |running| running.cancel_all(conn.id()));
     }
+
+    fn store(&self) -> Option<&str> {
+        self.0.shelf().store_id()
+    }
 }
 
 impl Router {

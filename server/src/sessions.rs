@@ -86,10 +86,11 @@ impl Sessions {
         let request = SessionRequest::decode::<Json>(message.body())?;
         let features = Features::from_names(request.features.iter().map(|name| &**name)) & self.features;
         let heartbeats = features.has(Feature::Heartbeat).then(|| Arc::clone(&self.heartbeats));
+        let answers_keys = features.has(Feature::Serves) && features.has(Feature::Keys);
         let session = Session {
             name: bounded("name", request.name)?,
             instance: bounded("instance", request.instance)?,
-            store: None,
+            store: request.store.filter(|_| answers_keys).map(|store| store.into_owned().into()),
             features,
             limits: self.limits,
             heartbeats,
@@ -172,6 +173,22 @@ mod tests {
             let begin = format!(r#"{{"rcode":0,"version":2,"instance":"i",{named}"features":[{features}],"#);
             assert!(text.starts_with(&begin), "{text}");
             assert_eq!(conn.session().unwrap().store, None, "it is the other side's");
+        }
+    }
+
+    #[test]
+    fn the_store_of_one_that_offers_methods_and_knows_keys_is_remembered() {
+        for (features, store, expected) in [
+            (r#""keys","serves""#, r#""s-1""#, Some("s-1")),
+            (r#""keys""#, r#""s-1""#, None),
+            (r#""serves""#, r#""s-1""#, None),
+            (r#""keys","serves""#, r#""""#, None),
+            (r#""keys","serves""#, "1", None),
+        ] {
+            let (sessions, conn) = (sessions(), Recorder::new(1));
+            let body = format!(r#"{{"version":2,"features":[{features}],"store":{store}}}"#);
+            sessions.handle(&conn, conn.message(16, b"id", body.as_bytes()));
+            assert_eq!(conn.session().unwrap().store.as_deref(), expected, "{body}");
         }
     }
 

@@ -20,7 +20,7 @@ fn whoever_is_killed_at_whatever_point_of_a_call_its_caller_is_told_the_truth() 
     let rows = rows(&output);
     assert!(output.status.success(), "{rows:#?}\n{}", String::from_utf8_lossy(&output.stderr));
     let (of_kills, of_ways): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["way"].is_null());
-    assert_eq!((of_kills.len(), of_ways.len()), (18, 8), "six points and three victims, and eight ways to call");
+    assert_eq!((of_kills.len(), of_ways.len()), (18, 9), "six points and three victims, and nine ways to call");
     for row in of_kills {
         assert_eq!((&row["calls"], &row["kills"]), (&200.into(), &2.into()), "{row}");
     }
@@ -31,7 +31,7 @@ fn whoever_is_killed_at_whatever_point_of_a_call_its_caller_is_told_the_truth() 
 
 #[test]
 fn callers_that_repeat_what_may_have_run_are_found_however_they_call() {
-    for way in ["plain", "keyed", "stored", "relayed", "blocking"] {
+    for way in ["plain", "keyed", "stored", "relayed", "relayed-stored", "blocking"] {
         let at = ["--kills", "1", "--calls", "100", "--point", "running", "--victim", "provider", "--careless"];
         let output = kills(&[&at[..], &["--way", way]].concat());
         assert_eq!(output.status.code(), Some(1), "{way}");

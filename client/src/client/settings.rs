@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::relayed::Relayed;
 use crate::{Client, IdempotencyKey, RetryMetrics, RetryPolicy, Tries};
 
 /// How the calls of a handle are made again.
@@ -52,7 +53,15 @@ impl Client {
     /// What is told of such a call is as true as that of any other; the peer that errors name is the center.
     #[must_use]
     pub fn relayed_to(&self, instance: &str) -> Self {
-        Self { to: Some(serde_json::Value::from(instance).to_string().into()), ..self.clone() }
+        Self { to: Some(Arc::new(Relayed::new(instance, None))), ..self.clone() }
+    }
+
+    /// The same for a provider that keeps its answers to calls under [keys](Self::with_idempotency_key) in the
+    /// [store](callboard_common::Session::store) of this name: such calls are not passed on to another one that has its
+    /// instance by now.
+    #[must_use]
+    pub fn relayed_to_store(&self, instance: &str, store: &str) -> Self {
+        Self { to: Some(Arc::new(Relayed::new(instance, Some(store)))), ..self.clone() }
     }
 
     /// The same connection for one call that is to be executed once, whatever becomes of its answers: a provider that knows
@@ -109,7 +118,9 @@ impl Client {
         let Some(Again { policy, is_idempotent, key }) = self.again.as_deref() else {
             return Tries::new(RetryPolicy::never(), false);
         };
-        Tries::new(*policy, *is_idempotent).keyed(key.is_some())
+        // Behind a center another one may have the name of a provider by now; of its store it has to be known.
+        let is_known_again = self.to.as_ref().is_none_or(|to| to.store().is_some());
+        Tries::new(*policy, *is_idempotent).keyed(key.is_some() && is_known_again)
     }
 
     pub(super) fn per_try(&self) -> Option<Duration> {

@@ -16,6 +16,7 @@ use crate::calls::{Calls, Outcome, Place, Waiter};
 use crate::clock::Alarmist;
 use crate::dispatch::{Dispatch, Inboxes};
 use crate::link::Link;
+use crate::served::Served;
 use crate::v1_peers::V1Peers;
 use crate::{CallError, CallErrorKind, ClientBuilder, SessionMode};
 
@@ -165,6 +166,7 @@ impl Attempt<'_> {
             version: VERSION,
             name: self.settings.name.as_str().into(),
             instance: self.settings.instance.as_deref().unwrap_or_else(|| instance()).into(),
+            store: self.settings.serves.as_ref().and_then(Served::store).map(Into::into),
             features: self.features().names().map(Into::into).collect(),
             limits: self.settings.serves.as_ref().map(|_| self.session_limits()),
         }

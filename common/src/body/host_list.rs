@@ -7,30 +7,36 @@ use serde::{Serialize, Serializer};
 
 use super::is_true;
 use super::service::host_of;
+use super::session::store_name;
 use crate::{Codec, Host, Raw, Shape};
 
 /// One provider in the answer to a discovery: `{"ip": string, "port": int}`, within a session also `"instance"`; one that
-/// listens nowhere: `{"relay": true, "instance": string}`.
+/// listens nowhere: `{"relay": true, "instance": string, "store"?: string}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListedHost {
     /// Where it listens.
     pub host: Host,
     /// Which run of a provider is there, if it said so.
     pub instance: Option<Arc<str>>,
+    /// Where it keeps its answers to calls under keys beyond its own end, if it listens nowhere and said so.
+    pub store: Option<Arc<str>>,
 }
 
 impl From<Host> for ListedHost {
     fn from(host: Host) -> Self {
-        Self { host, instance: None }
+        Self { host, instance: None, store: None }
     }
 }
 
 impl Serialize for ListedHost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.host.is_relayed() {
-            let mut relayed = serializer.serialize_struct("ListedHost", 2)?;
+            let mut relayed = serializer.serialize_struct("ListedHost", if self.store.is_some() { 3 } else { 2 })?;
             relayed.serialize_field("relay", &true)?;
             relayed.serialize_field("instance", self.instance.as_deref().unwrap_or_default())?;
+            if let Some(store) = self.store.as_deref() {
+                relayed.serialize_field("store", store)?;
+            }
             return relayed.end();
         }
         let mut host = serializer.serialize_struct("ListedHost", if self.instance.is_some() { 3 } else { 2 })?;
@@ -121,12 +127,14 @@ fn read_host<C: Codec>(value: Raw<'_>) -> Option<ListedHost> {
     if C::shape(value) != Shape::Object {
         return None;
     }
-    let [ip, port, instance, relay] = C::members(value.bytes(), ["ip", "port", "instance", "relay"]).ok()?;
+    let [ip, port, instance, relay, store] =
+        C::members(value.bytes(), ["ip", "port", "instance", "relay", "store"]).ok()?;
     let instance: Option<Arc<str>> = instance.and_then(C::text).map(Arc::from);
     let host = if ip.is_none() && is_true::<C>(relay) {
         Host::relayed(instance.as_deref()?)
     } else {
         host_of::<C>(ip, port).ok()?
     };
-    Some(ListedHost { host, instance })
+    let store = store.filter(|_| host.is_relayed()).and_then(store_name::<C>).map(Arc::from);
+    Some(ListedHost { host, instance, store })
 }

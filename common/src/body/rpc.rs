@@ -7,7 +7,7 @@ use super::{Empty, answer_code, answer_error, required_text};
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, Json, MessageType, Raw, ResultCode};
 
 /// REQ_RPC: `{"method": string, "parameters": any, "meta"?: {"timeout_ms"?: int, "idempotency_key"?: string,
-/// "instance"?: string}}`.
+/// "instance"?: string, "store"?: string}}`.
 ///
 /// Written with any serializable parameters, read with parameters that are still encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub struct CallMeta<'a> {
     /// Which provider a center is to pass the call on to, still encoded; with [`FLAG_RELAY`](crate::FLAG_RELAY).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<Raw<'a>>,
+    /// Where that provider keeps its answers to calls under keys, as its caller knows it, still encoded: another one is not
+    /// passed the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Raw<'a>>,
 }
 
 impl<P: Serialize> Encode for RpcRequest<'_, P> {
@@ -42,7 +46,7 @@ impl<P: Serialize> Encode for RpcRequest<'_, P> {
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         // Hardly any call says more than its time, which takes fewer instructions by itself.
         match &self.meta {
-            Some(CallMeta { timeout_ms: Some(timeout_ms), idempotency_key: None, instance: None }) => {
+            Some(CallMeta { timeout_ms: Some(timeout_ms), idempotency_key: None, instance: None, store: None }) => {
                 self.write::<C, _>(Some(&OnlyTime { timeout_ms: *timeout_ms }), out)
             }
             meta => self.write::<C, _>(meta.as_ref(), out),
@@ -88,14 +92,16 @@ fn read_meta<C: Codec>(meta: Raw<'_>) -> Option<CallMeta<'_>> {
     {
         return Some(CallMeta { timeout_ms: Some(timeout_ms), ..CallMeta::default() });
     }
-    let keys = ["timeout_ms", "idempotency_key", "instance"];
-    let [timeout_ms, idempotency_key, instance] = C::members(meta.bytes(), keys).ok()?;
+    let keys = ["timeout_ms", "idempotency_key", "instance", "store"];
+    let [timeout_ms, idempotency_key, instance, store] = C::members(meta.bytes(), keys).ok()?;
     let timeout_ms = timeout_ms.and_then(|value| match C::integer(value)? {
         Integer::Small(ms) => u64::try_from(ms).ok(),
         Integer::Big => None,
     });
+    // Only with an instance does a store say anything.
+    let store = store.filter(|_| instance.is_some());
     let says_something = timeout_ms.is_some() || idempotency_key.is_some() || instance.is_some();
-    says_something.then_some(CallMeta { timeout_ms, idempotency_key, instance })
+    says_something.then_some(CallMeta { timeout_ms, idempotency_key, instance, store })
 }
 
 /// The time of JSON that says nothing else, and says it without a space. More digits might not fit.
@@ -249,10 +255,14 @@ mod tests {
             (None, ""),
             (Some(CallMeta { timeout_ms: Some(5), ..CallMeta::default() }), r#","meta":{"timeout_ms":5}"#),
             (
-                Some(CallMeta { timeout_ms: Some(5), idempotency_key: key, instance: None }),
+                Some(CallMeta { timeout_ms: Some(5), idempotency_key: key, ..CallMeta::default() }),
                 r#","meta":{"timeout_ms":5,"idempotency_key":"k"}"#,
             ),
             (Some(CallMeta { instance: key, ..CallMeta::default() }), r#","meta":{"instance":"k"}"#),
+            (
+                Some(CallMeta { instance: key, store: key, ..CallMeta::default() }),
+                r#","meta":{"instance":"k","store":"k"}"#,
+            ),
         ];
         for (meta, expected) in rows {
             let body = written(&RpcRequest { method: Cow::Borrowed("m"), parameters: 1, meta });

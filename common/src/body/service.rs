@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use serde::Serialize;
 
+use super::session::store_name;
 use super::{
     HostList, NO_OPTYPE, Optype, answer_code, answer_error, is_true, missing, natural, optype, required_text,
     wrong_type,
@@ -69,6 +70,8 @@ pub struct ServiceRequest<'a> {
     pub relay: bool,
     /// Which run of a provider is at that host (sessions only).
     pub instance: Option<Cow<'a, str>>,
+    /// In a notice about one that listens nowhere: where it keeps its answers to calls under keys beyond its own end.
+    pub store: Option<Cow<'a, str>>,
     /// In a notice: of the method's set of providers, after the change (sessions only).
     pub revision: Option<u64>,
     /// In a registration: the host is to be reached first, though there is no session in which that goes without saying.
@@ -78,7 +81,16 @@ pub struct ServiceRequest<'a> {
 impl<'a> ServiceRequest<'a> {
     /// A request without a host.
     pub fn new(method: impl Into<Cow<'a, str>>, op: ServiceOp) -> Self {
-        Self { method: method.into(), op, host: None, relay: false, instance: None, revision: None, probe: false }
+        Self {
+            method: method.into(),
+            op,
+            host: None,
+            relay: false,
+            instance: None,
+            store: None,
+            revision: None,
+            probe: false,
+        }
     }
 
     /// The same about `host`. Of one that is relayed its instance has to be told beside it, in notices.
@@ -111,14 +123,16 @@ impl Encode for ServiceRequest<'_> {
             #[serde(skip_serializing_if = "Option::is_none")]
             instance: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
+            store: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             revision: Option<u64>,
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             probe: bool,
         }
-        let Self { method, op, host, relay, instance, revision, probe } = self;
-        let (optype, instance) = (op.to_wire(), instance.as_deref());
+        let Self { method, op, host, relay, instance, store, revision, probe } = self;
+        let (optype, instance, store) = (op.to_wire(), instance.as_deref(), store.as_deref());
         C::write(
-            &Wire { method, optype, host: *host, relay: *relay, instance, revision: *revision, probe: *probe },
+            &Wire { method, optype, host: *host, relay: *relay, instance, store, revision: *revision, probe: *probe },
             out,
         )
     }
@@ -128,8 +142,8 @@ impl Encode for ServiceRequest<'_> {
 /// registration without one by a peer that can't be called back.
 impl<'a> Decode<'a> for ServiceRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [method, op, host, relay, instance, revision, probe] =
-            C::members(body, ["method", "optype", "host", "relay", "instance", "revision", "probe"])?;
+        let [method, op, host, relay, instance, store, revision, probe] =
+            C::members(body, ["method", "optype", "host", "relay", "instance", "store", "revision", "probe"])?;
         let op = optype::<C>(op).and_then(|optype| ServiceOp::from_optype(&optype));
         // An error's answer repeats the optype, so it is looked at first and judged last.
         let known = op.as_ref().ok().map(|op| op.to_wire());
@@ -144,7 +158,8 @@ impl<'a> Decode<'a> for ServiceRequest<'a> {
         // To a peer without a session these are unknown keys, which may hold anything.
         let (instance, revision) = (instance.and_then(C::text), revision.and_then(natural::<C>));
         let (relay, probe) = (is_true::<C>(relay), is_true::<C>(probe));
-        Ok(Self { method, op, host, relay, instance, revision, probe })
+        let store = store.filter(|_| relay).and_then(store_name::<C>);
+        Ok(Self { method, op, host, relay, instance, store, revision, probe })
     }
 }
 

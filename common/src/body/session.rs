@@ -10,7 +10,8 @@ use crate::{
     ResultCode,
 };
 
-/// REQ_SESSION: `{"version": int, "name"?: string, "instance"?: string, "features"?: [string, ...], "limits"?: {...}}`.
+/// REQ_SESSION: `{"version": int, "name"?: string, "instance"?: string, "store"?: string, "features"?: [string, ...],
+/// "limits"?: {...}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRequest<'a> {
     /// The newest version of the protocol that the peer speaks; 2 or more.
@@ -19,6 +20,8 @@ pub struct SessionRequest<'a> {
     pub name: Cow<'a, str>,
     /// Which run of the peer this is.
     pub instance: Cow<'a, str>,
+    /// Where it keeps its answers to calls under keys beyond its own end, if it offers methods.
+    pub store: Option<Cow<'a, str>>,
     /// What the peer can do beyond v1.
     pub features: Vec<Cow<'a, str>>,
     /// What must be kept within by who calls its methods, if it offers any.
@@ -36,19 +39,21 @@ impl Encode for SessionRequest<'_> {
             version: i64,
             name: &'a str,
             instance: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            store: Option<&'a str>,
             features: &'a [Cow<'a, str>],
             #[serde(skip_serializing_if = "Option::is_none")]
             limits: Option<Limits>,
         }
-        let Self { version, name, instance, features, limits } = self;
-        C::write(&Wire { version: *version, name, instance, features, limits: *limits }, out)
+        let Self { version, name, instance, store, features, limits } = self;
+        C::write(&Wire { version: *version, name, instance, store: store.as_deref(), features, limits: *limits }, out)
     }
 }
 
 impl<'a> Decode<'a> for SessionRequest<'a> {
     fn decode<C: Codec>(body: &'a [u8]) -> Result<Self, BodyError> {
-        let [version, name, instance, features, limits] =
-            C::members(body, ["version", "name", "instance", "features", "limits"])?;
+        let [version, name, instance, store, features, limits] =
+            C::members(body, ["version", "name", "instance", "store", "features", "limits"])?;
         let version = version.ok_or_else(|| missing("version"))?;
         let version = match C::integer(version) {
             Some(Integer::Small(number)) if number >= 2 => number,
@@ -59,6 +64,7 @@ impl<'a> Decode<'a> for SessionRequest<'a> {
             version,
             name: optional_text::<C>(name, "name")?,
             instance: optional_text::<C>(instance, "instance")?,
+            store: store.and_then(store_name::<C>),
             features: read_features::<C>(features)?,
             limits: limits.map(read_limits::<C>),
         })
@@ -155,14 +161,18 @@ impl<'a> Decode<'a> for SessionAnswer<'a> {
                 _ => 1,
             },
             instance: optional_text::<C>(instance, "instance")?,
-            // What is no name of a store, is none.
-            store: store.and_then(C::text).filter(|store| (1..=MAX_STORE_BYTES).contains(&store.len())),
+            store: store.and_then(store_name::<C>),
             features: read_features::<C>(features)?,
             limits: limits.map(read_limits::<C>).unwrap_or_default(),
             heartbeats: heartbeat.and_then(read_heartbeats::<C>),
             error: answer_error::<C>(error),
         })
     }
+}
+
+/// What is no name of a store, is none.
+pub(super) fn store_name<C: Codec>(value: Raw<'_>) -> Option<Cow<'_, str>> {
+    C::text(value).filter(|store| (1..=MAX_STORE_BYTES).contains(&store.len()))
 }
 
 /// A limit that is missing, or beyond all that a peer could reach, does not bind.

@@ -83,9 +83,13 @@ fn host() -> impl Strategy<Value = Host> {
 }
 
 fn listed_host() -> impl Strategy<Value = ListedHost> {
-    let listens =
-        (host(), prop::option::of(text())).prop_map(|(host, name)| ListedHost { host, instance: name.map(Into::into) });
-    let relayed = text().prop_map(|name| ListedHost { host: Host::relayed(&name), instance: Some(name.into()) });
+    let listens = (host(), prop::option::of(text()))
+        .prop_map(|(host, name)| ListedHost { instance: name.map(Into::into), ..host.into() });
+    let relayed = (text(), prop::option::of(store())).prop_map(|(name, store)| ListedHost {
+        host: Host::relayed(&name),
+        instance: Some(name.into()),
+        store: store.map(Into::into),
+    });
     prop_oneof![listens, relayed]
 }
 
@@ -196,10 +200,12 @@ proptest! {
     #[test]
     fn service_request(id in id(), method in text(), op in service_op(), host in host(),
                        relay in any::<bool>(), instance in prop::option::of(text()),
+                       store in prop::option::of(store()),
                        revision in prop::option::of(0..u64::MAX / 2), probe in any::<bool>()) {
         let host = (op != ServiceOp::Discover && !relay).then_some(host);
         let (method, instance) = (method.into(), instance.map(Into::into));
-        let sent = ServiceRequest { method, op, host, relay, instance, revision, probe };
+        let store = store.filter(|_| relay).map(Into::into);
+        let sent = ServiceRequest { method, op, host, relay, instance, store, revision, probe };
         carry!(&id, &sent, |C, bytes| assert_same(&ServiceRequest::decode::<C>(bytes).unwrap(), &sent)?);
     }
 
@@ -229,9 +235,10 @@ proptest! {
 
     #[test]
     fn session_request(id in id(), version in 2..=i64::MAX, name in text(), instance in text(),
-                       features in prop::collection::vec(text(), 0..6)) {
+                       store in prop::option::of(store()), features in prop::collection::vec(text(), 0..6)) {
+        let (name, instance, store) = (name.into(), instance.into(), store.map(Into::into));
         let features = features.into_iter().map(Into::into).collect();
-        let sent = SessionRequest { version, name: name.into(), instance: instance.into(), features, limits: None };
+        let sent = SessionRequest { version, name, instance, store, features, limits: None };
         carry!(&id, &sent, |C, bytes| assert_same(&SessionRequest::decode::<C>(bytes).unwrap(), &sent)?);
     }
 

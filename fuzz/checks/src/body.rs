@@ -68,6 +68,7 @@ pub fn check_service_body(body: &[u8]) {
         assert_eq!(request.host, expected);
         assert_eq!(request.instance.as_deref(), instance(&members).as_deref());
         assert_eq!(request.relay, is_relayed(&members));
+        assert_eq!(request.store, store(&members).filter(|_| request.relay).map(Into::into));
         assert_eq!(request.revision, revision(&members));
         assert_eq!(ServiceRequest::decode::<Json>(&written(&request)).unwrap(), request);
     } else if let Document::Object(members) = Document::read(body) {
@@ -113,6 +114,7 @@ pub fn check_session_body(body: &[u8]) {
         assert_eq!(Ok(request.version), version(&members));
         assert_eq!(Ok(request.name.as_ref().to_owned()), optional_text(&members, "name"));
         assert_eq!(Ok(request.instance.as_ref().to_owned()), optional_text(&members, "instance"));
+        assert_eq!(request.store, store(&members).map(Into::into));
         assert_eq!(Ok(request.features.iter().map(ToString::to_string).collect()), features(&members));
         assert_eq!(SessionRequest::decode::<Json>(&written(&request)).unwrap(), request);
     }
@@ -184,7 +186,8 @@ fn listed_host(value: &RawValue) -> Option<ListedHost> {
     } else {
         host(value)?
     };
-    Some(ListedHost { host, instance: instance.map(Into::into) })
+    let store = store(&members).filter(|_| host.is_relayed());
+    Some(ListedHost { host, instance: instance.map(Into::into), store: store.map(Into::into) })
 }
 
 /// What is not `true` is as good as absent.
@@ -195,6 +198,11 @@ fn is_relayed(members: &Members) -> bool {
 /// What is no text is none.
 fn instance(members: &Members) -> Option<String> {
     string(members.get("instance")?)
+}
+
+/// What is no name of a store is none.
+fn store(members: &Members) -> Option<String> {
+    string(members.get("store")?).filter(|name| (1..=256).contains(&name.len()))
 }
 
 fn revision(members: &Members) -> Option<u64> {

@@ -15,14 +15,22 @@ pub(super) struct Departures<K> {
 
 #[derive(Clone, Debug)]
 struct Departed {
-    instance: Arc<str>,
+    run: Run,
     until: Instant,
 }
 
+/// What one is known by that comes back.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) instance: Arc<str>,
+    /// Where it keeps its answers to calls under keys: who has another one knows nothing of them.
+    pub(super) store: Option<Arc<str>>,
+}
+
 impl<K: Clone + Ord + Hash> Departures<K> {
-    pub(super) fn enter(&mut self, peer: &K, host: Host, instance: Arc<str>, until: Instant) {
+    pub(super) fn enter(&mut self, peer: &K, host: Host, run: Run, until: Instant) {
         self.remove(peer, host);
-        self.of.insert((peer.clone(), host), Departed { instance, until });
+        self.of.insert((peer.clone(), host), Departed { run, until });
         self.due.insert((until, peer.clone(), host));
         self.at.entry(host).or_default().insert(peer.clone());
     }
@@ -48,18 +56,18 @@ impl<K: Clone + Ord + Hash> Departures<K> {
         self.at.get(&host)?.iter().filter_map(of_peer).max()
     }
 
-    /// Those at a host, and whether each is the run that is called `instance`.
-    pub(super) fn at(&self, host: Host, instance: Option<&str>) -> Vec<(K, bool)> {
+    /// Those at a host, and whether each is the run that is called `instance`, with the same store.
+    pub(super) fn at(&self, host: Host, instance: Option<&str>, store: Option<&str>) -> Vec<(K, bool)> {
         let is_it = |peer: &K| {
-            let departed = self.of.get(&(peer.clone(), host));
-            departed.is_some_and(|departed| Some(&*departed.instance) == instance)
+            let departed = self.of.get(&(peer.clone(), host)).map(|departed| &departed.run);
+            departed.is_some_and(|run| Some(&*run.instance) == instance && run.store.as_deref() == store)
         };
         self.at.get(&host).into_iter().flatten().map(|peer| (peer.clone(), is_it(peer))).collect()
     }
 
     /// The run that is called `instance` is back at `host`, and about to register: it has at least until then.
-    pub(super) fn hold(&mut self, host: Host, instance: Option<&str>, until: Instant) {
-        for (peer, is_it) in self.at(host, instance) {
+    pub(super) fn hold(&mut self, host: Host, instance: Option<&str>, store: Option<&str>, until: Instant) {
+        for (peer, is_it) in self.at(host, instance, store) {
             if let Some(departed) = self.of.get_mut(&(peer.clone(), host)).filter(|old| is_it && old.until < until) {
                 self.due.remove(&(departed.until, peer.clone(), host));
                 departed.until = until;

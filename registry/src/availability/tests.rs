@@ -103,7 +103,7 @@ impl House {
         match *step {
             Register(peer, run, method, port) => {
                 let instance = (!run.is_empty()).then_some(run);
-                let claim = Claim { method, host: host(port), instance, is_v1: false };
+                let claim = Claim { method, host: host(port), instance, store: None, is_v1: false };
                 let ticket = format!("{peer} {method} {port}");
                 match availability.register(&peer, &claim, now, told).unwrap() {
                     Admission::Entered => told.lines.push(format!("{ticket}: ok")),
@@ -111,7 +111,7 @@ impl House {
                 }
             }
             RegisterV1(peer, method, port) => {
-                let claim = Claim { method, host: host(port), instance: None, is_v1: true };
+                let claim = Claim { method, host: host(port), instance: None, store: None, is_v1: true };
                 let admission = availability.register(&peer, &claim, now, told);
                 assert_eq!(admission, Ok(Admission::Entered), "a v1 peer is taken at its word");
             }
@@ -447,7 +447,7 @@ fn what_waits_takes_its_room_until_it_is_decided() {
     }
     house.take(&Register(1, "a", "add", 2));
     house.take(&Register(1, "a", "add", 3));
-    let (claim, now) = (Claim { method: "sub", host: host(4), instance: None, is_v1: false }, house.now);
+    let (claim, now) = (Claim { method: "sub", host: host(4), instance: None, store: None, is_v1: false }, house.now);
     let refused = house.availability.register(&1, &claim, now, &mut house.told).unwrap_err();
     assert_eq!(refused, Refused::Total { bound: 2 * (WAITING_BYTES + 3) });
 }

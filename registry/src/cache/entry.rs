@@ -36,6 +36,7 @@ struct Last {
     online: bool,
     revision: Option<u64>,
     instance: Option<Arc<str>>,
+    store: Option<Arc<str>>,
 }
 
 /// What became of a notice.
@@ -54,7 +55,7 @@ pub(super) struct Answered {
     /// What of it is news to those who listen.
     pub(super) told: Vec<(Host, bool)>,
     /// What notices that overtook it said.
-    pub(super) instances: Vec<(Host, Arc<str>)>,
+    pub(super) named: Vec<ListedHost>,
     pub(super) passed_over: u64,
 }
 
@@ -124,8 +125,8 @@ impl Entry {
             if is_news {
                 answered.told.push((*host, last.online));
             }
-            if let Some(instance) = last.instance.as_ref().filter(|_| last.online) {
-                answered.instances.push((*host, Arc::clone(instance)));
+            if last.online {
+                answered.named.push(last.at(*host));
             }
         }
         let known = self.hosts.take();
@@ -162,7 +163,7 @@ impl Heard {
             self.is_broken = true;
             return Taken::NoRoom;
         }
-        let last = Last { online: notice.online, revision: notice.revision, instance: notice.instance.clone() };
+        let last = Last::from(notice);
         match self.of.get(&notice.host) {
             Some(newer) if newer.revision > last.revision => {}
             _ => drop(self.of.insert(notice.host, last)),
@@ -190,6 +191,19 @@ impl Heard {
     fn lacks_any_after(&self, revision: Option<u64>) -> bool {
         let told = revision.zip(self.revisions).filter(|(revision, (_, last))| last > revision);
         told.is_some_and(|(revision, (first, _))| self.is_broken || first > revision + 1)
+    }
+}
+
+impl Last {
+    fn at(&self, host: Host) -> ListedHost {
+        ListedHost { host, instance: self.instance.clone(), store: self.store.clone() }
+    }
+}
+
+impl From<&Notice> for Last {
+    fn from(notice: &Notice) -> Self {
+        let Notice { online, revision, instance, store, .. } = notice;
+        Self { online: *online, revision: *revision, instance: instance.clone(), store: store.clone() }
     }
 }
 

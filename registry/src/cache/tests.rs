@@ -237,7 +237,7 @@ fn the_run_at_a_host_is_the_last_that_was_told() {
     cache.look_up("add");
     let told = Notice { instance: Some("early".into()), ..revised(2, true, 2) };
     cache.notice(&told);
-    let answered = ListedHost { host: host(1), instance: Some("a".into()) };
+    let answered = ListedHost { instance: Some("a".into()), ..host(1).into() };
     cache.answer("add", &[answered], Some(1));
     cache.notice(&Notice { instance: Some("b".into()), ..revised(3, true, 3) });
     let shown = |port| cache.instance(host(port)).map(ToString::to_string);

@@ -223,9 +223,10 @@ impl Inbox for State {
         match ServiceRequest::decode::<Json>(message.body()) {
             Ok(told) if matches!(told.op, ServiceOp::Online | ServiceOp::Offline) => match told.place() {
                 Some(host) => {
-                    let ServiceRequest { method, op, instance, revision, .. } = told;
-                    let (online, instance) = (op == ServiceOp::Online, instance.map(Arc::from));
-                    self.apply(&Notice { method: method.into(), host, online, instance, revision });
+                    let ServiceRequest { method, op, instance, store, revision, .. } = told;
+                    let (instance, store) = (instance.map(Arc::from), store.map(Arc::from));
+                    let online = op == ServiceOp::Online;
+                    self.apply(&Notice { method: method.into(), host, online, instance, store, revision });
                 }
                 None => conn.count(Event::Ignored),
             },

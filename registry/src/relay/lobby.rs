@@ -1,8 +1,10 @@
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use callboard_common::{Host, Room, Shares};
+use callboard_common::{Host, Shares};
 use tokio::time::Instant;
 
 use super::book::CallerId;
@@ -78,25 +80,10 @@ impl<K: Clone + Eq + Hash + Ord, T> Lobby<K, T> {
         }
     }
 
-    /// Makes room for a call of so many bytes, and says whether there is. Those that made it have to be told.
-    pub(super) fn make_room(&mut self, caller: &K, bytes: usize) -> (Vec<Waiting<K, T>>, Result<(), NoRoom>) {
-        let mut gave_way = Vec::new();
-        loop {
-            let (room, full) = match self.places.room(caller, 1) {
-                Room::Free => (self.bytes.room(caller, bytes), NoRoom::Bytes { bound: self.bytes.bound() }),
-                other => (other, NoRoom::Calls { bound: self.places.bound() }),
-            };
-            let newest = match room {
-                _ if self.is_closed => return (gave_way, Err(NoRoom::Closed)),
-                Room::Free => return (gave_way, Ok(())),
-                Room::After(other) => self.by_caller.get(&other).and_then(BTreeSet::last).copied(),
-                Room::None => None,
-            };
-            match newest.and_then(|turn| self.take(turn)) {
-                Some(waiting) => gave_way.push(waiting),
-                None => return (gave_way, Err(full)),
-            }
-        }
+    /// Makes room for a call of so many bytes. Those that made it have to be told; where they would not suffice none does.
+    pub(super) fn make_room(&mut self, caller: &K, bytes: usize) -> Result<Vec<Waiting<K, T>>, NoRoom> {
+        let in_the_way = self.in_the_way(caller, bytes)?;
+        Ok(self.take_all(in_the_way))
     }
 
     /// Enters a call for which there [is room](Self::make_room).

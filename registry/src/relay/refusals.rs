@@ -21,6 +21,13 @@ pub(super) fn gone(method: &str, instance: &str) -> NotPassed {
     (ResultCode::Unavailable, ErrorInfo::not_executed(text))
 }
 
+pub(super) fn another(instance: &str) -> NotPassed {
+    let text = format!(
+        "provider {instance:?} is another one now, which keeps its answers to calls under keys elsewhere: discover again"
+    );
+    (ResultCode::Unavailable, ErrorInfo::not_executed(text))
+}
+
 pub(super) fn knows_no_keys<C: Connection>(provider: &C) -> NotPassed {
     let instance = provider.session().map_or("", |session| &session.instance);
     let text = format!(

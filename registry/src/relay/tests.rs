@@ -1,4 +1,5 @@
 mod returns;
+mod stores;
 
 use callboard_common::{Dispatcher, Features, Handler, Limits, Recorder, Sent, Session};
 

@@ -8,15 +8,16 @@ use tokio::time::Instant;
 
 use super::book::{Call, CallerId};
 use super::lobby::Waiting;
-use super::refusals::{NotPassed, draining, gone, in_flight, made_room, no_room, out_of_time};
+use super::refusals::{NotPassed, another, draining, gone, in_flight, made_room, no_room, out_of_time};
 use super::{Asked, Relay, check, pass_on_one_way, permits};
-use crate::service::Line;
+use crate::service::{Line, has_store};
 
 /// A call as it came.
 #[derive(Debug)]
 pub(super) struct Held<C: Connection> {
     message: Message,
     instance: Box<str>,
+    store: Option<Box<str>>,
     is_keyed: bool,
     deadline: Option<Instant>,
     /// It waits for as long as it has time.
@@ -45,6 +46,7 @@ impl<C: Connection> Relay<C> {
             held: Held {
                 message: message.detach(),
                 instance: Box::from(&*asked.instance),
+                store: asked.store.as_deref().map(Box::from),
                 is_keyed: asked.is_keyed(),
                 deadline,
                 ends_in_time: in_time.is_some_and(|in_time| in_time < until),
@@ -52,19 +54,17 @@ impl<C: Connection> Relay<C> {
             },
         };
         let mut desk = self.desk();
-        let (gave_way, room) = desk.lobby.make_room(conn, waiting.bytes);
+        let gave_way = desk.lobby.make_room(conn, waiting.bytes).map_err(no_room)?;
         let wakes = desk.is_too_late_for(waiting.until);
-        if room.is_ok() {
-            desk.lobby.enter(waiting);
-            desk.metrics.waited += 1;
-        }
+        desk.lobby.enter(waiting);
+        desk.metrics.waited += 1;
         self.registry.awaits(desk.lobby.len());
         drop(desk);
         if wakes {
             self.woken.notify_one();
         }
         self.refuse_all(gave_way, |_| made_room());
-        room.map_err(no_room)
+        Ok(())
     }
 
     /// Passes on what has waited for a provider that is back, so many calls at most; whether there may be more.
@@ -73,7 +73,7 @@ impl<C: Connection> Relay<C> {
         let methods = self.desk().lobby.methods(host);
         let mut left = AT_ONCE;
         for method in methods {
-            self.registry.with_line(&method, host, |line| {
+            self.registry.with_line(&method, host, None, |line| {
                 let Line::There(provider, offer) = line else { return };
                 while left > 0 && self.resume_one(host, provider, &method, offer.methods) {
                     left -= 1;
@@ -92,13 +92,14 @@ impl<C: Connection> Relay<C> {
         let Some(waiting) = desk.lobby.pop(host, method) else { return false };
         self.registry.awaits(desk.lobby.len());
         let Waiting { caller, id, method, held, .. } = waiting;
-        let Held { message, is_keyed, deadline, in_flight, .. } = held;
+        let Held { message, instance, store, is_keyed, deadline, in_flight, .. } = held;
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // The loop may be late.
         let in_time = if left.is_some_and(|left| left.is_zero()) { Err(out_of_time()) } else { Ok(()) };
+        let is_it = if has_store(provider, store.as_deref()) { Ok(()) } else { Err(another(&instance)) };
         // Of its time the provider is told what is left.
         let message = left.and_then(|left| with_time(&message, left)).unwrap_or(message);
-        let checked = in_time.and_then(|()| check(provider, &message, is_keyed));
+        let checked = in_time.and(is_it).and_then(|()| check(provider, &message, is_keyed));
         let passed = match checked.map(|()| id.zip(in_flight)) {
             Err(why) => {
                 drop(desk);

@@ -14,6 +14,8 @@ use crate::table::Offer;
 pub(crate) enum Line<'a, C> {
     /// Over this connection, over which it offers the method.
     There(&'a C, Offer),
+    /// Who has its name now is another one: it keeps its answers to calls under keys elsewhere.
+    Another,
     /// Not at the moment; its connection was lost, or all were since the center has just begun.
     MayBeBack(Instant),
     /// Not at all.
@@ -30,11 +32,19 @@ impl<C: Connection> RegistryService<C> {
 
     /// What `pass_on` makes of the connection over which the provider that `host` stands for takes calls of `method`. What
     /// it queues there comes before the answer to a withdrawal, and before the word that no more is answered. Who begins to
-    /// wait for the provider in there misses none that comes back.
-    pub(crate) fn with_line<T>(&self, method: &str, host: Host, pass_on: impl FnOnce(Line<'_, C>) -> T) -> T {
+    /// wait for the provider in there misses none that comes back. Where a store is named only a provider that has it will do.
+    pub(crate) fn with_line<T>(
+        &self,
+        method: &str,
+        host: Host,
+        store: Option<&str>,
+        pass_on: impl FnOnce(Line<'_, C>) -> T,
+    ) -> T {
         let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
-        match lines.find(host, |conn| self.availability().offer(conn, method, host)) {
+        let offer = |conn: &C| self.availability().offer(conn, method, host);
+        match lines.find(host, |conn| if has_store(conn, store) { offer(conn) } else { None }) {
             Some((line, offer)) => pass_on(Line::There(line, offer)),
+            None if store.is_some() && lines.find(host, offer).is_some() => pass_on(Line::Another),
             None => pass_on(self.may_be_back(&lines, method, host).map_or(Line::Gone, Line::MayBeBack)),
         }
     }
@@ -87,6 +97,11 @@ impl<C: Connection> RegistryService<C> {
     pub(super) fn line_of(&self, conn: &C) -> Option<RwLockWriteGuard<'_, Lines<C>>> {
         relayed_host(conn).map(|_| self.lines())
     }
+}
+
+/// Whether a provider has the store that is named, if one is.
+pub(crate) fn has_store<C: Connection>(conn: &C, store: Option<&str>) -> bool {
+    store.is_none_or(|store| conn.session().is_some_and(|session| session.store.as_deref() == Some(store)))
 }
 
 /// What stands for a peer that takes calls over its connection.

@@ -360,7 +360,7 @@ fn a_call_is_queued_for_a_provider_before_the_answer_to_its_withdrawal_or_not_at
         let provider = Recorder::with_session(1, session);
         assert_eq!(send(&service, &provider, r#"{"method":"add","optype":0}"#), [r#"{"rcode":0,"optype":0}"#]);
         let (done, is_done) = std::sync::mpsc::channel();
-        let taking_back = service.with_line("add", Host::relayed("i-1"), |line| {
+        let taking_back = service.with_line("add", Host::relayed("i-1"), None, |line| {
             let Line::There(line, _) = line else { panic!("{leaves}") };
             let (service, provider) = (Arc::clone(&service), provider.clone());
             let taking_back = std::thread::spawn(move || {
@@ -374,7 +374,7 @@ fn a_call_is_queued_for_a_provider_before_the_answer_to_its_withdrawal_or_not_at
         });
         taking_back.join().unwrap();
         assert_eq!(provider.take().first().unwrap().0.id(), b"call", "{leaves}");
-        assert!(service.with_line("add", Host::relayed("i-1"), |line| matches!(line, Line::Gone)), "{leaves}");
+        assert!(service.with_line("add", Host::relayed("i-1"), None, |line| matches!(line, Line::Gone)), "{leaves}");
     }
 }
 

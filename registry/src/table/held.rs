@@ -95,8 +95,8 @@ impl<K: Clone + Ord> Method<K> {
     }
 
     pub(super) fn notice(&self, changed: ListedHost, online: bool) -> Notice {
-        let ListedHost { host, instance } = changed;
-        Notice { method: Arc::clone(self.name()), host, online, instance, revision: Some(self.revision) }
+        let ListedHost { host, instance, store } = changed;
+        Notice { method: Arc::clone(self.name()), host, online, instance, store, revision: Some(self.revision) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use callboard_common::Host;
 
+use super::peer::Peer;
 use super::{Effects, Table, cost};
 
 /// For connections whose entries outlive them for a while.
@@ -24,6 +25,16 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     pub(crate) fn places_of(&self, peer: &K) -> (BTreeSet<Host>, Option<Arc<str>>) {
         let Some(own) = self.peers.get(peer) else { return (BTreeSet::new(), None) };
         (own.hosts(), own.last_instance())
+    }
+
+    /// Where `peer` keeps its answers to calls under keys, if it said so.
+    pub(crate) fn store_of(&self, peer: &K) -> Option<Arc<str>> {
+        self.peers.get(peer).and_then(Peer::store)
+    }
+
+    /// `peer`, which listens nowhere, keeps its answers there. To be said before it is entered.
+    pub(crate) fn keeps_in(&mut self, peer: &K, store: &str) {
+        self.peers.entry(peer.clone()).or_default().keeps_in(store);
     }
 
     /// Takes back what `peer` registered at `host`, in the order of the methods. Whether there was anything.

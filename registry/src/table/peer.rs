@@ -20,6 +20,8 @@ pub(super) struct Peer {
     instance: Option<Arc<str>>,
     /// The first one that it named, which counts for nothing.
     first: Option<Arc<str>>,
+    /// Where it keeps its answers to calls under keys, if it listens nowhere.
+    store: Option<Arc<str>>,
     /// What other ones take, in bytes, of the entries that have them.
     others: HashMap<(MethodId, Host), usize, FxBuildHasher>,
 }
@@ -55,6 +57,17 @@ impl Peer {
 
     pub(super) fn last_instance(&self) -> Option<Arc<str>> {
         self.instance.clone()
+    }
+
+    /// It has one for as long as it is connected, which counts for nothing.
+    pub(super) fn keeps_in(&mut self, store: &str) {
+        if self.store.is_none() {
+            self.store = Some(store.into());
+        }
+    }
+
+    pub(super) fn store(&self) -> Option<Arc<str>> {
+        self.store.clone()
     }
 
     pub(super) fn hosts(&self) -> BTreeSet<Host> {

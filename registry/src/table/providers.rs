@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::mem;
-use std::sync::Arc;
 
 use callboard_common::{Host, ListedHost};
 use smallvec::SmallVec;
@@ -37,13 +36,14 @@ const FEW: usize = 16;
 impl Providers {
     /// One more connection says that the method is at `host`. Whether it is the first one. Of several the last that
     /// named an instance counts: who listens at a host now has come after who did before.
-    pub(super) fn enter(&mut self, host: Host, instance: Option<Arc<str>>) -> bool {
-        if let Some(provider) = self.find(host) {
+    pub(super) fn enter(&mut self, listed: ListedHost) -> bool {
+        if let Some(provider) = self.find(listed.host) {
             provider.registrations += 1;
-            provider.listed.instance = instance.or_else(|| provider.listed.instance.take());
+            provider.listed.instance = listed.instance.or_else(|| provider.listed.instance.take());
+            provider.listed.store = listed.store;
             return false;
         }
-        let provider = Provider { listed: ListedHost { host, instance }, registrations: 1 };
+        let provider = Provider { listed, registrations: 1 };
         match self {
             Self::Few(few) if few.len() < FEW => few.push(provider),
             Self::Few(few) => {
@@ -118,6 +118,8 @@ impl Many {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn host(port: u16) -> Host {
@@ -129,13 +131,13 @@ mod tests {
         for last in [1_u16, 2, 15, 16, 17, 40] {
             let mut providers = Providers::default();
             for port in (1..=last).rev() {
-                assert!(providers.enter(host(port), None) && !providers.enter(host(port), None));
+                assert!(providers.enter(host(port).into()) && !providers.enter(host(port).into()));
             }
             let ports = |providers: &Providers| providers.listed().map(|one| one.host.port()).collect::<Vec<_>>();
             let leave = |providers: &mut Providers, port| providers.leave(host(port)).is_some();
             assert_eq!(ports(&providers), (1..=last).rev().collect::<Vec<_>>());
             assert!(!leave(&mut providers, last) && leave(&mut providers, last) && !leave(&mut providers, last));
-            assert!(providers.enter(host(last), None));
+            assert!(providers.enter(host(last).into()));
             assert_eq!(ports(&providers), (1..last).rev().chain([last]).collect::<Vec<_>>(), "back again is last");
             for port in 1..=last {
                 providers.leave(host(port));
@@ -149,7 +151,7 @@ mod tests {
     fn the_last_that_named_an_instance_counts() {
         let mut providers = Providers::default();
         for instance in [Some("a"), Some("b"), None] {
-            providers.enter(host(1), instance.map(Arc::from));
+            providers.enter(ListedHost { instance: instance.map(Arc::from), ..host(1).into() });
         }
         let shown: Vec<_> = providers.listed().map(|one| one.instance.as_deref()).collect();
         assert_eq!(shown, [Some("b")]);

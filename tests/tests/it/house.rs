@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use callboard_center::Center;
+use callboard_client::{Client, ClientBuilder, SessionMode};
 use callboard_net::{Address, Limits};
 use callboard_server::{Method, MethodError, Router, Type};
 use serde::Deserialize;
@@ -52,6 +53,11 @@ pub(crate) async fn center() -> Center {
 
 pub(crate) fn address(center: &Center) -> Address {
     center.addresses()[0].clone()
+}
+
+/// A busy machine may be slow to grant a session; without one there are no keys, and those that listen nowhere are not found.
+pub(crate) fn sessions() -> ClientBuilder {
+    Client::builder().session(SessionMode::Require).session_timeout(Duration::from_secs(20))
 }
 
 /// Waits for something that nobody tells: looks again until it is so.

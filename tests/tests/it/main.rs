@@ -19,6 +19,7 @@ mod registry;
 mod relay;
 mod relay_ends;
 mod relay_greedy;
+mod relay_keys;
 mod relay_returns;
 mod reverse;
 mod rolling;

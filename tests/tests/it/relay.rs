@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 
-use crate::house::until;
+use crate::house::{sessions, until};
 
 async fn center() -> Center {
     Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap()
@@ -21,7 +21,7 @@ async fn center() -> Center {
 
 fn serving(router: Router) -> ClientBuilder {
     let soon = Reconnect { longest: Duration::from_millis(20), ..Reconnect::default() };
-    Client::builder().reconnect(soon).serves(router)
+    sessions().reconnect(soon).serves(router)
 }
 
 /// A provider of all methods of a router that listens nowhere.
@@ -32,7 +32,7 @@ async fn relayed(center: &Center, router: Router) -> Provider {
 }
 
 async fn caller(center: &Center) -> Caller {
-    Caller::connect(center.address()).await.unwrap()
+    Caller::builder().client(sessions()).connect(center.address()).await.unwrap()
 }
 
 /// What a method does to those that watch it.
@@ -135,7 +135,7 @@ async fn a_caller_does_not_notice_the_difference() {
 #[tokio::test]
 async fn its_coming_and_going_is_told_and_who_can_not_call_it_is_not_shown_it() {
     let center = center().await;
-    let discovery = Discovery::new(&Client::connect(center.address()).await.unwrap());
+    let discovery = Discovery::new(&sessions().connect(center.address()).await.unwrap());
     assert!(discovery.hosts("add").await.unwrap().is_empty());
     let mut notices = discovery.notices();
     let mut v1 = RawPeer::connect(&center.address()).await;
@@ -378,7 +378,7 @@ async fn with_two_centers_the_other_one_passes_calls_on_when_the_first_has_gone(
     let router = add();
     let centers = serving(router.clone()).connect_centers(&list).await.unwrap();
     let _provider = Provider::new(centers).announce(router.names(), Place::Relay).await.unwrap();
-    let caller = Caller::connect(&list).await.unwrap();
+    let caller = Caller::builder().client(sessions()).connect(&list).await.unwrap();
     assert_eq!(caller.call::<i64>("add", &(1, 2)).await.unwrap(), 3);
     first.shutdown().await;
     assert_eq!(within(caller.call::<i64>("add", &(3, 4))).await.unwrap(), 7);

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use callboard::{Caller, Center, Client, Executed, Place, Provider, Reconnect, RetryPolicy, Router};
+use callboard::{Caller, Center, Executed, Place, Provider, Reconnect, RetryPolicy, Router};
 use callboard_tests::{RawPeer, within};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use crate::house::until;
+use crate::house::{sessions, until};
 
 async fn center() -> Center {
     Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap()
@@ -70,14 +70,14 @@ async fn while_relayed_providers_leave_in_good_order_and_others_come_no_call_is_
         })
     };
     let start = async || {
-        let client = Client::builder().reconnect(Reconnect::never()).serves(router());
+        let client = sessions().reconnect(Reconnect::never()).serves(router());
         let client = client.connect(center.address()).await.unwrap();
         Provider::new(client).announce(["work"], Place::Relay).await.unwrap()
     };
     let mut current = start().await;
     let mut callers = Vec::new();
     for _ in 0..4 {
-        let caller = Caller::connect(center.address()).await.unwrap();
+        let caller = Caller::builder().client(sessions()).connect(center.address()).await.unwrap();
         for _ in 0..4 {
             let (caller, stop) = (caller.clone(), Arc::clone(&stop));
             callers.push(tokio::spawn(async move {
@@ -100,6 +100,22 @@ async fn while_relayed_providers_leave_in_good_order_and_others_come_no_call_is_
     }
 }
 
+#[tokio::test]
+async fn a_center_tells_how_many_calls_that_it_passes_on_were_given_up() {
+    let center = center().await;
+    let router = Router::new().method_async("work", |(): ()| std::future::pending::<Result<(), _>>());
+    let client = sessions().serves(router).connect(center.address()).await.unwrap();
+    let _provider = Provider::new(client).announce(["work"], Place::Relay).await.unwrap();
+    let counted = |name| center.counted().find(|(counted, _)| *counted == name).map(|(_, count)| count);
+    assert_eq!(counted("cancelled"), None);
+    let caller = Caller::builder().client(sessions()).connect(center.address()).await.unwrap();
+    let call = tokio::spawn(async move { caller.call::<()>("work", &()).await });
+    until("it is passed on", || center.relayed_calls() == 1).await;
+    call.abort();
+    until("it is given up", || center.relayed_calls() == 0).await;
+    assert_eq!(counted("cancelled"), Some(1));
+}
+
 /// A program that names itself, so that a center knows it again.
 #[tokio::test]
 async fn a_call_under_a_key_is_not_executed_again_by_a_relayed_provider_that_was_started_anew() {
@@ -110,14 +126,19 @@ async fn a_call_under_a_key_is_not_executed_again_by_a_relayed_provider_that_was
             counts.fetch_add(1, SeqCst);
             async move { if ends { Ok(sum) } else { std::future::pending().await } }
         });
-        let client = Client::builder().instance("cash-desk").serves(router).connect(center.address()).await.unwrap();
+        let client = sessions().instance("cash-desk").serves(router).connect(center.address()).await.unwrap();
         Provider::new(client).announce(["pay"], Place::Relay).await.unwrap()
     };
     let policy = RetryPolicy { tries: 100, first: Duration::from_millis(100), ..RetryPolicy::default() };
     for per_try in [None, Some(Duration::from_millis(500))] {
         paid.store(0, SeqCst);
         let first = start(false).await;
-        let caller = Caller::connect(center.address()).await.unwrap().with_timeout(Duration::from_secs(20));
+        let caller = Caller::builder()
+            .client(sessions())
+            .connect(center.address())
+            .await
+            .unwrap()
+            .with_timeout(Duration::from_secs(20));
         let caller = caller.with_retry(RetryPolicy { per_try, ..policy }).with_idempotency_key("order-17");
         let call = tokio::spawn(async move { caller.call::<u64>("pay", &5).await });
         until("it runs", || paid.load(SeqCst) == 1).await;

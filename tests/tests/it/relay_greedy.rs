@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard::{Caller, Center, Client, Place, Provider, RetryPolicy, Router};
+use callboard::{Caller, Center, Place, Provider, RetryPolicy, Router};
 use callboard_tests::{RawPeer, within};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::house::until;
+use crate::house::{sessions, until};
 
 #[tokio::test]
 async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_provider() {
@@ -22,7 +22,7 @@ async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_pro
             Ok(n)
         }
     });
-    let client = Client::builder().serves(router.clone()).connect(center.address()).await.unwrap();
+    let client = sessions().serves(router.clone()).connect(center.address()).await.unwrap();
     let _provider = Provider::new(client).announce(router.names(), Place::Relay).await.unwrap();
     let (mut greedy, mut honest) = (Vec::new(), Vec::new());
     for number in 0..12 {
@@ -34,7 +34,8 @@ async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_pro
         }
         until("it has its calls", || center.relayed_calls() >= 512).await;
         greedy.push(peer);
-        let caller = Caller::builder().retry(RetryPolicy::never()).connect(center.address()).await.unwrap();
+        let caller =
+            Caller::builder().client(sessions()).retry(RetryPolicy::never()).connect(center.address()).await.unwrap();
         for n in 0..5 {
             assert_eq!(within(caller.call::<u64>("quick", &n)).await.unwrap(), n, "beside {number} of them");
         }

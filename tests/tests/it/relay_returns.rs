@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use callboard::{Caller, Center, Client, Place, Provider, RetryPolicy, Router};
+use callboard::{Caller, Center, Place, Provider, RetryPolicy, Router};
 use callboard_tests::within;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 
-use crate::house::until;
+use crate::house::{sessions, until};
 
 /// A provider that calls itself so, and counts the calls that it executes.
 async fn desk(center: &Center, executed: &Arc<AtomicUsize>) -> Provider {
@@ -18,13 +18,18 @@ async fn desk(center: &Center, executed: &Arc<AtomicUsize>) -> Provider {
         counted.fetch_add(1, SeqCst);
         Ok(sum)
     });
-    let client = Client::builder().instance("cash-desk").serves(router).connect(center.address()).await.unwrap();
+    let client = sessions().instance("cash-desk").serves(router).connect(center.address()).await.unwrap();
     Provider::new(client).announce(["pay"], Place::Relay).await.unwrap()
 }
 
 /// A caller that makes no call twice.
 async fn caller(center: &Center) -> Caller {
-    let caller = Caller::connect(center.address()).await.unwrap().with_timeout(Duration::from_secs(20));
+    let caller = Caller::builder()
+        .client(sessions())
+        .connect(center.address())
+        .await
+        .unwrap()
+        .with_timeout(Duration::from_secs(20));
     caller.with_retry(RetryPolicy::never())
 }
 

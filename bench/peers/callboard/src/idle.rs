@@ -68,7 +68,7 @@ pub fn lost(held: &[TcpStream]) -> usize {
 fn session() -> Result<Vec<u8>> {
     let features = Features::ALL.without(Feature::Serves).names().map(Into::into).collect();
     let instance = "6f1f9cf0-1d52-4a53-bd8e-3c5a6a1f7d11".into();
-    frame(b"1", &SessionRequest { version: 2, name: "callboard".into(), instance, features, limits: None })
+    frame(b"1", &SessionRequest { version: 2, name: "callboard".into(), instance, store: None, features, limits: None })
 }
 
 /// The bytes of a frame.

@@ -49,8 +49,8 @@ proptest! {
             match step {
                 0..=3 => {
                     let new = waiting(now, serial, seed);
-                    let (gave_way, room) = lobby.make_room(&new.caller, new.bytes);
-                    for gone in gave_way {
+                    let room = lobby.make_room(&new.caller, new.bytes);
+                    for gone in room.as_ref().into_iter().flatten() {
                         let (had, has) = (most(&model, gone.caller), most(&model, new.caller));
                         prop_assert!(gone.caller != new.caller);
                         prop_assert!(had.0 > has.0 + 1 || had.1 > has.1 + new.bytes, "{had:?} {has:?}");
@@ -94,7 +94,23 @@ proptest! {
         }
         let all = model.iter().map(|one| one.held).collect::<Vec<_>>();
         prop_assert_eq!(serials(lobby.close()), all);
-        prop_assert_eq!(lobby.make_room(&1, 1).1, Err(NoRoom::Closed));
+        prop_assert_eq!(lobby.make_room(&1, 1), Err(NoRoom::Closed));
         prop_assert!(lobby.by_place.is_empty() && lobby.by_id.is_empty() && lobby.by_caller.is_empty());
     }
+}
+
+#[test]
+fn nobody_gives_way_to_a_call_for_which_there_would_be_no_room_all_the_same() {
+    let now = Instant::now();
+    let mut lobby = Lobby::new(BOUNDS);
+    for (serial, caller, bytes) in [(0, 1, 20), (1, 1, 20), (2, 1, 20), (3, 2, 30)] {
+        assert_eq!(lobby.make_room(&caller, bytes), Ok(Vec::new()));
+        lobby.enter(Waiting { caller, bytes, ..waiting(now, serial, 0) });
+    }
+    // Once the first has given up one it would have less than that.
+    assert_eq!(lobby.make_room(&3, 45), Err(NoRoom::Bytes { bound: 100 }));
+    assert_eq!((lobby.len(), lobby.bytes()), (4, 90));
+    let gave_way = lobby.make_room(&3, 25).unwrap();
+    assert_eq!(gave_way.iter().map(|gone| gone.held).collect::<Vec<_>>(), [2], "the newest of who has most");
+    assert_eq!((lobby.len(), lobby.bytes()), (3, 70));
 }

@@ -34,7 +34,7 @@ pub(crate) async fn make_calls(orders: Orders, mut lines: Lines<BufReader<Stdin>
     for number in 0..orders.calls {
         let (call, ledger, padding) =
             (format!("{}{number}", orders.name), Arc::clone(&orders.ledger), Arc::clone(&padding));
-        let is_keyed = matches!(orders.way, Way::Keyed | Way::Stored);
+        let is_keyed = orders.way.is_keyed();
         let caller = if is_keyed { orders.caller.with_idempotency_key(&call) } else { orders.caller.clone() };
         let name = call.clone();
         let handle = all.spawn(async move {

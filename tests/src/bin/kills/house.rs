@@ -28,7 +28,7 @@ impl House {
         let folder = tempfile::tempdir()?;
         let center = plan.center(&folder, 0).await?;
         // What goes through the center is seen in the system's table of TCP sockets only.
-        let relays = plan.way == Way::Relayed;
+        let relays = plan.way.is_relayed();
         let at = if relays { format!("tcp://127.0.0.1:{}", center.first) } else { address(&folder) };
         let provider = |name| plan.provider(&folder, &at, name, 0);
         let providers = tokio::try_join!(provider("p"), provider("q"))?.into();
@@ -61,7 +61,7 @@ impl House {
     async fn kill_provider(&mut self) -> Result<()> {
         let provider = first(&mut self.providers);
         provider.kill().await?;
-        if self.plan.way == Way::Stored {
+        if self.plan.way.is_stored() {
             let port = provider.first.parse()?;
             // It needs the center, which may stand still, and is waited for by the callers.
             self.center.resume().await?;
@@ -210,7 +210,7 @@ impl House {
 
     /// As the providers say; of those that listen nowhere the center does.
     async fn in_flight(&mut self) -> Result<usize> {
-        if self.plan.way == Way::Relayed {
+        if self.plan.way.is_relayed() {
             return self.center.ask(LOOK).await;
         }
         let mut sum = 0;
@@ -227,7 +227,7 @@ impl House {
 
     /// What is on its way to callers: of each connection of theirs to a provider, or to the center.
     fn at_callers(&self) -> Result<Vec<Buffers>> {
-        if self.plan.way == Way::Relayed {
+        if self.plan.way.is_relayed() {
             return self.callers.iter().map(|caller| Buffers::of(self.port(caller)?)).collect();
         }
         Ok(self.at_providers()?.into_iter().map(Buffers::seen_from_there).collect())
@@ -235,7 +235,7 @@ impl House {
 
     /// Of a provider that listens, or of the connection to the center.
     fn port(&self, part: &Part) -> Result<u16> {
-        if self.plan.way != Way::Relayed {
+        if !self.plan.way.is_relayed() {
             return Ok(part.first.parse()?);
         }
         sockets::port_of(part.id()?, self.center.first.parse()?)

@@ -48,6 +48,8 @@ pub(crate) enum Way {
     Stored,
     /// The providers listen nowhere: all goes through the center.
     Relayed,
+    /// The same as those that are stored.
+    RelayedStored,
     /// Declared idempotent, with hedges: they may run more often than once.
     Hedged,
     /// What has begun goes on though its caller has gone.
@@ -93,7 +95,7 @@ impl Plan {
         let mut arguments =
             vec![center.to_owned(), ledger.display().to_string(), concurrency.to_string(), self.answers().to_string()];
         arguments.extend(["--way".to_owned(), self.way.name(), "--port".to_owned(), port.to_string()]);
-        if self.way == Way::Stored {
+        if self.way.is_stored() {
             arguments.extend(["--store".to_owned(), folder.path().join(format!("{name}.redb")).display().to_string()]);
         }
         Part::start("provider", ledger, &arguments).await
@@ -131,8 +133,20 @@ impl Way {
     pub(crate) const fn rules(self) -> Rules {
         Rules {
             may_run_again: matches!(self, Self::Hedged),
-            must_end: matches!(self, Self::Keyed | Self::Stored | Self::MustFinish | Self::Blocking),
+            must_end: self.is_keyed() || matches!(self, Self::MustFinish | Self::Blocking),
         }
+    }
+
+    pub(crate) const fn is_keyed(self) -> bool {
+        matches!(self, Self::Keyed) || self.is_stored()
+    }
+
+    pub(crate) const fn is_stored(self) -> bool {
+        matches!(self, Self::Stored | Self::RelayedStored)
+    }
+
+    pub(crate) const fn is_relayed(self) -> bool {
+        matches!(self, Self::Relayed | Self::RelayedStored)
     }
 }
 

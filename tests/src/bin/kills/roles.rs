@@ -72,7 +72,7 @@ impl Role {
                     router = router.kept_answers(KeptAnswers::default().stored_in(AnswerFile::open(store)?)?);
                 }
                 match way {
-                    Way::Relayed => provide_relayed(&center, router, &go).await?,
+                    way if way.is_relayed() => provide_relayed(&center, router, &go).await?,
                     _ => provide(&center, router, port, &go).await?,
                 }
             }
@@ -140,7 +140,7 @@ async fn caller(way: Way, center: &str) -> Result<Caller> {
     let often = RetryBudget { percent: 1_000, reserve: 1_000, most: 10_000 };
     let builder = Caller::builder().client(sessions()).timeout(CALL_TIMEOUT);
     Ok(match way {
-        Way::Keyed | Way::Stored => {
+        way if way.is_keyed() => {
             let retry = RetryPolicy { tries: 100, per_try: Some(PER_TRY), ..RetryPolicy::default() };
             builder.retry_budget(often).retry(retry).connect(center).await?
         }

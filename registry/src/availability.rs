@@ -1,13 +1,14 @@
 mod attempts;
 mod damping;
 mod departures;
+mod leaving;
 mod probes;
+mod tried;
 mod waiting_room;
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
 use callboard_client::later;
 use callboard_common::Host;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 pub(crate) use self::attempts::{Attempt, Patience};
 use self::attempts::{Attempts, Reason};
 use self::damping::Damping;
-use self::departures::{Departures, Run};
+use self::departures::Departures;
 use self::probes::{Probes, Registration};
 use self::waiting_room::WaitingRoom;
 use crate::table::{Offer, waiting_bytes};
@@ -254,125 +255,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         self.table.withdraw(peer, method, host, &mut Noted { damping: &mut self.damping, now, effects });
     }
 
-    /// A connection has ended, and not because its peer had taken all back. With a session it may be back soon, which its
-    /// instance tells: within `patience`, which is what its silence has left of it, and within the grace of the policy.
-    pub(crate) fn ended(&mut self, peer: &K, patience: Duration, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        let grace = patience.min(self.policy.provider_grace);
-        drop(self.forget_probes(peer));
-        let (hosts, instance) = self.table.places_of(peer);
-        let Some(instance) = instance.filter(|_| !grace.is_zero()) else {
-            return self.leave(peer, now, effects);
-        };
-        let store = self.table.store_of(peer);
-        self.table.end_watches(peer);
-        self.metrics.departures += u64::from(!hosts.is_empty());
-        for host in hosts {
-            let run = Run { instance: Arc::clone(&instance), store: store.clone().filter(|_| host.is_relayed()) };
-            self.departures.enter(peer, host, run, later(now, grace));
-            if self.policy.probe && !host.is_relayed() {
-                self.attempts.ask(Reason::Departed, peer, host);
-            }
-        }
-    }
-
-    /// The peer has said that it goes: all that it registered goes offline now, and what waits does not come about.
-    pub(crate) fn going(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        for ticket in self.forget_probes(peer) {
-            effects.decided(ticket, Err(NotEntered::Withdrawn));
-        }
-        for host in self.table.places_of(peer).0 {
-            self.depart(peer, host, now, effects);
-        }
-    }
-
-    /// Takes back all that a connection registered and watched.
-    pub(crate) fn leave(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        drop(self.forget_probes(peer));
-        self.table.leave(peer, &mut Noted { damping: &mut self.damping, now, effects });
-    }
-
-    /// Returns what waited.
-    fn forget_probes(&mut self, peer: &K) -> Vec<T> {
-        for reason in FOR_REGISTRATIONS {
-            self.attempts.forget(reason, peer);
-        }
-        let waited = self.probes.forget(peer);
-        for registration in &waited {
-            self.table.waits_no_more(peer, &registration.method, registration.instance.as_deref());
-        }
-        waited.into_iter().map(|registration| registration.ticket).collect()
-    }
-
     /// Nothing is tried any more.
     pub(crate) fn drain(&mut self, effects: &mut impl Outcomes<K, T>) {
         self.attempts.forget_all();
         for registration in self.probes.stop() {
             effects.decided(registration.ticket, Err(NotEntered::Draining));
-        }
-    }
-
-    /// A host that is to be tried now, within the bounds of the policy; [`tried`](Self::tried) is to tell how that ended.
-    pub(crate) fn next_attempt(&mut self) -> Option<Attempt<K>> {
-        self.attempts.next()
-    }
-
-    pub(crate) fn has_attempts(&self) -> bool {
-        self.attempts.has_next()
-    }
-
-    /// How an attempt ended.
-    pub(crate) fn tried(
-        &mut self,
-        attempt: &Attempt<K>,
-        outcome: &Result<(), Unreached>,
-        now: Instant,
-        effects: &mut impl Outcomes<K, T>,
-    ) {
-        self.attempts.end(attempt.host);
-        if attempt.patience == Patience::Little && outcome.as_ref().is_err_and(|unreached| unreached.is_late) {
-            self.metrics.late += 1;
-            return attempt.peers.iter().for_each(|peer| self.ask_again(peer, attempt.host));
-        }
-        *(if outcome.is_ok() { &mut self.metrics.reached } else { &mut self.metrics.unreached }) += 1;
-        for peer in &attempt.peers {
-            self.tried_for(peer, attempt.host, outcome, now, effects);
-        }
-    }
-
-    /// Who waits for a host that did not answer soon lets the first attempts of others go before.
-    fn ask_again(&mut self, peer: &K, host: Host) {
-        if self.probes.has(peer, host) {
-            self.attempts.ask(Reason::Late, peer, host);
-        }
-        if self.departures.has(peer, host) {
-            self.attempts.ask(Reason::Departed, peer, host);
-        }
-    }
-
-    fn tried_for(
-        &mut self,
-        peer: &K,
-        host: Host,
-        outcome: &Result<(), Unreached>,
-        now: Instant,
-        effects: &mut impl Outcomes<K, T>,
-    ) {
-        if self.departures.has(peer, host) && outcome.as_ref().is_err_and(|unreached| unreached.is_refused) {
-            self.depart(peer, host, now, effects);
-        }
-        if FOR_REGISTRATIONS.into_iter().any(|reason| self.attempts.is_asked(reason, peer, host)) {
-            return; // what waits now came after this attempt began
-        }
-        for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
-            self.table.waits_no_more(peer, &method, instance.as_deref());
-            let claim = Claim { method: &method, host, instance: instance.as_deref(), store: None, is_v1: false };
-            let entered = match outcome {
-                Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
-                Err(Unreached { why, .. }) => {
-                    Err(NotEntered::Unreached { method: method.clone(), host, why: why.clone() })
-                }
-            };
-            effects.decided(ticket, entered);
         }
     }
 
@@ -394,13 +281,6 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
                 None => self.table.release(&method, host, &mut Noted { damping: &mut self.damping, now, effects }),
             }
         }
-    }
-
-    /// What a connection that ended left at a host goes. Whether there was anything.
-    fn depart(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
-        self.departures.remove(peer, host);
-        self.attempts.withdraw(Reason::Departed, peer, host);
-        self.table.leave_host(peer, host, &mut Noted { damping: &mut self.damping, now, effects })
     }
 
     fn enter(

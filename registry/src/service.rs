@@ -1,6 +1,5 @@
 mod lines;
-
-pub(crate) use self::lines::{Line, has_store};
+mod push;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,18 +8,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use callboard_common::{
-    BodyError, Connection, Decode, EncodeError, ErrorInfo, Event, Feature, Handler, Head, Host, Json, Message,
-    MessageType, ResultCode, SendError, ServiceAnswer, ServiceOp, ServiceRequest, Session, Shared, refuse, refuse_body,
-    refuse_draining,
+    BodyError, Connection, Decode, EncodeError, ErrorInfo, Event, Feature, Handler, Host, Json, Message, MessageType,
+    ResultCode, SendError, ServiceAnswer, ServiceOp, ServiceRequest, Session, refuse, refuse_body, refuse_draining,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use crate::availability::{Admission, Attempt, Availability, Claim, NotEntered, Outcomes, Unreached};
+pub(crate) use self::lines::{Line, has_store};
+use self::push::Push;
+use crate::availability::{Admission, Attempt, Availability, Claim, Unreached};
 use crate::relay::Lines;
 use crate::ticket::Ticket;
-use crate::{AvailabilityPolicy, Effects, Listing, Notice, RegistryLimits, RegistryMetrics, TableSize};
+use crate::{AvailabilityPolicy, Listing, RegistryLimits, RegistryMetrics, TableSize};
 
 /// The center's side of the registry: REQ_SERVICE in, answers and online/offline notices out.
 ///
@@ -265,51 +264,6 @@ impl<C: Connection> Handler<C> for RegistryService<C> {
     }
 }
 
-/// Queues notices as the table tells them.
-struct Push<'a, C> {
-    /// Who caused them: it is not read while a watcher that makes progress catches up.
-    from: Option<&'a C>,
-    /// Whether this center goes on: else what happens says nothing of the providers.
-    tells: bool,
-}
-
-impl<C: Connection> Effects<C> for Push<'_, C> {
-    fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<C>) {
-        if !self.tells {
-            return;
-        }
-        let (mut plain, mut revised) = (None, None);
-        let is_told = |watcher: &&C| !notice.host.is_relayed() || knows(*watcher, Feature::Relay);
-        for watcher in watchers.iter().filter(is_told) {
-            let with_revision = is_told_revisions(watcher);
-            let form = if with_revision { &mut revised } else { &mut plain };
-            // Once for all watchers of a form: they are all the same center's connections, with the same protocol.
-            let frame = form.get_or_insert_with(|| encode_notice(watcher, notice, with_revision));
-            let queued = frame.as_ref().map_or(Err(SendError::Full), |frame| watcher.push(frame, self.from));
-            // One that is closed is on its way out of the table.
-            if let Err(SendError::Full | SendError::Encode(_)) = queued {
-                watcher.close(Cow::Borrowed(NOTICE_LOST));
-            }
-        }
-    }
-}
-
-impl<C: Connection> Outcomes<C, Ticket<C>> for Push<'_, C> {
-    fn decided(&mut self, ticket: Ticket<C>, outcome: Result<(), NotEntered>) {
-        ticket.answer(outcome);
-    }
-
-    fn crowded_out(&mut self, peer: &C) {
-        tracing::warn!(peer = peer.peer(), "{CROWDED_OUT}");
-        peer.close(Cow::Borrowed(CROWDED_OUT));
-    }
-
-    fn held(&mut self, method: &str, host: Host, until: Instant) {
-        let seconds = until.saturating_duration_since(Instant::now()).as_secs_f32();
-        tracing::warn!(method, %host, seconds, "a provider comes and goes: its coming is told later");
-    }
-}
-
 /// Nothing beyond v1 goes to a peer that did not ask for it.
 fn is_told_revisions<C: Connection>(conn: &C) -> bool {
     knows(conn, Feature::Revisions)
@@ -345,22 +299,6 @@ fn instance<'a, C: Connection>(conn: &'a C, request: &'a ServiceRequest<'_>) -> 
         return Err(BodyError { optype: Some(request.op.to_wire()), ..BodyError::invalid(why) });
     }
     Ok((!instance.is_empty()).then_some(instance))
-}
-
-fn encode_notice<C: Connection>(conn: &C, notice: &Notice, with_revision: bool) -> Result<Shared, EncodeError> {
-    let mut id = Uuid::encode_buffer();
-    let id = Uuid::new_v4().hyphenated().encode_lower(&mut id);
-    let op = if notice.online { ServiceOp::Online } else { ServiceOp::Offline };
-    let mut body = ServiceRequest::new(&*notice.method, op).at(notice.host);
-    if with_revision || notice.host.is_relayed() {
-        body.instance = notice.instance.as_deref().map(Cow::Borrowed);
-        body.store = notice.store.as_deref().map(Cow::Borrowed);
-    }
-    if with_revision {
-        body.revision = notice.revision;
-    }
-    let frame = conn.encode(Head::new(MessageType::ServiceRequest, id.as_bytes()), &body)?;
-    Ok(conn.share(frame))
 }
 
 fn host_list(method: &str, listing: Listing, with_revision: bool, with_relayed: bool) -> ServiceAnswer<'_> {
@@ -415,8 +353,5 @@ fn refuse_op<C: Connection>(conn: &C, message: &Message, op: ServiceOp, code: Re
 
 /// The longest instance that a provider may give, in bytes: as in a session.
 const MAX_INSTANCE_BYTES: usize = 256;
-const CROWDED_OUT: &str = "all that is registered and watched is at its bound, and of that this connection had most";
-const NOTICE_LOST: &str = "an online or offline notice could not be queued: the watcher reads too slowly";
-
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use callboard_common::{Dispatcher, FLAG_ONE_WAY, Features, Host, Limits, Recorder, Sent, Session};
+use callboard_common::{Dispatcher, FLAG_ONE_WAY, Features, Head, Host, Limits, Recorder, Sent, Session};
+use uuid::Uuid;
 
+use super::push::NOTICE_LOST;
 use super::*;
 
 const ADD_AT_1: &str = r#"{"method":"add","optype":0,"host":{"ip":"127.0.0.1","port":1}}"#;

@@ -141,7 +141,8 @@ async fn caller(way: Way, center: &str) -> Result<Caller> {
     let builder = Caller::builder().client(sessions()).timeout(CALL_TIMEOUT);
     Ok(match way {
         way if way.is_keyed() => {
-            let retry = RetryPolicy { tries: 100, per_try: Some(PER_TRY), ..RetryPolicy::default() };
+            let per_try = if way.is_relayed() { PER_RELAYED_TRY } else { PER_TRY };
+            let retry = RetryPolicy { tries: 100, per_try: Some(per_try), ..RetryPolicy::default() };
             builder.retry_budget(often).retry(retry).connect(center).await?
         }
         Way::Hedged => builder.retry_budget(often).hedge(HEDGE).connect(center).await?.idempotent(),
@@ -185,4 +186,6 @@ pub(crate) const LOOK: &str = "look";
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Less than calls wait here.
 const PER_TRY: Duration = Duration::from_millis(100);
+/// A center counts tries under way, and with short ones some are always between two: it would never have all calls at once.
+const PER_RELAYED_TRY: Duration = Duration::from_secs(1);
 const HEDGE: Duration = Duration::from_millis(50);

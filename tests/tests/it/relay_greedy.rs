@@ -34,8 +34,8 @@ async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_pro
         }
         until("it has its calls", || center.relayed_calls() >= 512).await;
         greedy.push(peer);
-        let caller =
-            Caller::builder().client(sessions()).retry(RetryPolicy::never()).connect(center.address()).await.unwrap();
+        let caller = Caller::builder().client(sessions()).retry(RetryPolicy::never()).timeout(PATIENCE);
+        let caller = caller.connect(center.address()).await.unwrap();
         for n in 0..5 {
             assert_eq!(within(caller.call::<u64>("quick", &n)).await.unwrap(), n, "beside {number} of them");
         }
@@ -51,3 +51,6 @@ async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_pro
         assert_eq!(within(slow).await.unwrap(), 7);
     }
 }
+
+/// Longer than a busy machine takes for all of it: what is shown is who finds room, not how soon.
+const PATIENCE: Duration = Duration::from_secs(60);

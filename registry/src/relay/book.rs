@@ -126,7 +126,7 @@ impl<K: Clone + Eq + Hash + Ord, H> Book<K, H> {
 
     /// Enters a call to a provider that permits so much.
     pub(super) fn enter(&mut self, call: Call<K, H>, permits: Permits) -> Result<Entered<K, H>, Full> {
-        let places = self.by_provider.get(&call.provider);
+        let places = self.by_provider.get_mut(&call.provider);
         let mut gives_way = places.map_or(Ok(None), |places| places.room(&call, permits))?;
         if gives_way.is_none() && self.calls.len() >= self.bound {
             let newest = self.by_caller.gives_way_to(&call.caller);
@@ -136,7 +136,7 @@ impl<K: Clone + Eq + Hash + Ord, H> Book<K, H> {
         let number = Number(self.next);
         self.next += 1;
         self.by_caller.enter(&call.caller, number);
-        self.by_id.insert((call.caller.clone(), call.id.clone(), number));
+        self.by_id.insert((call.caller.clone(), CallerId::from_slice(&call.id), number));
         self.by_provider.entry(call.provider.clone()).or_default().enter(&call, number);
         self.due.extend(call.deadline.map(|deadline| (deadline, number)));
         self.calls.insert(number, call);
@@ -188,7 +188,7 @@ impl<K: Clone + Eq + Hash + Ord, H> Book<K, H> {
     pub(super) fn take(&mut self, number: Number) -> Option<Call<K, H>> {
         let call = self.calls.remove(&number)?;
         self.by_caller.leave(&call.caller, number);
-        self.by_id.remove(&(call.caller.clone(), call.id.clone(), number));
+        self.by_id.remove(&(call.caller.clone(), CallerId::from_slice(&call.id), number));
         if self.by_provider.get_mut(&call.provider).is_some_and(|places| places.leave(&call, number)) {
             self.by_provider.remove(&call.provider);
         }

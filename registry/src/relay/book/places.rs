@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -12,39 +12,39 @@ use super::{Call, Full, Number, Permits};
 /// together may take all: then whoever has most gives way to one that has none.
 #[derive(Debug)]
 pub(super) struct Places<K> {
-    numbers: BTreeSet<Number>,
     all: Crowd<K>,
     methods: BTreeMap<Arc<str>, Crowd<K>>,
 }
 
 impl<K: Clone + Eq + Hash + Ord> Places<K> {
     /// Whether there is a place for this call, and which one is to give way to it.
-    pub(super) fn room<H>(&self, call: &Call<K, H>, permits: Permits) -> Result<Option<Number>, Full> {
+    pub(super) fn room<H>(&mut self, call: &Call<K, H>, permits: Permits) -> Result<Option<Number>, Full> {
         let bound = permits.calls;
         let free = bound.saturating_sub(self.all.len());
         let own = self.all.own(&call.caller);
         // The only method has nothing to leave to others.
-        let of_method = self.methods.get(&call.method).filter(|_| permits.methods > 1);
+        let of_method = self.methods.get_mut(&call.method).filter(|_| permits.methods > 1);
+        let taken = of_method.as_ref().map(|method| method.len());
         // A method that has its half makes no use of the others'.
         let half = of_method.filter(|method| method.len() >= bound.div_ceil(2));
-        let has_share = if own == 0 { half.is_some() } else { of_method.is_some_and(|method| method.len() >= free) };
+        let has_share = if own == 0 { half.is_some() } else { taken.is_some_and(|taken| taken >= free) };
         if own < free && !has_share {
             return Ok(None);
         }
         let full = if free == 0 { Full::Provider { bound } } else { Full::Share { bound } };
-        let gives_way = half.unwrap_or(&self.all).gives_way_to(&call.caller).filter(|_| own == 0);
-        gives_way.map(Some).ok_or(full)
+        if own > 0 {
+            return Err(full);
+        }
+        half.unwrap_or(&mut self.all).gives_way_to(&call.caller).map(Some).ok_or(full)
     }
 
     pub(super) fn enter<H>(&mut self, call: &Call<K, H>, number: Number) {
-        self.numbers.insert(number);
         self.all.enter(&call.caller, number);
         self.methods.entry(Arc::clone(&call.method)).or_default().enter(&call.caller, number);
     }
 
     /// Whether nothing is left.
     pub(super) fn leave<H>(&mut self, call: &Call<K, H>, number: Number) -> bool {
-        self.numbers.remove(&number);
         if self.methods.get_mut(&call.method).is_some_and(|method| method.leave(&call.caller, number)) {
             self.methods.remove(&call.method);
         }
@@ -52,13 +52,15 @@ impl<K: Clone + Eq + Hash + Ord> Places<K> {
     }
 
     /// The oldest first.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = Number> {
-        self.numbers.iter().copied()
+    pub(super) fn numbers(&self) -> Vec<Number> {
+        let mut numbers: Vec<_> = self.all.numbers().collect();
+        numbers.sort_unstable();
+        numbers
     }
 }
 
 impl<K> Default for Places<K> {
     fn default() -> Self {
-        Self { numbers: BTreeSet::new(), all: Crowd::default(), methods: BTreeMap::new() }
+        Self { all: Crowd::default(), methods: BTreeMap::new() }
     }
 }

@@ -245,3 +245,77 @@ fn digest(params: &[u8]) -> Digest {
     hasher.write(params);
     hasher.finish128().as_u128()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::answer_store::{AnswerStore, StoreError, StoredCall};
+
+    /// Remembers in which order it heard that calls begin, and what it was told of calls that it did not know.
+    #[derive(Clone, Debug, Default)]
+    struct Heard(Arc<Mutex<(Vec<u64>, Vec<Change>)>>);
+
+    impl AnswerStore for Heard {
+        fn id(&self) -> &'static str {
+            "heard"
+        }
+
+        fn load(&mut self) -> Result<Vec<StoredCall>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+            let mut heard = self.0.lock().unwrap();
+            for change in changes {
+                match change {
+                    Change::Began { number, .. } => heard.0.push(*number),
+                    Change::Forgotten { number } if !heard.0.contains(number) => heard.1.push(change.clone()),
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// The compiler sees to it that changes are queued while the book is borrowed; this, that it is the borrow under which they
+    /// were made.
+    #[test]
+    fn a_store_hears_of_what_many_do_at_once_in_the_order_in_which_it_happened() {
+        let heard = Heard::default();
+        let shelf = Arc::new(Shelf::new(KeptAnswers::default().stored_in(heard.clone()).unwrap()));
+        let begin = |first: &First| {
+            let room = loop {
+                if let Ok(room) = shelf.writer.as_ref().unwrap().room() {
+                    break room;
+                }
+                thread::yield_now();
+            };
+            drop(shelf.change(room, |book| book.begin(&first.call)));
+        };
+        thread::scope(|threads| {
+            for caller in 0..4 {
+                let (shelf, begin) = (&shelf, &begin);
+                threads.spawn(move || {
+                    for number in 0..4000 {
+                        let placed = shelf.enter(ConnectionId(caller), "m", &format!("{caller} {number}"), b"1");
+                        let Placed::First(first) = placed else { panic!("{placed:?}") };
+                        begin(&first);
+                    }
+                });
+            }
+        });
+        // The last is written when the writer has ended.
+        let weak = Arc::downgrade(&shelf);
+        drop(shelf);
+        assert!(weak.upgrade().is_none());
+        while Arc::strong_count(&heard.0) > 1 {
+            thread::yield_now();
+        }
+        let (numbers, unknown) = &*heard.0.lock().unwrap();
+        assert_eq!(numbers.len(), 16_000);
+        assert!(numbers.is_sorted(), "{:?}", numbers.iter().zip(numbers.iter().skip(1)).find(|(one, next)| one > next));
+        assert_eq!(*unknown, []);
+    }
+}

@@ -43,6 +43,7 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     timer_wakes: Option<Waker>,
     /// It has let others run since a push woke it.
     gathering: bool,
+    /// After all others, which are dropped in its last turn.
     account: Account,
 }
 
@@ -335,16 +336,19 @@ where
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // What ends waits for nobody: it sets memory free.
-        let ends = this.registration.conn.is_closed();
-        let turn = if ends { Some(Turn::default()) } else { lane::enter(&mut this.account, cx.waker()) };
-        let Some(turn) = turn else { return Poll::Pending };
+        if this.registration.conn.is_closed() {
+            this.account.ends();
+        }
+        let Some(turn) = lane::enter(&mut this.account, cx.waker()) else { return Poll::Pending };
         this.gathering = false;
         let advanced = this.advance(cx, turn);
-        // Others of this loop first, if there is more to do.
-        let again = matches!(advanced, Advanced::Part).then(|| cx.waker());
-        lane::leave(&mut this.account, *this.reader.turn(), again);
-        let Advanced::Over(end) = advanced else { return Poll::Pending };
+        let Advanced::Over(end) = advanced else {
+            // Others of this loop first, if there is more to do.
+            let again = matches!(advanced, Advanced::Part).then(|| cx.waker());
+            lane::leave(&mut this.account, *this.reader.turn(), again);
+            return Poll::Pending;
+        };
+        this.account.ends_with(*this.reader.turn());
         let silent_until = end.silent_until.or_else(|| this.silent_until());
         this.registration.conn.finish(End { silent_until, ..end });
         this.reader.forget(&this.registration.conn);

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::account::Account;
+use self::account::Class;
 use self::waiting::{Entry, Waiting};
 
 thread_local! {
@@ -44,6 +45,10 @@ pub(crate) struct Turn {
     asked: u64,
     /// Something was read, if only part of a frame.
     has_read: bool,
+    /// Bytes that were read or written, or wait to be handled.
+    moved: usize,
+    /// Who turns out to be busy in it has its turn later, when it is that of the busy ones.
+    probes: bool,
     /// It lets others in.
     admits: bool,
     /// What the thread had worked when it began. Only where somebody waits: it takes longer to ask for than the time.
@@ -62,6 +67,11 @@ const MODEST: u32 = 4;
 /// somebody connects again and again it has a sixteenth of the loop there.
 const ADMITTING: u32 = 64;
 
+/// Who moves more than so many bytes in a turn is busy: a few requests are less, even where they had to wait for a while.
+const LITTLE: usize = 4 << 10;
+/// So is whoever has more to do after so long.
+const LONG: Duration = Duration::from_micros(400);
+
 impl Turn {
     pub(crate) fn new(now: Instant, slice: Duration) -> Self {
         Self { times: Some((now, now + slice)), looked: None, stride: 1, ..Self::default() }
@@ -70,6 +80,9 @@ impl Turn {
     /// Whether others are to have theirs.
     pub(crate) fn is_over(&mut self) -> bool {
         let Some((began, until)) = self.times else { return false };
+        if self.is_put_off() {
+            return true;
+        }
         let now = Instant::now();
         let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(began));
         self.stride = if since < LOOK { (2 * self.stride).min(LONGEST_STRIDE) } else { self.stride / 2 };
@@ -94,8 +107,21 @@ impl Turn {
     }
 
     /// Bytes came, which may not be a whole frame.
-    pub(crate) fn read(&mut self) {
+    pub(crate) fn read(&mut self, bytes: usize) {
         self.has_read = true;
+        self.moved += bytes;
+    }
+
+    /// So many bytes were written, or were there before the turn and have not been handled.
+    pub(crate) fn moved(&mut self, bytes: usize) {
+        self.moved += bytes;
+    }
+
+    /// What the thread has worked in it until now. Where the system has let another one run meanwhile, this was nobody's
+    /// fault.
+    fn used(&self, began: Instant, now: Instant) -> Duration {
+        let time = now.saturating_duration_since(began);
+        self.worked.map_or(time, |before| worked().saturating_sub(before)).min(time)
     }
 
     /// How much of the time that it took its connection is charged with. What it does for others counts for little: it
@@ -110,6 +136,25 @@ impl Turn {
         #[expect(clippy::cast_precision_loss, reason = "a turn brings far fewer frames")]
         let share = own as f64 / self.frames as f64;
         others + used.saturating_sub(others).mul_f64(share)
+    }
+
+    /// Whether it shows its connection to be busy. Who serves others is not: these were made to wait where they asked.
+    fn is_busy(&self, used: Duration, has_more: bool) -> bool {
+        let own = self.asked.saturating_add(UNASKED.get());
+        let serves = self.frames > 0 && own <= self.frames / 2;
+        let is_much = self.moved > LITTLE || (has_more && used >= LONG);
+        is_much && !serves
+    }
+
+    /// How much it may read where there is so much already: where others wait, only enough to know that its
+    /// connection is not.
+    pub(crate) fn may_read(&self) -> usize {
+        if self.probes { (LITTLE + 1).saturating_sub(self.moved).max(1) } else { usize::MAX }
+    }
+
+    /// Its connection is not light, and others wait: it has not begun to handle what it has read.
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.probes && self.frames == 0 && self.moved > LITTLE
     }
 
     /// How many frames to handle before the next look at the clock.
@@ -166,7 +211,8 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
             Entry::Now(slice) => {
                 UNASKED.set(0);
                 let worked = (!lane.waiting.is_empty()).then(worked);
-                (Some(Turn { worked, ..Turn::new(now, slice) }), None)
+                let probes = lane.waiting.probes(account);
+                (Some(Turn { probes, worked, ..Turn::new(now, slice) }), None)
             }
             Entry::Later => (None, lane.conductor.take()),
         }
@@ -181,11 +227,11 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     let now = Instant::now();
     let wakers = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return [None, None] };
-        // Where the system has let another thread run meanwhile, this was nobody's fault.
-        let time = now.saturating_duration_since(began);
-        let used = turn.worked.map_or(time, |before| worked().saturating_sub(before)).min(time);
+        let used = turn.used(began, now);
         let charged = turn.charged(used) / if again.is_some() { 1 } else { MODEST };
-        lane.waiting.leave(account, used, charged);
+        // Whoever lets others in stays among those who are new.
+        let class = if turn.admits { Class::New } else { account.had(turn.is_busy(used, again.is_some())) };
+        lane.waiting.leave(account, used, charged, class);
         let conductor = again.and_then(|waker| {
             lane.waiting.wait(account, waker);
             lane.conductor.take()
@@ -195,12 +241,34 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     wakers.into_iter().for_each(wake);
 }
 
+impl Account {
+    /// Its connection is about to end.
+    pub(crate) fn ends(&mut self) {
+        if self.class != Class::Ending {
+            self.class = Class::Ending;
+            self.at = None;
+        }
+    }
+
+    /// This turn is over when the account is dropped.
+    pub(crate) fn ends_with(&mut self, turn: Turn) {
+        self.last = Some(turn);
+    }
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         // While a thread ends, its lane may have gone before its tasks.
-        let _ = LANE.try_with(|lane| {
-            lane.try_borrow_mut().is_ok_and(|mut lane| lane.as_mut().is_some_and(|lane| lane.waiting.forget(self)))
+        let next = LANE.try_with(|lane| {
+            let mut lane = lane.try_borrow_mut().ok()?;
+            let waiting = &mut lane.as_mut()?.waiting;
+            waiting.forget(self);
+            let turn = self.last.take()?;
+            let used = turn.used(turn.times?.0, Instant::now());
+            waiting.leave(self, used, used, self.class);
+            waiting.go_on()
         });
+        wake(next.ok().flatten());
     }
 }
 
@@ -243,12 +311,52 @@ mod tests {
             let mut turn = Turn::new(Instant::now(), used);
             turn.brought(frames, asked);
             if has_read {
-                turn.read();
+                turn.read(1);
             }
             UNASKED.set(0);
             (0..unasked_for).for_each(|_| unasked());
             let charged = turn.charged(used);
             assert_eq!(charged.as_micros(), expected, "{frames} {asked} {unasked_for} {has_read}");
         }
+    }
+
+    #[test]
+    fn who_moves_much_or_works_for_long_is_busy_but_not_for_others() {
+        // (bytes read, frames, of which ask, it took so many µs, has more, it is busy)
+        let rows = [
+            (100, 1, 1, 10, false, false),
+            (LITTLE, 1, 1, 10, true, false),
+            (LITTLE + 1, 1, 1, 10, false, true),
+            (LITTLE + 1, 0, 0, 10, true, true),
+            (100, 1, 1, 400, false, false),
+            (100, 1, 1, 400, true, true),
+            // What others have asked for.
+            (LITTLE + 1, 10, 5, 400, true, false),
+            (LITTLE + 1, 10, 6, 400, true, true),
+        ];
+        for (bytes, frames, asked, took, has_more, expected) in rows {
+            let mut turn = Turn::new(Instant::now(), Duration::from_secs(1));
+            turn.read(bytes);
+            turn.brought(frames, asked);
+            UNASKED.set(0);
+            let is_busy = turn.is_busy(Duration::from_micros(took), has_more);
+            assert_eq!(is_busy, expected, "{bytes} {frames} {asked} {took} {has_more}");
+        }
+    }
+
+    #[test]
+    fn where_others_wait_a_turn_reads_little_before_it_is_known_to_be_light() {
+        let long = Duration::from_mins(1);
+        let mut turn = Turn { probes: true, ..Turn::new(Instant::now(), long) };
+        assert_eq!(turn.may_read(), LITTLE + 1);
+        turn.read(LITTLE);
+        assert_eq!(turn.may_read(), 1);
+        assert!(!turn.is_over());
+        turn.read(1);
+        assert!(turn.is_over(), "it is put off");
+        // It has begun to handle what it has read: as long as it lasts.
+        turn.brought(1, 1);
+        assert!(!turn.is_over());
+        assert_eq!(Turn::new(Instant::now(), long).may_read(), usize::MAX);
     }
 }

@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) evicted: AtomicU64,
     pub(crate) peers_dead: AtomicU64,
     pub(crate) holds: AtomicU64,
+    pub(crate) turns_cut: AtomicU64,
     pub(crate) ignored: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) overloaded: AtomicU64,
@@ -56,6 +57,8 @@ pub struct MetricsSnapshot {
     pub peers_dead: u64,
     /// Times that a publisher was held back for a subscriber that was behind.
     pub holds: u64,
+    /// Turns of connections that ended before all was done that was at hand, so that others had theirs.
+    pub turns_cut: u64,
     /// Messages ignored: responses that nobody awaits, unknown odd kinds.
     pub ignored: u64,
     /// Requests refused before they reached a handler.
@@ -104,6 +107,7 @@ impl Metrics {
             evicted: self.evicted.load(Relaxed),
             peers_dead: self.peers_dead.load(Relaxed),
             holds: self.holds.load(Relaxed),
+            turns_cut: self.turns_cut.load(Relaxed),
             ignored: self.ignored.load(Relaxed),
             refused: self.refused.load(Relaxed),
             overloaded: self.overloaded.load(Relaxed),

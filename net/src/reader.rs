@@ -22,6 +22,7 @@ use crate::Conn;
 use crate::event_loop::handled;
 use crate::lane::Turn;
 use crate::later::later;
+use crate::metrics::add;
 
 /// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
 ///
@@ -152,7 +153,7 @@ impl Reader {
         // Taken out, since a handler may come back here.
         let mut shared = buffers::take();
         shared.extend_from_slice(&self.pending);
-        let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut shared);
+        let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut shared).limit(self.turn.may_read()));
         let mut flush = || flush(cx, stream);
         let came = if shared.len() > before {
             self.came_shared(read, before, &mut shared, conn, handler, &mut flush)
@@ -166,6 +167,7 @@ impl Reader {
     /// All that is read from now on is read in this turn.
     pub(crate) fn take_turn(&mut self, turn: Turn) {
         self.turn = turn;
+        self.turn.moved(self.pending.len());
     }
 
     pub(crate) fn turn(&mut self) -> &mut Turn {
@@ -226,7 +228,7 @@ impl Reader {
             Poll::Ready(Ok(bytes)) => {
                 conn.shared().metrics.bytes_in.fetch_add(bytes as u64, Relaxed);
                 self.came = true;
-                self.turn.read();
+                self.turn.read(bytes);
                 conn.has_read();
                 self.read_at = self.drains.then(Instant::now);
                 self.handle_pending(conn, handler, before, flush)?;
@@ -245,7 +247,8 @@ impl Reader {
     ) -> Result<(), ReadFailure> {
         let (shared, drains) = (conn.shared(), self.drains);
         let (mut frames, mut failure) = (0, None);
-        let (mut look_at, mut is_over, mut asked) = (1, false, 0);
+        // One frame at least, but where its turn is put off.
+        let (mut look_at, mut is_over, mut asked) = (u64::from(!self.turn.is_put_off()), false, 0);
         let kind = Cell::new(None);
         loop {
             let mut calls = 0;
@@ -300,6 +303,9 @@ impl Reader {
                 self.yields = true;
                 break;
             }
+        }
+        if is_over {
+            add(&shared.metrics.turns_cut);
         }
         handled(frames);
         self.turn.brought(frames, asked);

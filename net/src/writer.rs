@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::Conn;
 use crate::lane::Turn;
+use crate::metrics::add;
 use crate::pieces::Pieces;
 
 /// How far a write came.
@@ -56,13 +57,17 @@ impl Writer {
                 }
             }
             if has_written && turn.is_over() {
+                add(&conn.shared().metrics.turns_cut);
                 return Ok(Written::Cut);
             }
             has_written = true;
             match self.write_once(cx, stream) {
                 Poll::Pending => return Ok(Written::Part),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(bytes)) => self.wrote(bytes, conn),
+                Poll::Ready(Ok(bytes)) => {
+                    turn.moved(bytes);
+                    self.wrote(bytes, conn);
+                }
                 Poll::Ready(Err(e)) => return Err(e),
             }
         }

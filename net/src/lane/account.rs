@@ -3,10 +3,78 @@ use std::time::Duration;
 /// Where a connection stands among those of its event loop, and its place while it waits for a turn.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
-    /// Its turns so far, in the time that all who wait share. `None` before the first.
+    /// Its turns so far, in the time that all of its class share. `None` before the first.
     pub(super) at: Option<Duration>,
-    pub(super) place: Option<Place>,
+    pub(super) class: Class,
+    /// How many turns it has had, as far as that matters.
+    pub(super) turns: u8,
+    pub(super) place: Option<(Class, Place)>,
+    /// Its last turn, while it ends: what is dropped before this is part of it.
+    pub(super) last: Option<super::Turn>,
 }
 
 /// Who is least far comes first; among equals, who has waited for longest.
 pub(super) type Place = (Duration, u64);
+
+/// How a connection uses its turns. Classes share a loop by their weights, whatever the number of those who wait in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// Its turns end since there is no more to do, or serve others.
+    Light,
+    /// It has had few turns, or lets others in. Whoever connects again and again stays here.
+    #[default]
+    New,
+    /// It ends: that sets memory free.
+    Ending,
+    /// It always has more to do than fits into a turn.
+    Busy,
+}
+
+/// So many turns is a connection new for.
+const NEW: u8 = 16;
+
+impl Class {
+    pub(super) const ALL: [Self; 4] = [Self::Light, Self::New, Self::Ending, Self::Busy];
+
+    /// Of twelve parts, where all want the loop.
+    pub(super) const fn weight(self) -> u32 {
+        match self {
+            Self::Light => 5,
+            Self::Ending => 3,
+            Self::New | Self::Busy => 2,
+        }
+    }
+}
+
+impl Account {
+    /// It had a turn, which was that of a busy connection or not.
+    pub(super) fn had(&mut self, is_busy: bool) -> Class {
+        self.turns = self.turns.saturating_add(1);
+        match self.class {
+            Class::Ending => Class::Ending,
+            _ if is_busy => Class::Busy,
+            _ if self.turns < NEW => Class::New,
+            _ => Class::Light,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_had_some_turns_is_new_no_longer() {
+        let mut account = Account::default();
+        for _ in 1..NEW {
+            assert_eq!(account.had(false), Class::New);
+            assert_eq!(account.had(true), Class::Busy);
+            account.turns -= 1;
+        }
+        assert_eq!(account.had(false), Class::Light);
+        assert_eq!(account.had(true), Class::Busy);
+        assert_eq!(account.had(false), Class::Light);
+        account.ends();
+        assert_eq!(account.had(false), Class::Ending);
+    }
+}

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "its lines are what it is for")]
 
 mod attack;
+mod cores;
 mod figures;
 mod frames;
 mod normal;
@@ -24,6 +25,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio::time::{Instant, sleep};
 
 use crate::attack::{Attack, Done};
+use crate::cores::Cores;
 use crate::figures::Figures;
 use crate::process::{Part, Turn};
 use crate::row::{Bounds, Row};
@@ -63,6 +65,10 @@ struct Arguments {
     /// And where it takes longer than so many times what it takes when it is quiet
     #[arg(long)]
     ratio: Option<f64>,
+    /// An attack during which the machine gave more than 2 % of the center's cores to other machines is made again, so many
+    /// times in all; that counts of which least was taken
+    #[arg(long, default_value_t = 1)]
+    tries: u32,
     /// Normal clients and attackers get their turns from the kernel as everybody does: where the machine is busy with other
     /// things, and delays mean nothing
     #[arg(long)]
@@ -111,19 +117,30 @@ impl Arguments {
         }
         let attacks = if self.attack.is_empty() { Attack::value_variants() } else { &self.attack };
         let bounds = Bounds::new(self.memory_mib, self.delay_ms, self.ratio);
+        let cores = Cores::divide(!self.busy)?;
         let mut broken = Vec::new();
         for (number, attack) in attacks.iter().enumerate() {
             let progress = Progress { attack: *attack, number, of: attacks.len(), for_people };
-            let row = self.attack_once(*attack, &progress).await?;
+            let mut best: Option<Row> = None;
+            for _ in 0..self.tries.max(1) {
+                let row = self.attack_once(*attack, &cores, &progress).await?;
+                broken.extend(row.broken(&bounds));
+                best = Some(best.filter(|best| best.stolen <= row.stolen).unwrap_or(row));
+                if best.as_ref().is_some_and(|best| best.stolen <= STOLEN) {
+                    break;
+                }
+            }
             progress.clear();
-            println!("{}", if for_people { row.line() } else { serde_json::to_string(&row)? });
-            broken.extend(row.broken(&bounds));
+            if let Some(row) = best {
+                println!("{}", if for_people { row.line() } else { serde_json::to_string(&row)? });
+                broken.extend(row.late(&bounds));
+            }
         }
         ensure!(broken.is_empty(), "promises are broken: {}", broken.join("; "));
         Ok(())
     }
 
-    async fn attack_once(&self, attack: Attack, progress: &Progress) -> Result<Row> {
+    async fn attack_once(&self, attack: Attack, cores: &Cores, progress: &Progress) -> Result<Row> {
         let target = Target::start(self.program.as_deref()).await?;
         let center = target.address().to_owned();
         let normal = ["normal".to_owned(), center.clone(), self.rate.to_string()];
@@ -133,15 +150,19 @@ impl Arguments {
         watch(&target, quiet / 5, "warming up", progress).await?;
         let connections = attack.connections(self.connections);
         let name = attack.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        let turn = if self.busy { Turn::Equal } else { Turn::Last };
-        let mut hostile = Part::start(turn, &["attack".to_owned(), center, name, connections.to_string()])?;
+        let turn = if self.busy || cores.are_divided() { Turn::Equal } else { Turn::Last };
+        let hostile = ["attack".to_owned(), center, name, connections.to_string()];
+        let mut hostile = cores.with_hostile(|| Part::start(turn, &hostile))?;
         hostile.line().await?;
         // As many connections as beside the attack, but idle.
         normal.say("quiet").await?;
+        let times = cores.times()?;
         let before = watch(&target, quiet, "quiet", progress).await?;
+        let quiet_times = cores.times()?;
         normal.say("attack").await?;
         hostile.say("attack").await?;
         let during = watch(&target, Duration::from_millis(self.attack_ms), "attack", progress).await?;
+        let attacked_times = cores.times()?;
         normal.say("quiet").await?;
         let done: Done = hostile.end().await?;
         watch(&target, quiet, "quiet", progress).await?;
@@ -157,6 +178,7 @@ impl Arguments {
             peak_memory: after.peak,
             later_memory: after.memory,
             cores: during.cores,
+            stolen: quiet_times.stolen_since(times).max(attacked_times.stolen_since(quiet_times)),
             quiet,
             attacked,
             later,
@@ -210,3 +232,5 @@ impl Progress {
 }
 
 const LOOK: Duration = Duration::from_millis(100);
+/// A part of the cores that delays little.
+const STOLEN: f64 = 0.02;

@@ -10,13 +10,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// How the kernel divides the cores. Clients and attackers have machines of their own in the field; here they share one with
-/// the center, and how the kernel divides it is not to be measured.
+/// How the kernel divides the cores that several share: that is not to be measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Turn {
     /// At once: normal clients do little.
     First,
-    /// When nobody else wants one: attackers.
+    /// When nobody else wants one: attackers that have no core to themselves.
     Last,
     /// As everybody.
     Equal,

@@ -22,6 +22,8 @@ pub(crate) struct Row {
     pub(crate) later_memory: u64,
     /// That were busy with the center.
     pub(crate) cores: f64,
+    /// How much of its cores' time other machines had, when it was quiet or attacked.
+    pub(crate) stolen: f64,
     pub(crate) quiet: Figures,
     pub(crate) attacked: Figures,
     pub(crate) later: Figures,
@@ -45,8 +47,8 @@ impl Bounds {
 
 impl Row {
     pub(crate) const HEAD: &str = "\
-| attack | connections made | ended by the center | memory: quiet, peak, after | cores | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
-| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
+| attack | connections made | ended by the center | memory: quiet, peak, after | cores | stolen | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
 
     pub(crate) fn line(&self) -> String {
         let Self { done, quiet, attacked, .. } = self;
@@ -55,11 +57,12 @@ impl Row {
         let counted: Vec<_> = self.counted.iter().filter(|(name, _)| TOLD.contains(&name.as_str())).collect();
         let counted: Vec<_> = counted.iter().map(|(name, count)| format!("{count} {name}")).collect();
         format!(
-            "| {} | {} | {} | {memory} | {:.1} | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
+            "| {} | {} | {} | {memory} | {:.1} | {:.0} % | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
             self.name(),
             done.opened,
             done.closed,
             self.cores,
+            self.stolen * 100.0,
             quiet.all.p50,
             attacked.all.p50,
             quiet.all.p99,
@@ -72,7 +75,7 @@ impl Row {
         )
     }
 
-    /// The promises that it breaks.
+    /// The promises that it breaks, but for those on delays.
     pub(crate) fn broken(&self, bounds: &Bounds) -> Vec<String> {
         let mut broken = Vec::new();
         let mut check = |holds: bool, what: String| {
@@ -87,11 +90,22 @@ impl Row {
         check(errors == 0, format!("{errors} errors of normal clients"));
         check(disconnects == 0, format!("{disconnects} normal clients were disconnected"));
         check(phases.iter().all(|phase| phase.due > 0), "normal clients did nothing".to_owned());
+        check(self.done.opened > 0, "nothing was attacked".to_owned());
+        broken
+    }
+
+    /// The promises on delays that it breaks.
+    pub(crate) fn late(&self, bounds: &Bounds) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut check = |holds: bool, what: String| {
+            if !holds {
+                broken.push(format!("{}: {what}", self.name()));
+            }
+        };
         let p99 = self.attacked.all.p99;
         check(bounds.delay_ms.is_none_or(|bound| p99 <= bound), format!("a p99 of {p99:.1} ms"));
         let times = self.times();
         check(bounds.ratio.is_none_or(|bound| times <= bound), format!("a p99 of {times:.1} times that of quiet"));
-        check(self.done.opened > 0, "nothing was attacked".to_owned());
         broken
     }
 

@@ -1,8 +1,9 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use callboard_common::{ErrorInfo, ResultCode};
+use indexmap::{IndexMap, IndexSet};
 
 use crate::holdings::{self, Holdings, SUBSCRIPTION_BYTES};
 use crate::kept::Kept;
@@ -28,13 +29,15 @@ use crate::topic::{Subscriber, Topic};
 #[derive(Clone, Debug)]
 pub struct TopicManager<K> {
     limits: TopicLimits,
-    topics: HashMap<Arc<str>, Topic<K>>,
+    /// Peers choose how many there are and how long their names: so it keeps the hashes and moves a topic's address
+    /// alone, and to grow keeps nobody waiting.
+    topics: IndexMap<Arc<str>, Box<Topic<K>>>,
     kept: Kept,
     holdings: Holdings<K>,
     /// Each topic has the next one: a name that is removed and created again is another topic.
     last_epoch: u64,
     /// Connections without a subscription have no entry.
-    subscriptions: HashMap<K, HashSet<Arc<str>>>,
+    subscriptions: HashMap<K, IndexSet<Arc<str>>>,
 }
 
 /// The bounds of a [`TopicManager`].
@@ -173,7 +176,7 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
     /// No topics yet; these bounds.
     pub fn with_limits(limits: TopicLimits) -> Self {
         let (kept, holdings) = (Kept::new(limits.total_ring_bytes), Holdings::new(limits));
-        Self { limits, topics: HashMap::new(), kept, holdings, last_epoch: 0, subscriptions: HashMap::new() }
+        Self { limits, topics: IndexMap::new(), kept, holdings, last_epoch: 0, subscriptions: HashMap::new() }
     }
 
     /// Topics that are created from now on have epochs above this one. So that no two runs of a center give the same
@@ -200,7 +203,7 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
         self.last_epoch += 1;
         let name: Arc<str> = topic.into();
         let holder = self.holdings.hold(connection, &name);
-        self.topics.insert(Arc::clone(&name), Topic::new(name, holder, self.last_epoch));
+        self.topics.insert(Arc::clone(&name), Box::new(Topic::new(name, holder, self.last_epoch)));
         Ok(())
     }
 
@@ -235,12 +238,12 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
 
     /// Ends a topic and all its subscriptions; gives those who were subscribed. One that does not exist has none.
     pub fn remove(&mut self, topic: &str) -> impl ExactSizeIterator<Item = K> + use<K> {
-        let mut removed = self.topics.remove(topic);
+        let mut removed = self.topics.swap_remove(topic);
         if let Some(topic) = &mut removed {
             topic.forget(&mut self.kept);
             self.holdings.release(topic.name(), &topic.holder);
         }
-        let subscribers: Vec<_> = removed.map(Topic::into_subscribers).into_iter().flatten().collect();
+        let subscribers: Vec<_> = removed.map(|topic| topic.into_subscribers()).into_iter().flatten().collect();
         for subscriber in &subscribers {
             self.forget(subscriber, topic);
         }
@@ -272,7 +275,7 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
             }
             return Ok(());
         }
-        if held.map_or(0, HashSet::len) >= bound {
+        if held.map_or(0, IndexSet::len) >= bound {
             return Err(TopicError::Subscribed { bound });
         }
         if let Some(topic) = self.topics.get_mut(&name) {
@@ -321,7 +324,7 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
     }
 
     pub(crate) fn topic_mut(&mut self, topic: &str) -> Result<&mut Topic<K>, TopicError> {
-        self.topics.get_mut(topic).ok_or_else(|| TopicError::not_found(topic))
+        self.topics.get_mut(topic).map(Box::as_mut).ok_or_else(|| TopicError::not_found(topic))
     }
 
     /// A topic that is published to, with what it needs to [keep](Topic::published) messages; after that
@@ -373,7 +376,7 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
 
     fn forget(&mut self, connection: &K, topic: &str) {
         if let Some(topics) = self.subscriptions.get_mut(connection) {
-            if topics.remove(topic) {
+            if topics.swap_remove(topic) {
                 self.holdings.cancelled(connection);
             }
             if topics.is_empty() {

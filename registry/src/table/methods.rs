@@ -13,8 +13,9 @@ use super::providers::Providers;
 pub(super) struct Methods<K> {
     /// With a secret key: peers choose the names.
     hasher: RandomState,
-    by_name: HashTable<MethodId>,
-    by_id: Slab<Method<K>>,
+    /// Peers choose how many there are: so what moves when it grows is small, and keeps nobody waiting.
+    by_name: HashTable<Named>,
+    by_id: Slab<Box<Method<K>>>,
     /// The highest revision of any method that is gone: one that comes again goes on from here, so that a number never
     /// means two sets.
     last_revision: u64,
@@ -30,6 +31,13 @@ pub(super) struct Method<K> {
     pub(super) held: Held<K>,
     /// Grows by one with each change of `providers` that is told.
     pub(super) revision: u64,
+}
+
+/// Where a name's method lies, with the name's hash: to grow needs no look at the methods.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    hash: u64,
+    id: MethodId,
 }
 
 /// Where a method lies, for as long as it is there.
@@ -60,8 +68,8 @@ impl<K> Methods<K> {
 
     pub(super) fn slot<'a>(&self, name: &'a str) -> Slot<'a> {
         let hash = self.hasher.hash_one(name);
-        let is_it = |id: &MethodId| self.get(*id).is_some_and(|method| method.hash == hash && *method.name == *name);
-        self.by_name.find(hash, is_it).map_or(Slot::Free { name, hash }, |id| Slot::Taken(*id))
+        let is_it = |of: &Named| of.hash == hash && self.get(of.id).is_some_and(|method| *method.name == *name);
+        self.by_name.find(hash, is_it).map_or(Slot::Free { name, hash }, |of| Slot::Taken(of.id))
     }
 
     /// The method, which is made if there is none.
@@ -78,24 +86,23 @@ impl<K> Methods<K> {
             held: None,
             revision: self.last_revision,
         };
-        let id = MethodId(self.by_id.insert(method));
-        let by_id = &self.by_id;
-        self.by_name.insert_unique(hash, id, |id| by_id.get(id.0).map_or(0, |method| method.hash));
+        let id = MethodId(self.by_id.insert(Box::new(method)));
+        self.by_name.insert_unique(hash, Named { hash, id }, |of| of.hash);
         id
     }
 
     pub(super) fn get(&self, id: MethodId) -> Option<&Method<K>> {
-        self.by_id.get(id.0)
+        self.by_id.get(id.0).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, id: MethodId) -> Option<&mut Method<K>> {
-        self.by_id.get_mut(id.0)
+        self.by_id.get_mut(id.0).map(Box::as_mut)
     }
 
     /// Forgets a method that nobody provides or watches any longer. Whether that was so.
     pub(super) fn drop_if_empty(&mut self, id: MethodId) -> bool {
         let Some(method) = self.by_id.get(id.0).filter(|method| method.is_empty()) else { return false };
-        if let Ok(entry) = self.by_name.find_entry(method.hash, |other| *other == id) {
+        if let Ok(entry) = self.by_name.find_entry(method.hash, |of| of.id == id) {
             entry.remove();
         }
         self.last_revision = self.last_revision.max(method.revision);

@@ -8,8 +8,43 @@ pub fn raise_open_files() -> std::io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
+/// Makes room for so many in the table of this process's open files, as far as it may have them. On Linux a table that
+/// several threads share keeps all of them waiting each time that it doubles, for 10 ms and more: it is to do so now, not
+/// when a thousand connect at once. ("[expand_fdtable]" waits for what `synchronize_rcu` waits for.)
+///
+/// [expand_fdtable]: https://github.com/torvalds/linux/blob/master/fs/file.c
+#[cfg(target_os = "linux")]
+pub(crate) fn make_room_for_files(files: usize) {
+    let Ok((soft, _)) = rlimit::getrlimit(rlimit::Resource::NOFILE) else { return };
+    let last = i32::try_from(soft.min(files as u64)).unwrap_or(i32::MAX) - 1;
+    // A file that takes this number, and is closed at once. Where that can't be, it is as it would be without.
+    if let Ok(any) = std::fs::File::open("/") {
+        drop(rustix::io::fcntl_dupfd_cloexec(&any, last.max(0)));
+    }
+}
+
+/// Elsewhere nobody waits for that.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn make_room_for_files(_: usize) {}
+
 #[cfg(test)]
 mod tests {
+    /// What the table has room for: `FDSize` in the status of the process.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_table_of_files_grows_at_once() {
+        let room = || -> usize {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            size.trim().parse().unwrap()
+        };
+        super::raise_open_files().unwrap();
+        super::make_room_for_files(3000);
+        assert!(room() >= 3000, "{}", room());
+        // More than it may have is what it may have.
+        super::make_room_for_files(usize::MAX);
+    }
+
     #[test]
     fn the_soft_limit_becomes_the_hard_one() {
         let now = super::raise_open_files().unwrap();

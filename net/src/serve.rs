@@ -15,9 +15,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::conn::wait;
 use crate::driver::{Driver, Registration};
 use crate::event_loop::EventLoopGroup;
-use crate::lane::{self, Account};
+use crate::lane::{self, Account, Turn};
 use crate::later::deadline_after;
 use crate::metrics::add;
+use crate::open_files::make_room_for_files;
 use crate::shared_state::SharedState;
 use crate::task_group::spawn_on;
 use crate::{Address, Conn, Ends, Limits, LimitsError, MetricsSnapshot, Sockets, Transport};
@@ -125,6 +126,8 @@ where
     H: Handler<Conn<P>>,
 {
     settings.limits.check()?;
+    // And some for listeners, files and connections of its own.
+    make_room_for_files(settings.limits.max_connections.saturating_add(OWN_FILES));
     if addresses.is_empty() {
         return Err(ListenError::NoAddress);
     }
@@ -265,6 +268,8 @@ impl<P: Protocol> Drop for Serving<P> {
     }
 }
 
+/// What a server may have open beside its connections.
+const OWN_FILES: usize = 64;
 /// How long stopped loops may take to end.
 const STOP_TIME: Duration = Duration::from_millis(500);
 
@@ -291,13 +296,16 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
 
     async fn run(self, listener: T::Listener) {
         let (mut rest, mut account) = (REST, Account::default());
-        while let Some(accepted) = self.next(&listener).await {
-            match accepted {
+        let mut next = self.next(&listener).await;
+        while let Some(accepted) = next {
+            let more = match accepted {
                 Ok((accepted, ends)) => {
                     rest = REST;
-                    let turn = lane::turn(&mut account).await.admitting();
+                    let mut turn = lane::turn(&mut account).await.admitting();
                     self.admit(accepted, ends);
+                    let more = self.admit_more(&listener, &mut turn).await;
                     lane::leave(&mut account, turn, None);
+                    more
                 }
                 Err(_) if self.shared.stopping.get().is_some() => return,
                 Err(e) => {
@@ -305,9 +313,26 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
                     tracing::warn!("can't accept a connection (trying again in {rest:?}): {e}");
                     tokio::time::sleep(rest).await;
                     rest = (rest * 2).min(LONGEST_REST);
+                    None
                 }
+            };
+            next = match more {
+                Some(failure) => Some(Err(failure)),
+                None => self.next(&listener).await,
+            };
+        }
+    }
+
+    /// Those who are there already, until the turn is over: the system takes longer to hand one out than we to let it in,
+    /// and a thousand may come at once. Why that failed, if it did.
+    async fn admit_more(&self, listener: &T::Listener, turn: &mut Turn) -> Option<io::Error> {
+        while !turn.is_over() {
+            match poll_once(self.transport.accept(listener)).await? {
+                Ok((accepted, ends)) => self.admit(accepted, ends),
+                Err(failure) => return Some(failure),
             }
         }
+        None
     }
 
     /// The next stream; `None` once the server stops and all are taken that had come by then: one that is left to the

@@ -63,9 +63,11 @@ const LONGEST_STRIDE: u64 = 32;
 const OTHERS: u32 = 8;
 /// So does the time of a turn that ends before it is over. Who sends more than fits into one is counted in full.
 const MODEST: u32 = 4;
-/// The same where new connections are let in: nobody is to wait long for that beside a thousand who flood the loop. Where
-/// somebody connects again and again it has a sixteenth of the loop there.
+/// The same where new connections are let in: nobody is to wait long for that beside those who are new.
 const ADMITTING: u32 = 64;
+
+/// A turn that began while nobody waited counts as so much at most: the machine may have stood still meanwhile.
+const MOST: Duration = Duration::from_millis(1);
 
 /// Who moves more than so many bytes in a turn is busy: a few requests are less, even where they had to wait for a while.
 const LITTLE: usize = 4 << 10;
@@ -128,6 +130,7 @@ impl Turn {
     /// answers what they have asked, or takes what they have sent, and they were charged with that. So the calls of many
     /// may go through one connection. Answers that nobody has asked for are its own affair.
     fn charged(&self, used: Duration) -> Duration {
+        let used = if self.worked.is_some() { used } else { used.min(MOST) };
         let own = self.asked.saturating_add(UNASKED.get()).min(self.frames);
         let others = used / if self.admits { ADMITTING } else { OTHERS };
         if self.frames == 0 {
@@ -138,18 +141,21 @@ impl Turn {
         others + used.saturating_sub(others).mul_f64(share)
     }
 
+    /// Whether it brought answers that others wait for, mostly.
+    fn serves(&self) -> bool {
+        self.frames > 0 && self.asked.saturating_add(UNASKED.get()) <= self.frames / 2
+    }
+
     /// Whether it shows its connection to be busy. Who serves others is not: these were made to wait where they asked.
     fn is_busy(&self, used: Duration, has_more: bool) -> bool {
-        let own = self.asked.saturating_add(UNASKED.get());
-        let serves = self.frames > 0 && own <= self.frames / 2;
         let is_much = self.moved > LITTLE || (has_more && used >= LONG);
-        is_much && !serves
+        is_much && !self.serves()
     }
 
     /// How much it may read where there is so much already: where others wait, only enough to know that its
     /// connection is not.
     pub(crate) fn may_read(&self) -> usize {
-        if self.probes { (LITTLE + 1).saturating_sub(self.moved).max(1) } else { usize::MAX }
+        if self.probes && self.frames == 0 { (LITTLE + 1).saturating_sub(self.moved).max(1) } else { usize::MAX }
     }
 
     /// Its connection is not light, and others wait: it has not begun to handle what it has read.
@@ -230,7 +236,8 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
         let used = turn.used(began, now);
         let charged = turn.charged(used) / if again.is_some() { 1 } else { MODEST };
         // Whoever lets others in stays among those who are new.
-        let class = if turn.admits { Class::New } else { account.had(turn.is_busy(used, again.is_some())) };
+        let class =
+            if turn.admits { Class::New } else { account.had(turn.is_busy(used, again.is_some()), turn.serves()) };
         lane.waiting.leave(account, used, charged, class);
         let conductor = again.and_then(|waker| {
             lane.waiting.wait(account, waker);
@@ -357,6 +364,7 @@ mod tests {
         // It has begun to handle what it has read: as long as it lasts.
         turn.brought(1, 1);
         assert!(!turn.is_over());
+        assert_eq!(turn.may_read(), usize::MAX);
         assert_eq!(Turn::new(Instant::now(), long).may_read(), usize::MAX);
     }
 }

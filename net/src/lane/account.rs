@@ -8,6 +8,8 @@ pub(crate) struct Account {
     pub(super) class: Class,
     /// How many turns it has had, as far as that matters.
     pub(super) turns: u8,
+    /// Its last turn brought answers that others waited for.
+    pub(super) serves: bool,
     pub(super) place: Option<(Class, Place)>,
     /// Its last turn, while it ends: what is dropped before this is part of it.
     pub(super) last: Option<super::Turn>,
@@ -31,7 +33,7 @@ pub(super) enum Class {
 }
 
 /// So many turns is a connection new for.
-const NEW: u8 = 16;
+const NEW: u8 = 4;
 
 impl Class {
     pub(super) const ALL: [Self; 4] = [Self::Light, Self::New, Self::Ending, Self::Busy];
@@ -47,8 +49,9 @@ impl Class {
 }
 
 impl Account {
-    /// It had a turn, which was that of a busy connection or not.
-    pub(super) fn had(&mut self, is_busy: bool) -> Class {
+    /// It had a turn, which was that of a busy connection or not, and served others or not.
+    pub(super) fn had(&mut self, is_busy: bool, serves: bool) -> Class {
+        self.serves = serves;
         self.turns = self.turns.saturating_add(1);
         match self.class {
             Class::Ending => Class::Ending,
@@ -67,14 +70,14 @@ mod tests {
     fn who_has_had_some_turns_is_new_no_longer() {
         let mut account = Account::default();
         for _ in 1..NEW {
-            assert_eq!(account.had(false), Class::New);
-            assert_eq!(account.had(true), Class::Busy);
+            assert_eq!(account.had(false, false), Class::New);
+            assert_eq!(account.had(true, false), Class::Busy);
             account.turns -= 1;
         }
-        assert_eq!(account.had(false), Class::Light);
-        assert_eq!(account.had(true), Class::Busy);
-        assert_eq!(account.had(false), Class::Light);
+        assert_eq!(account.had(false, false), Class::Light);
+        assert_eq!(account.had(true, false), Class::Busy);
+        assert_eq!(account.had(false, false), Class::Light);
         account.ends();
-        assert_eq!(account.had(false), Class::Ending);
+        assert_eq!(account.had(false, false), Class::Ending);
     }
 }

@@ -57,8 +57,6 @@ const SOME: usize = 8;
 const MANY: usize = 64;
 /// The shortest turn.
 pub(super) const LEAST: Duration = Duration::from_micros(30);
-/// A turn that took longer counts as this: the machine may have stood still meanwhile.
-const MOST: Duration = Duration::from_millis(1);
 /// The shortest one of a light connection: who sends a few requests at a time is not to be taken for busy.
 const LEAST_LIGHT: Duration = Duration::from_micros(100);
 /// So much less far than the others is whoever was idle: some requests, which need not wait for one turn of each of them.
@@ -123,12 +121,17 @@ impl Waiting {
     /// Its turn has ended, after so long. It is charged with part of it, and is of that class from now on.
     pub(super) fn leave(&mut self, account: &mut Account, used: Duration, charged: Duration, class: Class) {
         self.used += used;
-        let at = self.place(account).saturating_add(charged.min(MOST));
+        let at = self.place(account).saturating_add(charged);
         account.at = Some(at);
         let class_at = self.class_at(account.class) + used / account.class.weight();
         let is_idle = self.is_empty();
         let queue = self.queue_mut(account.class);
         queue.class_at = class_at;
+        if account.class == Class::New {
+            // Others come without end, each as far as those are whose turn it is: that goes on without those who wait.
+            let share = u32::try_from(queue.waiting.len() + 1).unwrap_or(u32::MAX);
+            queue.at += charged / share;
+        }
         if queue.waiting.is_empty() {
             // Nobody wanted that time.
             queue.at = queue.at.max(at);
@@ -182,13 +185,15 @@ impl Waiting {
     /// How far it is.
     fn place(&self, account: &mut Account) -> Duration {
         let class_at = self.queue(account.class).at;
-        let at = account.at.unwrap_or(class_at).max(class_at.saturating_sub(CREDIT));
+        // Who lets others in comes after those whom it has let in.
+        let credit = if account.class == Class::New { Duration::ZERO } else { CREDIT };
+        let at = account.at.unwrap_or(class_at).max(class_at.saturating_sub(credit));
         *account.at.insert(at)
     }
 
-    /// Whether it is light as far as is known, and others wait.
+    /// Whether it is light as far as is known, and others wait. What serves others is not put off.
     pub(super) fn probes(&self, account: &Account) -> bool {
-        account.class <= Class::New && self.waits() >= SOME
+        account.class <= Class::New && !account.serves && self.waits() >= SOME
     }
 
     fn waits(&self) -> usize {
@@ -339,6 +344,7 @@ mod tests {
         let rows = [(Class::Light, true), (Class::New, true), (Class::Ending, false), (Class::Busy, false)];
         for (class, expected) in rows {
             assert_eq!(waiting.probes(&of(class)), expected, "{class:?}");
+            assert!(!waiting.probes(&Account { serves: true, ..of(class) }), "{class:?} that serves others");
         }
     }
 
@@ -359,8 +365,13 @@ mod tests {
         had: Duration,
     }
 
-    /// All come at the same moment, and keep to their class whatever they do.
     fn meet(crowds: &[Crowd]) -> Vec<Fate> {
+        meet_with(crowds, Duration::min)
+    }
+
+    /// All come at the same moment, and keep to their class whatever they do. How long a turn takes of one who wants so
+    /// much and may have so much.
+    fn meet_with(crowds: &[Crowd], takes: impl Fn(Duration, Duration) -> Duration) -> Vec<Fate> {
         let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
         let mut members = Vec::new();
         for (number, crowd) in crowds.iter().enumerate() {
@@ -388,7 +399,7 @@ mod tests {
                 let (of, account, since, left) = &mut members[number];
                 let Entry::Now(turn) = waiting.enter(account, &wakers[number]) else { panic!() };
                 let (crowd, fate) = (&crowds[*of], &mut fates[*of]);
-                let took = (*left).min(turn);
+                let took = takes(*left, turn);
                 now += took;
                 *left -= took;
                 fate.had += took;
@@ -471,12 +482,81 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_took_long_costs_a_round_or_two() {
+    fn pieces_that_no_turn_can_cut_are_paid_in_full() {
+        // Each of ten asks for pieces of 20 ms, and one for as much as it may have in turns.
+        let large = Crowd { class: Class::Busy, many: 10, wants: Duration::from_millis(20), every: ALWAYS };
+        let small = Crowd { class: Class::Busy, many: 1, wants: ROUND, every: ALWAYS };
+        let fates = meet_with(&[large, small], |wants, _| wants);
+        let all: Duration = fates.iter().map(|fate| fate.had).sum();
+        let had = 11.0 * fates[1].had.as_secs_f64() / all.as_secs_f64();
+        assert!((0.6..1.5).contains(&had), "{had} times its share: {fates:?}");
+    }
+
+    #[test]
+    fn who_is_new_gets_on_beside_those_who_connect_without_end() {
+        for (wants, bound) in [(20, 5), (200, 30), (1_000, 120)] {
+            let longest = beside_a_storm(micros(wants));
+            assert!(longest <= Duration::from_millis(bound), "turns of {wants} us: {longest:?}");
+        }
+    }
+
+    /// The longest that one waits for a turn while it is new, whose turns are so long, beside a flood and a storm of those
+    /// who connect, have one turn and are gone.
+    fn beside_a_storm(wants: Duration) -> Duration {
+        let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
+        let waker = |number: usize| -> Waker { Arc::new(Named(number, Arc::clone(&called))).into() };
+        let (short, charged) = (micros(20), |took: Duration| took / 4);
+        let [mut acceptor, mut newcomer] = [Class::New; 2].map(of);
+        let (mut flood, mut storm) = (of(Class::Busy), Vec::new());
+        for (number, account) in [&mut acceptor, &mut newcomer, &mut flood].into_iter().enumerate() {
+            waiting.wait(account, &waker(number));
+        }
+        let (mut now, mut asked, mut longest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        while newcomer.class == Class::New {
+            let mut next = waiting.begin_round();
+            // A look at the sockets.
+            now += micros(10);
+            while let Some(waker_of) = next {
+                waker_of.wake();
+                let number = called.load(Relaxed);
+                let account = match number {
+                    0 => &mut acceptor,
+                    1 => &mut newcomer,
+                    2 => &mut flood,
+                    storms => &mut storm[storms - 3],
+                };
+                let Entry::Now(turn) = waiting.enter(account, Waker::noop()) else { panic!() };
+                let took = [short, wants, turn].get(number).copied().unwrap_or(short);
+                now += took;
+                let class = if number == 1 { account.had(false, false) } else { account.class };
+                let charged = [charged(took) / 64, charged(took), took].get(number).copied().unwrap_or(charged(took));
+                waiting.leave(account, took, charged, class);
+                if number < 3 {
+                    waiting.wait(account, &waker(number));
+                }
+                match number {
+                    0 => {
+                        let mut one = of(Class::New);
+                        waiting.wait(&mut one, &waker(storm.len() + 3));
+                        storm.push(one);
+                    }
+                    1 => {
+                        longest = longest.max(now - asked);
+                        asked = now;
+                    }
+                    _ => {}
+                }
+                next = waiting.go_on();
+            }
+            assert!(now < Duration::from_mins(1), "it waits for ever: {newcomer:?}");
+        }
+        longest
+    }
+
+    #[test]
+    fn who_comes_to_another_class_begins_where_that_is() {
         let (mut waiting, mut account) = (Waiting::default(), at(Duration::ZERO));
         waiting.wait(&mut of(Class::Light), Waker::noop());
-        waiting.leave(&mut account, Duration::from_secs(1), Duration::from_secs(1), Class::Light);
-        assert_eq!(account.at, Some(MOST));
-        // Who comes to another class begins where that is.
         waiting.queue_mut(Class::Busy).at = micros(7);
         waiting.leave(&mut account, micros(1), micros(1), Class::Busy);
         assert_eq!(account.at, Some(micros(7)));

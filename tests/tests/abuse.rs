@@ -23,7 +23,7 @@ fn whatever_attackers_do_normal_clients_are_served_and_the_centers_memory_is_bou
     let output = abuse(&["--memory-mib", "1024", "--delay-ms", "15000"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let attacks: BTreeSet<_> = rows(&output).iter().map(|row| row["attack"].to_string()).collect();
-    assert_eq!(attacks.len(), 20, "{attacks:?}");
+    assert_eq!(attacks.len(), 21, "{attacks:?}");
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(crate) enum Attack {
     UnreadMessages,
     /// Pings as fast as they are answered
     Pings,
+    /// A few pings at a time, and the next ones when these are answered: no more than normal clients may do
+    FewPings,
     /// Discoveries
     Discoveries,
     /// Messages, each to a topic of its own with one subscriber
@@ -185,6 +187,16 @@ impl Swarm {
             Attack::Pings => {
                 self.open_session(stream, number, false).await?;
                 self.pump(stream, &self.frames, true).await
+            }
+            Attack::FewPings => {
+                self.open_session(stream, number, false).await?;
+                let mut answers = vec![0; self.frames.len()];
+                loop {
+                    self.send(stream, &self.frames).await?;
+                    // Each is as long as what it answers.
+                    stream.read_exact(&mut answers).await?;
+                    self.count(|done| done.bytes_read += answers.len() as u64);
+                }
             }
             Attack::Discoveries | Attack::Resubscriptions | Attack::LongNames | Attack::Garbage => {
                 if self.attack == Attack::Resubscriptions && number == 0 {

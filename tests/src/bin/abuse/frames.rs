@@ -19,6 +19,7 @@ pub(crate) fn of(attack: Attack, method: &str) -> Vec<u8> {
             most
         }
         Attack::UnreadPings | Attack::Pings => frame(18, b"p", b"").repeat(4096),
+        Attack::FewPings => frame(18, b"p", b"").repeat(64),
         Attack::UnreadDiscoveries | Attack::Discoveries => {
             frame(4, b"d", json!({"method": method, "optype": 1}).to_string().as_bytes()).repeat(1024)
         }

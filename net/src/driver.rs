@@ -189,10 +189,13 @@ where
         if matches!(self.drain, Some(Draining::Ours)) {
             return self.discard(cx).map_err(ReadFailure::Io);
         }
-        let (writer, mut turn) = (&mut self.writer, *self.reader.turn());
+        let (writer, mut flushed) = (&mut self.writer, *self.reader.turn());
+        let before = flushed.has_moved();
         // What goes wrong with it goes wrong again in its turn.
-        let mut flush = |cx: &mut Context<'_>, stream: &mut S| drop(writer.write(cx, stream, conn, &mut turn));
-        match self.reader.read(cx, &mut self.stream, conn, &*self.registration.handler, &mut flush)? {
+        let mut flush = |cx: &mut Context<'_>, stream: &mut S| drop(writer.write(cx, stream, conn, &mut flushed));
+        let read = self.reader.read(cx, &mut self.stream, conn, &*self.registration.handler, &mut flush);
+        self.reader.turn().moved(flushed.has_moved().saturating_sub(before));
+        match read? {
             Read::Some => Ok(true),
             Read::Waiting | Read::Paused => Ok(false),
             Read::Ended => {

@@ -66,7 +66,7 @@ const MODEST: u32 = 4;
 /// The same where new connections are let in: nobody is to wait long for that beside those who are new.
 const ADMITTING: u32 = 64;
 
-/// A turn that began while nobody waited counts as so much at most: the machine may have stood still meanwhile.
+/// For a turn that began while nobody waited: the machine may have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
 
 /// Who moves more than so many bytes in a turn is busy: a few requests are less, even where they had to wait for a while.
@@ -119,18 +119,22 @@ impl Turn {
         self.moved += bytes;
     }
 
+    /// Bytes so far.
+    pub(crate) fn has_moved(&self) -> usize {
+        self.moved
+    }
+
     /// What the thread has worked in it until now. Where the system has let another one run meanwhile, this was nobody's
-    /// fault.
+    /// fault; where nobody waited when it began, that is not known, and it counts as [so much](MOST) at most.
     fn used(&self, began: Instant, now: Instant) -> Duration {
         let time = now.saturating_duration_since(began);
-        self.worked.map_or(time, |before| worked().saturating_sub(before)).min(time)
+        self.worked.map_or(MOST, |before| worked().saturating_sub(before)).min(time)
     }
 
     /// How much of the time that it took its connection is charged with. What it does for others counts for little: it
     /// answers what they have asked, or takes what they have sent, and they were charged with that. So the calls of many
     /// may go through one connection. Answers that nobody has asked for are its own affair.
     fn charged(&self, used: Duration) -> Duration {
-        let used = if self.worked.is_some() { used } else { used.min(MOST) };
         let own = self.asked.saturating_add(UNASKED.get()).min(self.frames);
         let others = used / if self.admits { ADMITTING } else { OTHERS };
         if self.frames == 0 {
@@ -234,10 +238,17 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     let wakers = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return [None, None] };
         let used = turn.used(began, now);
-        let charged = turn.charged(used) / if again.is_some() { 1 } else { MODEST };
+        let own = turn.charged(used);
+        // Among those who are light only the time counts, whoever it was for: nobody is to get there what others pay.
+        let counts = if account.class == Class::Light { used } else { own };
+        let charged = counts / if again.is_some() { 1 } else { MODEST };
         // Whoever lets others in stays among those who are new.
-        let class =
-            if turn.admits { Class::New } else { account.had(turn.is_busy(used, again.is_some()), turn.serves()) };
+        let class = if turn.admits {
+            Class::New
+        } else {
+            let is_greedy = account.uses(own, now);
+            account.had(is_greedy || turn.is_busy(used, again.is_some()), turn.serves())
+        };
         lane.waiting.leave(account, used, charged, class);
         let conductor = again.and_then(|waker| {
             lane.waiting.wait(account, waker);

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where a connection stands among those of its event loop, and its place while it waits for a turn.
 #[derive(Debug, Default)]
@@ -8,6 +8,9 @@ pub(crate) struct Account {
     pub(super) class: Class,
     /// How many turns it has had, as far as that matters.
     pub(super) turns: u8,
+    /// What it has used of late beyond its [part](PART) of the time, and until when that was counted.
+    pub(super) beyond: Duration,
+    pub(super) counted: Option<Instant>,
     /// Its last turn brought answers that others waited for.
     pub(super) serves: bool,
     pub(super) place: Option<(Class, Place)>,
@@ -48,7 +51,19 @@ impl Class {
     }
 }
 
+/// Who uses more than such a part of a loop's time, beside a reserve, is busy however short its turns are: few who ask
+/// for one dear thing after the other are not to come before many who ask for much at a time.
+const PART: u32 = 64;
+const RESERVE: Duration = Duration::from_millis(2);
+
 impl Account {
+    /// It has used so much of the loop until now. Whether that is more than who is light may use.
+    pub(super) fn uses(&mut self, used: Duration, now: Instant) -> bool {
+        let since = self.counted.replace(now).map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
+        self.beyond = self.beyond.saturating_sub(since / PART).saturating_add(used);
+        self.beyond > RESERVE
+    }
+
     /// It had a turn, which was that of a busy connection or not, and served others or not.
     pub(super) fn had(&mut self, is_busy: bool, serves: bool) -> Class {
         self.serves = serves;
@@ -65,6 +80,25 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_uses_more_than_its_part_is_busy_however_short_its_turns_are() {
+        // (a turn of so many µs, once in so many, the first after which it is busy)
+        for (turn, every, expected) in
+            [(15, 1_000, None), (64, 4_096, None), (300, 1_200, Some(8)), (2_001, 1, Some(1))]
+        {
+            let (mut account, begin) = (Account::default(), Instant::now());
+            let first = (1..2_000).find(|number| {
+                account.uses(Duration::from_micros(turn), begin + Duration::from_micros(every) * (number - 1))
+            });
+            assert_eq!(first, expected, "{turn} us every {every}");
+        }
+        // After a while without any it is light again.
+        let (mut account, begin) = (Account::default(), Instant::now());
+        assert!(account.uses(Duration::from_millis(100), begin));
+        assert!(account.uses(Duration::ZERO, begin + Duration::from_secs(6)));
+        assert!(!account.uses(Duration::ZERO, begin + Duration::from_secs(7)));
+    }
 
     #[test]
     fn who_has_had_some_turns_is_new_no_longer() {

@@ -66,7 +66,7 @@ const MODEST: u32 = 4;
 /// The same where new connections are let in: nobody is to wait long for that beside those who are new.
 const ADMITTING: u32 = 64;
 
-/// For a turn that began while nobody waited: the machine may have stood still meanwhile.
+/// For a turn that began while nobody waited, or of who is light: the machine may have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
 
 /// Who moves more than so many bytes in a turn is busy: a few requests are less, even where they had to wait for a while.
@@ -87,7 +87,7 @@ impl Turn {
         }
         let now = Instant::now();
         let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(began));
-        self.stride = if since < LOOK { (2 * self.stride).min(LONGEST_STRIDE) } else { self.stride / 2 };
+        self.stride = if since < LOOK { (2 * self.stride).min(LONGEST_STRIDE) } else { (self.stride / 2).max(1) };
         now >= until
     }
 
@@ -240,7 +240,7 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
         let used = turn.used(began, now);
         let own = turn.charged(used);
         // Among those who are light only the time counts, whoever it was for: nobody is to get there what others pay.
-        let counts = if account.class == Class::Light { used } else { own };
+        let counts = if account.class == Class::Light { used.min(MOST) } else { own };
         let charged = counts / if again.is_some() { 1 } else { MODEST };
         // Whoever lets others in stays among those who are new.
         let class = if turn.admits {

@@ -26,12 +26,18 @@ pub(super) struct Waiting {
     called: bool,
     /// Numbers those who wait.
     next: u64,
+    /// What all turns have taken: the time by which [ages](OLD) are told.
+    spent: Duration,
 }
 
 /// Those of one class who wait.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: BTreeMap<Place, Waker>,
+    /// The same by their numbers: how far each is, and since when it waits.
+    by_age: BTreeMap<u64, (Duration, Duration)>,
+    /// The last one came since it was old.
+    was_old: bool,
     /// How far those are whose turn it is.
     at: Duration,
     /// How far the class is among the classes.
@@ -59,6 +65,9 @@ const MANY: usize = 64;
 pub(super) const LEAST: Duration = Duration::from_micros(30);
 /// The shortest one of a light connection: who sends a few requests at a time is not to be taken for busy.
 const LEAST_LIGHT: Duration = Duration::from_micros(100);
+/// Who has waited for so long has one turn, every other one of its class: whatever it has used before, its peer is not to
+/// take it for dead.
+const OLD: Duration = Duration::from_millis(500);
 /// So much less far than the others is whoever was idle: some requests, which need not wait for one turn of each of them.
 const CREDIT: Duration = Duration::from_micros(200);
 /// The same for the light class, times its weight. The others come after it where it has asked for nothing for a while.
@@ -115,12 +124,16 @@ impl Waiting {
         let place = (self.place(account), self.next);
         self.next += 1;
         account.place = Some((account.class, place));
-        self.queue_mut(account.class).waiting.insert(place, waker.clone());
+        let spent = self.spent;
+        let queue = self.queue_mut(account.class);
+        queue.waiting.insert(place, waker.clone());
+        queue.by_age.insert(place.1, (place.0, spent));
     }
 
     /// Its turn has ended, after so long. It is charged with part of it, and is of that class from now on.
     pub(super) fn leave(&mut self, account: &mut Account, used: Duration, charged: Duration, class: Class) {
         self.used += used;
+        self.spent += used;
         let at = self.place(account).saturating_add(charged);
         account.at = Some(at);
         let class_at = self.class_at(account.class) + used / account.class.weight();
@@ -154,15 +167,14 @@ impl Waiting {
     /// It will not come again; whether it waited.
     pub(super) fn forget(&mut self, account: &mut Account) -> bool {
         let place = account.place.take();
-        place.is_some_and(|(class, place)| self.queue_mut(class).waiting.remove(&place).is_some())
+        place.is_some_and(|(class, place)| self.queue_mut(class).take(place).is_some())
     }
 
     fn next(&mut self) -> Option<Waker> {
         let class = self.first()?;
         self.at = self.at.max(self.class_at(class));
-        let queue = self.queue_mut(class);
-        let ((at, _), waker) = queue.waiting.pop_first()?;
-        queue.at = queue.at.max(at);
+        let spent = self.spent;
+        let waker = self.queue_mut(class).next(spent)?;
         self.called = true;
         Some(waker)
     }
@@ -226,6 +238,24 @@ impl Waiting {
 }
 
 impl Queue {
+    fn take(&mut self, place: Place) -> Option<Waker> {
+        self.by_age.remove(&place.1);
+        self.waiting.remove(&place)
+    }
+
+    fn next(&mut self, spent: Duration) -> Option<Waker> {
+        let oldest = self.by_age.first_key_value().map(|(number, (at, since))| ((*at, *number), *since));
+        let old = oldest.filter(|(_, since)| spent.saturating_sub(*since) > OLD && !self.was_old);
+        self.was_old = old.is_some();
+        if let Some((place, _)) = old {
+            return self.take(place);
+        }
+        let (place, waker) = self.waiting.pop_first()?;
+        self.by_age.remove(&place.1);
+        self.at = self.at.max(place.0);
+        Some(waker)
+    }
+
     /// How far who comes next is.
     fn first(&self) -> Option<Duration> {
         self.waiting.first_key_value().map(|((least, _), _)| *least)
@@ -421,6 +451,11 @@ mod tests {
                 next = waiting.go_on();
             }
         }
+        // Those who still wait have waited as well.
+        for (of, _, since, _) in members {
+            let waited = since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+            fates[of].second = fates[of].second.max(waited);
+        }
         fates
     }
 
@@ -490,6 +525,20 @@ mod tests {
         let all: Duration = fates.iter().map(|fate| fate.had).sum();
         let had = 11.0 * fates[1].had.as_secs_f64() / all.as_secs_f64();
         assert!((0.6..1.5).contains(&had), "{had} times its share: {fates:?}");
+    }
+
+    #[test]
+    fn who_has_used_much_before_does_not_wait_without_end() {
+        let slow = [(Class::Light, 300, 100), (Class::Busy, 300, 100), (Class::Busy, 1_000, 500)];
+        for (class, many, wants) in slow {
+            // Each piece is worth that many turns of the others; the next one is asked for once it is done.
+            let dear = Crowd { class, many: 1, wants: Duration::from_millis(20), every: ALWAYS };
+            let others = Crowd { class, many, wants: micros(wants), every: ALWAYS };
+            let fate = meet_with(&[dear, others], |wants, _| wants).remove(0);
+            let longest = fate.first.max(fate.second);
+            let turns = 2 * u32::try_from(many).unwrap() * micros(wants);
+            assert!(longest <= OLD + turns.min(OLD) + Duration::from_millis(30), "{class:?} {many} {wants}: {fate:?}");
+        }
     }
 
     #[test]

@@ -69,6 +69,9 @@ const ADMITTING: u32 = 64;
 /// For a turn that began while nobody waited, or of who is light: the machine may have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
 
+/// How long others are let in at a time.
+const ADMITS: Duration = Duration::from_micros(100);
+
 /// Who moves more than so many bytes in a turn is busy: a few requests are less, even where they had to wait for a while.
 const LITTLE: usize = 4 << 10;
 /// So is whoever has more to do after so long.
@@ -103,9 +106,10 @@ impl Turn {
         (self.frames, self.asked)
     }
 
-    /// It lets others in.
+    /// It lets others in, for a short time: each of them has its first turn next.
     pub(crate) fn admitting(self) -> Self {
-        Self { admits: true, ..self }
+        let times = self.times.map(|(began, until)| (began, until.min(began + ADMITS)));
+        Self { admits: true, times, ..self }
     }
 
     /// Bytes came, which may not be a whole frame.
@@ -150,10 +154,10 @@ impl Turn {
         self.frames > 0 && self.asked.saturating_add(UNASKED.get()) <= self.frames / 2
     }
 
-    /// Whether it shows its connection to be busy. Who serves others is not: these were made to wait where they asked.
+    /// Whether it shows its connection to be busy. Who serves others may go on for longer: these were made to wait where
+    /// they asked.
     fn is_busy(&self, used: Duration, has_more: bool) -> bool {
-        let is_much = self.moved > LITTLE || (has_more && used >= LONG);
-        is_much && !self.serves()
+        self.moved > LITTLE || (has_more && used >= LONG && !self.serves())
     }
 
     /// How much it may read where there is so much already: where others wait, only enough to know that its
@@ -239,9 +243,8 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
         let Some(lane) = lane else { return [None, None] };
         let used = turn.used(began, now);
         let own = turn.charged(used);
-        // Among those who are light only the time counts, whoever it was for: nobody is to get there what others pay.
-        let counts = if account.class == Class::Light { used.min(MOST) } else { own };
-        let charged = counts / if again.is_some() { 1 } else { MODEST };
+        let most = if account.class == Class::Light { MOST } else { Duration::MAX };
+        let charged = own.min(most) / if again.is_some() { 1 } else { MODEST };
         // Whoever lets others in stays among those who are new.
         let class = if turn.admits {
             Class::New
@@ -349,8 +352,9 @@ mod tests {
             (100, 1, 1, 400, false, false),
             (100, 1, 1, 400, true, true),
             // What others have asked for.
-            (LITTLE + 1, 10, 5, 400, true, false),
-            (LITTLE + 1, 10, 6, 400, true, true),
+            (LITTLE, 10, 5, 400, true, false),
+            (LITTLE + 1, 10, 5, 10, false, true),
+            (LITTLE, 10, 6, 400, true, true),
         ];
         for (bytes, frames, asked, took, has_more, expected) in rows {
             let mut turn = Turn::new(Instant::now(), Duration::from_secs(1));

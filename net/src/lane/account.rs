@@ -24,14 +24,14 @@ pub(super) type Place = (Duration, u64);
 /// How a connection uses its turns. Classes share a loop by their weights, whatever the number of those who wait in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
-    /// Its turns end since there is no more to do, or serve others.
+    /// It moves little in a turn, or serves others, and uses little of the loop.
     Light,
     /// It has had few turns, or lets others in. Whoever connects again and again stays here.
     #[default]
     New,
     /// It ends: that sets memory free.
     Ending,
-    /// It always has more to do than fits into a turn.
+    /// It moves much, goes on for long, or uses much of the loop.
     Busy,
 }
 
@@ -54,14 +54,16 @@ impl Class {
 /// Who uses more than such a part of a loop's time, beside a reserve, is busy however short its turns are: few who ask
 /// for one dear thing after the other are not to come before many who ask for much at a time.
 const PART: u32 = 64;
-const RESERVE: Duration = Duration::from_millis(2);
+const RESERVE: Duration = Duration::from_millis(8);
+/// What counts of one turn at most.
+const MOST: Duration = Duration::from_millis(1);
 
 impl Account {
     /// It has used so much of the loop until now. Whether that is more than who is light may use. One turn that took long
     /// is not enough: whatever made the machine stand still may have happened in it.
     pub(super) fn uses(&mut self, used: Duration, now: Instant) -> bool {
         let since = self.counted.replace(now).map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
-        self.beyond = self.beyond.saturating_sub(since / PART).saturating_add(used.min(RESERVE / 2));
+        self.beyond = self.beyond.saturating_sub(since / PART).saturating_add(used.min(MOST));
         self.beyond > RESERVE
     }
 
@@ -86,7 +88,7 @@ mod tests {
     fn who_uses_more_than_its_part_is_busy_however_short_its_turns_are() {
         // (a turn of so many µs, once in so many, the one after which it is busy)
         for (turn, every, expected) in
-            [(15, 1_000, None), (64, 4_096, None), (300, 1_200, Some(8)), (5_000, 1, Some(3)), (20_000, 100_000, None)]
+            [(15, 1_000, None), (64, 4_096, None), (300, 1_200, Some(29)), (5_000, 1, Some(9)), (20_000, 100_000, None)]
         {
             let (mut account, begin) = (Account::default(), Instant::now());
             let first = (1..2_000).find(|number| {
@@ -96,7 +98,7 @@ mod tests {
         }
         // After a while without any it is light again.
         let (mut account, begin) = (Account::default(), Instant::now());
-        assert!((0..102).map(|_| account.uses(RESERVE, begin)).last().unwrap());
+        assert!((0..108).map(|_| account.uses(MOST, begin)).last().unwrap());
         assert!(account.uses(Duration::ZERO, begin + Duration::from_secs(6)));
         assert!(!account.uses(Duration::ZERO, begin + Duration::from_secs(7)));
     }

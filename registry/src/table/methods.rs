@@ -13,8 +13,9 @@ use super::providers::Providers;
 pub(super) struct Methods<K> {
     /// With a secret key: peers choose the names.
     hasher: RandomState,
-    /// Peers choose how many there are: so what moves when it grows is small, and keeps nobody waiting.
-    by_name: HashTable<Named>,
+    /// Peers choose how many there are: so what moves when one of [so many](PARTS) grows is little, and keeps nobody
+    /// waiting.
+    by_name: Box<[HashTable<Named>; PARTS]>,
     by_id: Slab<Box<Method<K>>>,
     /// The highest revision of any method that is gone: one that comes again goes on from here, so that a number never
     /// means two sets.
@@ -51,6 +52,9 @@ pub(super) enum Slot<'a> {
     Free { name: &'a str, hash: u64 },
 }
 
+/// Names are spread over so many tables, which grow one after the other.
+const PARTS: usize = 64;
+
 /// An empty table with room for more methods than this gives its memory back.
 const KEEP_METHODS: usize = 1024;
 
@@ -69,7 +73,7 @@ impl<K> Methods<K> {
     pub(super) fn slot<'a>(&self, name: &'a str) -> Slot<'a> {
         let hash = self.hasher.hash_one(name);
         let is_it = |of: &Named| of.hash == hash && self.get(of.id).is_some_and(|method| *method.name == *name);
-        self.by_name.find(hash, is_it).map_or(Slot::Free { name, hash }, |of| Slot::Taken(of.id))
+        self.part(hash).find(hash, is_it).map_or(Slot::Free { name, hash }, |of| Slot::Taken(of.id))
     }
 
     /// The method, which is made if there is none.
@@ -87,7 +91,7 @@ impl<K> Methods<K> {
             revision: self.last_revision,
         };
         let id = MethodId(self.by_id.insert(Box::new(method)));
-        self.by_name.insert_unique(hash, Named { hash, id }, |of| of.hash);
+        self.part_mut(hash).insert_unique(hash, Named { hash, id }, |of| of.hash);
         id
     }
 
@@ -102,17 +106,38 @@ impl<K> Methods<K> {
     /// Forgets a method that nobody provides or watches any longer. Whether that was so.
     pub(super) fn drop_if_empty(&mut self, id: MethodId) -> bool {
         let Some(method) = self.by_id.get(id.0).filter(|method| method.is_empty()) else { return false };
-        if let Ok(entry) = self.by_name.find_entry(method.hash, |of| of.id == id) {
+        let (hash, revision) = (method.hash, method.revision);
+        if let Ok(entry) = self.part_mut(hash).find_entry(hash, |of| of.id == id) {
             entry.remove();
         }
-        self.last_revision = self.last_revision.max(method.revision);
+        self.last_revision = self.last_revision.max(revision);
         self.by_id.remove(id.0);
         if self.by_id.is_empty() && self.by_id.capacity() > KEEP_METHODS {
             self.by_id = Slab::new();
-            self.by_name = HashTable::new();
+            self.by_name = no_names();
         }
         true
     }
+
+    #[expect(clippy::indexing_slicing, reason = "the remainder is below")]
+    fn part(&self, hash: u64) -> &HashTable<Named> {
+        &self.by_name[part(hash)]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the remainder is below")]
+    fn part_mut(&mut self, hash: u64) -> &mut HashTable<Named> {
+        &mut self.by_name[part(hash)]
+    }
+}
+
+/// By bits in the middle: within a table the lowest and the highest ones tell names apart.
+#[expect(clippy::cast_possible_truncation, reason = "of these bits only the lowest are taken")]
+const fn part(hash: u64) -> usize {
+    (hash >> 32) as usize % PARTS
+}
+
+fn no_names() -> Box<[HashTable<Named>; PARTS]> {
+    Box::new([const { HashTable::new() }; PARTS])
 }
 
 impl<K> Method<K> {
@@ -127,6 +152,6 @@ impl<K> Method<K> {
 
 impl<K> Default for Methods<K> {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), by_name: HashTable::new(), by_id: Slab::new(), last_revision: 0 }
+        Self { hasher: RandomState::new(), by_name: no_names(), by_id: Slab::new(), last_revision: 0 }
     }
 }

@@ -179,7 +179,7 @@ impl Turn {
 
 /// Makes this thread an event loop whose connections take turns. Its runtime has to run [`conduct`] as well.
 pub(crate) fn open() {
-    LANE.set(Some(Lane { waiting: Waiting::default(), conductor: None }));
+    LANE.set(Some(Lane { waiting: Waiting::new(), conductor: None }));
 }
 
 /// The loop is about to sleep: nobody has waited for anybody.

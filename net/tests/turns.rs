@@ -1,6 +1,6 @@
 //! Connections of one event loop take turns: who floods it delays others for a moment only.
 
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use std::io::Write as _;
 use std::net::TcpStream;

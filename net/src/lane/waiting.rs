@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -28,14 +28,17 @@ pub(super) struct Waiting {
     next: u64,
     /// What all turns have taken: the time by which [ages](OLD) are told.
     spent: Duration,
+    /// The same when a light one, and another one, last had a turn.
+    light_at: Option<Duration>,
+    other_at: Option<Duration>,
 }
 
 /// Those of one class who wait.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: BTreeMap<Place, Waker>,
-    /// The same by their numbers: how far each is, and since when it waits.
-    by_age: BTreeMap<u64, (Duration, Duration)>,
+    /// The same as they came, and since when each waits; who has had its turn is there until those before it have had theirs.
+    by_age: VecDeque<(Place, Duration)>,
     /// The last one came since it was old.
     was_old: bool,
     /// How far those are whose turn it is.
@@ -55,8 +58,11 @@ pub(super) enum Entry {
 
 /// What a round lasts: so long somebody waits who comes first in the next one.
 pub(super) const ROUND: Duration = Duration::from_micros(500);
-/// The same where many wait.
+/// The same where many wait, or light ones have had turns of late and others too. Where all do the same, a longer one
+/// lets each of them do more at once.
 const SHORT_ROUND: Duration = Duration::from_micros(200);
+/// This is of late, in the time of turns.
+const LATE: Duration = Duration::from_millis(10);
 /// So many are some.
 const SOME: usize = 8;
 /// So many are many.
@@ -68,12 +74,21 @@ const LEAST_LIGHT: Duration = Duration::from_micros(100);
 /// Who has waited for so long has one turn, every other one of its class: whatever it has used before, its peer is not to
 /// take it for dead.
 const OLD: Duration = Duration::from_millis(500);
+/// For so many there is room from the start.
+const QUEUED: usize = 256;
 /// So much less far than the others is whoever was idle: some requests, which need not wait for one turn of each of them.
 const CREDIT: Duration = Duration::from_micros(200);
 /// The same for the light class, times its weight. The others come after it where it has asked for nothing for a while.
 const LIGHT_CREDIT: Duration = Duration::from_millis(1);
 
 impl Waiting {
+    /// Nobody waits. It has room for some, so that none is made beneath them.
+    pub(super) fn new() -> Self {
+        let mut waiting = Self::default();
+        waiting.queues.iter_mut().for_each(|queue| queue.by_age.reserve(QUEUED));
+        waiting
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queues.iter().all(|queue| queue.waiting.is_empty())
     }
@@ -127,13 +142,15 @@ impl Waiting {
         let spent = self.spent;
         let queue = self.queue_mut(account.class);
         queue.waiting.insert(place, waker.clone());
-        queue.by_age.insert(place.1, (place.0, spent));
+        queue.by_age.push_back((place, spent));
     }
 
     /// Its turn has ended, after so long. It is charged with part of it, and is of that class from now on.
     pub(super) fn leave(&mut self, account: &mut Account, used: Duration, charged: Duration, class: Class) {
         self.used += used;
         self.spent += used;
+        let turn_at = if account.class == Class::Light { &mut self.light_at } else { &mut self.other_at };
+        *turn_at = Some(self.spent);
         let at = self.place(account).saturating_add(charged);
         account.at = Some(at);
         let class_at = self.class_at(account.class) + used / account.class.weight();
@@ -167,7 +184,7 @@ impl Waiting {
     /// It will not come again; whether it waited.
     pub(super) fn forget(&mut self, account: &mut Account) -> bool {
         let place = account.place.take();
-        place.is_some_and(|(class, place)| self.queue_mut(class).take(place).is_some())
+        place.is_some_and(|(class, place)| self.queue_mut(class).waiting.remove(&place).is_some())
     }
 
     fn next(&mut self) -> Option<Waker> {
@@ -213,7 +230,9 @@ impl Waiting {
     }
 
     fn round(&self) -> Duration {
-        if self.waits() < MANY { ROUND } else { SHORT_ROUND }
+        // Nothing is less than something.
+        let is_mixed = self.light_at.min(self.other_at).is_some_and(|at| self.spent.saturating_sub(at) < LATE);
+        if is_mixed || self.waits() >= MANY { SHORT_ROUND } else { ROUND }
     }
 
     /// How long a turn lasts now. All who wait have one within some 30 ms, as long as that leaves each its least.
@@ -238,21 +257,17 @@ impl Waiting {
 }
 
 impl Queue {
-    fn take(&mut self, place: Place) -> Option<Waker> {
-        self.by_age.remove(&place.1);
-        self.waiting.remove(&place)
-    }
-
     fn next(&mut self, spent: Duration) -> Option<Waker> {
-        let oldest = self.by_age.first_key_value().map(|(number, (at, since))| ((*at, *number), *since));
-        let old = oldest.filter(|(_, since)| spent.saturating_sub(*since) > OLD && !self.was_old);
-        self.was_old = old.is_some();
-        if let Some((place, _)) = old {
-            return self.take(place);
+        while self.by_age.front().is_some_and(|(place, _)| !self.waiting.contains_key(place)) {
+            self.by_age.pop_front();
         }
-        let (place, waker) = self.waiting.pop_first()?;
-        self.by_age.remove(&place.1);
-        self.at = self.at.max(place.0);
+        let oldest = self.by_age.front().filter(|(_, since)| spent.saturating_sub(*since) > OLD && !self.was_old);
+        self.was_old = oldest.is_some();
+        if let Some((place, _)) = oldest {
+            return self.waiting.remove(place);
+        }
+        let ((at, _), waker) = self.waiting.pop_first()?;
+        self.at = self.at.max(at);
         Some(waker)
     }
 
@@ -309,6 +324,21 @@ mod tests {
         assert!(matches!(waiting.enter(&mut at(Duration::ZERO), waker), Entry::Now(_)), "nobody is less far");
         assert_eq!(waiting.enter(&mut at(Duration::from_secs(2)), waker), Entry::Later, "somebody is less far");
         assert_eq!(waiting.enter(&mut of(Class::Busy), waker), Entry::Later, "somebody is light");
+    }
+
+    #[test]
+    fn rounds_are_short_where_light_ones_have_turns_among_others() {
+        let mut waiting = Waiting::default();
+        let mut turn_of = |class, took| {
+            waiting.rest();
+            waiting.leave(&mut of(class), took, took, class);
+            waiting.round()
+        };
+        assert_eq!(turn_of(Class::Busy, micros(100)), ROUND);
+        assert_eq!(turn_of(Class::Busy, micros(100)), ROUND);
+        assert_eq!(turn_of(Class::Light, micros(100)), SHORT_ROUND);
+        assert_eq!(turn_of(Class::Light, LATE), ROUND, "for some time there are no others");
+        assert_eq!(turn_of(Class::New, micros(100)), SHORT_ROUND);
     }
 
     #[test]
@@ -578,7 +608,8 @@ mod tests {
                 let took = [short, wants, turn].get(number).copied().unwrap_or(short);
                 now += took;
                 let class = if number == 1 { account.had(false, false) } else { account.class };
-                let charged = [charged(took) / 64, charged(took), took].get(number).copied().unwrap_or(charged(took));
+                let charged =
+                    [charged(took) / 64, charged(took), took].get(number).copied().unwrap_or_else(|| charged(took));
                 waiting.leave(account, took, charged, class);
                 if number < 3 {
                     waiting.wait(account, &waker(number));
@@ -590,7 +621,7 @@ mod tests {
                         storm.push(one);
                     }
                     1 => {
-                        longest = longest.max(now - asked);
+                        longest = longest.max(now.saturating_sub(asked));
                         asked = now;
                     }
                     _ => {}

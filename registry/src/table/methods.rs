@@ -131,7 +131,6 @@ impl<K> Methods<K> {
 }
 
 /// By bits in the middle: within a table the lowest and the highest ones tell names apart.
-#[expect(clippy::cast_possible_truncation, reason = "of these bits only the lowest are taken")]
 const fn part(hash: u64) -> usize {
     (hash >> 32) as usize % PARTS
 }

@@ -66,7 +66,8 @@ const MODEST: u32 = 4;
 /// The same where new connections are let in: nobody is to wait long for that beside those who are new.
 const ADMITTING: u32 = 64;
 
-/// For a turn that began while nobody waited, or of who is light: the machine may have stood still meanwhile.
+/// What counts at most of a turn that began while nobody waited, or of who is light, or towards being busy: the machine may
+/// have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
 
 /// How long others are let in at a time.
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn who_moves_much_or_works_for_long_is_busy_but_not_for_others() {
+    fn who_moves_much_is_busy_and_who_works_for_long_but_not_for_others() {
         // (bytes read, frames, of which ask, it took so many µs, has more, it is busy)
         let rows = [
             (100, 1, 1, 10, false, false),

@@ -16,11 +16,16 @@ pub fn raise_open_files() -> std::io::Result<u64> {
 #[cfg(target_os = "linux")]
 pub(crate) fn make_room_for_files(files: usize) {
     let Ok((soft, _)) = rlimit::getrlimit(rlimit::Resource::NOFILE) else { return };
-    let last = i32::try_from(soft.min(files as u64)).unwrap_or(i32::MAX) - 1;
-    // A file that takes this number, and is closed at once. Where that can't be, it is as it would be without.
+    // A file that takes the last number, and is closed at once. Where that can't be, it is as it would be without.
     if let Ok(any) = std::fs::File::open("/") {
-        drop(rustix::io::fcntl_dupfd_cloexec(&any, last.max(0)));
+        drop(rustix::io::fcntl_dupfd_cloexec(&any, last_of(files, soft)));
     }
+}
+
+/// The number of the last one, where so many are permitted.
+#[cfg(target_os = "linux")]
+fn last_of(files: usize, permitted: u64) -> i32 {
+    i32::try_from(permitted.min(files as u64).saturating_sub(1)).unwrap_or(i32::MAX)
 }
 
 /// Elsewhere nobody waits for that.
@@ -41,8 +46,16 @@ mod tests {
         super::raise_open_files().unwrap();
         super::make_room_for_files(3000);
         assert!(room() >= 3000, "{}", room());
-        // More than it may have is what it may have.
-        super::make_room_for_files(usize::MAX);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_last_file_is_one_that_is_permitted() {
+        for (files, permitted, expected) in
+            [(3000, 20_000, 2999), (20_000, 3000, 2999), (0, 3000, 0), (3000, 0, 0), (usize::MAX, u64::MAX, i32::MAX)]
+        {
+            assert_eq!(super::last_of(files, permitted), expected, "{files} {permitted}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 use std::time::{Duration, Instant};
 
+use super::MOST;
+
 /// Where a connection stands among those of its event loop, and its place while it waits for a turn.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
@@ -24,7 +26,7 @@ pub(super) type Place = (Duration, u64);
 /// How a connection uses its turns. Classes share a loop by their weights, whatever the number of those who wait in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
-    /// It moves little in a turn, or serves others, and uses little of the loop.
+    /// It moves little in a turn, and uses little of the loop.
     Light,
     /// It has had few turns, or lets others in. Whoever connects again and again stays here.
     #[default]
@@ -55,8 +57,6 @@ impl Class {
 /// for one dear thing after the other are not to come before many who ask for much at a time.
 const PART: u32 = 64;
 const RESERVE: Duration = Duration::from_millis(8);
-/// What counts of one turn at most.
-const MOST: Duration = Duration::from_millis(1);
 
 impl Account {
     /// It has used so much of the loop until now. Whether that is more than who is light may use. One turn that took long

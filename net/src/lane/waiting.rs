@@ -37,7 +37,8 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: BTreeMap<Place, Waker>,
-    /// The same as they came, and since when each waits; who has had its turn is there until those before it have had theirs.
+    /// The same as they came, and since when each waits; who has had its turn may be there until those before it have had
+    /// theirs.
     by_age: VecDeque<(Place, Duration)>,
     /// The last one came since it was old.
     was_old: bool,
@@ -74,7 +75,7 @@ const LEAST_LIGHT: Duration = Duration::from_micros(100);
 /// Who has waited for so long has one turn, every other one of its class: whatever it has used before, its peer is not to
 /// take it for dead.
 const OLD: Duration = Duration::from_millis(500);
-/// For so many there is room from the start.
+/// For so many, and as many again as wait, there is room among those who have waited.
 const QUEUED: usize = 256;
 /// So much less far than the others is whoever was idle: some requests, which need not wait for one turn of each of them.
 const CREDIT: Duration = Duration::from_micros(200);
@@ -141,8 +142,7 @@ impl Waiting {
         account.place = Some((account.class, place));
         let spent = self.spent;
         let queue = self.queue_mut(account.class);
-        queue.waiting.insert(place, waker.clone());
-        queue.by_age.push_back((place, spent));
+        queue.enter(place, spent, waker.clone());
     }
 
     /// Its turn has ended, after so long. It is charged with part of it, and is of that class from now on.
@@ -257,6 +257,15 @@ impl Waiting {
 }
 
 impl Queue {
+    fn enter(&mut self, place: Place, spent: Duration, waker: Waker) {
+        self.waiting.insert(place, waker);
+        self.by_age.push_back((place, spent));
+        // Those who have had their turn, or are gone, are to be no more than those who wait.
+        if self.by_age.len() > 2 * self.waiting.len() + QUEUED {
+            self.by_age.retain(|(place, _)| self.waiting.contains_key(place));
+        }
+    }
+
     fn next(&mut self, spent: Duration) -> Option<Waker> {
         while self.by_age.front().is_some_and(|(place, _)| !self.waiting.contains_key(place)) {
             self.by_age.pop_front();
@@ -569,6 +578,23 @@ mod tests {
             let turns = 2 * u32::try_from(many).unwrap() * micros(wants);
             assert!(longest <= OLD + turns.min(OLD) + Duration::from_millis(30), "{class:?} {many} {wants}: {fate:?}");
         }
+    }
+
+    #[test]
+    fn who_is_gone_is_not_remembered_for_long() {
+        let (mut waiting, waker) = (Waiting::new(), Waker::noop());
+        let mut stays = of(Class::Busy);
+        waiting.wait(&mut stays, waker);
+        for _ in 0..10 * QUEUED {
+            let mut goes = of(Class::Busy);
+            waiting.wait(&mut goes, waker);
+            assert!(waiting.forget(&mut goes));
+            assert!(waiting.queue(Class::Busy).by_age.len() <= QUEUED + 4);
+        }
+        assert_eq!(
+            waiting.queue(Class::Busy).by_age.front().map(|(place, _)| *place),
+            stays.place.map(|(_, place)| place)
+        );
     }
 
     #[test]

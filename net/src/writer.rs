@@ -33,6 +33,8 @@ pub(crate) struct Writer {
 
 /// Pieces that one vectored write is given.
 const SLICES: usize = 64;
+/// It is given no more than this: the turn may be over after it.
+const AT_ONCE_BYTES: usize = 128 << 10;
 
 impl Writer {
     /// Writes until nothing waits, the socket takes no more, or the turn is over: a peer that reads as fast as others
@@ -76,12 +78,19 @@ impl Writer {
     fn write_once<S: AsyncWrite + Unpin>(&self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
         let stream = Pin::new(stream);
         if let Some(piece) = self.writing.only() {
-            return stream.poll_write(cx, &piece.bytes);
+            return stream.poll_write(cx, at_most(&piece.bytes, AT_ONCE_BYTES));
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let pieces =
-            slices.iter_mut().zip(self.writing.iter()).map(|(slice, piece)| *slice = IoSlice::new(&piece.bytes));
-        let count = pieces.count();
+        let (mut count, mut bytes) = (0, 0);
+        for (slice, piece) in slices.iter_mut().zip(self.writing.iter()) {
+            let part = at_most(&piece.bytes, AT_ONCE_BYTES - bytes);
+            if part.is_empty() {
+                break;
+            }
+            *slice = IoSlice::new(part);
+            bytes += part.len();
+            count += 1;
+        }
         stream.poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
     }
 
@@ -103,6 +112,10 @@ impl Writer {
     }
 }
 
+fn at_most(bytes: &[u8], most: usize) -> &[u8] {
+    bytes.get(..most).unwrap_or(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -121,6 +134,14 @@ mod tests {
     impl AsyncWrite for Takes {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             Poll::Ready(Ok(buf.len().min(self.0)))
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum::<usize>().min(self.0)))
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -147,5 +168,14 @@ mod tests {
         assert_eq!(conn.sent_bytes(), 1_000);
         assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut Turn::default()).unwrap(), Written::All);
         assert_eq!(conn.sent_bytes(), 10_000);
+        // However much the socket takes, and in however many pieces.
+        stream.0 = usize::MAX;
+        for (bytes, pieces) in [(3 * AT_ONCE_BYTES, 1), (20_000, 20)] {
+            let (before, message) = (conn.sent_bytes(), conn.share(vec![b'x'; bytes].into()));
+            (0..pieces).for_each(|_| conn.push(&message, None).unwrap());
+            assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut over).unwrap(), Written::Cut);
+            assert_eq!(conn.sent_bytes() - before, AT_ONCE_BYTES as u64);
+            assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut Turn::default()).unwrap(), Written::All);
+        }
     }
 }

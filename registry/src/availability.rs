@@ -20,7 +20,7 @@ use self::damping::Damping;
 use self::departures::Departures;
 use self::probes::{Probes, Registration};
 use self::waiting_room::WaitingRoom;
-use crate::table::{Offer, waiting_bytes};
+use crate::table::{Leaves, Offer, waiting_bytes};
 use crate::{AvailabilityPolicy, Effects, Listing, Notice, Refused, RegistryLimits, RegistryMetrics, Table, TableSize};
 
 /// The table of a center, and what stands between a provider's word and the table: hosts that are to be reached first,
@@ -37,6 +37,10 @@ pub(crate) struct Availability<K, T> {
     attempts: Attempts<K>,
     policy: AvailabilityPolicy,
     metrics: RegistryMetrics,
+    /// Since when entries are left to be taken back.
+    leaving_since: Option<Instant>,
+    /// [`AT_ONCE`].
+    at_once: usize,
 }
 
 /// What a provider says.
@@ -108,6 +112,8 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             attempts: Attempts::new(policy.max_probes),
             policy,
             metrics: RegistryMetrics::default(),
+            leaving_since: None,
+            at_once: AT_ONCE,
         }
     }
 
@@ -193,14 +199,17 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     }
 
     /// Where `peer` has no room for so many bytes, whoever takes most goes, if that is more than `peer` would take. Whether
-    /// one did.
+    /// there is more room now.
     fn make_room(&mut self, peer: &K, bytes: usize, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
+        if self.leave_on(self.at_once, now, effects) > 0 {
+            return true;
+        }
         let Some(largest) = self.table.gives_way(peer, bytes) else { return false };
         for host in self.table.places_of(&largest).0 {
             self.departures.remove(&largest, host);
             self.attempts.withdraw(Reason::Departed, &largest, host);
         }
-        self.leave(&largest, now, effects);
+        self.begin_to_leave(&largest, Leaves::All, now, effects);
         self.metrics.crowded_out += 1;
         effects.crowded_out(&largest);
         true
@@ -265,14 +274,20 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
 
     /// When [`on_time`](Self::on_time) is to be called.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.departures.next_deadline().into_iter().chain(self.held.next_deadline()).min()
+        let deadlines = [self.leaving_since, self.departures.next_deadline(), self.held.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
+    /// Some of what is due, so that others are not kept waiting: with more, the next deadline has passed.
     pub(crate) fn on_time(&mut self, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        while let Some((peer, host)) = self.departures.pop_expired(now) {
-            self.depart(&peer, host, now, effects);
+        let mut left = self.at_once.saturating_sub(self.leave_on(self.at_once, now, effects));
+        while let Some((peer, host)) = self.departures.expired(now).filter(|_| left > 0) {
+            left = left.saturating_sub(self.depart_on(&peer, host, now, effects).max(1));
         }
-        while let Some((method, host)) = self.held.pop_due(now) {
+        while left > 0
+            && let Some((method, host)) = self.held.pop_due(now)
+        {
+            left -= 1;
             if !self.table.is_held(&method, host) {
                 continue;
             }
@@ -360,6 +375,9 @@ impl<K, E: Effects<K>> Effects<K> for Noted<'_, E> {
         self.damping.record(method, host, self.now);
     }
 }
+
+/// So much is taken back, or announced, before others have their turn: of so many methods.
+const AT_ONCE: usize = 32;
 
 /// Why hosts are tried of which a registration waits.
 const FOR_REGISTRATIONS: [Reason; 2] = [Reason::Registration, Reason::Late];

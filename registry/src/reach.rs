@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callboard_common::{Connection, Host};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::RegistryService;
@@ -50,6 +50,7 @@ impl<C: Connection> RegistryService<C> {
     /// # Panics
     /// Outside of a tokio runtime with a timer.
     pub async fn keep<R: Reach>(&self, reach: R) {
+        self.begin_to_keep();
         let reach = Arc::new(reach);
         let mut attempts = Attempts { tasks: JoinSet::new(), of: HashMap::new() };
         loop {
@@ -57,7 +58,13 @@ impl<C: Connection> RegistryService<C> {
                 let limit = self.limit(&attempt);
                 attempts.begin(attempt, Arc::clone(&reach), limit);
             }
-            let deadline = self.on_time(Instant::now());
+            let now = Instant::now();
+            let deadline = self.on_time(now);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                // More is due, and others first.
+                yield_now().await;
+                continue;
+            }
             tokio::select! {
                 biased;
                 Some(ended) = attempts.tasks.join_next_with_id() => {

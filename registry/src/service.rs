@@ -48,6 +48,8 @@ pub struct RegistryService<C: Connection> {
     lines: RwLock<Lines<C>>,
     /// There is something to try, or an earlier deadline.
     woken: Notify,
+    /// Somebody does what is due: see [`keep`](Self::keep).
+    is_kept: AtomicBool,
     /// How many calls wait for providers that may be back.
     awaited: AtomicUsize,
     /// Providers that have come while calls waited.
@@ -72,6 +74,7 @@ impl<C: Connection> RegistryService<C> {
             availability: Mutex::new(Availability::new(limits, policy)),
             lines: RwLock::default(),
             woken: Notify::new(),
+            is_kept: AtomicBool::new(false),
             awaited: AtomicUsize::new(0),
             returned: Mutex::default(),
             return_told: Notify::new(),
@@ -100,6 +103,11 @@ impl<C: Connection> RegistryService<C> {
 
     fn availability(&self) -> MutexGuard<'_, Availability<C, Ticket<C>>> {
         self.availability.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on somebody does what is due.
+    pub(crate) fn begin_to_keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
     }
 
     /// Waits until there is something to do.
@@ -131,8 +139,12 @@ impl<C: Connection> RegistryService<C> {
         Push { from, tells: !self.draining.load(Ordering::SeqCst) }
     }
 
-    /// The keeper sees by itself what is due when it said so; this is what it did not know of.
-    fn wake(&self, availability: &Availability<C, Ticket<C>>, before: Option<Instant>) {
+    /// The keeper sees by itself what is due when it said so; this is what it did not know of. Where there is none, what
+    /// is left to be taken back is so at once.
+    fn wake(&self, availability: &mut Availability<C, Ticket<C>>, before: Option<Instant>) {
+        if !self.is_kept.load(Ordering::Relaxed) {
+            availability.leave_on(usize::MAX, Instant::now(), &mut self.effects(None));
+        }
         let next = availability.next_deadline();
         let is_earlier = next.is_some_and(|next| before.is_none_or(|before| next < before));
         if is_earlier || availability.has_attempts() {
@@ -169,7 +181,7 @@ impl<C: Connection> RegistryService<C> {
             },
             Err(why) => refuse_op(conn, message, request.op, why.code(), &why.to_error()),
         }
-        self.wake(&availability, before);
+        self.wake(&mut availability, before);
     }
 
     /// The peer has said that it is about to go (GOAWAY): what it registered is offline now, and its end comes as no
@@ -189,8 +201,10 @@ impl<C: Connection> RegistryService<C> {
             return refuse_draining(conn, message);
         }
         let (mut availability, with_revision) = (self.availability(), is_told_revisions(conn));
-        let effects = &mut self.effects(Some(conn));
-        let listing = match availability.discover(conn, &request.method, with_revision, Instant::now(), effects) {
+        let (before, effects) = (availability.next_deadline(), &mut self.effects(Some(conn)));
+        let listing = availability.discover(conn, &request.method, with_revision, Instant::now(), effects);
+        self.wake(&mut availability, before);
+        let listing = match listing {
             Ok(listing) => listing,
             Err(why) => return refuse_op(conn, message, request.op, why.code(), &why.to_error()),
         };
@@ -260,7 +274,7 @@ impl<C: Connection> Handler<C> for RegistryService<C> {
         let may_be_back = conn.session().is_some() && effects.tells;
         let patience = if may_be_back { conn.patience_left().unwrap_or(Duration::MAX) } else { Duration::ZERO };
         availability.ended(conn, patience, Instant::now(), effects);
-        self.wake(&availability, before);
+        self.wake(&mut availability, before);
     }
 }
 

@@ -5,7 +5,7 @@ mod parting;
 mod peer;
 mod providers;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use callboard_common::{Host, ListedHost, Room, Shares};
 use rustc_hash::FxBuildHasher;
 
 use self::methods::{Method, MethodId, Methods, Slot};
+pub(crate) use self::parting::Leaves;
 use self::peer::Peer;
 use crate::{Notice, Refused, RegistryLimits};
 
@@ -49,6 +50,8 @@ pub struct Table<K> {
     methods: Methods<K>,
     /// By a quick hash: connections are named on this side.
     peers: HashMap<K, Peer, FxBuildHasher>,
+    /// Those of them whose entries are being taken back.
+    leaving: BTreeMap<K, Leaves>,
     /// What each takes of what all may take together.
     shares: Shares<K>,
     limits: RegistryLimits,
@@ -89,7 +92,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// An empty table with these limits.
     pub fn new(limits: RegistryLimits) -> Self {
         let shares = Shares::new(limits.total_bytes);
-        Self { methods: Methods::default(), peers: HashMap::default(), shares, limits }
+        Self { methods: Methods::default(), peers: HashMap::default(), leaving: BTreeMap::new(), shares, limits }
     }
 
     /// Enters that `peer` says that `method` is provided at `host`, by a run that is called `instance`. The same method
@@ -153,7 +156,18 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// Takes back what `peer` registered for `method`: at `host`, or wherever it did. What others registered stays, and
     /// so do the peer's other methods. What is not there is not missed.
     pub fn withdraw(&mut self, peer: &K, method: &str, host: Option<Host>, effects: &mut impl Effects<K>) {
-        let Some(id) = self.methods.find(method) else { return };
+        if let Some(id) = self.methods.find(method) {
+            self.take_back(peer, (method, id), host, effects);
+        }
+    }
+
+    fn take_back(
+        &mut self,
+        peer: &K,
+        (method, id): (&str, MethodId),
+        host: Option<Host>,
+        effects: &mut impl Effects<K>,
+    ) {
         let Some(own) = self.peers.get_mut(peer) else { return };
         let (taken, instances) = own.take(id, host);
         self.drop_if_empty(peer);
@@ -166,20 +180,10 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// Takes back all that `peer` registered and watched: its connection has ended. Offline notices come in the order
     /// of method and host, and none goes to `peer`.
     pub fn leave(&mut self, peer: &K, effects: &mut impl Effects<K>) {
-        self.shares.forget(peer);
-        let Some(own) = self.peers.remove(peer) else { return };
         // First as a watcher, so that the peer is not told of its own end.
-        for id in &own.watches {
-            self.remove_watcher(peer, *id);
-        }
-        let named = |(id, hosts)| self.methods.get(id).map(|method| (Arc::clone(method.name()), id, hosts));
-        let mut provided: Vec<_> = own.into_provided().filter_map(named).collect();
-        provided.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
-        for (_, id, hosts) in provided {
-            for host in hosts.into_sorted() {
-                self.leave_entry(id, host, effects);
-            }
-        }
+        self.end_watches(peer, usize::MAX);
+        self.leave_some(peer, None, usize::MAX, effects);
+        self.shares.forget(peer);
     }
 
     /// The hosts that provide `method` and were announced, in the order in which they came.
@@ -331,6 +335,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     pub(crate) fn drop_if_empty(&mut self, peer: &K) {
         if self.peers.get(peer).is_some_and(Peer::is_empty) {
             self.peers.remove(peer);
+            self.leaving.remove(peer);
         }
     }
 }

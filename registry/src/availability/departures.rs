@@ -81,10 +81,17 @@ impl<K: Clone + Ord + Hash> Departures<K> {
     }
 
     /// One whose time is over.
-    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<(K, Host)> {
+    pub(super) fn expired(&self, now: Instant) -> Option<(K, Host)> {
         let (_, peer, host) = self.due.first().filter(|(until, ..)| *until <= now)?.clone();
-        self.remove(&peer, host);
         Some((peer, host))
+    }
+
+    /// It has no time left.
+    pub(super) fn expire(&mut self, peer: &K, host: Host, now: Instant) {
+        let Some(departed) = self.of.get_mut(&(peer.clone(), host)) else { return };
+        let until = std::mem::replace(&mut departed.until, now);
+        self.due.remove(&(until, peer.clone(), host));
+        self.due.insert((now, peer.clone(), host));
     }
 }
 

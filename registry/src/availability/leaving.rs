@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::attempts::Reason;
 use super::departures::Run;
 use super::{Availability, FOR_REGISTRATIONS, NotEntered, Noted, Outcomes};
+use crate::table::Leaves;
 
 impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// A connection has ended, and not because its peer had taken all back. With a session it may be back soon, which its
@@ -19,11 +20,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         let grace = patience.min(self.policy.provider_grace);
         drop(self.forget_probes(peer));
         let (hosts, instance) = self.table.places_of(peer);
-        let Some(instance) = instance.filter(|_| !grace.is_zero()) else {
-            return self.leave(peer, now, effects);
+        let Some(instance) = instance.filter(|_| !grace.is_zero() && !self.table.leaves_all(peer)) else {
+            return self.begin_to_leave(peer, Leaves::All, now, effects);
         };
         let store = self.table.store_of(peer);
-        self.table.end_watches(peer);
+        self.begin_to_leave(peer, Leaves::Watches, now, effects);
         self.metrics.departures += u64::from(!hosts.is_empty());
         for host in hosts {
             let run = Run { instance: Arc::clone(&instance), store: store.clone().filter(|_| host.is_relayed()) };
@@ -44,10 +45,31 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         }
     }
 
-    /// Takes back all that a connection registered and watched.
-    pub(crate) fn leave(&mut self, peer: &K, now: Instant, effects: &mut impl Outcomes<K, T>) {
+    /// Takes back what a connection has: some of it at once, and the rest [in time](Self::on_time).
+    pub(super) fn begin_to_leave(&mut self, peer: &K, what: Leaves, now: Instant, effects: &mut impl Outcomes<K, T>) {
         drop(self.forget_probes(peer));
-        self.table.leave(peer, &mut Noted { damping: &mut self.damping, now, effects });
+        if self.table.begin_to_leave(peer, what) {
+            self.leaving_since.get_or_insert(now);
+            self.table.leave_on(peer, self.at_once, &mut Noted { damping: &mut self.damping, now, effects });
+            self.look_who_leaves();
+        }
+    }
+
+    /// Takes back some of what those have who leave, of so many methods at most. How many they were.
+    pub(crate) fn leave_on(&mut self, most: usize, now: Instant, effects: &mut impl Outcomes<K, T>) -> usize {
+        let mut taken = 0;
+        while let Some(peer) = self.table.next_to_leave().filter(|_| taken < most) {
+            let noted = &mut Noted { damping: &mut self.damping, now, effects };
+            taken += self.table.leave_on(&peer, most - taken, noted);
+        }
+        self.look_who_leaves();
+        taken
+    }
+
+    fn look_who_leaves(&mut self) {
+        if self.table.next_to_leave().is_none() {
+            self.leaving_since = None;
+        }
     }
 
     /// Returns what waited.
@@ -66,6 +88,20 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     pub(super) fn depart(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
         self.departures.remove(peer, host);
         self.attempts.withdraw(Reason::Departed, peer, host);
-        self.table.leave_host(peer, host, &mut Noted { damping: &mut self.damping, now, effects })
+        let noted = &mut Noted { damping: &mut self.damping, now, effects };
+        self.table.leave_some(peer, Some(host), usize::MAX, noted) > 0
+    }
+
+    /// Some of that goes, and the rest [in time](Self::on_time). Of how many methods it was.
+    pub(super) fn depart_on(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> usize {
+        let noted = &mut Noted { damping: &mut self.damping, now, effects };
+        let left = self.table.leave_some(peer, Some(host), self.at_once, noted);
+        if left < self.at_once {
+            self.departures.remove(peer, host);
+            self.attempts.withdraw(Reason::Departed, peer, host);
+        } else {
+            self.departures.expire(peer, host, now);
+        }
+        left
     }
 }

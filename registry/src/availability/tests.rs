@@ -54,12 +54,14 @@ struct Told {
     views: BTreeMap<(u32, String), BTreeSet<u16>>,
     /// The same as our own callers know it.
     caches: BTreeMap<u32, HostCache>,
+    /// Those whose connections have ended: what is still told them goes nowhere.
+    ended: BTreeSet<u32>,
 }
 
 impl Effects<u32> for Told {
     fn notice(&mut self, notice: &Notice, watchers: &BTreeSet<u32>) {
         let (sign, port) = (if notice.online { '+' } else { '-' }, notice.host.port());
-        for watcher in watchers {
+        for watcher in watchers.difference(&self.ended) {
             self.lines.push(format!("{watcher}: {sign}{} {port}", notice.method));
             let view = self.views.get_mut(&(*watcher, notice.method.to_string())).expect("told what it did not ask");
             assert!(if notice.online { view.insert(port) } else { view.remove(&port) }, "{watcher}: {notice}");
@@ -151,6 +153,7 @@ impl House {
     fn end(&mut self, peer: u32, patience: Duration) {
         self.told.views.retain(|(watcher, _), _| *watcher != peer);
         self.told.caches.remove(&peer);
+        self.told.ended.insert(peer);
         self.availability.ended(&peer, patience, self.now, &mut self.told);
     }
 
@@ -432,6 +435,93 @@ fn who_takes_most_is_crowded_out_whether_it_is_in_the_table_waits_or_has_just_go
     }
 }
 
+/// One with the limits of a center.
+fn roomy() -> House {
+    let mut house = House::new(AvailabilityPolicy::default());
+    house.availability = Availability::new(RegistryLimits::default(), AvailabilityPolicy::default());
+    house
+}
+
+#[test]
+fn who_had_much_leaves_a_piece_at_a_time_and_keeps_nobody_waiting() {
+    const MANY: usize = 3 * AT_ONCE;
+    let methods: Vec<&'static str> = (0..MANY).map(|number| &*format!("{number:03}").leak()).collect();
+    // (how it goes, its last step, what of its entries is left after that)
+    let rows = [
+        ("v1", vec![EndV1(1)], MANY - AT_ONCE),
+        ("back no more", vec![End(1), After(0), NotThere(1, 1)], MANY - AT_ONCE),
+        ("its grace is over", vec![End(1)], MANY),
+    ];
+    for (name, steps, left) in rows {
+        let mut house = roomy();
+        for method in &methods {
+            for step in &[Discover(9, method), Register(1, "a", method, 1), Reached(1, 1)] {
+                house.take(step);
+            }
+        }
+        house.told.lines.clear();
+        for step in &steps {
+            house.take(step);
+        }
+        assert_eq!(house.told.lines.len(), MANY - left, "{name}");
+        if left == MANY {
+            house.now = house.availability.next_deadline().unwrap();
+        }
+        for done in (MANY - left + AT_ONCE..=MANY).step_by(AT_ONCE) {
+            assert_eq!(house.availability.next_deadline(), Some(house.now), "{name}");
+            house.availability.on_time(house.now, &mut house.told);
+            assert_eq!(house.told.lines.len(), done, "{name}");
+        }
+        house.availability.on_time(house.now, &mut house.told);
+        assert_eq!((house.told.lines.len(), house.availability.next_deadline()), (MANY, None), "{name}");
+        let sorted: Vec<_> = house.told.lines.chunks(AT_ONCE).map(<[String]>::is_sorted).collect();
+        assert_eq!(sorted, [true; 3], "{name}: {:?}", house.told.lines);
+    }
+}
+
+#[test]
+fn who_watched_much_leaves_a_piece_at_a_time_while_what_it_registered_stays() {
+    let mut house = roomy();
+    let methods: Vec<&'static str> = (0..2 * AT_ONCE).map(|number| &*format!("{number:03}").leak()).collect();
+    for method in &methods {
+        house.take(&Discover(1, method));
+    }
+    for step in &[Register(1, "a", "add", 1), Reached(1, 1), End(1)] {
+        house.take(step);
+    }
+    for left in [AT_ONCE + 1, 1, 1] {
+        assert_eq!(house.availability.size().methods, left);
+        house.availability.on_time(house.now, &mut house.told);
+    }
+    assert!(house.availability.has_departed(host(1)), "it may be back");
+    house.take(&After(120_000));
+    assert_eq!(house.availability.size(), TableSize::default());
+}
+
+#[test]
+fn one_that_is_crowded_out_makes_room_for_many_before_another_one_goes() {
+    let names: Vec<&'static str> = (0..4 * AT_ONCE).map(|number| &*format!("{number:03}").leak()).collect();
+    let mut house = narrow(4 * AT_ONCE, "000");
+    let (more, fewer) = names.split_at(2 * AT_ONCE + 1);
+    for (peer, own) in [(1, more), (2, fewer)] {
+        for name in own {
+            house.take(&RegisterV1(peer, name, 1));
+        }
+    }
+    for port in 2..32 {
+        let own: Vec<_> = (0..2).map(|number| &*format!("{port:02}{number}").leak()).collect();
+        for name in own {
+            house.take(&RegisterV1(u32::from(port) + 10, name, port));
+        }
+    }
+    assert_eq!(house.told.lines, ["crowded out: 1"]);
+    assert_eq!(house.availability.metrics().crowded_out, 1);
+    // Its end finds the rest of it.
+    house.take(&EndV1(1));
+    house.take(&After(0));
+    assert_eq!(house.availability.next_deadline(), None);
+}
+
 #[test]
 fn what_waits_takes_its_room_until_it_is_decided() {
     let mut house = narrow(2, "add");
@@ -592,11 +682,15 @@ impl House {
 
 proptest! {
     #[test]
-    fn nobody_hears_twice_of_one_thing_and_nothing_is_left_in_the_end(steps in prop::collection::vec(step(), 0..120)) {
+    fn nobody_hears_twice_of_one_thing_and_nothing_is_left_in_the_end(
+        steps in prop::collection::vec(step(), 0..120),
+        at_once in prop::sample::select(vec![1, 2, AT_ONCE]),
+    ) {
         let mut house = House::new(AvailabilityPolicy { flap_changes: 2, ..AvailabilityPolicy::default() });
+        house.availability.at_once = at_once;
         let providers = (1..4).map(End).chain((4..6).map(EndV1));
         let watchers = (7..11).map(EndV1);
-        let all = steps.into_iter().chain(providers).chain([After(120_000)]).chain(watchers).collect();
+        let all = steps.into_iter().chain(providers).chain([After(120_000)]).chain(watchers).chain([After(0)]).collect();
         for step in renumbered(all) {
             house.take(&step);
             house.check_views();

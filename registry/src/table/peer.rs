@@ -74,8 +74,10 @@ impl Peer {
         self.provides.values().flat_map(|hosts| hosts.clone().into_sorted()).collect()
     }
 
-    pub(super) fn methods_at(&self, host: Host) -> impl Iterator<Item = MethodId> {
-        self.provides.iter().filter(move |(_, hosts)| hosts.contains(host)).map(|(id, _)| *id)
+    /// What it provides at `host`, or anywhere.
+    pub(super) fn methods_at(&self, host: Option<Host>) -> impl Iterator<Item = MethodId> {
+        let is_there = move |hosts: &FewSet<Host>| host.is_none_or(|host| hosts.contains(host));
+        self.provides.iter().filter(move |(_, hosts)| is_there(hosts)).map(|(id, _)| *id)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -110,10 +112,6 @@ impl Peer {
 
     fn forget_others(&mut self, id: MethodId, hosts: &[Host]) -> usize {
         hosts.iter().filter_map(|host| self.others.remove(&(id, *host))).sum()
-    }
-
-    pub(super) fn into_provided(self) -> impl Iterator<Item = (MethodId, FewSet<Host>)> {
-        self.provides.into_iter()
     }
 }
 

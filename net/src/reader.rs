@@ -1,4 +1,6 @@
 mod buffers;
+mod lateness;
+mod room;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -14,14 +16,13 @@ use callboard_common::{
     Connection, Event, Feature, Handler, Message, MessageType, Protocol, ProtocolError, refuse_draining,
 };
 use tokio::io::AsyncRead;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
-use self::buffers::READ_BYTES;
+use self::lateness::Started;
 use crate::Conn;
 use crate::event_loop::handled;
-use crate::lane::Turn;
-use crate::later::later;
+use crate::lane::{self, Turn};
 use crate::metrics::add;
 
 /// Reads what is there, takes whole frames off it and hands each to the handler, as long as the connection may be read.
@@ -34,6 +35,8 @@ use crate::metrics::add;
 pub(crate) struct Reader {
     /// Bytes that were read and not handled: part of a frame, or frames that wait until reading goes on.
     pending: BytesMut,
+    /// Where the part of a large frame is moved to, since it is to have more room.
+    larger: BytesMut,
     /// For a moment they lie in the shared buffer.
     in_shared: bool,
     /// Since when reading waits for the rest of a frame.
@@ -55,12 +58,6 @@ pub(crate) struct Reader {
     turn: Turn,
     /// How much memory of the part is counted.
     booked: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Started {
-    first_byte: Instant,
-    last_byte: Instant,
 }
 
 /// How a round of reading ended.
@@ -91,9 +88,6 @@ const CHUNK_CALLS: usize = 8;
 /// read.
 const SHORT_BYTES: usize = 4 << 10;
 
-/// A buffer up to this may also take what comes behind the frame that it was made for: as much as a read brings.
-const LARGE_BYTES: usize = 2 * READ_BYTES;
-
 impl Reader {
     /// Reads and handles once.
     pub(crate) fn read<S, P, H>(
@@ -115,7 +109,7 @@ impl Reader {
         }
         self.resume();
         let read = self.read_once(cx, stream, conn, handler, flush);
-        let holds = if self.pending.is_empty() { 0 } else { self.pending.capacity() };
+        let holds = if self.pending.is_empty() { 0 } else { self.pending.capacity() + self.larger.capacity() };
         self.book(conn, holds);
         read
     }
@@ -139,12 +133,8 @@ impl Reader {
             return Ok(Read::Some);
         }
         if before > SHORT_BYTES {
-            if self.pending.len() == self.pending.capacity() {
-                // Not `reserve`, which may double what is nearly whole: it is counted, and bounded, as what it holds.
-                let missing = Self::missing(conn, &self.pending);
-                let mut grown = BytesMut::with_capacity(self.pending.len() + missing);
-                grown.extend_from_slice(&self.pending);
-                self.pending = grown;
+            if self.pending.len() == self.pending.capacity() && !self.grow(conn) {
+                return Ok(Read::Some);
             }
             let most = self.most(conn);
             let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut self.pending).limit(most));
@@ -172,23 +162,6 @@ impl Reader {
 
     pub(crate) fn turn(&mut self) -> &mut Turn {
         &mut self.turn
-    }
-
-    /// How much more a started frame is given room for: at most as much again as came already, since only that is
-    /// booked.
-    fn missing<P: Protocol>(conn: &Conn<P>, part: &[u8]) -> usize {
-        let missing = conn.shared().protocol.frame_bytes(part).saturating_sub(part.len());
-        missing.min(part.len()).max(1)
-    }
-
-    /// How much the next read may bring. Behind a large frame nothing else comes into its buffer: a message that is
-    /// kept would hold all of it, and count as its own few bytes.
-    fn most<P: Protocol>(&self, conn: &Conn<P>) -> usize {
-        if self.pending.capacity() <= LARGE_BYTES {
-            return usize::MAX;
-        }
-        // Never nothing: a read without room looks like the end of the stream.
-        conn.shared().protocol.frame_bytes(&self.pending).saturating_sub(self.pending.len()).max(1)
     }
 
     /// The same for what lies in the shared buffer, behind a copy of what was pending.
@@ -263,12 +236,12 @@ impl Reader {
             let mut messages = iter::from_fn(|| {
                 while !ended && !is_chunk(calls, pending.len()) && conn.may_read() {
                     // What one read brought is mostly all there is.
-                    if frames == look_at && !pending.is_empty() {
+                    if (frames >= look_at || lane::has_queued_many()) && !pending.is_empty() {
                         if turn.is_over() {
                             is_over = true;
                             break;
                         }
-                        look_at += turn.stride();
+                        look_at = frames + turn.stride();
                     }
                     match shared.protocol.decode(pending) {
                         Ok(Some(message)) => {
@@ -340,15 +313,6 @@ impl Reader {
         conn.set_part_since(Some(now));
     }
 
-    /// When the started frame is given up, if nothing comes until then. While we don't read, its time stands still.
-    pub(crate) fn gives_up_at<P: Protocol>(&self, conn: &Conn<P>) -> Option<Instant> {
-        let shared = conn.shared();
-        let started = self.started.filter(|_| self.paused_at.is_none())?;
-        let frame_bytes = shared.protocol.frame_bytes(&self.pending);
-        let silence = later(started.last_byte, shared.limits.frame_silence);
-        Some(silence.min(later(started.first_byte, shared.limits.frame_time(frame_bytes))))
-    }
-
     /// How many frames the last read brought.
     pub(crate) fn brought(&self) -> u64 {
         self.brought
@@ -382,7 +346,7 @@ impl Reader {
     /// The connection ends: what is pending no longer counts.
     pub(crate) fn forget<P: Protocol>(&mut self, conn: &Conn<P>) {
         self.book(conn, 0);
-        self.pending = BytesMut::new();
+        (self.pending, self.larger) = Default::default();
     }
 
     fn book<P: Protocol>(&mut self, conn: &Conn<P>, holds: usize) {
@@ -410,22 +374,6 @@ impl Reader {
     fn is_whole<P: Protocol>(&self, conn: &Conn<P>) -> bool {
         let frame_bytes = conn.shared().protocol.frame_bytes(&self.pending);
         frame_bytes > 0 && frame_bytes <= self.pending.len()
-    }
-
-    fn pause(&mut self) {
-        self.paused = true;
-        if self.started.is_some() {
-            self.paused_at.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn resume(&mut self) {
-        self.paused = false;
-        if let (Some(paused_at), Some(started)) = (self.paused_at.take(), &mut self.started) {
-            let pause: Duration = paused_at.elapsed();
-            started.first_byte += pause;
-            started.last_byte += pause;
-        }
     }
 }
 
@@ -459,9 +407,11 @@ fn handle_contained<P: Protocol, H: Handler<Conn<P>>>(
 mod tests {
     use std::sync::{Arc, Mutex};
     use std::task::Waker;
+    use std::time::Duration;
 
     use callboard_common::{Dispatcher, LengthValue, Recorder};
 
+    use super::buffers::READ_BYTES;
     use super::*;
     use crate::shared_state::SharedState;
     use crate::{Ends, Limits};
@@ -501,6 +451,29 @@ mod tests {
         let mut reader = Reader::default();
         read(&mut reader, &conn, &frame[..READ_BYTES - 1_000]);
         assert_eq!(reader.pending.capacity(), frame.len());
+    }
+
+    #[test]
+    fn a_large_frame_comes_and_is_moved_a_piece_at_a_time() {
+        const PART: usize = 3 << 20;
+        let (conn, frame) = (conn(), Recorder::new(0).message(2, b"1", &vec![b' '; 2 * PART]).frame().clone());
+        let (mut reader, handler, mut rest) = (Reader::default(), Keep::default(), &frame[..]);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut steps = 0;
+        while handler.0.lock().unwrap().is_empty() {
+            let (before, held) = (rest.len(), reader.larger.len());
+            assert!(matches!(reader.read(&mut cx, &mut rest, &conn, &handler, &mut |_, _| ()).unwrap(), Read::Some));
+            assert!(
+                before - rest.len() <= 4 * READ_BYTES && reader.larger.len().saturating_sub(held) <= 4 * READ_BYTES
+            );
+            let room = reader.pending.capacity() + reader.larger.capacity();
+            assert!(conn.shared().snapshot().partial_bytes <= room as u64, "what was whole holds nothing");
+            assert!(room <= 3 * (frame.len() - rest.len()).max(READ_BYTES), "{room} for {}", frame.len() - rest.len());
+            steps += 1;
+        }
+        assert!(rest.is_empty() && steps > 2 * PART / (4 * READ_BYTES), "{steps}");
+        assert_eq!(handler.0.lock().unwrap()[0].frame(), &frame);
+        assert_eq!(conn.shared().snapshot().partial_bytes, 0);
     }
 
     /// Keeps what it is handed.

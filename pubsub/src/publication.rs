@@ -117,6 +117,11 @@ impl<'a, C: Connection> Publication<'a, C> {
         self.value.is_none() && self.bytes + message.frame().len() <= self.publisher.max_shared_bytes()
     }
 
+    /// Whether another one as large as the last would have no room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.messages.last().is_some_and(|last| !self.has_room_for(last))
+    }
+
     pub(crate) fn publisher(&self) -> &C {
         self.publisher
     }

@@ -148,6 +148,17 @@ impl<C: Connection> TopicService<C> {
         }
     }
 
+    /// Before the next message is at hand: the turn may end there, and would end with a queueing for that one alone.
+    fn publish_if_full<'a>(&self, publication: Option<Publication<'a, C>>) -> Option<Publication<'a, C>> {
+        match publication {
+            Some(full) if full.is_full() => {
+                self.publish(full);
+                None
+            }
+            open => open,
+        }
+    }
+
     /// Queues messages for every subscriber, then answers them.
     fn publish(&self, mut publication: Publication<'_, C>) {
         let mut queued = self.push_to_all(&mut publication);
@@ -212,6 +223,7 @@ impl<C: Connection> Handler<C> for TopicService<C> {
             {
                 let is_string = is_string(value.raw);
                 open.add(message, is_string);
+                publication = self.publish_if_full(publication);
                 continue;
             }
             // What came before is queued first: all sees the order of the frames.
@@ -225,7 +237,7 @@ impl<C: Connection> Handler<C> for TopicService<C> {
                         Ok(mut begun) => {
                             let is_string = request.message.is_some_and(is_string);
                             begun.add(message, is_string);
-                            publication = Some(begun);
+                            publication = self.publish_if_full(Some(begun));
                         }
                         Err(why) => answer(conn, &message, Err(why.into())),
                     }

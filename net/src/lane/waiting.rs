@@ -59,7 +59,7 @@ pub(super) enum Entry {
 
 /// What a round lasts: so long somebody waits who comes first in the next one.
 pub(super) const ROUND: Duration = Duration::from_micros(500);
-/// The same where many wait, or light ones have had turns of late and others too. Where all do the same, a longer one
+/// The same where a crowd waits, or light ones have had turns of late and others too. Where all do the same, a longer one
 /// lets each of them do more at once.
 const SHORT_ROUND: Duration = Duration::from_micros(200);
 /// This is of late, in the time of turns.
@@ -68,6 +68,8 @@ const LATE: Duration = Duration::from_millis(10);
 const SOME: usize = 8;
 /// So many are many.
 const MANY: usize = 64;
+/// So many are a crowd. What one publisher sends to 64 subscribers is to leave in few pieces.
+const CROWD: usize = 256;
 /// The shortest turn.
 pub(super) const LEAST: Duration = Duration::from_micros(30);
 /// The shortest one of a light connection: who sends a few requests at a time is not to be taken for busy.
@@ -232,7 +234,7 @@ impl Waiting {
     fn round(&self) -> Duration {
         // Nothing is less than something.
         let is_mixed = self.light_at.min(self.other_at).is_some_and(|at| self.spent.saturating_sub(at) < LATE);
-        if is_mixed || self.waits() >= MANY { SHORT_ROUND } else { ROUND }
+        if is_mixed || self.waits() >= CROWD { SHORT_ROUND } else { ROUND }
     }
 
     /// How long a turn lasts now. All who wait have one within some 30 ms, as long as that leaves each its least.

@@ -61,7 +61,7 @@ const CUT: f64 = 2.0;
 /// Buffers that grow once more, where a turn ends elsewhere than before: of all operations together.
 const GROWN: f64 = 4.0;
 /// The same as where calls are cut, and what one more encoding takes that is shared.
-const CUT_FAN_OUT: f64 = 10.0;
+const CUT_FAN_OUT: f64 = 7.0;
 
 /// A small message, published 64 at a time; counted for each that is delivered.
 fn messages(what: &'static str, subscribers: u32, at_most: f64) -> Figure {

@@ -107,6 +107,11 @@ impl<P: Protocol> SharedState<P> {
         self.queued.fetch_sub(bytes, Relaxed);
     }
 
+    /// Whether unfinished frames may take so many bytes more.
+    pub(crate) fn has_room_for_part(&self, bytes: usize) -> bool {
+        self.partial.load(Relaxed).saturating_add(bytes) <= self.limits.total_partial_bytes
+    }
+
     /// A connection's unfinished frame holds `now` bytes after `before`. Past the total a connection goes that holds no
     /// less than the others on average: of those, the one whose frame is the stalest.
     pub(crate) fn partial(&self, before: usize, now: usize) {

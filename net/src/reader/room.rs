@@ -20,15 +20,19 @@ impl Reader {
         missing.min(part.len()).max(1)
     }
 
-    /// Moves some of what is pending to where it has more room; whether all of it is there.
+    /// Moves some of what is pending to where it has more room; whether all of it is there. What is there twice meanwhile
+    /// is booked; where there is no room for that, all is moved at once.
     pub(super) fn grow<P: Protocol>(&mut self, conn: &Conn<P>) -> bool {
+        let mut most = AT_ONCE_BYTES;
         if self.larger.capacity() == 0 {
             // Not `reserve`, which may double what is nearly whole: it is counted, and bounded, as what it holds.
-            let missing = Self::missing(conn, &self.pending);
-            self.larger = BytesMut::with_capacity(self.pending.len() + missing);
+            self.larger = BytesMut::with_capacity(self.pending.len() + Self::missing(conn, &self.pending));
+            if !conn.shared().has_room_for_part(self.larger.capacity()) {
+                most = self.pending.len();
+            }
         }
         let rest = self.pending.get(self.larger.len()..).unwrap_or_default();
-        self.larger.extend_from_slice(rest.get(..AT_ONCE_BYTES).unwrap_or(rest));
+        self.larger.extend_from_slice(rest.get(..most).unwrap_or(rest));
         self.brought = 0;
         let has_room = self.larger.len() == self.pending.len();
         if has_room {

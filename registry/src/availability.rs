@@ -278,16 +278,15 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Some of what is due, so that others are not kept waiting: with more, the next deadline has passed.
+    /// Some of what is due of each kind, so that others are not kept waiting: with more, the next deadline has passed.
     pub(crate) fn on_time(&mut self, now: Instant, effects: &mut impl Outcomes<K, T>) {
-        let mut left = self.at_once.saturating_sub(self.leave_on(self.at_once, now, effects));
+        self.leave_on(self.at_once, now, effects);
+        let mut left = self.at_once;
         while let Some((peer, host)) = self.departures.expired(now).filter(|_| left > 0) {
             left = left.saturating_sub(self.depart_on(&peer, host, now, effects).max(1));
         }
-        while left > 0
-            && let Some((method, host)) = self.held.pop_due(now)
-        {
-            left -= 1;
+        for _ in 0..self.at_once {
+            let Some((method, host)) = self.held.pop_due(now) else { break };
             if !self.table.is_held(&method, host) {
                 continue;
             }

@@ -50,7 +50,7 @@ impl<C: Connection> RegistryService<C> {
     /// # Panics
     /// Outside of a tokio runtime with a timer.
     pub async fn keep<R: Reach>(&self, reach: R) {
-        self.begin_to_keep();
+        let _keeping = self.begin_to_keep();
         let reach = Arc::new(reach);
         let mut attempts = Attempts { tasks: JoinSet::new(), of: HashMap::new() };
         loop {

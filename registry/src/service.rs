@@ -105,9 +105,16 @@ impl<C: Connection> RegistryService<C> {
         self.availability.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on somebody does what is due.
-    pub(crate) fn begin_to_keep(&self) {
+    /// Somebody does what is due, until this is dropped.
+    pub(crate) fn begin_to_keep(&self) -> impl Drop {
+        struct Keeping<'a>(&'a AtomicBool);
+        impl Drop for Keeping<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Relaxed);
+            }
+        }
         self.is_kept.store(true, Ordering::Relaxed);
+        Keeping(&self.is_kept)
     }
 
     /// Waits until there is something to do.

@@ -480,6 +480,23 @@ fn who_had_much_leaves_a_piece_at_a_time_and_keeps_nobody_waiting() {
 }
 
 #[test]
+fn who_leaves_with_much_holds_up_nothing_else_that_is_due() {
+    let mut house = roomy();
+    let methods: Vec<&'static str> = (0..4 * AT_ONCE).map(|number| &*format!("{number:03}").leak()).collect();
+    for step in &[Discover(9, "add"), Register(2, "a", "add", 2), Reached(2, 2), End(2)] {
+        house.take(step);
+    }
+    house.now = house.availability.next_deadline().unwrap();
+    for method in &methods {
+        house.take(&RegisterV1(1, method, 1));
+    }
+    house.take(&EndV1(1));
+    house.availability.on_time(house.now, &mut house.told);
+    assert_eq!(house.told.lines.last().unwrap(), "9: -add 2");
+    assert_eq!(house.availability.next_deadline(), Some(house.now), "not all of the other one has gone");
+}
+
+#[test]
 fn who_watched_much_leaves_a_piece_at_a_time_while_what_it_registered_stays() {
     let mut house = roomy();
     let methods: Vec<&'static str> = (0..2 * AT_ONCE).map(|number| &*format!("{number:03}").leak()).collect();

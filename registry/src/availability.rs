@@ -305,13 +305,14 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         effects: &mut impl Outcomes<K, T>,
     ) -> Result<(), Refused> {
         let Claim { method, host, instance, store, .. } = *claim;
+        self.table.make_way(method, host, &mut Noted { damping: &mut self.damping, now, effects });
         let departed = self.departures.at(host, instance, store);
         // Before anybody is superseded: who is refused changes nothing.
         if !departed.is_empty() && !self.table.provides(peer, method, host) {
             self.table.check(peer, method, self.table.entry_bytes(peer, method, instance))?;
         }
         for (old, _) in departed.iter().filter(|(_, is_it)| !is_it) {
-            self.metrics.superseded += u64::from(self.depart(old, host, now, effects));
+            self.supersede(old, method, host, now, effects);
         }
         self.list(peer, claim, now, effects)?;
         for (old, _) in departed.iter().filter(|(_, is_it)| *is_it) {
@@ -375,7 +376,7 @@ impl<K, E: Effects<K>> Effects<K> for Noted<'_, E> {
     }
 }
 
-/// So much is taken back, or announced, before others have their turn: of so many methods.
+/// So much is taken back, or announced, before others have their turn: so many entries.
 const AT_ONCE: usize = 32;
 
 /// Why hosts are tried of which a registration waits.

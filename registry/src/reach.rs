@@ -60,11 +60,7 @@ impl<C: Connection> RegistryService<C> {
             }
             let now = Instant::now();
             let deadline = self.on_time(now);
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                // More is due, and others first.
-                yield_now().await;
-                continue;
-            }
+            let has_more = deadline.is_some_and(|deadline| deadline <= now);
             tokio::select! {
                 biased;
                 Some(ended) = attempts.tasks.join_next_with_id() => {
@@ -73,7 +69,9 @@ impl<C: Connection> RegistryService<C> {
                     }
                 }
                 () = self.woken() => {}
-                () = until(deadline) => {}
+                // More is due, and others first.
+                () = yield_now(), if has_more => {}
+                () = until(deadline), if !has_more => {}
             }
         }
     }

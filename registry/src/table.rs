@@ -14,6 +14,8 @@ use rustc_hash::FxBuildHasher;
 
 use self::methods::{Method, MethodId, Methods, Slot};
 pub(crate) use self::parting::Leaves;
+#[cfg(test)]
+pub(crate) use self::parting::TOLD;
 use self::peer::Peer;
 use crate::{Notice, Refused, RegistryLimits};
 
@@ -157,24 +159,27 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// so do the peer's other methods. What is not there is not missed.
     pub fn withdraw(&mut self, peer: &K, method: &str, host: Option<Host>, effects: &mut impl Effects<K>) {
         if let Some(id) = self.methods.find(method) {
-            self.take_back(peer, (method, id), host, effects);
+            self.take_back(peer, (method, id), host, usize::MAX, effects);
         }
     }
 
+    /// How many entries that were.
     fn take_back(
         &mut self,
         peer: &K,
         (method, id): (&str, MethodId),
         host: Option<Host>,
+        most: usize,
         effects: &mut impl Effects<K>,
-    ) {
-        let Some(own) = self.peers.get_mut(peer) else { return };
-        let (taken, instances) = own.take(id, host);
+    ) -> usize {
+        let Some(own) = self.peers.get_mut(peer) else { return 0 };
+        let (taken, instances) = own.take(id, host, most);
         self.drop_if_empty(peer);
         self.shares.give_back(peer, taken.len() * cost(method) + instances);
-        for host in taken {
-            self.leave_entry(id, host, effects);
+        for host in &taken {
+            self.leave_entry(id, *host, effects);
         }
+        taken.len()
     }
 
     /// Takes back all that `peer` registered and watched: its connection has ended. Offline notices come in the order

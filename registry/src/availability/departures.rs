@@ -86,12 +86,15 @@ impl<K: Clone + Ord + Hash> Departures<K> {
         Some((peer, host))
     }
 
-    /// It has no time left.
-    pub(super) fn expire(&mut self, peer: &K, host: Host, now: Instant) {
-        let Some(departed) = self.of.get_mut(&(peer.clone(), host)) else { return };
+    /// It has no time left. Whether it had some.
+    pub(super) fn expire(&mut self, peer: &K, host: Host, now: Instant) -> bool {
+        let Some(departed) = self.of.get_mut(&(peer.clone(), host)).filter(|departed| departed.until > now) else {
+            return false;
+        };
         let until = std::mem::replace(&mut departed.until, now);
         self.due.remove(&(until, peer.clone(), host));
         self.due.insert((now, peer.clone(), host));
+        true
     }
 }
 

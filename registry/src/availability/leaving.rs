@@ -13,6 +13,11 @@ use super::departures::Run;
 use super::{Availability, FOR_REGISTRATIONS, NotEntered, Noted, Outcomes};
 use crate::table::Leaves;
 
+/// Who has registered at more hosts than this is not waited for: no provider listens at so many, and each is work.
+pub(super) const MAX_PLACES: usize = 1024;
+/// So many methods are looked through in the time that one entry takes.
+const LOOKED: usize = 128;
+
 impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// A connection has ended, and not because its peer had taken all back. With a session it may be back soon, which its
     /// instance tells: within `patience`, which is what its silence has left of it, and within the grace of the policy.
@@ -20,7 +25,8 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         let grace = patience.min(self.policy.provider_grace);
         drop(self.forget_probes(peer));
         let (hosts, instance) = self.table.places_of(peer);
-        let Some(instance) = instance.filter(|_| !grace.is_zero() && !self.table.leaves_all(peer)) else {
+        let stays = !grace.is_zero() && hosts.len() <= MAX_PLACES && !self.table.leaves_all(peer);
+        let Some(instance) = instance.filter(|_| stays) else {
             return self.begin_to_leave(peer, Leaves::All, now, effects);
         };
         let store = self.table.store_of(peer);
@@ -92,16 +98,36 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         self.table.leave_some(peer, Some(host), usize::MAX, noted) > 0
     }
 
-    /// Some of that goes, and the rest [in time](Self::on_time). Of how many methods it was.
+    /// Another run has come to a host, and registers this method there: that of the old one goes at once, and the rest of
+    /// it [in time](Self::on_time).
+    pub(super) fn supersede(
+        &mut self,
+        old: &K,
+        method: &str,
+        host: Host,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) {
+        self.table.withdraw(old, method, Some(host), &mut Noted { damping: &mut self.damping, now, effects });
+        if self.departures.expire(old, host, now) {
+            self.metrics.superseded += 1;
+            self.depart_on(old, host, now, effects);
+        }
+    }
+
+    /// Some of what a connection that ended left at a host goes, and the rest [in time](Self::on_time). How much work that
+    /// was.
     pub(super) fn depart_on(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> usize {
+        // All that it provides is looked through.
+        let looked = 1 + self.table.methods_of(peer) / LOOKED;
         let noted = &mut Noted { damping: &mut self.damping, now, effects };
         let left = self.table.leave_some(peer, Some(host), self.at_once, noted);
-        if left < self.at_once {
+        if self.table.is_at(peer, host) {
+            self.departures.expire(peer, host, now);
+        } else {
             self.departures.remove(peer, host);
             self.attempts.withdraw(Reason::Departed, peer, host);
-        } else {
-            self.departures.expire(peer, host, now);
         }
-        left
+        left + looked
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::leaving::MAX_PLACES;
 use super::*;
 use crate::HostCache;
 
@@ -476,6 +477,74 @@ fn who_had_much_leaves_a_piece_at_a_time_and_keeps_nobody_waiting() {
         assert_eq!((house.told.lines.len(), house.availability.next_deadline()), (MANY, None), "{name}");
         let sorted: Vec<_> = house.told.lines.chunks(AT_ONCE).map(<[String]>::is_sorted).collect();
         assert_eq!(sorted, [true; 3], "{name}: {:?}", house.told.lines);
+    }
+}
+
+#[test]
+fn many_hosts_and_many_watchers_of_one_method_are_pieces_too() {
+    let ports = || (1..).take(4 * AT_ONCE);
+    let mut house = roomy();
+    let watchers: Vec<_> = (100..).take(4 * crate::table::TOLD).collect();
+    for watcher in watchers.iter().copied() {
+        house.take(&Discover(watcher, "add"));
+    }
+    for port in ports() {
+        house.take(&RegisterV1(1, "add", port));
+    }
+    house.told.lines.clear();
+    house.take(&EndV1(1));
+    while house.availability.next_deadline().is_some() {
+        // An entry for which so many are told is five, and the last of a piece may go beyond it.
+        assert!(house.told.lines.len() <= watchers.len() * (AT_ONCE / 5 + 1), "{}", house.told.lines.len());
+        house.told.lines.clear();
+        house.availability.on_time(house.now, &mut house.told);
+    }
+    assert_eq!(house.availability.hosts("add").count(), 0);
+    let left = house.told.views.iter().filter(|(_, ports)| !ports.is_empty()).count();
+    assert_eq!(left, 0, "all were told of all");
+}
+
+#[test]
+fn who_comes_in_place_of_one_with_much_is_told_of_at_once_and_the_rest_of_that_goes_in_pieces() {
+    let methods: Vec<&'static str> = (0..4 * AT_ONCE).map(|number| &*format!("{number:03}").leak()).collect();
+    let last = methods[methods.len() - 1];
+    let news = [format!("9: -{last} 1"), format!("9: +{last} 1")];
+    // Whose time is over, and who may be back.
+    for end in [EndSilent(1, 0), End(1)] {
+        let mut house = roomy();
+        for method in &methods {
+            for step in &[Register(1, "a", method, 1), Reached(1, 1)] {
+                house.take(step);
+            }
+        }
+        house.take(&Discover(9, last));
+        house.take(&end);
+        house.told.lines.clear();
+        for step in &[Register(2, "b", last, 1), Reached(2, 1)] {
+            house.take(step);
+        }
+        assert_eq!(house.told.lines[..2], news, "{end:?}");
+        let (left, is_more) = (house.availability.size().methods, house.availability.next_deadline());
+        assert!(left >= 2 * AT_ONCE && is_more == Some(house.now), "{end:?}: {left}");
+        house.take(&After(0));
+        assert_eq!(house.availability.size().methods, 1, "{end:?}");
+        assert_eq!(house.availability.hosts(last).collect::<Vec<_>>(), [host(1)], "{end:?}");
+    }
+}
+
+#[test]
+fn who_registered_at_very_many_hosts_is_not_waited_for() {
+    for (hosts, waits) in [(MAX_PLACES, true), (MAX_PLACES + 1, false)] {
+        let mut house = roomy();
+        for port in (1..).take(hosts) {
+            house.take(&Register(1, "a", "add", port));
+            house.take(&Reached(1, port));
+        }
+        house.take(&End(1));
+        house.take(&After(0));
+        assert_eq!(house.availability.has_departed(host(1)), waits, "{hosts}");
+        house.take(&After(120_000));
+        assert_eq!(house.availability.size(), TableSize::default(), "{hosts}");
     }
 }
 

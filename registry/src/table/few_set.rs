@@ -48,6 +48,22 @@ impl<T: Copy + Ord> FewSet<T> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::More(more) => more.len(),
+        }
+    }
+
+    /// Takes out so many of the first, of which some are to be left.
+    pub(super) fn take_first(&mut self, most: usize) -> impl Iterator<Item = T> {
+        iter::from_fn(move || match self {
+            Self::More(more) if more.len() > 1 => more.pop_first(),
+            _ => None,
+        })
+        .take(most)
+    }
+
     pub(super) fn into_sorted(self) -> impl Iterator<Item = T> {
         let (one, more) = match self {
             Self::One(one) => (Some(one), BTreeSet::new()),

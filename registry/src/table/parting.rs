@@ -15,6 +15,9 @@ pub(crate) enum Leaves {
     All,
 }
 
+/// So many watchers are told in the time that one entry takes.
+pub(crate) const TOLD: usize = 8;
+
 /// For connections whose entries outlive them for a while.
 impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// Takes back what `peer` watched, of so many methods; what it registered stays. How many they were.
@@ -31,7 +34,9 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         ended.len()
     }
 
-    /// Takes back what `peer` registered, at `host` or anywhere, of so many methods, in their order. How many they were.
+    /// Takes back what `peer` registered, at `host` or anywhere, in the order of the methods of a piece. How much work that
+    /// was: an entry is one, and so are [so many](TOLD) of those who are told; `most` bounds it, as closely as it is known
+    /// before.
     pub(crate) fn leave_some(
         &mut self,
         peer: &K,
@@ -40,13 +45,42 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         effects: &mut impl Effects<K>,
     ) -> usize {
         let Some(own) = self.peers.get(peer) else { return 0 };
-        let named = |id| self.methods.get(id).map(|method| (Arc::clone(method.name()), id));
+        let named = |id| self.methods.get(id).map(|method| (Arc::clone(method.name()), id, method.watchers.len()));
         let mut methods: Vec<_> = own.methods_at(host).take(most).filter_map(named).collect();
-        methods.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        for (method, id) in &methods {
-            self.take_back(peer, (method, *id), host, effects);
+        methods.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+        let mut done = 0;
+        for (method, id, watchers) in &methods {
+            if done >= most {
+                break;
+            }
+            let each = 1 + watchers / TOLD;
+            let entries = ((most - done) / each).max(1);
+            done = done.saturating_add(each * self.take_back(peer, (method, *id), host, entries, effects));
         }
-        methods.len()
+        done
+    }
+
+    /// What those have at `host` whose entries are all being taken back goes at once for this method: another one is about
+    /// to come there.
+    pub(crate) fn make_way(&mut self, method: &str, host: Host, effects: &mut impl Effects<K>) {
+        if self.leaving.is_empty() || !self.is_provided(method, host) {
+            return;
+        }
+        let all = self.leaving.iter().filter(|(peer, what)| **what == Leaves::All && self.provides(peer, method, host));
+        let those: Vec<_> = all.map(|(peer, _)| peer.clone()).collect();
+        for peer in those {
+            self.withdraw(&peer, method, Some(host), effects);
+        }
+    }
+
+    /// Whether it provides anything at `host`.
+    pub(crate) fn is_at(&self, peer: &K, host: Host) -> bool {
+        self.peers.get(peer).is_some_and(|own| own.methods_at(Some(host)).next().is_some())
+    }
+
+    /// How many methods it provides.
+    pub(crate) fn methods_of(&self, peer: &K) -> usize {
+        self.peers.get(peer).map_or(0, Peer::methods)
     }
 
     /// From now on [`leave_on`](Self::leave_on) takes back what `peer` has; whether it has anything.
@@ -71,13 +105,14 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         self.leaving.first_key_value().map(|(peer, _)| peer.clone())
     }
 
-    /// Takes back some of what `peer` has, of so many methods at most: first as a watcher, so that it is not told of its own
-    /// end. How many they were.
+    /// Takes back some of what `peer` has: first as a watcher, so that it is not told of its own end. How much work that
+    /// was, as of [`leave_some`](Self::leave_some).
     pub(crate) fn leave_on(&mut self, peer: &K, most: usize, effects: &mut impl Effects<K>) -> usize {
         let all = self.leaves_all(peer);
         let ended = self.end_watches(peer, most);
-        let left = if all { self.leave_some(peer, None, most - ended, effects) } else { 0 };
-        if ended + left < most {
+        let left = if all && ended < most { self.leave_some(peer, None, most - ended, effects) } else { 0 };
+        let is_done = self.peers.get(peer).is_none_or(|own| own.watches.is_empty() && !all);
+        if is_done || ended + left == 0 {
             self.leaving.remove(peer);
             if all {
                 self.shares.forget(peer);

@@ -93,10 +93,12 @@ impl Peer {
         self.registered += 1;
     }
 
-    /// Takes out what it registered for a method, at `host` or wherever it did; in order, and what its instances took.
-    pub(super) fn take(&mut self, id: MethodId, host: Option<Host>) -> (SmallVec<[Host; 1]>, usize) {
+    /// Takes out what it registered for a method, at `host` or wherever it did, so many at most; in order, and what its
+    /// instances took.
+    pub(super) fn take(&mut self, id: MethodId, host: Option<Host>, most: usize) -> (SmallVec<[Host; 1]>, usize) {
         let Entry::Occupied(mut hosts) = self.provides.entry(id) else { return (SmallVec::new(), 0) };
         let taken = match host.map(|host| (host, hosts.get_mut().remove(host))) {
+            None if hosts.get().len() > most => hosts.get_mut().take_first(most).collect(),
             None => hosts.remove().into_sorted().collect(),
             Some((_, Removed::Nothing)) => SmallVec::new(),
             Some((host, Removed::One)) => smallvec![host],

@@ -66,10 +66,12 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         if self.leaving.is_empty() || !self.is_provided(method, host) {
             return;
         }
-        let all = self.leaving.iter().filter(|(peer, what)| **what == Leaves::All && self.provides(peer, method, host));
+        let Some(id) = self.methods.find(method) else { return };
+        let is_there = |peer: &K| self.peers.get(peer).is_some_and(|own| own.provides(id, host));
+        let all = self.leaving.iter().filter(|(peer, what)| **what == Leaves::All && is_there(peer));
         let those: Vec<_> = all.map(|(peer, _)| peer.clone()).collect();
         for peer in those {
-            self.withdraw(&peer, method, Some(host), effects);
+            self.take_back(&peer, (method, id), Some(host), usize::MAX, effects);
         }
     }
 

@@ -83,6 +83,13 @@ impl Providers {
         }
     }
 
+    pub(super) fn has(&self, host: Host) -> bool {
+        match self {
+            Self::Few(few) => few.iter().any(|provider| provider.listed.host == host),
+            Self::Many(many) => many.by_host.contains_key(&host),
+        }
+    }
+
     fn find(&mut self, host: Host) -> Option<&mut Provider> {
         match self {
             Self::Few(few) => few.iter_mut().find(|provider| provider.listed.host == host),

@@ -284,7 +284,6 @@ impl Account {
     pub(crate) fn ends(&mut self) {
         if self.class != Class::Ending {
             self.class = Class::Ending;
-            self.at = None;
         }
     }
 

@@ -5,8 +5,9 @@ use super::MOST;
 /// Where a connection stands among those of its event loop, and its place while it waits for a turn.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
-    /// Its turns so far, in the time that all of its class share. `None` before the first.
-    pub(super) at: Option<Duration>,
+    /// Its turns so far in each class, in the time that all of the class share; zero before the first. What it owes in one
+    /// it still owes when it comes back.
+    pub(super) at: [Duration; Class::ALL.len()],
     pub(super) class: Class,
     /// How many turns it has had, as far as that matters.
     pub(super) turns: u8,
@@ -59,6 +60,12 @@ const PART: u32 = 64;
 const RESERVE: Duration = Duration::from_millis(8);
 
 impl Account {
+    /// How far it is in its class.
+    #[expect(clippy::indexing_slicing, reason = "there is one for each class")]
+    pub(super) fn at(&mut self) -> &mut Duration {
+        &mut self.at[self.class as usize]
+    }
+
     /// It has used so much of the loop until now. Whether that is more than who is light may use. One turn that took long
     /// is not enough: whatever made the machine stand still may have happened in it.
     pub(super) fn uses(&mut self, used: Duration, now: Instant) -> bool {

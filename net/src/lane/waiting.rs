@@ -154,7 +154,7 @@ impl Waiting {
         let turn_at = if account.class == Class::Light { &mut self.light_at } else { &mut self.other_at };
         *turn_at = Some(self.spent);
         let at = self.place(account).saturating_add(charged);
-        account.at = Some(at);
+        *account.at() = at;
         let class_at = self.class_at(account.class) + used / account.class.weight();
         let is_idle = self.is_empty();
         let queue = self.queue_mut(account.class);
@@ -172,9 +172,10 @@ impl Waiting {
             self.at = self.at.max(class_at);
         }
         if class != account.class {
-            // It waits for one turn of each there: how far it was among others says nothing of how far it is here.
+            // It waits for one turn of each there, and for more if it still owes them some: who changes its class again and
+            // again is to gain nothing by it.
             account.class = class;
-            account.at = Some(self.queue(class).at);
+            *account.at() = self.queue(class).at.max(*account.at());
         }
     }
 
@@ -217,9 +218,10 @@ impl Waiting {
     fn place(&self, account: &mut Account) -> Duration {
         let class_at = self.queue(account.class).at;
         // Who lets others in comes after those whom it has let in.
-        let credit = if account.class == Class::New { Duration::ZERO } else { CREDIT };
-        let at = account.at.unwrap_or(class_at).max(class_at.saturating_sub(credit));
-        *account.at.insert(at)
+        let credit = if matches!(account.class, Class::Light | Class::Busy) { CREDIT } else { Duration::ZERO };
+        let at = account.at();
+        *at = class_at.saturating_sub(credit).max(*at);
+        *at
     }
 
     /// Whether it is light as far as is known, and others wait. What serves others is not put off.
@@ -290,6 +292,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::Wake;
@@ -302,7 +305,7 @@ mod tests {
 
     /// A light one that is so far.
     fn at(at: Duration) -> Account {
-        Account { at: Some(at), ..of(Class::Light) }
+        Account { at: [at; Class::ALL.len()], ..of(Class::Light) }
     }
 
     fn of(class: Class) -> Account {
@@ -667,6 +670,53 @@ mod tests {
         waiting.wait(&mut of(Class::Light), Waker::noop());
         waiting.queue_mut(Class::Busy).at = micros(7);
         waiting.leave(&mut account, micros(1), micros(1), Class::Busy);
-        assert_eq!(account.at, Some(micros(7)));
+        assert_eq!(*account.at(), micros(7));
+    }
+
+    #[test]
+    fn who_changes_its_class_again_and_again_comes_not_before_who_does_not() {
+        const MANY: usize = 80;
+        let (mut waiting, called) = (Waiting::default(), Arc::new(AtomicUsize::new(0)));
+        // The last one is normal: 30 us of work every 5 ms.
+        let mut accounts: Vec<Account> = (0..=MANY).map(|_| of(Class::Light)).collect();
+        let wakers: Vec<Waker> = (0..=MANY).map(|n| Arc::new(Named(n, Arc::clone(&called))).into()).collect();
+        let mut idle: BTreeSet<(Duration, usize)> = (0..=MANY).map(|n| (Duration::ZERO, n)).collect();
+        let (mut asked, mut waits, mut now) = (vec![Duration::ZERO; MANY + 1], Vec::new(), Duration::ZERO);
+        while now < Duration::from_secs(5) {
+            while let Some((at, n)) = idle.first().copied().filter(|(at, _)| *at <= now) {
+                idle.pop_first();
+                asked[n] = at;
+                waiting.wait(&mut accounts[n], &wakers[n]);
+            }
+            let mut next = waiting.begin_round();
+            now += micros(10);
+            while let Some(waker) = next {
+                waker.wake();
+                let n = called.load(Relaxed);
+                assert!(matches!(waiting.enter(&mut accounts[n], &wakers[n]), Entry::Now(_)));
+                if n == MANY {
+                    // All began at once: the first of each had to wait for all others.
+                    if asked[n] >= Duration::from_millis(100) {
+                        waits.push(now.saturating_sub(asked[n]));
+                    }
+                    now += micros(30);
+                    waiting.leave(&mut accounts[n], micros(30), micros(30) / 4, Class::Light);
+                    idle.insert(((asked[n] + Duration::from_millis(5)).max(now), n));
+                } else if accounts[n].class == Class::Light {
+                    // It asks for one dear thing, which makes it busy, and goes on,
+                    now += micros(500);
+                    waiting.leave(&mut accounts[n], micros(500), micros(500), Class::Busy);
+                    waiting.wait(&mut accounts[n], &wakers[n]);
+                } else {
+                    // but there is no more: it is light again when it asks for the next.
+                    now += micros(5);
+                    waiting.leave(&mut accounts[n], micros(5), micros(1), Class::Light);
+                    idle.insert((now + Duration::from_millis(1), n));
+                }
+                next = waiting.go_on();
+            }
+        }
+        let longest = waits.iter().max().copied();
+        assert!(waits.len() > 900 && longest < Some(Duration::from_millis(5)), "{}, {longest:?}", waits.len());
     }
 }

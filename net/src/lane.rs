@@ -18,7 +18,7 @@ thread_local! {
     /// Answers that nobody had asked for, in the turn under way.
     static UNASKED: Cell<u64> = const { Cell::new(0) };
     /// Frames for others that were queued since somebody looked at the clock.
-    static QUEUED: Cell<u32> = const { Cell::new(0) };
+    static PUSHED: Cell<u32> = const { Cell::new(0) };
 }
 
 /// An answer came that nobody had asked for.
@@ -27,13 +27,13 @@ pub(crate) fn unasked() {
 }
 
 /// A frame that goes to many was queued for one of them.
-pub(crate) fn queued() {
-    QUEUED.set(QUEUED.get().wrapping_add(1));
+pub(crate) fn pushed() {
+    PUSHED.set(PUSHED.get().wrapping_add(1));
 }
 
 /// Whether they are so many that the next frame waits for a look at the clock.
-pub(crate) fn has_queued_many() -> bool {
-    QUEUED.get() >= MANY_QUEUED
+pub(crate) fn has_pushed_many() -> bool {
+    PUSHED.get() >= MANY_PUSHED
 }
 
 /// The turns of one event loop.
@@ -71,7 +71,7 @@ pub(crate) struct Turn {
 const LOOK: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u64 = 32;
 /// One frame may be queued for thousands: that takes longer than many small ones.
-const MANY_QUEUED: u32 = 128;
+const MANY_PUSHED: u32 = 128;
 
 /// Time that a connection has used for others counts as that part of it.
 const OTHERS: u32 = 8;
@@ -99,7 +99,7 @@ impl Turn {
 
     /// Whether others are to have theirs.
     pub(crate) fn is_over(&mut self) -> bool {
-        QUEUED.set(0);
+        PUSHED.set(0);
         let Some((began, until)) = self.times else { return false };
         if self.is_put_off() {
             return true;
@@ -240,7 +240,7 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
         match lane.waiting.enter(account, waker) {
             Entry::Now(slice) => {
                 UNASKED.set(0);
-                QUEUED.set(0);
+                PUSHED.set(0);
                 let worked = (!lane.waiting.is_empty()).then(worked);
                 let probes = lane.waiting.probes(account);
                 (Some(Turn { probes, worked, ..Turn::new(now, slice) }), None)

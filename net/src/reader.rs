@@ -29,7 +29,7 @@ use crate::metrics::add;
 ///
 /// Bytes are read into a buffer that all connections of a thread share, so an idle connection has none. Only what is
 /// not yet a whole frame is kept by the connection, in a buffer of at most twice the bytes that came, whatever length
-/// was announced.
+/// was announced; while it is moved to a larger one there are both.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
@@ -236,7 +236,7 @@ impl Reader {
             let mut messages = iter::from_fn(|| {
                 while !ended && !is_chunk(calls, pending.len()) && conn.may_read() {
                     // What one read brought is mostly all there is.
-                    if (frames >= look_at || lane::has_queued_many()) && !pending.is_empty() {
+                    if (frames >= look_at || lane::has_pushed_many()) && !pending.is_empty() {
                         if turn.is_over() {
                             is_over = true;
                             break;
@@ -467,13 +467,85 @@ mod tests {
                 before - rest.len() <= 4 * READ_BYTES && reader.larger.len().saturating_sub(held) <= 4 * READ_BYTES
             );
             let room = reader.pending.capacity() + reader.larger.capacity();
-            assert!(conn.shared().snapshot().partial_bytes <= room as u64, "what was whole holds nothing");
+            let booked = if reader.pending.is_empty() { 0 } else { room };
+            assert_eq!(conn.shared().snapshot().partial_bytes, booked as u64);
             assert!(room <= 3 * (frame.len() - rest.len()).max(READ_BYTES), "{room} for {}", frame.len() - rest.len());
             steps += 1;
         }
         assert!(rest.is_empty() && steps > 2 * PART / (4 * READ_BYTES), "{steps}");
         assert_eq!(handler.0.lock().unwrap()[0].frame(), &frame);
         assert_eq!(conn.shared().snapshot().partial_bytes, 0);
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_a_part_twice_it_is_moved_at_once() {
+        const PART: usize = 1 << 20;
+        let limits = Limits { total_partial_bytes: 3 * PART, ..Limits::default() };
+        let shared = Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true));
+        let [conn, other] = [(); 2].map(|()| Conn::new(Arc::clone(&shared), Ends::default()));
+        let frame = Recorder::new(0).message(2, b"1", &vec![b' '; 4 * PART]).frame().clone();
+        let (mut cx, handler) = (Context::from_waker(Waker::noop()), Keep::default());
+        for (held, steps) in [(0, PART / (4 * READ_BYTES)), (PART, 1)] {
+            other.hold_part(held);
+            let (mut reader, mut rest) = (Reader::default(), &frame[..]);
+            let mut moved = 0;
+            while reader.pending.capacity() < 2 * PART {
+                reader.read(&mut cx, &mut rest, &conn, &handler, &mut |_, _| ()).unwrap();
+                moved += usize::from(reader.pending.len() == reader.pending.capacity() && reader.pending.len() >= PART);
+                moved += usize::from(reader.pending.capacity() >= 2 * PART);
+            }
+            // When it is as large as it may be, it waits for the first piece: that is not one.
+            assert_eq!(moved - 1, steps, "{held}");
+            reader.forget(&conn);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_is_moved_is_not_late() {
+        let (conn, frame) = (conn(), Recorder::new(0).message(2, b"1", &vec![b' '; 15 << 20]).frame().clone());
+        let (mut reader, handler, mut rest) = (Reader::default(), Keep::default(), &frame[..]);
+        let (mut cx, mut moves) = (Context::from_waker(Waker::noop()), 0);
+        while handler.0.lock().unwrap().is_empty() {
+            // As long as one waits for a turn at most.
+            tokio::time::advance(Duration::from_millis(500)).await;
+            reader.take_turn(Turn::new(std::time::Instant::now(), Duration::ZERO));
+            let before = rest.len();
+            reader.read(&mut cx, &mut rest, &conn, &handler, &mut |_, _| ()).unwrap();
+            moves += usize::from(before == rest.len());
+            assert!(reader.gives_up_at(&conn).is_none_or(|at| at > Instant::now()), "{} are left", rest.len());
+        }
+        assert!(moves > 30, "{moves}");
+    }
+
+    /// Hands on what it is handed, to many, and takes its time for it.
+    struct ToMany(Mutex<u32>, std::time::Instant);
+
+    impl Handler<Conn> for ToMany {
+        fn handle(&self, conn: &Conn, message: Message) {
+            let mut handled = self.0.lock().unwrap();
+            *handled += 1;
+            if *handled == 2 {
+                let shared = conn.share(message.frame().clone());
+                (0..128).for_each(|_| conn.push(&shared, None).unwrap());
+                while std::time::Instant::now() < self.1 {}
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_frame_for_many_the_turn_may_be_over() {
+        let (conn, mut reader) = (conn(), Reader::default());
+        let (now, slice) = (std::time::Instant::now(), Duration::from_millis(200));
+        let frames: Vec<u8> = (0..20).flat_map(|_| Recorder::new(0).message(2, b"1", b"{}").frame().to_vec()).collect();
+        // Between two looks there are some frames by then.
+        let mut turn = Turn::new(now, slice);
+        assert!((0..5).all(|_| !turn.is_over()));
+        reader.take_turn(turn);
+        let handler = ToMany(Mutex::default(), now + slice);
+        reader
+            .read(&mut Context::from_waker(Waker::noop()), &mut &frames[..], &conn, &handler, &mut |_, _| ())
+            .unwrap();
+        assert_eq!(*handler.0.lock().unwrap(), 2, "the others wait for the next turn");
     }
 
     /// Keeps what it is handed.

@@ -109,7 +109,8 @@ impl<P: Protocol> SharedState<P> {
 
     /// Whether unfinished frames may take so many bytes more.
     pub(crate) fn has_room_for_part(&self, bytes: usize) -> bool {
-        self.partial.load(Relaxed).saturating_add(bytes) <= self.limits.total_partial_bytes
+        let stays = self.partial.load(Relaxed).saturating_sub(self.partial_going.load(Relaxed));
+        stays.saturating_add(bytes) <= self.limits.total_partial_bytes
     }
 
     /// A connection's unfinished frame holds `now` bytes after `before`. Past the total a connection goes that holds no

@@ -83,10 +83,10 @@ impl Writer {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut count, mut bytes) = (0, 0);
         for (slice, piece) in slices.iter_mut().zip(self.writing.iter()) {
-            let part = at_most(&piece.bytes, AT_ONCE_BYTES - bytes);
-            if part.is_empty() {
+            if bytes == AT_ONCE_BYTES {
                 break;
             }
+            let part = at_most(&piece.bytes, AT_ONCE_BYTES - bytes);
             *slice = IoSlice::new(part);
             bytes += part.len();
             count += 1;

@@ -233,7 +233,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// Until when the provider that `host` stands for may register `method` again unnoticed. One whose connection has not
     /// ended yet has all of its grace.
     pub(crate) fn may_be_back(&self, method: &str, host: Host, now: Instant) -> Option<Instant> {
-        let is_known = self.table.is_provided(method, host);
+        let is_known = !self.table.is_left(method, host);
         let until = || self.departures.until(host).unwrap_or_else(|| later(now, self.policy.provider_grace));
         is_known.then(until).filter(|until| *until > now)
     }
@@ -283,7 +283,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         self.leave_on(self.at_once, now, effects);
         let mut left = self.at_once;
         while let Some((peer, host)) = self.departures.expired(now).filter(|_| left > 0) {
-            left = left.saturating_sub(self.depart_on(&peer, host, now, effects).max(1));
+            left = left.saturating_sub(self.depart_on(&peer, host, left, now, effects));
         }
         for _ in 0..self.at_once {
             let Some((method, host)) = self.held.pop_due(now) else { break };

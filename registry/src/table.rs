@@ -200,7 +200,7 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
     /// Whether anybody provides `method` at `host`, announced or not.
     pub(crate) fn is_provided(&self, method: &str, host: Host) -> bool {
         let method = self.methods.find(method).and_then(|id| self.methods.get(id));
-        method.is_some_and(|method| method.providers.has(host))
+        method.is_some_and(|method| method.providers.registrations(host) > 0)
     }
 
     /// How much is in it.

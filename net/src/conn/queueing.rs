@@ -246,7 +246,7 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn push(&self, frame: &Shared, from: Option<&Self>) -> Result<(), SendError> {
-        lane::queued();
+        lane::pushed();
         let pushed = self.queue(Frame::Shared(frame.frame()), self.0.shared.limits.queue_bytes, 0);
         if matches!(pushed, Err(SendError::Full)) {
             add(&self.0.shared.metrics.slow_readers);

@@ -1,7 +1,5 @@
 use std::time::{Duration, Instant};
 
-use super::MOST;
-
 /// Where a connection stands among those of its event loop, and its place while it waits for a turn.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
@@ -70,7 +68,7 @@ impl Account {
     /// is not enough: whatever made the machine stand still may have happened in it.
     pub(super) fn uses(&mut self, used: Duration, now: Instant) -> bool {
         let since = self.counted.replace(now).map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
-        self.beyond = self.beyond.saturating_sub(since / PART).saturating_add(used.min(MOST));
+        self.beyond = self.beyond.saturating_sub(since / PART).saturating_add(used.min(RESERVE / 2));
         self.beyond > RESERVE
     }
 
@@ -89,14 +87,20 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
+    use super::super::MOST;
     use super::*;
 
     #[test]
     fn who_uses_more_than_its_part_is_busy_however_short_its_turns_are() {
         // (a turn of so many µs, once in so many, the one after which it is busy)
-        for (turn, every, expected) in
-            [(15, 1_000, None), (64, 4_096, None), (300, 1_200, Some(29)), (5_000, 1, Some(9)), (20_000, 100_000, None)]
-        {
+        for (turn, every, expected) in [
+            (15, 1_000, None),
+            (64, 4_096, None),
+            (300, 1_200, Some(29)),
+            (5_000, 1, Some(3)),
+            (20_000, 100_000, Some(3)),
+            (20_000, 1_000_000, None),
+        ] {
             let (mut account, begin) = (Account::default(), Instant::now());
             let first = (1..2_000).find(|number| {
                 account.uses(Duration::from_micros(turn), begin + Duration::from_micros(every) * (number - 1))

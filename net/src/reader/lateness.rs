@@ -24,6 +24,15 @@ impl Reader {
         Some(silence.min(later(started.first_byte, shared.limits.frame_time(frame_bytes))))
     }
 
+    /// Some of the started frame came, or was worked on.
+    pub(super) fn goes_on<P: Protocol>(&mut self, conn: &Conn<P>) {
+        let now = Instant::now();
+        if let Some(started) = &mut self.started {
+            started.last_byte = now;
+            conn.set_part_since(Some(now));
+        }
+    }
+
     pub(super) fn pause(&mut self) {
         self.paused = true;
         if self.started.is_some() {

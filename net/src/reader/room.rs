@@ -34,6 +34,9 @@ impl Reader {
         let rest = self.pending.get(self.larger.len()..).unwrap_or_default();
         self.larger.extend_from_slice(rest.get(..most).unwrap_or(rest));
         self.brought = 0;
+        // It works for its peer, which is not silent meanwhile: there is no room for what it may have sent.
+        self.turn.read(0);
+        self.goes_on(conn);
         let has_room = self.larger.len() == self.pending.len();
         if has_room {
             self.pending = std::mem::take(&mut self.larger);

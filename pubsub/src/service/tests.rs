@@ -458,3 +458,19 @@ fn messages_come_between_the_answers_to_subscribe_and_cancel_and_in_their_publis
         }
     }
 }
+
+#[test]
+fn what_fills_a_publication_goes_out_before_the_next_message_is_asked_for() {
+    let (publisher, subscriber) = (session_peer(1), session_peer(2));
+    let topics = with_subscribers(&[&subscriber]);
+    let body =
+        format!(r#"{{"topic_key":"t","optype":4,"topic_msg":"{}"}}"#, "x".repeat(publisher.max_shared_bytes() * 3 / 4));
+    let mut asked = 0;
+    let mut messages = iter::from_fn(|| {
+        assert_eq!(subscriber.take().len(), usize::from(asked > 0), "all that was asked for before is queued");
+        asked += 1;
+        (asked <= 3).then(|| publisher.message(2, b"1", body.as_bytes()))
+    });
+    topics.handle_all(&publisher, &mut messages);
+    assert_eq!(asked, 4);
+}

@@ -108,20 +108,28 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) {
+        let had_any = self.table.is_at(old, host);
         self.table.withdraw(old, method, Some(host), &mut Noted { damping: &mut self.damping, now, effects });
         if self.departures.expire(old, host, now) {
-            self.metrics.superseded += 1;
-            self.depart_on(old, host, now, effects);
+            self.metrics.superseded += u64::from(had_any);
+            self.depart_on(old, host, self.at_once, now, effects);
         }
     }
 
     /// Some of what a connection that ended left at a host goes, and the rest [in time](Self::on_time). How much work that
     /// was.
-    pub(super) fn depart_on(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> usize {
+    pub(super) fn depart_on(
+        &mut self,
+        peer: &K,
+        host: Host,
+        most: usize,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) -> usize {
         // All that it provides is looked through.
         let looked = 1 + self.table.methods_of(peer) / LOOKED;
         let noted = &mut Noted { damping: &mut self.damping, now, effects };
-        let left = self.table.leave_some(peer, Some(host), self.at_once, noted);
+        let left = self.table.leave_some(peer, Some(host), most, noted);
         if self.table.is_at(peer, host) {
             self.departures.expire(peer, host, now);
         } else {

@@ -57,7 +57,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         effects: &mut impl Outcomes<K, T>,
     ) {
         if self.departures.has(peer, host) && outcome.as_ref().is_err_and(|unreached| unreached.is_refused) {
-            self.depart_on(peer, host, now, effects);
+            self.depart_on(peer, host, self.at_once, now, effects);
         }
         if FOR_REGISTRATIONS.into_iter().any(|reason| self.attempts.is_asked(reason, peer, host)) {
             return; // what waits now came after this attempt began

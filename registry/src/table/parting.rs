@@ -75,6 +75,16 @@ impl<K: Clone + Eq + Hash + Ord> Table<K> {
         }
     }
 
+    /// Whether all who provide `method` at `host` are about to be taken back.
+    pub(crate) fn is_left(&self, method: &str, host: Host) -> bool {
+        let Some((id, method)) = self.methods.find(method).and_then(|id| Some((id, self.methods.get(id)?))) else {
+            return true;
+        };
+        let is_there = |peer: &K| self.peers.get(peer).is_some_and(|own| own.provides(id, host));
+        let leave = self.leaving.iter().filter(|(peer, what)| **what == Leaves::All && is_there(peer)).count();
+        method.providers.registrations(host) <= leave
+    }
+
     /// Whether it provides anything at `host`.
     pub(crate) fn is_at(&self, peer: &K, host: Host) -> bool {
         self.peers.get(peer).is_some_and(|own| own.methods_at(Some(host)).next().is_some())

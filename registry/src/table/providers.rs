@@ -83,11 +83,13 @@ impl Providers {
         }
     }
 
-    pub(super) fn has(&self, host: Host) -> bool {
-        match self {
-            Self::Few(few) => few.iter().any(|provider| provider.listed.host == host),
-            Self::Many(many) => many.by_host.contains_key(&host),
-        }
+    /// How many connections say that the method is at `host`.
+    pub(super) fn registrations(&self, host: Host) -> usize {
+        let provider = match self {
+            Self::Few(few) => few.iter().find(|provider| provider.listed.host == host),
+            Self::Many(many) => many.by_host.get(&host).and_then(|turn| many.by_turn.get(turn)),
+        };
+        provider.map_or(0, |provider| provider.registrations)
     }
 
     fn find(&mut self, host: Host) -> Option<&mut Provider> {

@@ -305,6 +305,26 @@ async fn who_comes_and_goes_too_often_is_told_later_and_found_all_the_same() {
 }
 
 #[tokio::test]
+async fn who_leaves_with_much_is_told_of_to_the_last_entry() {
+    const MANY: usize = 200;
+    let center = center().await;
+    let (mut watcher, mut provider) =
+        (RawPeer::connect(address(&center)).await, RawPeer::connect(address(&center)).await);
+    let mut methods: Vec<_> = (0..MANY).map(|number| format!("method-{number:03}")).collect();
+    for method in &methods {
+        assert_eq!(provider.ask(4, &register(method, 7001)).await.rcode(), 0);
+        assert_eq!(discover(&mut watcher, method).await["host"].as_array().map(Vec::len), Some(1));
+    }
+    drop(provider);
+    while !methods.is_empty() {
+        let told = watcher.receive().await.json();
+        let gone = methods.iter().position(|method| told == notice(method, 3, 7001));
+        methods.swap_remove(gone.unwrap_or_else(|| panic!("{told}")));
+    }
+    until("the watcher is all that is left", || center.registry_size().connections == 1).await;
+}
+
+#[tokio::test]
 async fn revisions_count_the_changes_for_those_who_asked_for_them() {
     let center = center().await;
     let (server, port) = listener().await;

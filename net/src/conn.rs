@@ -31,7 +31,8 @@ struct State<P: Protocol> {
     endpoints: Ends,
     shared: Arc<SharedState<P>>,
     outbox: Outbox<ReadHold<P>>,
-    session: OnceLock<Session>,
+    /// Boxed: most connections are idle, and many.
+    session: OnceLock<Box<Session>>,
     settled: AtomicBool,
     /// The peer, or this side, has registered methods.
     provider: AtomicBool,
@@ -50,7 +51,7 @@ struct State<P: Protocol> {
     woken: AtomicUsize,
     /// Reads that brought something, ever; it may wrap.
     reads: AtomicUsize,
-    /// Set once it is about to end. Boxed like what follows, since most connections are idle and many.
+    /// Set once it is about to end. Boxed like what follows.
     draining: OnceLock<Box<Drain>>,
     /// Set once it has ended.
     end: OnceLock<Box<End>>,

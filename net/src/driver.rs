@@ -37,8 +37,8 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     is_shut: bool,
     last_answer: Option<LastAnswer>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// In a session with heartbeats.
-    pulse: Option<(Heartbeat, Pulse)>,
+    /// In a session with heartbeats. Boxed: most connections are idle, and many.
+    pulse: Option<Box<(Heartbeat, Pulse)>>,
     /// Whom the timer wakes.
     timer_wakes: Option<Waker>,
     /// It has let others run since a push woke it.
@@ -245,7 +245,8 @@ where
             return None;
         }
         // The times of a provider are others: it begins anew when it becomes one.
-        let (times, pulse) = self.pulse.get_or_insert_with(|| (heartbeat, Pulse::new(heartbeat, Instant::now())));
+        let new = || Box::new((heartbeat, Pulse::new(heartbeat, Instant::now())));
+        let (times, pulse) = &mut **self.pulse.get_or_insert_with(new);
         let listens = conn.may_read();
         if *times != heartbeat || pulse.listens() != listens {
             *times = heartbeat;
@@ -265,7 +266,8 @@ where
 
     fn look(&mut self, conn: &Conn<P>, now: Instant) -> Option<End> {
         let is_listened_to = self.listens();
-        let (heartbeat, pulse) = self.pulse.as_mut().filter(|(_, pulse)| is_listened_to && pulse.looks_at() <= now)?;
+        let due = |pulse: &Pulse| is_listened_to && pulse.looks_at() <= now;
+        let (heartbeat, pulse) = self.pulse.as_deref_mut().filter(|(_, pulse)| due(pulse))?;
         let (_, said) = conn.outbox().load();
         match pulse.look(*heartbeat, conn.shared().serves, self.reader.take_came(), said, now) {
             Beat::Nothing => None,

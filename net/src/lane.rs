@@ -289,7 +289,7 @@ impl Account {
 
     /// This turn is over when the account is dropped.
     pub(crate) fn ends_with(&mut self, turn: Turn) {
-        self.last = Some(turn);
+        self.last = Some(Box::new(turn));
     }
 }
 

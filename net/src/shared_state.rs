@@ -1,5 +1,6 @@
-use std::sync::OnceLock;
+use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use callboard_common::{ConnectionId, LengthValue, Protocol};
 use dashmap::DashMap;
@@ -33,9 +34,14 @@ pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) given_up: AtomicUsize,
     pub(crate) queued: AtomicUsize,
     pub(crate) partial: AtomicUsize,
+    /// Those whose unfinished frames were the stalest when all were last looked at, the stalest last.
+    stale_parts: Mutex<Vec<(Instant, ConnectionId)>>,
     /// That part of it which connections hold that were chosen to end.
     pub(crate) partial_going: AtomicUsize,
 }
+
+/// So many are found at a time who may have to go: to look at all takes as long as there are connections.
+const STALE_PARTS: usize = 64;
 
 impl<P: Protocol> SharedState<P> {
     pub(crate) fn new(protocol: P, limits: Limits, serves: bool) -> Self {
@@ -53,6 +59,7 @@ impl<P: Protocol> SharedState<P> {
             given_up: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
+            stale_parts: Mutex::default(),
             partial_going: AtomicUsize::new(0),
         }
     }
@@ -127,10 +134,43 @@ impl<P: Protocol> SharedState<P> {
             return;
         }
         let average = stays / self.connections.len().max(1);
-        if let Some(conn) = self.stalest(|conn| conn.part_since(average)) {
+        if let Some(conn) = self.stalest_part(average) {
             conn.give_way();
             self.evict(&conn, "all unfinished frames together are over their bound, and this one is the stalest");
         }
+    }
+
+    /// The connection that holds so many bytes of an unfinished frame, of which the last came before those of the others.
+    /// All are looked at for the next of them too: as long as nothing has come for one, it is still before those that are
+    /// not among them.
+    fn stalest_part(&self, average: usize) -> Option<Conn<P>> {
+        let mut stale = self.stale_parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(conn) = self.pop_stale(&mut stale, average) {
+            return Some(conn);
+        }
+        let mut stalest = BinaryHeap::with_capacity(STALE_PARTS + 1);
+        for entry in &self.connections {
+            if let Some(since) = entry.value().part_since(average) {
+                stalest.push((since, *entry.key()));
+                if stalest.len() > STALE_PARTS {
+                    stalest.pop();
+                }
+            }
+        }
+        *stale = stalest.into_sorted_vec();
+        stale.reverse();
+        self.pop_stale(&mut stale, average)
+    }
+
+    /// The next one for which nothing has come, and which has not ended.
+    fn pop_stale(&self, stale: &mut Vec<(Instant, ConnectionId)>, average: usize) -> Option<Conn<P>> {
+        while let Some((since, id)) = stale.pop() {
+            let conn = self.connections.get(&id).map(|entry| entry.value().clone());
+            if let Some(conn) = conn.filter(|conn| conn.part_since(average) == Some(since)) {
+                return Some(conn);
+            }
+        }
+        None
     }
 
     /// The connection with the least of these times; the id breaks ties, so that the choice is the same each time.

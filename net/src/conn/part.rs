@@ -87,6 +87,23 @@ mod tests {
     }
 
     #[test]
+    fn one_for_which_something_has_come_since_all_were_looked_at_is_not_the_stalest() {
+        let [first, second, third, fourth] = conns();
+        let (all, now) = ([&first, &second, &third, &fourth], Instant::now());
+        for (conn, second) in all.into_iter().zip(1..) {
+            conn.set_part_since(Some(now + std::time::Duration::from_secs(second)));
+            conn.hold_part(300);
+        }
+        assert_eq!(all.map(Conn::is_closed), [true, false, false, false]);
+        second.set_part_since(Some(now + std::time::Duration::from_secs(9)));
+        fourth.hold_part(500);
+        assert_eq!(all.map(Conn::is_closed), [true, false, true, false], "the second has gone on");
+        // Nobody is left of those who were found then: all are looked at again.
+        second.hold_part(600);
+        assert_eq!(all.map(Conn::is_closed), [true, false, true, true]);
+    }
+
+    #[test]
     fn what_is_about_to_go_is_not_waited_for_and_nobody_goes_for_it() {
         let [first, second, third] = conns();
         for conn in [&first, &second, &third] {

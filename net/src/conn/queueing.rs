@@ -168,11 +168,11 @@ impl<P: Protocol> Connection for Conn<P> {
     }
 
     fn session(&self) -> Option<&Session> {
-        self.0.session.get()
+        self.0.session.get().map(Box::as_ref)
     }
 
     fn open_session(&self, session: Session) -> bool {
-        !self.0.settled.swap(true, SeqCst) && self.0.session.set(session).is_ok()
+        !self.0.settled.swap(true, SeqCst) && self.0.session.set(Box::new(session)).is_ok()
     }
 
     fn settle(&self) {

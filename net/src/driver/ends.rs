@@ -197,7 +197,7 @@ where
 
     /// By when the peer is taken for dead, if it owed a sign of life as the connection ended.
     pub(super) fn silent_until(&mut self) -> Option<Instant> {
-        let (heartbeat, pulse) = self.pulse.as_ref()?;
+        let (heartbeat, pulse) = self.pulse.as_deref()?;
         pulse.silent_until(*heartbeat, self.reader.take_came(), self.ended.unwrap_or_else(Instant::now))
     }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// Its turns so far in each class, in the time that all of the class share; zero before the first. What it owes in one
-    /// it still owes when it comes back.
-    pub(super) at: [Duration; Class::ALL.len()],
+    /// it still owes when it comes back. In ns, since there is one for each of very many connections.
+    at: [u64; Class::ALL.len()],
     pub(super) class: Class,
     /// How many turns it has had, as far as that matters.
     pub(super) turns: u8,
@@ -16,7 +16,7 @@ pub(crate) struct Account {
     pub(super) serves: bool,
     pub(super) place: Option<(Class, Place)>,
     /// Its last turn, while it ends: what is dropped before this is part of it.
-    pub(super) last: Option<super::Turn>,
+    pub(super) last: Option<Box<super::Turn>>,
 }
 
 /// Who is least far comes first; among equals, who has waited for longest.
@@ -60,8 +60,13 @@ const RESERVE: Duration = Duration::from_millis(8);
 impl Account {
     /// How far it is in its class.
     #[expect(clippy::indexing_slicing, reason = "there is one for each class")]
-    pub(super) fn at(&mut self) -> &mut Duration {
-        &mut self.at[self.class as usize]
+    pub(super) fn at(&self) -> Duration {
+        Duration::from_nanos(self.at[self.class as usize])
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there is one for each class")]
+    pub(super) fn set_at(&mut self, at: Duration) {
+        self.at[self.class as usize] = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// It has used so much of the loop until now. Whether that is more than who is light may use. One turn that took long

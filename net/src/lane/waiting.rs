@@ -154,7 +154,7 @@ impl Waiting {
         let turn_at = if account.class == Class::Light { &mut self.light_at } else { &mut self.other_at };
         *turn_at = Some(self.spent);
         let at = self.place(account).saturating_add(charged);
-        *account.at() = at;
+        account.set_at(at);
         let class_at = self.class_at(account.class) + used / account.class.weight();
         let is_idle = self.is_empty();
         let queue = self.queue_mut(account.class);
@@ -175,7 +175,7 @@ impl Waiting {
             // It waits for one turn of each there, and for more if it still owes them some: who changes its class again and
             // again is to gain nothing by it.
             account.class = class;
-            *account.at() = self.queue(class).at.max(*account.at());
+            account.set_at(self.queue(class).at.max(account.at()));
         }
     }
 
@@ -219,9 +219,9 @@ impl Waiting {
         let class_at = self.queue(account.class).at;
         // Who lets others in comes after those whom it has let in.
         let credit = if matches!(account.class, Class::Light | Class::Busy) { CREDIT } else { Duration::ZERO };
-        let at = account.at();
-        *at = class_at.saturating_sub(credit).max(*at);
-        *at
+        let at = class_at.saturating_sub(credit).max(account.at());
+        account.set_at(at);
+        at
     }
 
     /// Whether it is light as far as is known, and others wait. What serves others is not put off.
@@ -305,11 +305,15 @@ mod tests {
 
     /// A light one that is so far.
     fn at(at: Duration) -> Account {
-        Account { at: [at; Class::ALL.len()], ..of(Class::Light) }
+        let mut account = of(Class::Light);
+        account.set_at(at);
+        account
     }
 
     fn of(class: Class) -> Account {
-        Account { class, ..Account::default() }
+        let mut account = Account::default();
+        account.class = class;
+        account
     }
 
     /// Writes down who was woken.
@@ -418,7 +422,9 @@ mod tests {
         let rows = [(Class::Light, true), (Class::New, true), (Class::Ending, false), (Class::Busy, false)];
         for (class, expected) in rows {
             assert_eq!(waiting.probes(&of(class)), expected, "{class:?}");
-            assert!(!waiting.probes(&Account { serves: true, ..of(class) }), "{class:?} that serves others");
+            let mut serving = of(class);
+            serving.serves = true;
+            assert!(!waiting.probes(&serving), "{class:?} that serves others");
         }
     }
 
@@ -670,7 +676,7 @@ mod tests {
         waiting.wait(&mut of(Class::Light), Waker::noop());
         waiting.queue_mut(Class::Busy).at = micros(7);
         waiting.leave(&mut account, micros(1), micros(1), Class::Busy);
-        assert_eq!(*account.at(), micros(7));
+        assert_eq!(account.at(), micros(7));
     }
 
     #[test]

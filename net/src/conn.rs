@@ -31,7 +31,7 @@ struct State<P: Protocol> {
     endpoints: Ends,
     shared: Arc<SharedState<P>>,
     outbox: Outbox<ReadHold<P>>,
-    /// Boxed: most connections are idle, and many.
+    /// Boxed: v1 peers have none, and connections are many.
     session: OnceLock<Box<Session>>,
     settled: AtomicBool,
     /// The peer, or this side, has registered methods.

@@ -37,7 +37,7 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     is_shut: bool,
     last_answer: Option<LastAnswer>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// In a session with heartbeats. Boxed: most connections are idle, and many.
+    /// In a session with heartbeats. Boxed: v1 peers have none, and connections are many.
     pulse: Option<Box<(Heartbeat, Pulse)>>,
     /// Whom the timer wakes.
     timer_wakes: Option<Waker>,

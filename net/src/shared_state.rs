@@ -40,7 +40,7 @@ pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) partial_going: AtomicUsize,
 }
 
-/// So many are found at a time who may have to go: to look at all takes as long as there are connections.
+/// So many are found at a time who may have to go: to look at all takes the longer the more connections there are.
 const STALE_PARTS: usize = 64;
 
 impl<P: Protocol> SharedState<P> {
@@ -128,41 +128,52 @@ impl<P: Protocol> SharedState<P> {
             return;
         }
         let total = self.partial.fetch_add(now - before, Relaxed).saturating_add(now - before);
-        // Those that are to go may take their time: nobody is looked for once more for them.
-        let stays = total.saturating_sub(self.partial_going.load(Relaxed));
-        if stays <= self.limits.total_partial_bytes {
+        if self.is_over_partial(total).is_none() {
             return;
         }
-        let average = stays / self.connections.len().max(1);
-        if let Some(conn) = self.stalest_part(average) {
+        // Seen anew under the lock: another loop may have found one meanwhile, which is enough for both.
+        let mut stale = self.stale_parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(stays) = self.is_over_partial(self.partial.load(Relaxed)) else { return };
+        let chosen = self.stalest_part(&mut stale, stays / self.connections.len().max(1));
+        if let Some(conn) = &chosen {
             conn.give_way();
+        }
+        drop(stale);
+        if let Some(conn) = chosen {
             self.evict(&conn, "all unfinished frames together are over their bound, and this one is the stalest");
         }
     }
 
+    /// What of this total stays, if that is over the bound. Those that are to go may take their time: nobody is looked for
+    /// once more for them.
+    fn is_over_partial(&self, total: usize) -> Option<usize> {
+        let stays = total.saturating_sub(self.partial_going.load(Relaxed));
+        (stays > self.limits.total_partial_bytes).then_some(stays)
+    }
+
     /// The connection that holds so many bytes of an unfinished frame, of which the last came before those of the others.
     /// All are looked at for the next of them too: as long as nothing has come for one, it is still before those that are
-    /// not among them.
-    fn stalest_part(&self, average: usize) -> Option<Conn<P>> {
-        let mut stale = self.stale_parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(conn) = self.pop_stale(&mut stale, average) {
+    /// not among them, but for those that held less than the average then.
+    fn stalest_part(&self, stale: &mut Vec<(Instant, ConnectionId)>, average: usize) -> Option<Conn<P>> {
+        if let Some(conn) = self.pop_stale(stale, average) {
             return Some(conn);
         }
-        let mut stalest = BinaryHeap::with_capacity(STALE_PARTS + 1);
+        let mut stalest = BinaryHeap::with_capacity(STALE_PARTS);
         for entry in &self.connections {
-            if let Some(since) = entry.value().part_since(average) {
-                stalest.push((since, *entry.key()));
-                if stalest.len() > STALE_PARTS {
-                    stalest.pop();
-                }
+            let Some(since) = entry.value().part_since(average) else { continue };
+            let part = (since, *entry.key());
+            if stalest.len() < STALE_PARTS {
+                stalest.push(part);
+            } else if let Some(mut last) = stalest.peek_mut().filter(|last| **last > part) {
+                *last = part;
             }
         }
         *stale = stalest.into_sorted_vec();
         stale.reverse();
-        self.pop_stale(&mut stale, average)
+        self.pop_stale(stale, average)
     }
 
-    /// The next one for which nothing has come, and which has not ended.
+    /// The next one for which nothing has come, which is still there, and holds enough.
     fn pop_stale(&self, stale: &mut Vec<(Instant, ConnectionId)>, average: usize) -> Option<Conn<P>> {
         while let Some((since, id)) = stale.pop() {
             let conn = self.connections.get(&id).map(|entry| entry.value().clone());

@@ -98,9 +98,53 @@ mod tests {
         second.set_part_since(Some(now + std::time::Duration::from_secs(9)));
         fourth.hold_part(500);
         assert_eq!(all.map(Conn::is_closed), [true, false, true, false], "the second has gone on");
-        // Nobody is left of those who were found then: all are looked at again.
+        // All are looked at again, since the fourth has gone on too.
+        fourth.set_part_since(Some(now + std::time::Duration::from_secs(10)));
         second.hold_part(600);
-        assert_eq!(all.map(Conn::is_closed), [true, false, true, true]);
+        assert_eq!(all.map(Conn::is_closed), [true, true, true, false]);
+    }
+
+    #[test]
+    fn of_very_many_the_stalest_go_first_whenever_all_were_looked_at() {
+        const MANY: usize = 150;
+        let (conns, now) = (conns::<MANY>(), Instant::now());
+        // In an order that is not that of their names.
+        let mut stalest: Vec<usize> = (0..MANY).collect();
+        stalest.sort_by_key(|n| (n * 37) % MANY);
+        for (second, n) in (0..).zip(&stalest) {
+            conns[*n].set_part_since(Some(now + std::time::Duration::from_secs(second)));
+        }
+        for bytes in 1..=20 {
+            for conn in conns.iter().filter(|conn| !conn.is_closed()) {
+                conn.hold_part(bytes);
+            }
+            let gone = conns.iter().filter(|conn| conn.is_closed()).count();
+            assert!(stalest[..gone].iter().all(|n| conns[*n].is_closed()), "{gone} are gone");
+            assert_eq!(gone, MANY - MANY.min(1_000 / bytes));
+        }
+    }
+
+    #[test]
+    fn several_threads_that_pass_the_bound_together_end_one_where_that_is_enough() {
+        for _ in 0..200 {
+            let [stale, staler, first, second] = conns();
+            for (conn, second) in [(&stale, 2), (&staler, 1), (&first, 3), (&second, 4)] {
+                conn.set_part_since(Some(Instant::now() + std::time::Duration::from_secs(second)));
+            }
+            stale.hold_part(495);
+            staler.hold_part(495);
+            let start = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for conn in [&first, &second] {
+                    let start = &start;
+                    scope.spawn(move || {
+                        start.wait();
+                        conn.hold_part(15);
+                    });
+                }
+            });
+            assert_eq!([&stale, &staler, &first, &second].map(Conn::is_closed), [false, true, false, false]);
+        }
     }
 
     #[test]

@@ -34,10 +34,10 @@ pub(crate) struct SharedState<P: Protocol = LengthValue> {
     pub(crate) given_up: AtomicUsize,
     pub(crate) queued: AtomicUsize,
     pub(crate) partial: AtomicUsize,
-    /// Those whose unfinished frames were the stalest when all were last looked at, the stalest last.
-    stale_parts: Mutex<Vec<(Instant, ConnectionId)>>,
     /// That part of it which connections hold that were chosen to end.
     pub(crate) partial_going: AtomicUsize,
+    /// Those whose unfinished frames were the stalest when all were last looked at, the stalest last.
+    stale_parts: Mutex<Vec<(Instant, ConnectionId)>>,
 }
 
 /// So many are found at a time who may have to go: to look at all takes the longer the more connections there are.
@@ -59,8 +59,8 @@ impl<P: Protocol> SharedState<P> {
             given_up: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
-            stale_parts: Mutex::default(),
             partial_going: AtomicUsize::new(0),
+            stale_parts: Mutex::default(),
         }
     }
 
@@ -116,8 +116,12 @@ impl<P: Protocol> SharedState<P> {
 
     /// Whether unfinished frames may take so many bytes more.
     pub(crate) fn has_room_for_part(&self, bytes: usize) -> bool {
-        let stays = self.partial.load(Relaxed).saturating_sub(self.partial_going.load(Relaxed));
-        stays.saturating_add(bytes) <= self.limits.total_partial_bytes
+        self.partial_staying().saturating_add(bytes) <= self.limits.total_partial_bytes
+    }
+
+    /// What unfinished frames take, but for those that are to go: they may take their time, and nobody else goes for them.
+    fn partial_staying(&self) -> usize {
+        self.partial.load(Relaxed).saturating_sub(self.partial_going.load(Relaxed))
     }
 
     /// A connection's unfinished frame holds `now` bytes after `before`. Past the total a connection goes that holds no
@@ -127,28 +131,22 @@ impl<P: Protocol> SharedState<P> {
             self.partial.fetch_sub(before - now, Relaxed);
             return;
         }
-        let total = self.partial.fetch_add(now - before, Relaxed).saturating_add(now - before);
-        if self.is_over_partial(total).is_none() {
+        self.partial.fetch_add(now - before, Relaxed);
+        if self.has_room_for_part(0) {
             return;
         }
-        // Seen anew under the lock: another loop may have found one meanwhile, which is enough for both.
-        let mut stale = self.stale_parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(stays) = self.is_over_partial(self.partial.load(Relaxed)) else { return };
-        let chosen = self.stalest_part(&mut stale, stays / self.connections.len().max(1));
-        if let Some(conn) = &chosen {
-            conn.give_way();
-        }
-        drop(stale);
+        let chosen = {
+            let mut stale = self.stale_parts.lock().unwrap_or_else(PoisonError::into_inner);
+            // Seen anew under the lock: another loop may have found one meanwhile, which is enough for both.
+            if self.has_room_for_part(0) {
+                return;
+            }
+            let average = self.partial_staying() / self.connections.len().max(1);
+            self.stalest_part(&mut stale, average).inspect(Conn::give_way)
+        };
         if let Some(conn) = chosen {
             self.evict(&conn, "all unfinished frames together are over their bound, and this one is the stalest");
         }
-    }
-
-    /// What of this total stays, if that is over the bound. Those that are to go may take their time: nobody is looked for
-    /// once more for them.
-    fn is_over_partial(&self, total: usize) -> Option<usize> {
-        let stays = total.saturating_sub(self.partial_going.load(Relaxed));
-        (stays > self.limits.total_partial_bytes).then_some(stays)
     }
 
     /// The connection that holds so many bytes of an unfinished frame, of which the last came before those of the others.

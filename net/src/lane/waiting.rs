@@ -59,9 +59,12 @@ pub(super) enum Entry {
 
 /// What a round lasts: so long somebody waits who comes first in the next one.
 pub(super) const ROUND: Duration = Duration::from_micros(500);
-/// The same where a crowd waits, or light ones have had turns of late and others too. Where all do the same, a longer one
-/// lets each of them do more at once.
+/// The same where light ones have had turns of late and others too. Where all do the same, a longer one lets each of them do
+/// more at once.
 const SHORT_ROUND: Duration = Duration::from_micros(200);
+/// The same where a crowd waits: who comes waits for the rest of one, and whoever asks through the loop for what another one
+/// answers through it does so twice.
+const CROWD_ROUND: Duration = Duration::from_micros(100);
 /// This is of late, in the time of turns.
 const LATE: Duration = Duration::from_millis(10);
 /// So many are some.
@@ -234,9 +237,12 @@ impl Waiting {
     }
 
     fn round(&self) -> Duration {
+        if self.waits() >= CROWD {
+            return CROWD_ROUND;
+        }
         // Nothing is less than something.
         let is_mixed = self.light_at.min(self.other_at).is_some_and(|at| self.spent.saturating_sub(at) < LATE);
-        if is_mixed || self.waits() >= CROWD { SHORT_ROUND } else { ROUND }
+        if is_mixed { SHORT_ROUND } else { ROUND }
     }
 
     /// How long a turn lasts now. All who wait have one within some 30 ms, as long as that leaves each its least.
@@ -342,6 +348,22 @@ mod tests {
         assert!(matches!(waiting.enter(&mut at(Duration::ZERO), waker), Entry::Now(_)), "nobody is less far");
         assert_eq!(waiting.enter(&mut at(Duration::from_secs(2)), waker), Entry::Later, "somebody is less far");
         assert_eq!(waiting.enter(&mut of(Class::Busy), waker), Entry::Later, "somebody is light");
+    }
+
+    #[test]
+    fn rounds_are_shortest_where_a_crowd_waits() {
+        let (mut waiting, mut rounds) = (Waiting::default(), Vec::new());
+        for _ in 0..=CROWD {
+            rounds.push(waiting.round());
+            waiting.wait(&mut of(Class::Busy), Waker::noop());
+        }
+        assert!(rounds.iter().take(CROWD).all(|round| *round == ROUND));
+        assert_eq!(rounds.last(), Some(&CROWD_ROUND));
+        // Light ones have had turns among others as well.
+        for class in [Class::Busy, Class::Light] {
+            waiting.leave(&mut of(class), micros(1), micros(1), class);
+        }
+        assert_eq!(waiting.round(), CROWD_ROUND);
     }
 
     #[test]

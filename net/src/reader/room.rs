@@ -9,8 +9,6 @@ use crate::Conn;
 
 /// A buffer up to this may also take what comes behind the frame that it was made for: as much as a read brings.
 const LARGE_BYTES: usize = 2 * READ_BYTES;
-/// Of a large frame so much is read or moved between two looks at the clock.
-const AT_ONCE_BYTES: usize = 4 * READ_BYTES;
 
 impl Reader {
     /// How much more a started frame is given room for: at most as much again as came already, since only that is
@@ -20,10 +18,13 @@ impl Reader {
         missing.min(part.len()).max(1)
     }
 
-    /// Moves some of what is pending to where it has more room; whether all of it is there. What is there twice meanwhile
-    /// is booked; where there is no room for that, all is moved at once.
-    pub(super) fn grow<P: Protocol>(&mut self, conn: &Conn<P>) -> bool {
-        let mut most = AT_ONCE_BYTES;
+    /// Moves some of what is pending to where it has more room, and waits there until all of it is. What is there twice
+    /// meanwhile is booked; where there is no room for that, all is moved at once.
+    ///
+    /// No more than a read brings, and a look at the clock before the next piece is moved or read: memory that nobody has
+    /// touched yet is slower than the bytes that go there.
+    pub(super) fn grow<P: Protocol>(&mut self, conn: &Conn<P>) {
+        let mut most = READ_BYTES;
         if self.larger.capacity() == 0 {
             // Not `reserve`, which may double what is nearly whole: it is counted, and bounded, as what it holds.
             self.larger = BytesMut::with_capacity(self.pending.len() + Self::missing(conn, &self.pending));
@@ -37,11 +38,9 @@ impl Reader {
         // It works for its peer, which is not silent meanwhile: there is no room for what it may have sent.
         self.turn.read(0);
         self.goes_on(conn);
-        let has_room = self.larger.len() == self.pending.len();
-        if has_room {
+        if self.larger.len() == self.pending.len() {
             self.pending = std::mem::take(&mut self.larger);
         }
-        has_room
     }
 
     /// How much the next read may bring. Behind a large frame nothing else comes into its buffer: a message that is
@@ -52,6 +51,6 @@ impl Reader {
         }
         // Never nothing: a read without room looks like the end of the stream.
         let missing = conn.shared().protocol.frame_bytes(&self.pending).saturating_sub(self.pending.len());
-        missing.clamp(1, AT_ONCE_BYTES)
+        missing.clamp(1, READ_BYTES)
     }
 }

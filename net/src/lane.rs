@@ -269,7 +269,11 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
             let is_greedy = account.uses(own, now);
             account.had(is_greedy || turn.is_busy(used, again.is_some()), turn.serves())
         };
+        let was = account.class;
         lane.waiting.leave(account, used, charged, class);
+        if turn.has_read {
+            lane.waiting.heard(was);
+        }
         let conductor = again.and_then(|waker| {
             lane.waiting.wait(account, waker);
             lane.conductor.take()

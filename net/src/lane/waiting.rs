@@ -28,7 +28,7 @@ pub(super) struct Waiting {
     next: u64,
     /// What all turns have taken: the time by which [ages](OLD) are told.
     spent: Duration,
-    /// The same when a light one, and another one, last had a turn.
+    /// The same when a light one last said something, and when another one last had a turn.
     light_at: Option<Duration>,
     other_at: Option<Duration>,
 }
@@ -59,8 +59,8 @@ pub(super) enum Entry {
 
 /// What a round lasts: so long somebody waits who comes first in the next one.
 pub(super) const ROUND: Duration = Duration::from_micros(500);
-/// The same where light ones have had turns of late and others too. Where all do the same, a longer one lets each of them do
-/// more at once.
+/// The same where light ones have said something of late, and others had turns too. Where all do the same, or light ones only
+/// take what others send, a longer one lets each of them do more at once.
 const SHORT_ROUND: Duration = Duration::from_micros(200);
 /// The same where a crowd waits: who comes waits for the rest of one, and whoever asks through the loop for what another one
 /// answers through it does so twice.
@@ -154,8 +154,9 @@ impl Waiting {
     pub(super) fn leave(&mut self, account: &mut Account, used: Duration, charged: Duration, class: Class) {
         self.used += used;
         self.spent += used;
-        let turn_at = if account.class == Class::Light { &mut self.light_at } else { &mut self.other_at };
-        *turn_at = Some(self.spent);
+        if account.class != Class::Light {
+            self.other_at = Some(self.spent);
+        }
         let at = self.place(account).saturating_add(charged);
         account.set_at(at);
         let class_at = self.class_at(account.class) + used / account.class.weight();
@@ -179,6 +180,13 @@ impl Waiting {
             // again is to gain nothing by it.
             account.class = class;
             account.set_at(self.queue(class).at.max(account.at()));
+        }
+    }
+
+    /// In the turn that has ended something came from a connection of this class.
+    pub(super) fn heard(&mut self, class: Class) {
+        if class == Class::Light {
+            self.light_at = Some(self.spent);
         }
     }
 
@@ -362,23 +370,29 @@ mod tests {
         // Light ones have had turns among others as well.
         for class in [Class::Busy, Class::Light] {
             waiting.leave(&mut of(class), micros(1), micros(1), class);
+            waiting.heard(class);
         }
         assert_eq!(waiting.round(), CROWD_ROUND);
     }
 
     #[test]
-    fn rounds_are_short_where_light_ones_have_turns_among_others() {
+    fn rounds_are_short_where_light_ones_say_something_among_others() {
         let mut waiting = Waiting::default();
-        let mut turn_of = |class, took| {
+        let mut turn_of = |class, says, took| {
             waiting.rest();
             waiting.leave(&mut of(class), took, took, class);
+            if says {
+                waiting.heard(class);
+            }
             waiting.round()
         };
-        assert_eq!(turn_of(Class::Busy, micros(100)), ROUND);
-        assert_eq!(turn_of(Class::Busy, micros(100)), ROUND);
-        assert_eq!(turn_of(Class::Light, micros(100)), SHORT_ROUND);
-        assert_eq!(turn_of(Class::Light, LATE), ROUND, "for some time there are no others");
-        assert_eq!(turn_of(Class::New, micros(100)), SHORT_ROUND);
+        assert_eq!(turn_of(Class::Busy, true, micros(100)), ROUND);
+        assert_eq!(turn_of(Class::Busy, true, micros(100)), ROUND);
+        assert_eq!(turn_of(Class::Light, false, micros(100)), ROUND, "it takes what others send");
+        assert_eq!(turn_of(Class::Light, true, micros(100)), SHORT_ROUND);
+        assert_eq!(turn_of(Class::Light, false, micros(100)), SHORT_ROUND, "of late");
+        assert_eq!(turn_of(Class::Light, true, LATE), ROUND, "for some time there are no others");
+        assert_eq!(turn_of(Class::New, true, micros(100)), SHORT_ROUND);
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub(super) struct Waiting {
     next: u64,
     /// What all turns have taken: the time by which [ages](OLD) are told.
     spent: Duration,
-    /// The same when a light one last said something, and when another one last had a [long turn](LONG_TURN).
+    /// The same when a light one last said something, and when another one last had a turn, of those that are
+    /// busy a [long one](LONG_TURN).
     light_at: Option<Duration>,
     other_at: Option<Duration>,
 }
@@ -59,13 +60,14 @@ pub(super) enum Entry {
 
 /// What a round lasts: so long somebody waits who comes first in the next one.
 pub(super) const ROUND: Duration = Duration::from_micros(500);
-/// The same where light ones have said something of late, and others had long turns. Where all do the same, some of them a
-/// bit more than who is light, or light ones only take what others send, a longer one lets each of them do more at once.
+/// The same where light ones have said something of late, and others had turns, long ones if they are busy. Where all do the
+/// same, some of them a bit more than who is light, or light ones only take what others send, a longer one lets each of them
+/// do more at once.
 const SHORT_ROUND: Duration = Duration::from_micros(200);
 /// The same where a crowd waits: who comes waits for the rest of one, and whoever asks through the loop for what another one
 /// answers through it does so twice.
 const CROWD_ROUND: Duration = Duration::from_micros(100);
-/// This is a long turn, for whoever waits meanwhile.
+/// This is a long turn of one that is busy.
 const LONG_TURN: Duration = Duration::from_micros(150);
 /// This is of late, in the time of turns.
 const LATE: Duration = Duration::from_millis(10);
@@ -156,7 +158,13 @@ impl Waiting {
     pub(super) fn leave(&mut self, account: &mut Account, used: Duration, charged: Duration, class: Class) {
         self.used += used;
         self.spent += used;
-        if account.class != Class::Light && used >= LONG_TURN {
+        let counts = match account.class {
+            Class::Light => false,
+            // Very many short ones follow each other where a crowd connects.
+            Class::New | Class::Ending => true,
+            Class::Busy => used >= LONG_TURN,
+        };
+        if counts {
             self.other_at = Some(self.spent);
         }
         let at = self.place(account).saturating_add(charged);
@@ -392,11 +400,11 @@ mod tests {
         assert_eq!(turn_of(Class::Busy, true, LONG_TURN / 2), ROUND, "it has little more to do");
         assert_eq!(turn_of(Class::Busy, true, LONG_TURN), SHORT_ROUND);
         assert_eq!(turn_of(Class::Light, false, LATE), ROUND, "it takes what others send");
-        assert_eq!(turn_of(Class::New, true, LONG_TURN), ROUND);
+        assert_eq!(turn_of(Class::New, true, micros(1)), ROUND);
         assert_eq!(turn_of(Class::Light, true, micros(100)), SHORT_ROUND);
         assert_eq!(turn_of(Class::Busy, true, micros(1)), SHORT_ROUND, "of late");
         assert_eq!(turn_of(Class::Light, true, LATE), ROUND, "for some time there are no others");
-        assert_eq!(turn_of(Class::New, true, LONG_TURN), SHORT_ROUND);
+        assert_eq!(turn_of(Class::New, true, micros(1)), SHORT_ROUND);
     }
 
     #[test]

@@ -19,6 +19,19 @@ thread_local! {
     static UNASKED: Cell<u64> = const { Cell::new(0) };
     /// Frames for others that were queued since somebody looked at the clock.
     static PUSHED: Cell<u32> = const { Cell::new(0) };
+    /// What frames for others take for the time, in the turn under way.
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock::Asked) };
+}
+
+/// A look at the clock is a good part of what it takes to queue a frame that goes to many.
+#[derive(Clone, Copy, Debug)]
+enum Clock {
+    /// Each time: no turn is under way, and nobody knows how long ago the last look was.
+    Asked,
+    /// The next time.
+    Due,
+    /// Not for some frames.
+    At(tokio::time::Instant),
 }
 
 /// An answer came that nobody had asked for.
@@ -28,7 +41,30 @@ pub(crate) fn unasked() {
 
 /// A frame that goes to many was queued for one of them.
 pub(crate) fn pushed() {
-    PUSHED.set(PUSHED.get().wrapping_add(1));
+    let pushed = PUSHED.get().wrapping_add(1);
+    PUSHED.set(pushed);
+    if pushed.is_multiple_of(BETWEEN_LOOKS) {
+        look_next_time();
+    }
+}
+
+/// The time, for a frame that goes to many: as it was for the last one, if that was queued a moment ago.
+pub(crate) fn now() -> tokio::time::Instant {
+    match CLOCK.get() {
+        Clock::At(now) => now,
+        Clock::Due => {
+            let now = tokio::time::Instant::now();
+            CLOCK.set(Clock::At(now));
+            now
+        }
+        Clock::Asked => tokio::time::Instant::now(),
+    }
+}
+
+fn look_next_time() {
+    if matches!(CLOCK.get(), Clock::At(_)) {
+        CLOCK.set(Clock::Due);
+    }
 }
 
 /// Whether they are so many that the next frame waits for a look at the clock.
@@ -72,6 +108,8 @@ const LOOK: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u64 = 32;
 /// One frame may be queued for thousands: that takes longer than many small ones.
 const MANY_PUSHED: u32 = 128;
+/// So many are queued within some 20 µs.
+const BETWEEN_LOOKS: u32 = 64;
 
 /// Time that a connection has used for others counts as that part of it.
 const OTHERS: u32 = 8;
@@ -100,6 +138,7 @@ impl Turn {
     /// Whether others are to have theirs.
     pub(crate) fn is_over(&mut self) -> bool {
         PUSHED.set(0);
+        look_next_time();
         let Some((began, until)) = self.times else { return false };
         if self.is_put_off() {
             return true;
@@ -241,6 +280,7 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
             Entry::Now(slice) => {
                 UNASKED.set(0);
                 PUSHED.set(0);
+                CLOCK.set(Clock::Due);
                 let worked = (!lane.waiting.is_empty()).then(worked);
                 let probes = lane.waiting.probes(account);
                 (Some(Turn { probes, worked, ..Turn::new(now, slice) }), None)
@@ -255,6 +295,7 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
 /// The turn has ended. With `again`, the connection has more to do, and is woken for its next turn.
 pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     let Some((began, _)) = turn.times else { return again.into_iter().for_each(Waker::wake_by_ref) };
+    CLOCK.set(Clock::Asked);
     let now = Instant::now();
     let wakers = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return [None, None] };
@@ -299,6 +340,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        CLOCK.set(Clock::Asked);
         // While a thread ends, its lane may have gone before its tasks.
         let next = LANE.try_with(|lane| {
             let mut lane = lane.try_borrow_mut().ok()?;
@@ -334,6 +376,33 @@ fn wake(waker: Option<Waker>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_for_many_share_looks_at_the_clock_within_a_turn_and_for_a_moment() {
+        let passes = || tokio::time::advance(Duration::from_millis(1));
+        let first = now();
+        passes().await;
+        assert!(now() > first, "no turn is under way");
+        open();
+        let (mut account, waker) = (Account::default(), Waker::noop());
+        let mut turn = enter(&mut account, waker).unwrap();
+        let first = now();
+        passes().await;
+        (1..BETWEEN_LOOKS).for_each(|_| pushed());
+        assert_eq!(now(), first);
+        pushed();
+        let second = now();
+        assert!(second > first);
+        passes().await;
+        assert_eq!(now(), second);
+        turn.is_over();
+        let third = now();
+        assert!(third > second, "somebody has looked at the clock");
+        passes().await;
+        leave(&mut account, turn, None);
+        assert!(now() > third);
+        LANE.take();
+    }
 
     #[test]
     fn what_is_done_for_others_counts_for_little() {

@@ -119,7 +119,8 @@ impl<P: Protocol> Conn<P> {
     fn queue(&self, frame: Frame<'_>, bound: usize, gather: usize) -> Result<Pushed, SendError> {
         let marks = Marks { gather, ..self.marks() };
         let shared = &*self.0.shared;
-        let pushed = self.0.outbox.push(frame, bound, marks, &shared.queued, Instant::now);
+        let now = if matches!(frame, Frame::Shared(_)) { lane::now } else { Instant::now };
+        let pushed = self.0.outbox.push(frame, bound, marks, &shared.queued, now);
         let mut pushed = pushed.map_err(|refused| match refused {
             Refused::Full => SendError::Full,
             Refused::Closed => SendError::Closed,
@@ -254,7 +255,7 @@ impl<P: Protocol> Connection for Conn<P> {
         let pushed = pushed?;
         if let Some(publisher) = from.filter(|publisher| pushed.behind && *publisher != self) {
             add(&self.0.shared.metrics.holds);
-            let held = self.0.outbox.hold(publisher.hold_reading(), self.marks(), Instant::now());
+            let held = self.0.outbox.hold(publisher.hold_reading(), self.marks(), lane::now());
             // Its task must look at the clock; one that came too late is dropped here, and no lock is held.
             wake(held.ok().flatten());
         }

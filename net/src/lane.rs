@@ -20,17 +20,17 @@ thread_local! {
     /// Frames for others that were queued since somebody looked at the clock.
     static PUSHED: Cell<u32> = const { Cell::new(0) };
     /// What frames for others take for the time, in the turn under way.
-    static CLOCK: Cell<Clock> = const { Cell::new(Clock::Asked) };
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock::Each) };
 }
 
-/// A look at the clock is a good part of what it takes to queue a frame that goes to many.
+/// When to look at it: that is a good part of what it takes to queue a frame that goes to many.
 #[derive(Clone, Copy, Debug)]
 enum Clock {
-    /// Each time: no turn is under way, and nobody knows how long ago the last look was.
-    Asked,
-    /// The next time.
+    /// For each frame: no turn is under way, and the last look may be hours old.
+    Each,
+    /// For the next one.
     Due,
-    /// Not for some frames.
+    /// Not for some: it was this.
     At(tokio::time::Instant),
 }
 
@@ -43,12 +43,13 @@ pub(crate) fn unasked() {
 pub(crate) fn pushed() {
     let pushed = PUSHED.get().wrapping_add(1);
     PUSHED.set(pushed);
-    if pushed.is_multiple_of(BETWEEN_LOOKS) {
+    if pushed.is_multiple_of(PUSHED_BETWEEN_LOOKS) {
         look_next_time();
     }
 }
 
-/// The time, for a frame that goes to many: as it was for the last one, if that was queued a moment ago.
+/// The time, for a frame that goes to many: within a turn as it was for the last one, if that was not long before. Behind
+/// frames that go to nobody but take long it may be late by as much as they took.
 pub(crate) fn now() -> tokio::time::Instant {
     match CLOCK.get() {
         Clock::At(now) => now,
@@ -57,7 +58,7 @@ pub(crate) fn now() -> tokio::time::Instant {
             CLOCK.set(Clock::At(now));
             now
         }
-        Clock::Asked => tokio::time::Instant::now(),
+        Clock::Each => tokio::time::Instant::now(),
     }
 }
 
@@ -108,8 +109,8 @@ const LOOK: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u64 = 32;
 /// One frame may be queued for thousands: that takes longer than many small ones.
 const MANY_PUSHED: u32 = 128;
-/// So many are queued within some 20 µs.
-const BETWEEN_LOOKS: u32 = 64;
+/// Small ones to peers that are awake are queued within some 20 µs.
+const PUSHED_BETWEEN_LOOKS: u32 = 64;
 
 /// Time that a connection has used for others counts as that part of it.
 const OTHERS: u32 = 8;
@@ -295,7 +296,7 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
 /// The turn has ended. With `again`, the connection has more to do, and is woken for its next turn.
 pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     let Some((began, _)) = turn.times else { return again.into_iter().for_each(Waker::wake_by_ref) };
-    CLOCK.set(Clock::Asked);
+    CLOCK.set(Clock::Each);
     let now = Instant::now();
     let wakers = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return [None, None] };
@@ -310,10 +311,10 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
             let is_greedy = account.uses(own, now);
             account.had(is_greedy || turn.is_busy(used, again.is_some()), turn.serves())
         };
-        let was = account.class;
+        let class_before = account.class;
         lane.waiting.leave(account, used, charged, class);
         if turn.has_read {
-            lane.waiting.heard(was);
+            lane.waiting.heard(class_before);
         }
         let conductor = again.and_then(|waker| {
             lane.waiting.wait(account, waker);
@@ -340,7 +341,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        CLOCK.set(Clock::Asked);
+        CLOCK.set(Clock::Each);
         // While a thread ends, its lane may have gone before its tasks.
         let next = LANE.try_with(|lane| {
             let mut lane = lane.try_borrow_mut().ok()?;
@@ -388,7 +389,7 @@ mod tests {
         let mut turn = enter(&mut account, waker).unwrap();
         let first = now();
         passes().await;
-        (1..BETWEEN_LOOKS).for_each(|_| pushed());
+        (1..PUSHED_BETWEEN_LOOKS).for_each(|_| pushed());
         assert_eq!(now(), first);
         pushed();
         let second = now();
@@ -400,8 +401,36 @@ mod tests {
         assert!(third > second, "somebody has looked at the clock");
         passes().await;
         leave(&mut account, turn, None);
-        assert!(now() > third);
+        let fourth = now();
+        assert!(fourth > third, "the turn is over");
+        // The last one is over when the account is gone.
+        let turn = enter(&mut account, waker).unwrap();
+        assert_eq!(now(), fourth);
+        account.ends_with(turn);
+        drop(account);
+        passes().await;
+        assert!(now() > fourth);
         LANE.take();
+    }
+
+    #[test]
+    fn who_is_light_makes_rounds_short_where_it_says_something() {
+        // (it says something, and much)
+        for (reads, much) in [(false, false), (true, false), (true, true)] {
+            open();
+            let (mut other, mut light, waker) = (Account::default(), Account::default(), Waker::noop());
+            light.class = Class::Light;
+            let turn = enter(&mut other, waker).unwrap();
+            leave(&mut other, turn, None);
+            let mut turn = enter(&mut light, waker).unwrap();
+            if reads {
+                turn.read(if much { LITTLE + 1 } else { 1 });
+            }
+            leave(&mut light, turn, None);
+            assert_eq!(light.class == Class::Busy, much);
+            let round = LANE.take().unwrap().waiting.round();
+            assert_eq!(round < waiting::ROUND, reads, "{much}: {round:?}");
+        }
     }
 
     #[test]

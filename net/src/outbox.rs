@@ -127,7 +127,8 @@ impl<H> Outbox<H> {
             return Err(Refused::Full);
         }
         if state.bytes == 0 {
-            state.progress = now();
+            // That of a fan-out may be somewhat late.
+            state.progress = state.progress.max(now());
         }
         state.counted += state.append(frame, len);
         let at = state.ever_queued;

@@ -60,15 +60,16 @@ pub(super) enum Entry {
 
 /// What a round lasts: so long somebody waits who comes first in the next one.
 pub(super) const ROUND: Duration = Duration::from_micros(500);
-/// The same where light ones have said something of late, and others had turns, long ones if they are busy. Where all do the
-/// same, some of them a bit more than who is light, or light ones only take what others send, a longer one lets each of them
-/// do more at once.
+/// The same where light ones have said something of late, and others had turns, long ones if they are busy; and where a crowd
+/// waits. Where all do the same, some of them a bit more than who is light, or light ones only take what others send, a longer
+/// one lets each of them do more at once.
 const SHORT_ROUND: Duration = Duration::from_micros(200);
-/// The same where a crowd waits: who comes waits for the rest of one, and whoever asks through the loop for what another one
-/// answers through it does so twice.
+/// The same where light ones have said something of late, and a crowd waits: who comes waits for the rest of one, and whoever
+/// asks through the loop for what another one answers through it does so twice.
 const CROWD_ROUND: Duration = Duration::from_micros(100);
-/// This is a long turn of one that is busy.
-const LONG_TURN: Duration = Duration::from_micros(150);
+/// This is a long turn of one that is busy. What floods get is no shorter, also of a short round of which light ones use half,
+/// or where they are nearly a [crowd](CROWD).
+const LONG_TURN: Duration = Duration::from_micros(100);
 /// This is of late, in the time of turns.
 const LATE: Duration = Duration::from_millis(10);
 /// So many are some.
@@ -76,7 +77,7 @@ const SOME: usize = 8;
 /// So many are many.
 const MANY: usize = 64;
 /// So many are a crowd. What one publisher sends to 64 subscribers is to leave in few pieces.
-const CROWD: usize = 256;
+const CROWD: usize = 192;
 /// The shortest turn.
 pub(super) const LEAST: Duration = Duration::from_micros(30);
 /// The shortest one of a light connection: who sends a few requests at a time is not to be taken for busy.
@@ -158,13 +159,13 @@ impl Waiting {
     pub(super) fn leave(&mut self, account: &mut Account, used: Duration, charged: Duration, class: Class) {
         self.used += used;
         self.spent += used;
-        let counts = match account.class {
+        let is_other = match account.class {
             Class::Light => false,
             // Very many short ones follow each other where a crowd connects.
             Class::New | Class::Ending => true,
             Class::Busy => used >= LONG_TURN,
         };
-        if counts {
+        if is_other {
             self.other_at = Some(self.spent);
         }
         let at = self.place(account).saturating_add(charged);
@@ -254,13 +255,14 @@ impl Waiting {
         self.queues.iter().map(|queue| queue.waiting.len()).sum()
     }
 
-    fn round(&self) -> Duration {
-        if self.waits() >= CROWD {
-            return CROWD_ROUND;
+    pub(super) fn round(&self) -> Duration {
+        let is_of_late = |at: Option<Duration>| at.is_some_and(|at| self.spent.saturating_sub(at) < LATE);
+        match (self.waits() >= CROWD, is_of_late(self.light_at)) {
+            (true, true) => CROWD_ROUND,
+            (true, false) => SHORT_ROUND,
+            (false, true) if is_of_late(self.other_at) => SHORT_ROUND,
+            (false, _) => ROUND,
         }
-        // Nothing is less than something.
-        let is_mixed = self.light_at.min(self.other_at).is_some_and(|at| self.spent.saturating_sub(at) < LATE);
-        if is_mixed { SHORT_ROUND } else { ROUND }
     }
 
     /// How long a turn lasts now. All who wait have one within some 30 ms, as long as that leaves each its least.
@@ -376,13 +378,14 @@ mod tests {
             waiting.wait(&mut of(Class::Busy), Waker::noop());
         }
         assert!(rounds.iter().take(CROWD).all(|round| *round == ROUND));
-        assert_eq!(rounds.last(), Some(&CROWD_ROUND));
-        // Light ones have had turns among others as well.
-        for class in [Class::Busy, Class::Light] {
+        assert_eq!(rounds.last(), Some(&SHORT_ROUND));
+        for (class, round) in [(Class::Busy, SHORT_ROUND), (Class::Light, CROWD_ROUND)] {
             waiting.leave(&mut of(class), LONG_TURN, LONG_TURN, class);
             waiting.heard(class);
+            assert_eq!(waiting.round(), round, "{class:?} ones have said something");
         }
-        assert_eq!(waiting.round(), CROWD_ROUND);
+        waiting.leave(&mut of(Class::Busy), LATE, LATE, Class::Busy);
+        assert_eq!(waiting.round(), SHORT_ROUND);
     }
 
     #[test]
@@ -399,12 +402,14 @@ mod tests {
         assert_eq!(turn_of(Class::Light, true, micros(100)), ROUND);
         assert_eq!(turn_of(Class::Busy, true, LONG_TURN / 2), ROUND, "it has little more to do");
         assert_eq!(turn_of(Class::Busy, true, LONG_TURN), SHORT_ROUND);
-        assert_eq!(turn_of(Class::Light, false, LATE), ROUND, "it takes what others send");
-        assert_eq!(turn_of(Class::New, true, micros(1)), ROUND);
+        assert_eq!(turn_of(Class::Light, false, LATE), ROUND, "for some time nobody has said anything");
+        assert_eq!(turn_of(Class::New, true, micros(1)), ROUND, "it takes what others send");
         assert_eq!(turn_of(Class::Light, true, micros(100)), SHORT_ROUND);
         assert_eq!(turn_of(Class::Busy, true, micros(1)), SHORT_ROUND, "of late");
         assert_eq!(turn_of(Class::Light, true, LATE), ROUND, "for some time there are no others");
         assert_eq!(turn_of(Class::New, true, micros(1)), SHORT_ROUND);
+        assert_eq!(turn_of(Class::Light, true, LATE), ROUND);
+        assert_eq!(turn_of(Class::Ending, true, micros(1)), SHORT_ROUND);
     }
 
     #[test]
@@ -532,6 +537,7 @@ mod tests {
                 *left -= took;
                 fate.had += took;
                 waiting.leave(account, took, took, crowd.class);
+                waiting.heard(crowd.class);
                 if left.is_zero() {
                     let asked = since.unwrap_or(now);
                     let longest = if asked < Duration::from_secs(1) { &mut fate.first } else { &mut fate.second };
@@ -569,6 +575,21 @@ mod tests {
                 let [fate, _] = meet(&[light, Crowd { class, many, wants: ROUND, every: ALWAYS }]).try_into().unwrap();
                 let longest = fate.first.max(fate.second);
                 assert!(longest <= 20 * micros(50) + 3 * ROUND, "beside {many} that are {class:?}: {fate:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_light_waits_for_the_rest_of_a_short_round_however_many_floods_there_are() {
+        for many in [1, 10, 64, 190, 200, 254, 300] {
+            // The latter want as much of a round as floods get.
+            for (wants, every) in [(5, 2), (15, 1)] {
+                let (wants, every) = (micros(wants), Duration::from_millis(every));
+                let light = Crowd { class: Class::Light, many: 20, wants, every };
+                let flood = Crowd { class: Class::Busy, many, wants: ROUND, every: ALWAYS };
+                let [fate, _] = meet(&[light, flood]).try_into().unwrap();
+                // All of them come at once.
+                assert!(fate.second <= 20 * wants + 2 * SHORT_ROUND, "{many} floods, {wants:?}: {fate:?}");
             }
         }
     }

@@ -24,10 +24,11 @@ impl Reader {
         Some(silence.min(later(started.first_byte, shared.limits.frame_time(frame_bytes))))
     }
 
-    /// Some of the started frame came, or was worked on.
+    /// Some of the started frame was worked on, and nothing read since its last byte came: that time is ours.
     pub(super) fn goes_on<P: Protocol>(&mut self, conn: &Conn<P>) {
         let now = Instant::now();
         if let Some(started) = &mut self.started {
+            started.first_byte += now.saturating_duration_since(started.last_byte);
             started.last_byte = now;
             conn.set_part_since(Some(now));
         }

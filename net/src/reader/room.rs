@@ -18,11 +18,11 @@ impl Reader {
         missing.min(part.len()).max(1)
     }
 
-    /// Moves some of what is pending to where it has more room, and waits there until all of it is. What is there twice
+    /// Moves some of what is pending to a larger buffer, which takes its place once all of it is there. What is there twice
     /// meanwhile is booked; where there is no room for that, all is moved at once.
     ///
-    /// No more than a read brings, and a look at the clock before the next piece is moved or read: memory that nobody has
-    /// touched yet is slower than the bytes that go there.
+    /// Otherwise a piece is no more than a read brings, and the clock is looked at before the next one is moved or read:
+    /// memory that nobody has touched yet takes longer than the bytes that go there.
     pub(super) fn grow<P: Protocol>(&mut self, conn: &Conn<P>) {
         let mut most = READ_BYTES;
         if self.larger.capacity() == 0 {

@@ -271,3 +271,29 @@ fn the_total_holds_where_all_peers_that_read_nothing_hold_as_much() {
     assert!(queued <= 17 << 20, "{queued}");
     assert!(conns.iter().any(|conn| !conn.is_closed()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_go_to_many_in_one_turn_are_queued_at_one_time() {
+    let frame = Shared::new(Bytes::from_static(b"frame"));
+    let [publisher, first, second, own, last] = [(); 5].map(|()| conn());
+    let pushed_at = |conn: &Conn| {
+        conn.push(&frame, Some(&publisher)).unwrap();
+        conn.outbox().load().1
+    };
+    lane::open();
+    let mut account = lane::Account::default();
+    let turn = lane::turn(&mut account).await;
+    let at = pushed_at(&first);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(pushed_at(&second), at);
+    own.answer(b"1", &Blank(10)).unwrap();
+    assert!(own.outbox().load().1 > at, "what goes to one is queued now");
+    // Its peer took all after the last look at the clock.
+    let queued = take(&own);
+    wrote(&own, queued);
+    let took = own.outbox().load().1;
+    assert!(took > at);
+    assert_eq!(pushed_at(&own), took);
+    lane::leave(&mut account, turn, None);
+    assert!(pushed_at(&last) > at, "outside of turns too");
+}

@@ -12,6 +12,7 @@ pub(crate) struct Cores {
     /// All of them, where attackers have none to themselves.
     center: CpuSet,
     hostile: Option<CpuSet>,
+    each: Vec<usize>,
 }
 
 /// The time of the center's cores so far, in hundredths of a second.
@@ -27,12 +28,17 @@ impl Cores {
         let all = sched_getaffinity(None)?;
         let each: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
         if !divides || each.len() < 2 {
-            return Ok(Self { center: all, hostile: None });
+            return Ok(Self { center: all, hostile: None, each });
         }
         let (center, hostile) = each.split_at(each.len() / 2);
         let (center, hostile) = (set(center), set(hostile));
         sched_setaffinity(None, &center)?;
-        Ok(Self { center, hostile: Some(hostile) })
+        Ok(Self { center, hostile: Some(hostile), each })
+    }
+
+    /// The numbers of all of them.
+    pub(crate) fn each(&self) -> &[usize] {
+        &self.each
     }
 
     pub(crate) fn are_divided(&self) -> bool {
@@ -78,7 +84,7 @@ impl Times {
     }
 }
 
-fn set(cores: &[usize]) -> CpuSet {
+pub(crate) fn set(cores: &[usize]) -> CpuSet {
     let mut set = CpuSet::new();
     for core in cores {
         set.set(*core);
@@ -92,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_was_stolen_of_the_centers_cores_is_read_from_the_systems_times() {
-        let cores = Cores { center: set(&[1, 10]), hostile: None };
+        let cores = Cores { center: set(&[1, 10]), hostile: None, each: vec![1, 10] };
         let stat = "cpu 9 9 9 9 9 9 9 9 0 0\ncpu0 7 7 7 7 7 7 7 7 0 0\ncpu1 1 2 3 4 0 0 0 5 0 0\ncpu10 10 0 0 0 0 0 0 10 0 0\nintr 5";
         let times = cores.times_in(stat).unwrap();
         assert_eq!(times, Times { all: 35, stolen: 15 });

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::still::{Still, is_spoiled};
+
 /// What they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,6 +26,8 @@ pub(crate) enum Kind {
 pub(crate) struct Sample {
     pub(crate) phase: u8,
     pub(crate) kind: Kind,
+    /// Since the start.
+    pub(crate) due: Duration,
     /// Since it was due.
     pub(crate) took: Duration,
 }
@@ -37,6 +41,10 @@ pub(crate) struct Figures {
     pub(crate) errors: u64,
     /// Connections that ended.
     pub(crate) disconnects: u64,
+    /// Those that went well and of which the times do not count, since the machine [stood still](crate::still).
+    pub(crate) left_out: u64,
+    /// For how long it did, of all cores.
+    pub(crate) still_ms: f64,
     pub(crate) all: Latency,
     pub(crate) kinds: BTreeMap<Kind, Latency>,
 }
@@ -54,16 +62,32 @@ impl Kind {
 }
 
 impl Figures {
-    /// The times are sorted.
-    pub(crate) fn of(
-        due: u64,
-        errors: u64,
-        disconnects: u64,
-        all: &[Duration],
-        kinds: &[(Kind, Vec<Duration>)],
-    ) -> Self {
-        let kinds = kinds.iter().map(|(kind, took)| (*kind, Latency::of(took))).collect();
-        Self { due, errors, disconnects, all: Latency::of(all), kinds }
+    /// Of operations that went well: when which kind was due, and how long it took.
+    pub(crate) fn of(samples: &[Sample], stills: &[Still]) -> Self {
+        let (kept, left_out): (Vec<&Sample>, Vec<&Sample>) =
+            samples.iter().partition(|sample| !is_spoiled(stills, sample.due));
+        let took = |kind: Option<Kind>| {
+            let of_kind = kept.iter().filter(|sample| kind.is_none_or(|kind| sample.kind == kind));
+            let mut took: Vec<_> = of_kind.map(|sample| sample.took).collect();
+            took.sort_unstable();
+            Latency::of(&took)
+        };
+        let (first, last) = (samples.iter().map(|s| s.due).min(), samples.iter().map(|s| s.due).max());
+        let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+        let still: Duration = stills.iter().filter(|still| still.is_in(first, last)).map(|still| still.time()).sum();
+        Self {
+            left_out: left_out.len() as u64,
+            still_ms: still.as_secs_f64() * 1e3,
+            all: took(None),
+            kinds: Kind::ALL.into_iter().map(|kind| (kind, took(Some(kind)))).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// How many of its operations were left out: 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "they are few")]
+    pub(crate) fn part_left_out(&self) -> f64 {
+        self.left_out as f64 / self.due.max(1) as f64
     }
 }
 

@@ -16,10 +16,13 @@ use callboard_tests::frame;
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, KINDS, Kind, PHASES, Sample};
+use crate::still::{Still, Watch};
 
 /// Prints a line when it is ready; goes to the next phase with each line of its input, and tells of all at the end of it.
-pub(crate) fn run(center: &str, rate: u32) -> Result<()> {
-    let clients = Clients::start(center, rate)?;
+///
+/// On the cores that are named somebody looks whether they stand still.
+pub(crate) fn run(center: &str, rate: u32, cores: &[usize]) -> Result<()> {
+    let clients = Clients::start(center, rate, cores)?;
     println!("ready");
     for line in stdin().lines() {
         let _ = line?;
@@ -31,6 +34,7 @@ pub(crate) fn run(center: &str, rate: u32) -> Result<()> {
 
 struct Clients {
     shared: Arc<Shared>,
+    watch: Watch,
     senders: Vec<JoinHandle<()>>,
     readers: Vec<JoinHandle<Vec<Sample>>>,
     streams: Vec<TcpStream>,
@@ -52,7 +56,7 @@ struct Shared {
 struct Counts([[AtomicU64; KINDS]; PHASES]);
 
 impl Clients {
-    fn start(center: &str, rate: u32) -> Result<Self> {
+    fn start(center: &str, rate: u32, cores: &[usize]) -> Result<Self> {
         let shared = Arc::new(Shared {
             start: Instant::now(),
             phase: AtomicU8::new(0),
@@ -63,7 +67,8 @@ impl Clients {
             failed: Counts::default(),
             disconnected: Counts::default(),
         });
-        let mut clients = Self { shared, senders: Vec::new(), readers: Vec::new(), streams: Vec::new() };
+        let watch = Watch::start(shared.start, cores);
+        let mut clients = Self { shared, watch, senders: Vec::new(), readers: Vec::new(), streams: Vec::new() };
         let instance = clients.provide(center)?;
         for number in 0..PEERS {
             clients.subscribe(center, number)?;
@@ -168,7 +173,7 @@ impl Clients {
                 } else if mtype == counts {
                     shared.came.add(phase, kind);
                     let took = shared.start.elapsed().saturating_sub(due);
-                    samples.push(Sample { phase, kind, took });
+                    samples.push(Sample { phase, kind, due, took });
                 }
             }
             shared.end(kind);
@@ -179,7 +184,7 @@ impl Clients {
 
     /// Waits for what is under way, but not for ever.
     fn end(self) -> Result<Vec<Figures>> {
-        let Self { shared, senders, readers, streams } = self;
+        let Self { shared, watch, senders, readers, streams } = self;
         shared.stop.store(true, SeqCst);
         let until = Instant::now() + PATIENCE;
         // One that waits for room in its socket is woken by the end of that.
@@ -197,7 +202,8 @@ impl Clients {
         for reader in readers {
             samples.extend(reader.join().ok().context("a reader panicked")?);
         }
-        Ok((0..PHASES).map(|phase| shared.figures(phase, &samples)).collect())
+        let stills = watch.end()?;
+        Ok((0..PHASES).map(|phase| shared.figures(phase, &samples, &stills)).collect())
     }
 }
 
@@ -214,20 +220,16 @@ impl Shared {
         sum(&self.came) >= sum(&self.sent)
     }
 
-    fn figures(&self, phase: usize, samples: &[Sample]) -> Figures {
+    fn figures(&self, phase: usize, samples: &[Sample], stills: &[Still]) -> Figures {
         let sum = |counts: &Counts| -> u64 { Kind::ALL.iter().map(|kind| counts.of(phase, *kind).load(SeqCst)).sum() };
-        let took = |kind: Option<Kind>| {
-            let mut took: Vec<_> = samples
-                .iter()
-                .filter(|sample| usize::from(sample.phase) == phase && kind.is_none_or(|kind| sample.kind == kind))
-                .map(|sample| sample.took)
-                .collect();
-            took.sort_unstable();
-            took
-        };
+        let samples: Vec<_> = samples.iter().filter(|sample| usize::from(sample.phase) == phase).copied().collect();
         let lost = sum(&self.sent).saturating_sub(sum(&self.came));
-        let kinds = Kind::ALL.map(|kind| (kind, took(Some(kind))));
-        Figures::of(sum(&self.sent), sum(&self.failed) + lost, sum(&self.disconnected), &took(None), &kinds)
+        Figures {
+            due: sum(&self.sent),
+            errors: sum(&self.failed) + lost,
+            disconnects: sum(&self.disconnected),
+            ..Figures::of(&samples, stills)
+        }
     }
 }
 

@@ -58,17 +58,27 @@ impl Part {
 }
 
 impl Turn {
+    /// Whether the kernel lets us have it.
+    pub(crate) fn is_permitted(self) -> bool {
+        self.permitted().is_some()
+    }
+
+    /// What to tell `chrt`.
+    fn permitted(self) -> Option<[&'static str; 2]> {
+        let arguments = match self {
+            Self::First => ["--fifo", "1"],
+            Self::Last => ["--idle", "0"],
+            Self::Equal => return None,
+        };
+        let may = std::process::Command::new("chrt").args(arguments).arg("true").stderr(Stdio::null()).status();
+        may.is_ok_and(|status| status.success()).then_some(arguments)
+    }
+
     /// By `chrt`, where that may be done: it becomes the program.
     fn of(self, program: &Path) -> Command {
-        let (policy, priority) = match self {
-            Self::First => ("--fifo", "1"),
-            Self::Last => ("--idle", "0"),
-            Self::Equal => return Command::new(program),
-        };
-        let may = std::process::Command::new("chrt").args([policy, priority, "true"]).stderr(Stdio::null()).status();
-        if may.is_ok_and(|status| status.success()) {
+        if let Some(arguments) = self.permitted() {
             let mut command = Command::new("chrt");
-            command.args([policy, priority]).arg(program);
+            command.args(arguments).arg(program);
             return command;
         }
         match self {

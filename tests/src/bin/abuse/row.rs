@@ -47,8 +47,8 @@ impl Bounds {
 
 impl Row {
     pub(crate) const HEAD: &str = "\
-| attack | connections made | ended by the center | memory: quiet, peak, after | cores | stolen | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
-| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
+| attack | connections made | ended by the center | memory: quiet, peak, after | cores | stolen | left out | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
 
     pub(crate) fn line(&self) -> String {
         let Self { done, quiet, attacked, .. } = self;
@@ -57,12 +57,13 @@ impl Row {
         let counted: Vec<_> = self.counted.iter().filter(|(name, _)| TOLD.contains(&name.as_str())).collect();
         let counted: Vec<_> = counted.iter().map(|(name, count)| format!("{count} {name}")).collect();
         format!(
-            "| {} | {} | {} | {memory} | {:.1} | {:.0} % | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
+            "| {} | {} | {} | {memory} | {:.1} | {:.0} % | {:.0} % | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
             self.name(),
             done.opened,
             done.closed,
             self.cores,
             self.stolen * 100.0,
+            self.left_out() * 100.0,
             quiet.all.p50,
             attacked.all.p50,
             quiet.all.p99,
@@ -107,6 +108,11 @@ impl Row {
         let times = self.times();
         check(bounds.ratio.is_none_or(|bound| times <= bound), format!("a p99 of {times:.1} times that of quiet"));
         broken
+    }
+
+    /// How much of what normal clients did does not count, when it was quiet or attacked.
+    pub(crate) fn left_out(&self) -> f64 {
+        self.quiet.part_left_out().max(self.attacked.part_left_out())
     }
 
     fn times(&self) -> f64 {

@@ -30,7 +30,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use callboard_common::Session;
+use callboard_common::{Executed, Session};
 pub use callboard_net::allow_blocking as allow;
 use callboard_net::{Address, may_block};
 use serde::Serialize;
@@ -245,7 +245,9 @@ impl<R: DeserializeOwned> Call<R> {
     /// As [`Client::call`].
     pub fn wait(mut self) -> Result<R, CallError> {
         let error = |why: NoWait| why.into_error(self.0.peer(), Subject::Method(self.0.method()).to_string());
-        let told = may_wait().map_err(error)?.drive_for(self.0.told());
+        // It is under way: that nobody may wait for it here says nothing of whether it runs.
+        let runtime = may_wait().map_err(|why| error(why).with_executed(Executed::Unknown))?;
+        let told = runtime.drive_for(self.0.told());
         self.0.read(told)
     }
 

@@ -16,7 +16,7 @@ pub(crate) use self::places::Place;
 pub(crate) use self::waiter::{Outcome, Told, Waiter};
 use crate::clock::Alarmist;
 use crate::guard::guarded;
-use crate::link::{LAST_WORDS, call_in};
+use crate::link::{call_in, drain};
 use crate::request::Stage;
 use crate::{RequestId, Requestor};
 
@@ -234,7 +234,7 @@ impl Calls {
             self.line.add_permits(calls_up);
         }
         if is_last {
-            conn.drain(LAST_WORDS);
+            drain(conn);
         }
     }
 
@@ -247,7 +247,7 @@ impl Calls {
         drop(state);
         self.line.close();
         if is_last {
-            conn.drain(LAST_WORDS);
+            drain(conn);
         }
     }
 
@@ -295,7 +295,7 @@ impl Calls {
             self.line.add_permits(calls_up);
         }
         if is_last {
-            conn.drain(LAST_WORDS);
+            drain(conn);
         }
         Some(waiter)
     }

@@ -136,7 +136,7 @@ impl Shared {
     /// The same once all that the peer has asked for is answered, after `grace` at the latest.
     pub(crate) async fn finish(&self, reason: &str, grace: Duration) -> Stopped {
         let (link, is_first) = (self.link(), self.closed.set(reason.to_owned()).is_ok());
-        let under_way = link.conn.in_flight();
+        let (under_way, given_up) = (link.conn.in_flight(), link.conn.given_up());
         // It ends at the end of the grace, and not by itself: then it is seen what is cut.
         link.conn.drain(grace.saturating_add(LAST_WORDS));
         if is_first {
@@ -145,10 +145,11 @@ impl Shared {
             self.grow();
         }
         let ended = tokio::time::timeout(grace, link.conn.closed()).await;
-        // Where it has ended none is left.
+        // Where it has ended none is left: one that its peer has ended has dropped what its callers wait for no longer.
         let cut = if ended.is_ok() { 0 } else { link.conn.in_flight() };
+        let given_up = link.conn.given_up().saturating_sub(given_up);
         link.conn.end(reason.to_owned());
-        Stopped { finished: under_way.saturating_sub(cut), given_up: 0, cut }
+        Stopped { finished: under_way.saturating_sub(cut + given_up), given_up, cut }
     }
 
     /// There is another connection, and what was asked for has been asked for again.

@@ -170,8 +170,9 @@ impl<P: Protocol> Conn<P> {
     /// executed): a request may be on its way. A session peer of it that knows GOAWAY is told first, and has more time to
     /// end it itself: then no request of its can be on its way.
     ///
-    /// One that we made takes no requests any more (`Closed`). Once all is written it says so to the peer, and what comes is
-    /// thrown away until the peer has closed its half too: then it has read all.
+    /// One that we made takes no requests any more (`Closed`). As long as it owes answers it is read as before: its peer asks
+    /// for signs of life, and may give calls up. Once all is written it says so to the peer, and what comes is thrown away
+    /// until the peer has closed its half too: then it has read all.
     pub fn drain(&self, grace: Duration) {
         let since = Instant::now();
         if !self.0.shared.serves {
@@ -259,7 +260,8 @@ impl<P: Protocol> Conn<P> {
         let state = &*self.0;
         let held = state.holds.load(SeqCst) > 0 && state.expecting.load(SeqCst) == 0;
         let busy = state.session.get().is_none() && state.in_flight.load(SeqCst) >= state.shared.limits.in_flight;
-        !(held || busy || self.takes_no_more()) && state.outbox.glance() <= state.shared.limits.high_water()
+        let ends = self.is_closed() || (self.takes_no_more() && self.in_flight() == 0);
+        !(held || busy || ends) && state.outbox.glance() <= state.shared.limits.high_water()
     }
 
     /// What holds on this connection, if its session knows heartbeats.
@@ -275,6 +277,12 @@ impl<P: Protocol> Conn<P> {
     /// How many requests of the peer wait for their answers.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(SeqCst)
+    }
+
+    /// How many requests were given up by whoever had made them, or dropped since these had gone: of all connections of its
+    /// server, or of its client, ever.
+    pub fn given_up(&self) -> usize {
+        self.0.shared.given_up.load(SeqCst)
     }
 
     /// It ends with its server: its requests count as cut, whatever becomes of them.

@@ -186,7 +186,7 @@ where
         if self.ended.is_some() {
             return Ok(false);
         }
-        if matches!(self.drain, Some(Draining::Ours)) {
+        if self.is_deaf(conn) {
             return self.discard(cx).map_err(ReadFailure::Io);
         }
         let (writer, mut flushed) = (&mut self.writer, *self.reader.turn());
@@ -212,7 +212,7 @@ where
     /// Does what is due: lets publishers go that wait for a peer which takes nothing. `Some` ends the connection.
     fn overdue(&mut self, cx: &mut Context<'_>, conn: &Conn<P>) -> Option<End> {
         loop {
-            let reads = self.ended.is_none() && !matches!(self.drain, Some(Draining::Ours));
+            let reads = self.ended.is_none() && !self.is_deaf(conn);
             let gives_up = if reads { self.reader.gives_up_at(conn) } else { None };
             let ends = self.ends_at(conn);
             let looks = if conn.is_idle() { self.quiet_at(conn) } else { None };

@@ -301,9 +301,11 @@ impl Reader {
         }
         // A whole frame that waits for its turn is not late: we are. One that is not read on since its peer lets too much
         // wait is, and may have to go.
-        if rest == 0 || (conn.may_read() && self.is_whole(conn)) {
+        let is_ours = rest == 0 || (conn.may_read() && self.is_whole(conn));
+        if is_ours {
             self.started = None;
-            conn.set_part_since(None);
+            // It counts among what all hold, and whoever holds most of that may have to go.
+            conn.set_part_since((rest > 0).then(Instant::now));
             return;
         }
         let now = Instant::now();
@@ -382,7 +384,9 @@ impl Reader {
 /// that it is lost, and a call that nobody waits for need not be waited for.
 fn is_refused<P: Protocol>(conn: &Conn<P>, message: &Message) -> bool {
     let unanswered = message.is_one_way() && conn.session().is_some_and(|known| known.features.has(Feature::OneWay));
-    message.kind().is_request() && message.kind() != MessageType::Cancel && !unanswered
+    // Who hears no sign of life would not wait for its answers.
+    let is_word = matches!(message.kind(), MessageType::Cancel | MessageType::Ping);
+    message.kind().is_request() && !is_word && !unanswered
 }
 
 /// A session peer is told that its frame is too large, under the frame's own kind and id: they have to come first.
@@ -623,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_frame_has_to_go_for_others_only_if_its_peer_holds_it_up() {
+    fn a_whole_frame_that_waits_is_late_only_if_its_peer_holds_it_up_and_counts_as_what_may_have_to_go() {
         let frame = Recorder::new(0).message(3, b"1", &[b' '; 1000]).frame().repeat(2);
         for is_held in [false, true] {
             let (conn, mut reader) = (conn(), Reader::default());
@@ -631,7 +635,8 @@ mod tests {
             (reader.pending, reader.booked) = (BytesMut::from(&frame[..]), 0);
             reader.keep_rest(&conn, true, 0);
             reader.book(&conn, frame.len());
-            assert_eq!(conn.part_since(1).is_some(), is_held);
+            assert_eq!(reader.started.is_some(), is_held);
+            assert!(conn.part_since(1).is_some());
             drop(hold);
         }
     }

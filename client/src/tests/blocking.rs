@@ -85,7 +85,6 @@ fn on_a_runtime_every_blocking_call_is_a_clear_error_and_dropping_is_fine() {
             client.notify("echo", &1).unwrap_err(),
             client.start::<i64>("echo", &1).map(drop).unwrap_err(),
             client.call_then::<i64>("echo", &1, |_| unreachable!()).unwrap_err(),
-            call.wait().unwrap_err(),
             v1().connect_blocking("127.0.0.1:1").map(drop).unwrap_err(),
             blocking::block_on(async {}).unwrap_err(),
         ];
@@ -94,6 +93,9 @@ fn on_a_runtime_every_blocking_call_is_a_clear_error_and_dropping_is_fine() {
             assert_eq!(error.executed(), Executed::No);
             assert!(error.advice().contains("asynchronous client"), "{error}");
         }
+        let error = call.wait().unwrap_err();
+        assert!(matches!(error.kind(), CallErrorKind::BlockingInAsync), "{error}");
+        assert_eq!(error.executed(), Executed::Unknown, "it was sent before");
         drop(client);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -55,6 +55,8 @@ const LAST_ANSWER_TIME: Duration = Duration::from_secs(1);
 pub(super) const QUIET_TIME: Duration = Duration::from_millis(100);
 /// The same for a peer that was told: it ends the connection itself, unless it hangs.
 pub(super) const QUIET_TIME_OF_TOLD: Duration = Duration::from_secs(1);
+/// And for one that was told and may be executing what it was asked for: it has the whole grace.
+const QUIET_TIME_OF_SERVING: Duration = Duration::from_hours(1);
 
 impl<S, P, H> Driver<S, P, H>
 where
@@ -85,10 +87,16 @@ where
         self.drain = Some(if !conn.shared().serves {
             Draining::Ours
         } else if conn.tell_leaving() {
-            Draining::Accepted { quiet: QUIET_TIME_OF_TOLD }
+            let serves = conn.session().is_some_and(|session| session.serving.is_some());
+            Draining::Accepted { quiet: if serves { QUIET_TIME_OF_SERVING } else { QUIET_TIME_OF_TOLD } }
         } else {
             Draining::Accepted { quiet: QUIET_TIME }
         });
+    }
+
+    /// Whether what comes is thrown away. Not as long as answers are due: a peer that hears no sign of life would end it.
+    pub(super) fn is_deaf(&self, conn: &Conn<P>) -> bool {
+        matches!(self.drain, Some(Draining::Ours)) && (self.is_shut || conn.in_flight() == 0)
     }
 
     /// From when on a draining connection may end, if nothing is due on it.

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use callboard::{Caller, Center, Executed, Place, Provider, Reconnect, RetryPolicy, Router};
+use callboard_common::{Heartbeat, Heartbeats};
+use callboard_net::Limits;
 use callboard_tests::{RawPeer, within};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -148,4 +150,57 @@ async fn a_call_under_a_key_is_not_executed_again_by_a_relayed_provider_that_was
         assert_eq!((error.executed(), paid.load(SeqCst)), (Executed::Unknown, 1), "{error}");
         second.withdraw().await.unwrap();
     }
+}
+
+/// The center takes a provider for dead that gives no sign of life for 0.4 s. This one's method goes on for longer than that
+/// after its provider was asked to leave, and so does the next one's.
+#[tokio::test]
+async fn a_relayed_provider_that_leaves_gives_signs_of_life_until_its_last_answer() {
+    let heartbeats = Heartbeats { caller: Heartbeat::from_ms(100, 400), provider: Heartbeat::from_ms(100, 400) };
+    let limits = Limits { heartbeats, ..Limits::default() };
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).limits(limits).start().await.unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&begun);
+    let router = Router::new().method_async("work", move |ms: u64| {
+        counts.fetch_add(1, SeqCst);
+        async move {
+            sleep(Duration::from_millis(ms)).await;
+            Ok(ms)
+        }
+    });
+    let client = sessions().reconnect(Reconnect::never()).serves(router).connect(center.address()).await.unwrap();
+    let provider = Provider::new(client).announce(["work"], Place::Relay).await.unwrap();
+    let caller = Caller::builder().client(sessions()).connect(center.address()).await.unwrap();
+    let [awaited, given_up] = [1_200, 60_000].map(|ms| {
+        let caller = caller.clone();
+        tokio::spawn(async move { caller.call::<u64>("work", &ms).await })
+    });
+    until("both run", || begun.load(SeqCst) == 2).await;
+    let leaving = tokio::spawn(callboard::leave_relayed(provider, Duration::from_secs(30)));
+    assert_eq!(awaited.await.unwrap().unwrap(), 1_200);
+    // What is given up meanwhile is waited for no longer.
+    given_up.abort();
+    let left = within(leaving).await.unwrap();
+    assert_eq!((left.finished, left.given_up, left.cut), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_center_that_leaves_waits_for_what_relayed_providers_are_executing() {
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).grace(Duration::from_secs(30));
+    let (center, begun) = (center.start().await.unwrap(), Arc::new(AtomicBool::new(false)));
+    let runs = Arc::clone(&begun);
+    let router = Router::new().method_async("work", move |ms: u64| {
+        runs.store(true, SeqCst);
+        async move {
+            sleep(Duration::from_millis(ms)).await;
+            Ok(ms)
+        }
+    });
+    let client = sessions().reconnect(Reconnect::never()).serves(router).connect(center.address()).await.unwrap();
+    let _provider = Provider::new(client).announce(["work"], Place::Relay).await.unwrap();
+    let caller = Caller::builder().client(sessions()).connect(center.address()).await.unwrap();
+    let call = tokio::spawn(async move { caller.call::<u64>("work", &2_500).await });
+    until("it runs", || begun.load(SeqCst)).await;
+    let stopped = within(center.shutdown()).await;
+    assert_eq!((call.await.unwrap().unwrap(), stopped.finished, stopped.cut), (2_500, 1, 0));
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use callboard_client::{Client, RetryPolicy, SessionMode};
+use callboard_client::{Client, RetryBudget, RetryPolicy, SessionMode};
 use callboard_net::Address;
 use clap::Args;
 use serde_json::value::RawValue;
@@ -53,7 +53,8 @@ impl Call {
         let deadline = self.reach.deadline();
         // Keys are known within sessions only.
         let mode = if self.key.is_some() { SessionMode::Try } else { SessionMode::Off };
-        let builder = Client::builder().timeout(self.reach.timeout).session(mode).retry(self.policy());
+        let builder = Client::builder().timeout(self.reach.timeout).session(mode);
+        let builder = builder.retry(self.policy()).retry_budget(budget(self.retries));
         let client = builder.connect(provider.to_string()).await?.with_timeout(deadline.left());
         let client = if self.idempotent { client.idempotent() } else { client };
         let client = self.key.as_ref().map_or_else(|| client.clone(), |key| client.with_idempotency_key(key));
@@ -61,7 +62,7 @@ impl Call {
     }
 
     async fn call_through_center(&self, params: &RawValue) -> anyhow::Result<Box<RawValue>> {
-        let (caller, deadline) = self.reach.caller().await?;
+        let (caller, deadline) = self.reach.caller_with(budget(self.retries)).await?;
         let caller = caller.with_timeout(deadline.left()).with_retry(self.policy());
         let caller = if self.idempotent { caller.idempotent() } else { caller };
         let caller = self.hedge.map_or_else(|| caller.clone(), |delay| caller.with_hedge(delay));
@@ -71,5 +72,23 @@ impl Call {
 
     fn policy(&self) -> RetryPolicy {
         RetryPolicy { tries: self.retries.saturating_add(1), per_try: self.try_timeout, ..RetryPolicy::default() }
+    }
+}
+
+/// All that were asked for, and a hedge of each.
+fn budget(retries: u32) -> RetryBudget {
+    let budget = RetryBudget::default();
+    RetryBudget { reserve: retries.saturating_mul(2).saturating_add(1).max(budget.reserve), ..budget }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_has_all_repeats_that_were_asked_for() {
+        for (retries, reserve) in [(0, 10), (2, 10), (50, 101), (u32::MAX, u32::MAX)] {
+            assert_eq!(budget(retries).reserve, reserve, "{retries}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use callboard_center::Config;
-use callboard_client::{Centers, Client, ClientBuilder};
+use callboard_client::{Centers, Client, ClientBuilder, RetryBudget};
 use callboard_net::{Address, AddressError};
 use callboard_registry::Caller;
 use clap::Args;
@@ -47,8 +47,13 @@ impl Reach {
 
     /// A caller, which asks the first center that answers.
     pub(crate) async fn caller(&self) -> anyhow::Result<(Caller, Deadline)> {
+        self.caller_with(RetryBudget::default()).await
+    }
+
+    /// The same with such a budget.
+    pub(crate) async fn caller_with(&self, budget: RetryBudget) -> anyhow::Result<(Caller, Deadline)> {
         let (center, deadline) = (self.center()?, self.deadline());
-        let caller = Caller::builder().timeout(self.timeout).connect(center.to_string()).await?;
+        let caller = Caller::builder().timeout(self.timeout).retry_budget(budget).connect(center.to_string()).await?;
         Ok((caller, deadline))
     }
 

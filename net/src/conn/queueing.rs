@@ -109,7 +109,7 @@ impl<P: Protocol> Conn<P> {
         let waiting = Waiting::new(self, frame.len())?;
         loop {
             waiting.room().await?;
-            match self.try_send(frame.clone()) {
+            match waiting.queue(|| self.try_send(frame.clone())) {
                 Err(SendError::Full) => {} // others were quicker: it is more than half full again
                 done => return done,
             }

@@ -53,6 +53,14 @@ impl<'a, P: Protocol> Waiting<'a, P> {
         }
     }
 
+    /// Queues what has waited: meanwhile it does not count twice.
+    pub(super) fn queue(&self, queue: impl FnOnce() -> Result<(), SendError>) -> Result<(), SendError> {
+        self.conn.shared().unqueued(self.bytes);
+        let queued = queue();
+        self.conn.shared().about_to_queue(self.bytes);
+        queued
+    }
+
     fn stalls_at(&self) -> Instant {
         let (_, progress) = self.conn.outbox().load();
         later(progress, self.conn.shared().limits.stall)

@@ -182,6 +182,31 @@ async fn a_peer_that_takes_something_now_and_then_gets_all_that_was_answered_at_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_waited_does_not_count_twice_as_it_is_queued() {
+    let conns = narrow(8);
+    let first = &conns[0];
+    for conn in &conns {
+        first.shared().connections.insert(conn.id(), conn.clone());
+    }
+    fill(first);
+    let sent = send(first, 19_000);
+    pass(1).await;
+    assert_eq!(waiting(first), 19_000);
+    // All but some bytes of what all may take, by others; then the first one's peer reads.
+    let (free, mut others) = (200_000 - 20_501 - 19_000, conns[1..].iter().cycle());
+    for _ in 0..free / 4_000 {
+        others.next().unwrap().answer(b"1", &Blank(4_000 - 13)).unwrap();
+    }
+    wrote(first, take(first));
+    for _ in 0..20_501 / 4_000 {
+        others.next().unwrap().answer(b"1", &Blank(4_000 - 13)).unwrap();
+    }
+    pass(1).await;
+    assert!(sent.await.unwrap().is_ok() && !conns.iter().any(Conn::is_closed));
+    assert!(first.shared().snapshot().queued_bytes > 195_000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_beyond_the_bounds_leaves_room_to_others() {
     let conns = narrow(3);
     let mut waited = Vec::new();

@@ -12,6 +12,7 @@ pub(crate) struct Cores {
     /// All of them, where attackers have none to themselves.
     center: CpuSet,
     hostile: Option<CpuSet>,
+    /// The numbers of the center's.
     each: Vec<usize>,
 }
 
@@ -30,13 +31,13 @@ impl Cores {
         if !divides || each.len() < 2 {
             return Ok(Self { center: all, hostile: None, each });
         }
-        let (center, hostile) = each.split_at(each.len() / 2);
-        let (center, hostile) = (set(center), set(hostile));
+        let (each, hostile) = each.split_at(each.len() / 2);
+        let (center, hostile) = (set(each), set(hostile));
         sched_setaffinity(None, &center)?;
-        Ok(Self { center, hostile: Some(hostile), each })
+        Ok(Self { center, hostile: Some(hostile), each: each.to_vec() })
     }
 
-    /// The numbers of all of them.
+    /// The numbers of the center's.
     pub(crate) fn each(&self) -> &[usize] {
         &self.each
     }

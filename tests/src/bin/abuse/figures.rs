@@ -46,6 +46,8 @@ pub(crate) struct Figures {
     /// For how long it did, of all cores.
     pub(crate) still_ms: f64,
     pub(crate) all: Latency,
+    /// With nothing left out.
+    pub(crate) whole: Latency,
     pub(crate) kinds: BTreeMap<Kind, Latency>,
 }
 
@@ -72,6 +74,8 @@ impl Figures {
             took.sort_unstable();
             Latency::of(&took)
         };
+        let mut whole: Vec<_> = samples.iter().map(|sample| sample.took).collect();
+        whole.sort_unstable();
         let (first, last) = (samples.iter().map(|s| s.due).min(), samples.iter().map(|s| s.due).max());
         let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
         let still: Duration = stills.iter().filter(|still| still.is_in(first, last)).map(|still| still.time()).sum();
@@ -79,9 +83,15 @@ impl Figures {
             left_out: left_out.len() as u64,
             still_ms: still.as_secs_f64() * 1e3,
             all: took(None),
+            whole: Latency::of(&whole),
             kinds: Kind::ALL.into_iter().map(|kind| (kind, took(Some(kind)))).collect(),
             ..Self::default()
         }
+    }
+
+    /// Operations whose times count.
+    pub(crate) fn kept(&self) -> u64 {
+        self.due.saturating_sub(self.errors + self.left_out)
     }
 
     /// How many of its operations were left out: 0 to 1.

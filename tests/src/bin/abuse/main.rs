@@ -146,7 +146,9 @@ impl Arguments {
         let center = target.address().to_owned();
         let mut normal = vec!["normal".to_owned(), center.clone(), self.rate.to_string()];
         let turn = if self.busy { Turn::Equal } else { Turn::First };
-        if turn.is_permitted() {
+        // Who has to wait for a core as everybody does can't tell why it waits.
+        let is_watched = turn.is_permitted();
+        if is_watched {
             normal.extend(cores.each().iter().map(usize::to_string));
         }
         let mut normal = Part::start(turn, &normal)?;
@@ -178,6 +180,7 @@ impl Arguments {
         Ok(Row {
             attack,
             connections,
+            is_watched,
             done,
             quiet_memory: before.last.memory,
             peak_memory: after.peak,

@@ -14,6 +14,8 @@ use crate::figures::Figures;
 pub(crate) struct Row {
     pub(crate) attack: Attack,
     pub(crate) connections: usize,
+    /// Whether anybody looked for times at which the machine stood still, of which what is due is left out.
+    pub(crate) is_watched: bool,
     #[serde(flatten)]
     pub(crate) done: Done,
     /// The center's, in bytes.
@@ -47,23 +49,24 @@ impl Bounds {
 
 impl Row {
     pub(crate) const HEAD: &str = "\
-| attack | connections made | ended by the center | memory: quiet, peak, after | cores | stolen | left out | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
+| attack | connections made | ended by the center | memory: quiet, peak, after | cores | stolen | left out, quiet and attacked | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
 | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
 
     pub(crate) fn line(&self) -> String {
         let Self { done, quiet, attacked, .. } = self;
         let mib = |bytes: u64| bytes >> 20;
         let memory = format!("{}, {}, {} MiB", mib(self.quiet_memory), mib(self.peak_memory), mib(self.later_memory));
+        let left_out = [quiet, attacked].map(|figures| format!("{:.0}", figures.part_left_out() * 100.0)).join(", ");
+        let left_out = if self.is_watched { format!("{left_out} %") } else { "not looked for".to_owned() };
         let counted: Vec<_> = self.counted.iter().filter(|(name, _)| TOLD.contains(&name.as_str())).collect();
         let counted: Vec<_> = counted.iter().map(|(name, count)| format!("{count} {name}")).collect();
         format!(
-            "| {} | {} | {} | {memory} | {:.1} | {:.0} % | {:.0} % | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
+            "| {} | {} | {} | {memory} | {:.1} | {:.0} % | {left_out} | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
             self.name(),
             done.opened,
             done.closed,
             self.cores,
             self.stolen * 100.0,
-            self.left_out() * 100.0,
             quiet.all.p50,
             attacked.all.p50,
             quiet.all.p99,
@@ -103,6 +106,14 @@ impl Row {
                 broken.push(format!("{}: {what}", self.name()));
             }
         };
+        if bounds.delay_ms.or(bounds.ratio).is_none() {
+            return broken;
+        }
+        let kept = [&self.quiet, &self.attacked].map(Figures::kept).into_iter().min().unwrap_or_default();
+        check(
+            kept >= ENOUGH,
+            format!("{kept} operations count, which is too few to tell how long one in a hundred takes"),
+        );
         let p99 = self.attacked.all.p99;
         check(bounds.delay_ms.is_none_or(|bound| p99 <= bound), format!("a p99 of {p99:.1} ms"));
         let times = self.times();
@@ -139,6 +150,8 @@ fn permitted() -> u64 {
     totals.iter().map(|bytes| *bytes as u64).sum::<u64>() / 4 * 5 + ITSELF
 }
 
+/// Of so many, one is a hundredth.
+const ENOUGH: u64 = 100;
 const ITSELF: u64 = 64 << 20;
 /// Counters that say something of attackers.
 const TOLD: [&str; 9] = [

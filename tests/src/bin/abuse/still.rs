@@ -1,4 +1,5 @@
-//! When the machine stood still: it shares its cores with other machines, and while one of those has a core nothing runs here.
+//! When the center's cores stood still: the machine shares them with others, and while one of those has a core nothing runs
+//! on it here.
 //!
 //! Of an operation in a hundred, which is what delays are told of, such times would say more than the center does: a core
 //! that others have for a hundredth of the time, 10 ms at once, makes all of these.

@@ -31,6 +31,10 @@ pub struct Answers(pub(crate) Arc<Asked>);
 impl Asked {
     /// Enters a call, if no more than `bound` of the connection wait already.
     pub(crate) fn begin(&self, conn: ConnectionId, bound: usize) -> Option<(RequestId, oneshot::Receiver<Message>)> {
+        if bound == 0 {
+            // No entry: where no call can begin, none sees the end of a connection that has gone before, and takes it out.
+            return None;
+        }
         let (waiter, answer) = oneshot::channel();
         let mut calls = self.0.entry(conn).or_insert_with(|| Requestor::new(bound));
         let id = calls.begin(waiter).ok()?;

@@ -155,10 +155,11 @@ impl Peer {
     pub fn notify(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<(), PeerError> {
         let limits = self.limits(method)?;
         let body = self.body(method, params)?;
+        self.fits(method, &body, limits)?;
         // One that knows no such calls answers, which is ignored.
         let flags = if self.knows(Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
         let id = RequestId::unanswered(0);
-        self.queue(method, Head { flags, ..Head::new(MessageType::RpcRequest, &id) }, &body, limits).map(drop)
+        self.queue(method, Head { flags, ..Head::new(MessageType::RpcRequest, &id) }, &body).map(drop)
     }
 
     fn serving(&self) -> Option<Limits> {
@@ -184,30 +185,41 @@ impl Peer {
     }
 
     fn send(&self, method: &str, body: &[u8], limits: Limits) -> Result<Waiting<'_>, PeerError> {
+        self.fits(method, body, limits)?;
         let (conn, bound) = (self.line.id(), usize::try_from(limits.in_flight).unwrap_or(usize::MAX));
         let (id, answer) = self.asked.begin(conn, bound).ok_or_else(|| {
             let what = format!("as many calls wait for its answers as it permits ({bound})");
             self.error(PeerErrorKind::Overloaded, method, what, Executed::No)
         })?;
         let mut waiting = Waiting { peer: self, id, answer, at: u64::MAX };
-        match self.queue(method, Head::new(MessageType::RpcRequest, &id.to_wire()), body, limits) {
+        match self.queue(method, Head::new(MessageType::RpcRequest, &id.to_wire()), body) {
             Ok(at) => {
                 waiting.at = at;
                 Ok(waiting)
             }
             Err(error) => {
-                self.asked.forget_ended(conn, id);
+                // A connection that goes on goes on with its numbers: an answer to a call that was given up may still come.
+                if matches!(error.kind(), PeerErrorKind::Disconnected) {
+                    self.asked.forget_ended(conn, id);
+                } else {
+                    self.asked.forget(conn, id);
+                }
                 Err(error)
             }
         }
     }
 
-    fn queue(&self, method: &str, head: Head<'_>, body: &[u8], limits: Limits) -> Result<u64, PeerError> {
-        let frame_bytes = HEADER_BYTES - LENGTH_BYTES + head.id.len() + body.len();
+    /// Whether the peer takes a frame of such a size.
+    fn fits(&self, method: &str, body: &[u8], limits: Limits) -> Result<(), PeerError> {
+        let frame_bytes = HEADER_BYTES - LENGTH_BYTES + RequestId::WIRE_BYTES + body.len();
         let max_frame_bytes = usize::try_from(limits.max_frame_bytes).unwrap_or(usize::MAX);
         if frame_bytes > max_frame_bytes {
             return Err(self.unwritable(method, &EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
         }
+        Ok(())
+    }
+
+    fn queue(&self, method: &str, head: Head<'_>, body: &[u8]) -> Result<u64, PeerError> {
         self.line.request(head, body).map_err(|why| match why {
             SendError::Full => {
                 let what = "it reads too slowly: its outbox is full";

@@ -29,10 +29,13 @@ impl Rig {
 
     /// What the peer answers to the last call that was sent.
     fn answer(&self, body: &str) {
-        let id = self.conn.sent().last().unwrap().0.id().to_vec();
+        self.answer_to(self.conn.sent().last().unwrap().0.id(), body);
+    }
+
+    fn answer_to(&self, id: &[u8], body: &str) {
         Dispatcher::new()
             .on_response(Answers(Arc::clone(&self.asked)))
-            .handle(&self.conn, self.conn.message(1, &id, body.as_bytes()));
+            .handle(&self.conn, self.conn.message(1, id, body.as_bytes()));
     }
 
     /// A call that was sent.
@@ -109,20 +112,49 @@ async fn no_more_calls_wait_than_the_peer_permits() {
 #[tokio::test(start_paused = true)]
 async fn what_can_not_be_sent_did_not_run_and_leaves_nothing() {
     let rig = Rig::new(serving(8));
-    let large = rig.peer.call::<i64>("add", &"x".repeat(200)).await.unwrap_err();
-    assert!(matches!(large.kind(), PeerErrorKind::Encode), "{large}");
     rig.conn.fill();
     let full = rig.peer.call::<i64>("add", &()).await.unwrap_err();
     assert!(matches!(full.kind(), PeerErrorKind::Overloaded), "{full}");
-    let ended = Rig::new(serving(8));
-    ended.conn.close("gone".into());
-    ended.asked.closed(Connection::id(&ended.conn));
+    rig.asked.closed(Connection::id(&rig.conn));
+    let [ended, closed] = [8, 0].map(|in_flight| Rig::new(serving(in_flight)));
+    for rig in [&ended, &closed] {
+        rig.conn.close("gone".into());
+        rig.asked.closed(Connection::id(&rig.conn));
+    }
+    let large = ended.peer.call::<i64>("add", &"x".repeat(200)).await.unwrap_err();
+    assert!(matches!(large.kind(), PeerErrorKind::Encode), "{large}");
     let gone = ended.peer.call::<i64>("add", &()).await.unwrap_err();
     assert!(matches!(gone.kind(), PeerErrorKind::Disconnected), "{gone}");
-    for error in [large, full, gone] {
+    let none = closed.peer.call::<i64>("add", &()).await.unwrap_err();
+    assert!(matches!(none.kind(), PeerErrorKind::Overloaded), "{none}");
+    for error in [full, large, gone, none] {
         assert_eq!(error.executed(), Executed::No, "{error}");
     }
-    assert_eq!((rig.asked.connections(), ended.asked.connections()), (0, 0));
+    assert_eq!([rig, ended, closed].map(|rig| rig.asked.connections()), [0; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_a_call_that_was_given_up_completes_no_later_one_though_another_could_not_be_sent() {
+    let (bounds, too_large) = (Limits { max_frame_bytes: 1_000, in_flight: 8 }, "x".repeat(400));
+    for what in ["full", "too large"] {
+        let rig = Rig::new(Recorder::with_session(1, session(Features::ALL, Some(bounds))));
+        // Room for one of them, and frames of less than the peer would take.
+        rig.conn.set_bounds(300, if what == "full" { 100 } else { 1_000 });
+        let error = rig.peer.with_timeout(Duration::from_millis(20)).call::<i64>("add", &()).await.unwrap_err();
+        assert!(matches!(error.kind(), PeerErrorKind::Timeout), "{error}");
+        let given_up = rig.conn.take().remove(0).0.id().to_vec();
+        let error = if what == "full" {
+            rig.peer.call::<i64>("add", &()).await.unwrap_err()
+        } else {
+            rig.peer.call::<i64>("add", &too_large).await.unwrap_err()
+        };
+        assert!(matches!(error.kind(), PeerErrorKind::Overloaded | PeerErrorKind::Encode), "{error}");
+        rig.conn.written(usize::MAX);
+        let call = rig.call().await;
+        rig.answer_to(&given_up, r#"{"rcode":0,"result":1}"#);
+        rig.answer(r#"{"rcode":0,"result":2}"#);
+        assert_eq!((call.await.unwrap().unwrap(), rig.conn.events()), (2, vec![Event::Ignored]), "{what}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

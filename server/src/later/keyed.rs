@@ -69,15 +69,18 @@ impl<C: Connection> Later<C> {
         Begin: FnOnce() -> Result<Work, Failure>,
     {
         let admitted = self.admit((path.enter)(), deadline).await;
+        let written = match admitted {
+            Ok(()) => first.begin(deadline).await.map_err(|why| Failure::Key(BadKey::Unwritten(why))),
+            Err(failure) => Err(failure),
+        };
         if !self.step_aside() {
-            // Its caller gave it up a moment before it would have begun: this task is about to be dropped.
+            // Its caller gave it up a moment before it would have begun: this task is about to be dropped. It may have been
+            // written down, and is to be forgotten then.
+            first.give_back();
             return pending().await;
         }
-        let outcome = match admitted {
-            Ok(()) => match first.begin(deadline).await {
-                Ok(()) => self.outcome((path.begin)(), deadline).await,
-                Err(why) => Err(Failure::Key(BadKey::Unwritten(why))),
-            },
+        let outcome = match written {
+            Ok(()) => self.outcome((path.begin)(), deadline).await,
             Err(failure) => Err(failure),
         };
         let has_run = outcome.as_ref().err().is_none_or(Failure::has_run);

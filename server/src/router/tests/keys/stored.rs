@@ -253,6 +253,42 @@ async fn what_waits_for_the_disk_is_bounded() {
     assert!(writes <= 2 + 1_025, "they are written together: {writes}");
 }
 
+/// While it is being written down, and once that is done and its task has not seen it.
+#[tokio::test]
+async fn what_is_given_up_before_its_handler_was_asked_is_not_run_though_it_is_written_down() {
+    for is_written in [false, true] {
+        for ends in [false, true] {
+            let (disk, counted, conn) = (Disk::default(), Counted::default(), with_id(20));
+            let router = disk.router(&counted);
+            disk.content(|content| content.stands_still = true);
+            send(&router, &conn, "1", &keyed("inline", 1, "k"));
+            until("it is being written down", || disk.content(|content| content.waits)).await;
+            let other = with_id(21);
+            send(&router, &other, "2", &keyed("inline", 2, "other"));
+            yield_now().await;
+            disk.content(|content| content.stands_still = !is_written);
+            // When the second is written, the first is told that it was.
+            while is_written && disk.content(|content| content.writes) < 2 {
+                std::thread::yield_now();
+            }
+            if ends {
+                Handler::closed(&router, &conn);
+            } else {
+                router.handle(&conn, conn.message(MessageType::Cancel.to_wire().into(), b"1", b""));
+            }
+            assert_eq!((conn.in_flight(), conn.events()), (0, vec![Event::Cancelled]));
+            disk.content(|content| content.stands_still = false);
+            until("the other one is answered", || other.in_flight() == 0).await;
+            assert_eq!(counted.runs(), 1);
+            // With other parameters: nothing is remembered of the first, nor by the store once it has heard of another one.
+            assert_eq!(answer(&router, &session(), &keyed("inline", 3, "k")).await, result("30"));
+            let kept = ["20", "30"].map(|number| Some(Kept::Answer(Bytes::from(result(number)))));
+            assert_eq!((counted.runs(), disk.kept()), (2, kept.to_vec()));
+            assert_eq!(answers(&conn), Vec::<String>::new());
+        }
+    }
+}
+
 #[tokio::test]
 async fn one_whose_parameters_do_not_fit_is_forgotten_by_the_store_too() {
     let (disk, counted, conn) = (Disk::default(), Counted::default(), session());

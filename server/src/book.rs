@@ -4,7 +4,7 @@
 mod ended;
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,14 +63,14 @@ struct Entry<W> {
 
 #[derive(Debug)]
 enum State<W> {
-    /// It runs, or waits for its turn to; others wait for what comes of it, in the order in which they came.
-    Running(VecDeque<Waits<W>>),
+    /// It runs, or waits for its turn to; others wait for what comes of it, by their numbers, in the order in which they came.
+    /// A tree, since thousands may be given up at once, from the midst of others.
+    Running(BTreeMap<u64, Waits<W>>),
     Ended(Kept),
 }
 
 #[derive(Debug)]
 struct Waits<W> {
-    number: u64,
     caller: ConnectionId,
     who: W,
 }
@@ -171,7 +171,7 @@ impl<W> Book<W> {
         let call = self.entries.get_key_value(&call).map_or_else(|| Arc::new(call), |(known, _)| Arc::clone(known));
         match self.entries.get_mut(&call) {
             None => {
-                let state = State::Running(VecDeque::new());
+                let state = State::Running(BTreeMap::new());
                 self.entries.insert(Arc::clone(&call), Entry { params, caller, stored: None, state });
                 Entered::Runs(call)
             }
@@ -185,7 +185,7 @@ impl<W> Book<W> {
             }
             Some(Entry { state: State::Running(waiting), .. }) => {
                 self.last_number += 1;
-                waiting.push_back(Waits { number: self.last_number, caller, who: wait() });
+                waiting.insert(self.last_number, Waits { caller, who: wait() });
                 Entered::Waits(call, self.last_number)
             }
         }
@@ -193,10 +193,8 @@ impl<W> Book<W> {
 
     /// One that waits does so no longer.
     pub(crate) fn give_up(&mut self, call: &CallKey, number: u64) {
-        if let Some(Entry { state: State::Running(waiting), .. }) = self.entries.get_mut(call)
-            && let Ok(at) = waiting.binary_search_by_key(&number, |waits| waits.number)
-        {
-            waiting.remove(at);
+        if let Some(Entry { state: State::Running(waiting), .. }) = self.entries.get_mut(call) {
+            waiting.remove(&number);
         }
     }
 
@@ -206,7 +204,7 @@ impl<W> Book<W> {
             return None;
         };
         self.forgotten.extend(stored.take().map(|number| Change::Forgotten { number }));
-        let Some(next) = waiting.pop_front() else {
+        let Some((_, next)) = waiting.pop_first() else {
             self.entries.remove(call);
             return None;
         };
@@ -225,7 +223,7 @@ impl<W> Book<W> {
         self.counted.repeated += waiting.len() as u64;
         self.forget_old(now);
         self.make_room();
-        waiting.into_iter().map(|waits| waits.who).collect()
+        waiting.into_values().map(|waits| waits.who).collect()
     }
 
     /// All that has ended.

@@ -50,7 +50,7 @@ pub(crate) struct Queued {
     told: oneshot::Receiver<Result<Permit, Full>>,
 }
 
-/// A call of so many bytes that waits for what comes of another one under its key, until this is dropped.
+/// A call that takes so many bytes while it waits for what comes of another one under its key, until this is dropped.
 pub(crate) struct Repeat {
     keeper: Arc<Gatekeeper>,
     caller: ConnectionId,
@@ -148,11 +148,12 @@ impl Gatekeeper {
         }
     }
 
-    /// A call of so many bytes is to wait for what comes of another one under its key.
+    /// A call with a frame of so many bytes is to wait for what comes of another one under its key.
     ///
     /// # Errors
     /// There is no room for it.
-    pub(crate) fn enter_repeat(self: &Arc<Self>, caller: ConnectionId, bytes: usize) -> Result<Repeat, Full> {
+    pub(crate) fn enter_repeat(self: &Arc<Self>, caller: ConnectionId, frame_bytes: usize) -> Result<Repeat, Full> {
+        let bytes = Repeats::weight(frame_bytes);
         let mut repeats = self.repeats();
         let has_room = repeats.enter(caller, bytes);
         let bound = repeats.bound();

@@ -23,6 +23,11 @@ impl Repeats {
         self.bound
     }
 
+    /// What one takes whose frame has so many bytes.
+    pub(crate) const fn weight(frame_bytes: usize) -> usize {
+        frame_bytes.saturating_add(REPEAT_BYTES)
+    }
+
     /// One has come, of so many bytes; whether there is room for it.
     pub(crate) fn enter(&mut self, caller: ConnectionId, bytes: usize) -> bool {
         let own = self.of.get(&caller).copied().unwrap_or(0).saturating_add(bytes);
@@ -46,6 +51,9 @@ impl Repeats {
         }
     }
 }
+
+/// What one takes beside its frame, roughly: a task with its future, and its place in the book. This bounds their number.
+const REPEAT_BYTES: usize = 2 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -173,7 +173,7 @@ async fn repeats_wait_for_the_first_and_one_whose_time_is_over_is_told_that_nobo
 async fn repeats_that_wait_are_bounded_in_bytes_and_leave_room_to_those_of_others() {
     let counted = Counted::default();
     let another = |id| Recorder::with_session(id, session().session().unwrap().clone());
-    let (router, [greedy, other]) = (counted.router().queue_bytes(10_000), [11, 12].map(another));
+    let (router, [greedy, other]) = (counted.router().queue_bytes(30_000), [11, 12].map(another));
     // Nobody looks at it, and it takes room.
     let large = keyed("slow", 1, "k").replace('{', &format!(r#"{{"pad":"{}","#, "x".repeat(500)));
     for runs in 1..=2 {
@@ -183,13 +183,34 @@ async fn repeats_that_wait_are_bounded_in_bytes_and_leave_room_to_those_of_other
         (0..10).for_each(|n| send(&router, &greedy, &n.to_string(), &large));
         send(&router, &other, "its own", &large);
         assert_eq!((greedy.in_flight(), other.in_flight()), (1 + 4, 1));
-        let text = "method \"slow\" is busy, and no more than 10000 bytes of calls may wait; call again later";
-        let refused = error(17, text, "no", r#","data":{"limit":"queue_bytes","bound":10000}"#);
+        let text = "method \"slow\" is busy, and no more than 30000 bytes of calls may wait; call again later";
+        let refused = error(17, text, "no", r#","data":{"limit":"queue_bytes","bound":30000}"#);
         let expected: Vec<_> = (4..10).map(|n| format!("{n}: {refused}")).collect();
         assert_eq!(answers(&greedy), expected);
         counted.go.notify_one();
         until("all are answered", || greedy.in_flight() + other.in_flight() == 0).await;
         assert_eq!((answers(&greedy).len(), answers(&other).len()), (1 + 4, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_small_repeats_wait_than_there_is_memory_for_though_their_connections_come_and_go() {
+    let counted = Counted::default();
+    let router = counted.router().queue_bytes(1 << 20);
+    for runs in 1..=2 {
+        let (key, first) = (format!("k{runs}"), session());
+        send(&router, &first, "first", &keyed("slow", 1, &key));
+        until("it runs", || counted.runs() == runs).await;
+        let conns: Vec<_> =
+            (10..2_010).map(|id| Recorder::with_session(id, first.session().unwrap().clone())).collect();
+        for conn in &conns {
+            router.handle(conn, conn.message(ONE_WAY, b"", keyed("slow", 1, &key).as_bytes()));
+            Handler::closed(&router, conn);
+        }
+        let waiting = || conns.iter().map(Recorder::in_flight).sum::<usize>();
+        assert!((400..=512).contains(&waiting()), "{} in 1 MiB", waiting());
+        counted.go.notify_one();
+        until("none waits", || waiting() == 0).await;
     }
 }
 

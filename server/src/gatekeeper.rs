@@ -199,6 +199,15 @@ impl Gatekeeper {
     }
 }
 
+impl Pass {
+    /// What has passed until now was not the method's time.
+    pub(crate) fn begin_again(&mut self) {
+        if let Some(since) = &mut self.since {
+            *since = Instant::now();
+        }
+    }
+}
+
 impl Permit {
     pub(crate) fn new(keeper: &Arc<Gatekeeper>, method: usize, pass: Pass) -> Self {
         Self { keeper: Arc::clone(keeper), method, pass: Some(pass) }
@@ -206,9 +215,7 @@ impl Permit {
 
     /// It gets its thread only now.
     pub(crate) fn begin_again(&mut self) {
-        if let Some(Pass { since: Some(since) }) = &mut self.pass {
-            *since = Instant::now();
-        }
+        self.pass.iter_mut().for_each(Pass::begin_again);
     }
 
     /// The pass for one who gives it back without this.

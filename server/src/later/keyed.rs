@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Later, Work};
 use crate::answer::{BadKey, Failure};
 use crate::answer_store::Kept;
-use crate::gatekeeper::{Admitted, Left, Repeat, Waited};
+use crate::gatekeeper::{Admitted, Left, Pass, Repeat, Waited};
 use crate::handler::Contained;
 use crate::shelf::{First, Told, Waiting};
 
@@ -79,6 +79,8 @@ impl<C: Connection> Later<C> {
             first.give_back();
             return pending().await;
         }
+        // The store's time is not the method's.
+        self.pass.iter_mut().for_each(Pass::begin_again);
         let outcome = match written {
             Ok(()) => self.outcome((path.begin)(), deadline).await,
             Err(failure) => Err(failure),

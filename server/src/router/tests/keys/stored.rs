@@ -289,6 +289,32 @@ async fn what_is_given_up_before_its_handler_was_asked_is_not_run_though_it_is_w
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_time_that_a_call_is_written_down_for_says_nothing_of_how_busy_its_method_is() {
+    let (disk, conn) = (Disk::default(), session());
+    let method = Method::new("quick").adaptive_concurrency(1, 4, Duration::from_mins(1)).queue(0);
+    let router = Router::new().method_async(method, |n: i64| async move {
+        if n >= 100 {
+            std::future::pending::<()>().await;
+        }
+        Ok(n)
+    });
+    let router = router.kept_answers(KeptAnswers::default().stored_in(disk.clone()).unwrap());
+    disk.content(|content| content.stands_still = true);
+    send(&router, &conn, "1", &keyed("quick", 1, "k"));
+    while !disk.content(|content| content.waits) {
+        yield_now().await;
+    }
+    tokio::time::advance(Duration::from_mins(2)).await;
+    disk.content(|content| content.stands_still = false);
+    while conn.in_flight() > 0 {
+        yield_now().await;
+    }
+    // It has grown with a call that was quick.
+    (100..104).for_each(|n| send(&router, &conn, "2", &format!(r#"{{"method":"quick","parameters":{n}}}"#)));
+    assert_eq!(conn.in_flight(), 2);
+}
+
 #[tokio::test]
 async fn one_whose_parameters_do_not_fit_is_forgotten_by_the_store_too() {
     let (disk, counted, conn) = (Disk::default(), Counted::default(), session());

@@ -215,6 +215,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         true
     }
 
+    /// Whether `peer` has registered this.
+    pub(crate) fn provides(&self, peer: &K, method: &str, host: Host) -> bool {
+        self.table.provides(peer, method, host)
+    }
+
     /// What `peer` has registered, unless it has gone.
     pub(crate) fn offer(&self, peer: &K, method: &str, host: Host) -> Option<Offer> {
         self.table.offer(peer, method, host)

@@ -17,6 +17,7 @@ use callboard_common::{
     Verbatim, refuse, refuse_body,
 };
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use self::book::{Book, Call, CallerId, Entered, Full, Number, Permits};
@@ -66,6 +67,10 @@ pub struct Relay<C: Connection> {
 struct Desk<C: Connection> {
     book: Book<C, InFlight<C>>,
     lobby: Lobby<C, Held<C>>,
+    /// Whose calls are being passed on that have waited, and the first of the methods that are still to be looked at.
+    resumes: Option<(Host, Arc<str>)>,
+    /// Whose calls were the last that were: all that are back have their turn.
+    resumed: Option<Host>,
     metrics: RelayMetrics,
 }
 
@@ -85,7 +90,7 @@ impl<C: Connection> Relay<C> {
         let (book, lobby) = (Book::new(limits.calls), Lobby::new(bounds));
         Self {
             registry,
-            desk: Mutex::new(Desk { book, lobby, metrics: RelayMetrics::default() }),
+            desk: Mutex::new(Desk { book, lobby, resumes: None, resumed: None, metrics: RelayMetrics::default() }),
             woken: Notify::new(),
         }
     }
@@ -107,10 +112,13 @@ impl<C: Connection> Relay<C> {
     /// Outside of a tokio runtime with a timer.
     pub async fn keep(&self) {
         loop {
-            while self.resume() {
-                tokio::task::yield_now().await;
+            // A piece of each, so that neither keeps the other waiting, nor both anybody else.
+            let (has_resumed, now) = (self.resume(), Instant::now());
+            let deadline = self.on_time(now);
+            if has_resumed || deadline.is_some_and(|deadline| deadline <= now) {
+                yield_now().await;
+                continue;
             }
-            let deadline = self.on_time(Instant::now());
             tokio::select! {
                 biased;
                 () = self.registry.provider_returned() => {}
@@ -120,10 +128,11 @@ impl<C: Connection> Relay<C> {
         }
     }
 
+    /// Some of what is due of each kind: with more, the next deadline has passed.
     fn on_time(&self, now: Instant) -> Option<Instant> {
         let (expired, late, next) = {
             let mut desk = self.desk();
-            (desk.book.expired(now), desk.lobby.expired(now), desk.look_next())
+            (desk.book.expired(now, AT_ONCE), desk.lobby.expired(now, AT_ONCE), desk.look_next())
         };
         self.refuse_late(late);
         for (number, call) in expired {
@@ -383,6 +392,8 @@ const GAVE_WAY: &str = "as many calls wait for this provider, or in this center,
                         one has given way to another caller's; it may have run";
 const ENDED: &str = "the connection of its provider has ended before the answer came";
 const ENDED_BEFORE: &str = "the connection of its provider has ended before the call had left";
+/// So many calls are worked on before others have their turn.
+const AT_ONCE: usize = 256;
 /// The part of a header that its length field does not count.
 const LENGTH_BYTES: usize = 4;
 

@@ -172,10 +172,13 @@ impl<C: Connection> RegistryService<C> {
         let lines = host.is_relayed().then(|| self.lines());
         let mut availability = self.availability();
         let before = availability.next_deadline();
+        let is_repeat = host.is_relayed() && availability.provides(conn, &request.method, host);
         match availability.register(conn, &claim, Instant::now(), &mut self.effects(Some(conn))) {
             Ok(Admission::Entered) => {
-                if let Some(mut lines) = lines {
-                    lines.enter(host, conn);
+                // A repeat changes nothing, where it comes over a known line: nothing waits then that did not before.
+                if let Some(mut lines) = lines
+                    && (lines.enter(host, conn) || !is_repeat)
+                {
                     self.returned(host);
                 }
                 conn.set_provider();

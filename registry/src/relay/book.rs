@@ -177,10 +177,10 @@ impl<K: Clone + Eq + Hash + Ord, H> Book<K, H> {
         self.take_all(lost)
     }
 
-    /// Those whose time is over.
-    pub(super) fn expired(&mut self, now: Instant) -> Vec<(Number, Call<K, H>)> {
+    /// Those whose time is over, so many at most: the first ones.
+    pub(super) fn expired(&mut self, now: Instant, most: usize) -> Vec<(Number, Call<K, H>)> {
         let over = self.due.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, number)| *number);
-        let over: Vec<_> = over.collect();
+        let over: Vec<_> = over.take(most).collect();
         self.take_all(over)
     }
 

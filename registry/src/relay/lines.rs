@@ -11,13 +11,17 @@ use smallvec::SmallVec;
 pub(crate) struct Lines<K>(HashMap<Host, SmallVec<[K; 1]>, FxBuildHasher>);
 
 impl<K: Clone + Eq + Hash> Lines<K> {
-    /// The provider that stands for `host` is reached over `conn` from now on.
-    pub(crate) fn enter(&mut self, host: Host, conn: &K) {
+    /// The provider that stands for `host` is reached over `conn` from now on. Whether it was not before.
+    pub(crate) fn enter(&mut self, host: Host, conn: &K) -> bool {
         let lines = self.0.entry(host).or_default();
-        if lines.last() != Some(conn) {
-            lines.retain(|line| line != conn);
-            lines.push(conn.clone());
+        if lines.last() == Some(conn) {
+            return false;
         }
+        let before = lines.len();
+        lines.retain(|line| line != conn);
+        let is_new = lines.len() == before;
+        lines.push(conn.clone());
+        is_new
     }
 
     /// `conn` has ended.
@@ -49,10 +53,10 @@ mod tests {
     #[test]
     fn the_last_connection_that_will_do_counts_and_nothing_is_left_of_those_that_ended() {
         let (mut lines, host, other) = (Lines::<u8>::default(), Host::relayed("i-1"), Host::relayed("i-2"));
-        for conn in [1, 2, 1, 1] {
-            lines.enter(host, &conn);
+        for (conn, is_new) in [(1, true), (2, true), (1, false), (1, false)] {
+            assert_eq!(lines.enter(host, &conn), is_new);
         }
-        lines.enter(other, &3);
+        assert!(lines.enter(other, &3));
         assert_eq!(lines.find(host, |_| Some(())), Some((&1, ())));
         assert_eq!(lines.find(host, |line| (*line != 1).then_some(())), Some((&2, ())));
         assert_eq!(lines.find(host, |_| None::<()>), None);

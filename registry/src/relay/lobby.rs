@@ -99,11 +99,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Lobby<K, T> {
         self.calls.insert(turn, waiting);
     }
 
-    /// For which methods calls wait for the provider that `host` stands for.
-    pub(super) fn methods(&self, host: Host) -> Vec<Arc<str>> {
-        let first = (host, Arc::from(""));
+    /// For which methods calls wait for the provider that `host` stands for: so many at most, in order, from this one on.
+    pub(super) fn methods(&self, host: Host, first: &Arc<str>, most: usize) -> Vec<Arc<str>> {
+        let first = (host, Arc::clone(first));
         let of_host = self.by_place.range(first..).take_while(|((other, _), _)| *other == host);
-        of_host.map(|((_, method), _)| Arc::clone(method)).collect()
+        of_host.map(|((_, method), _)| Arc::clone(method)).take(most).collect()
     }
 
     /// Takes out the call that has waited for longest for this method there.
@@ -128,18 +128,18 @@ impl<K: Clone + Eq + Hash + Ord, T> Lobby<K, T> {
         self.take_all(given_up)
     }
 
-    /// Those whose time is over.
-    pub(super) fn expired(&mut self, now: Instant) -> Vec<Waiting<K, T>> {
+    /// Those whose time is over, so many at most: the first ones.
+    pub(super) fn expired(&mut self, now: Instant, most: usize) -> Vec<Waiting<K, T>> {
         let over = self.due.iter().take_while(|(until, _)| *until <= now).map(|(_, turn)| *turn);
-        let over: Vec<_> = over.collect();
+        let over: Vec<_> = over.take(most).collect();
         self.take_all(over)
     }
 
-    /// Nobody is waited for any longer: all that waited.
-    pub(super) fn close(&mut self) -> Vec<Waiting<K, T>> {
+    /// Nobody is waited for any longer: so many at most of those that waited.
+    pub(super) fn close(&mut self, most: usize) -> Vec<Waiting<K, T>> {
         self.is_closed = true;
-        let all: Vec<_> = self.calls.keys().copied().collect();
-        self.take_all(all)
+        let some: Vec<_> = self.calls.keys().copied().take(most).collect();
+        self.take_all(some)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

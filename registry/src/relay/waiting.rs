@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::book::{Call, CallerId};
 use super::lobby::Waiting;
 use super::refusals::{NotPassed, another, draining, gone, in_flight, made_room, no_room, out_of_time};
-use super::{Asked, Relay, check, pass_on_one_way, permits};
+use super::{AT_ONCE, Asked, Relay, check, pass_on_one_way, permits};
 use crate::service::{Line, has_store};
 
 /// A call as it came.
@@ -67,23 +67,38 @@ impl<C: Connection> Relay<C> {
         Ok(())
     }
 
-    /// Passes on what has waited for a provider that is back, so many calls at most; whether there may be more.
+    /// Passes on some of what has waited for a provider that is back, and goes on there the next time; whether there may be
+    /// more.
     pub(super) fn resume(&self) -> bool {
-        let Some(host) = self.registry.next_returned() else { return false };
-        let methods = self.desk().lobby.methods(host);
+        let Some((host, first)) = self.next_to_resume() else { return false };
+        let methods = self.desk().lobby.methods(host, &first, AT_ONCE);
+        // To look at a method costs about as much as to pass a call on.
         let mut left = AT_ONCE;
         for method in methods {
+            left -= 1;
             self.registry.with_line(&method, host, None, |line| {
                 let Line::There(provider, offer) = line else { return };
                 while left > 0 && self.resume_one(host, provider, &method, offer.methods) {
                     left -= 1;
                 }
             });
-        }
-        if left == 0 {
-            self.registry.returned(host);
+            if left == 0 {
+                self.desk().resumes = Some((host, method));
+                break;
+            }
         }
         true
+    }
+
+    /// The provider whose calls are to be passed on now, and from which method on.
+    fn next_to_resume(&self) -> Option<(Host, Arc<str>)> {
+        let mut desk = self.desk();
+        if let Some(resumes) = desk.resumes.take() {
+            return Some(resumes);
+        }
+        let host = self.registry.next_returned(desk.resumed)?;
+        desk.resumed = Some(host);
+        Some((host, Arc::from("")))
     }
 
     /// Whether one has waited.
@@ -140,11 +155,14 @@ impl<C: Connection> Relay<C> {
     /// To be called before the center closes its connections: what waits for a provider that may be back is refused, and
     /// nothing waits so any more.
     pub fn drain(&self) {
-        let mut desk = self.desk();
-        let waited = desk.lobby.close();
-        self.registry.awaits(0);
-        drop(desk);
-        self.refuse_all(waited, |_| draining());
+        loop {
+            // One statement: others have the lock between the pieces.
+            let waited = self.desk().lobby.close(AT_ONCE);
+            if waited.is_empty() {
+                return;
+            }
+            self.refuse_all(waited, |_| draining());
+        }
     }
 
     fn refuse_all(&self, refused: Vec<Waiting<C, Held<C>>>, why: impl Fn(&Waiting<C, Held<C>>) -> NotPassed) {
@@ -180,5 +198,3 @@ fn with_time(message: &Message, left: Duration) -> Option<Message> {
 const WAITING_BYTES: usize = 512;
 /// So much earlier than its time is over a call is refused at most.
 const EARLY: Duration = Duration::from_millis(100);
-/// So many calls that have waited are passed on before others have their turn.
-const AT_ONCE: usize = 256;

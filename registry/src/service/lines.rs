@@ -1,5 +1,6 @@
 //! Over which connections calls reach the providers that listen nowhere.
 
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLockWriteGuard};
 
@@ -70,9 +71,13 @@ impl<C: Connection> RegistryService<C> {
         self.awaited.store(calls, Ordering::SeqCst);
     }
 
-    /// A provider for which calls may wait.
-    pub(crate) fn next_returned(&self) -> Option<Host> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).pop_first()
+    /// A provider for which calls may wait: the next one after `last`, so that none that comes again and again is before all
+    /// others.
+    pub(crate) fn next_returned(&self, last: Option<Host>) -> Option<Host> {
+        let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = last.and_then(|last| returned.range((Bound::Excluded(last), Bound::Unbounded)).next().copied());
+        let next = after.or_else(|| returned.first().copied())?;
+        returned.take(&next)
     }
 
     /// The provider that `host` stands for has registered something over a connection that lives.

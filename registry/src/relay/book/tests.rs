@@ -160,8 +160,8 @@ fn time_takes_out_what_is_due_and_the_keeper_is_only_woken_for_what_is_due_soone
     book.enter(call(1, b"c", 9, None), permits(8)).unwrap();
     assert_eq!(book.look_next(None), Some(after(5)));
     assert!(book.is_too_late_for(after(4)) && !book.is_too_late_for(after(5)));
-    assert_eq!(book.expired(after(4)), vec![]);
-    assert_eq!(book.expired(after(5)).iter().map(|(number, _)| *number).collect::<Vec<_>>(), [soon]);
+    assert_eq!(book.expired(after(4), usize::MAX), vec![]);
+    assert_eq!(book.expired(after(5), usize::MAX).iter().map(|(number, _)| *number).collect::<Vec<_>>(), [soon]);
     assert_eq!((book.look_next(None), book.len()), (Some(after(6)), 2));
 }
 
@@ -294,7 +294,7 @@ proptest! {
                     model.iter().filter(|(_, call)| is_it(call)).map(|(number, _)| *number).collect()
                 }
                 Step::Time(seconds) => {
-                    out.extend(book.expired(at(seconds)));
+                    out.extend(book.expired(at(seconds), usize::MAX));
                     let is_it = |call: &Call<u8, ()>| call.deadline.is_some_and(|deadline| deadline <= at(seconds));
                     model.iter().filter(|(_, call)| is_it(call)).map(|(number, _)| *number).collect()
                 }

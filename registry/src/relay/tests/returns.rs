@@ -222,3 +222,139 @@ async fn a_center_that_ends_waits_for_nobody() {
     assert_eq!(told(&caller), [(b"a".to_vec(), refused(22, ""))]);
     assert_eq!((code(&house.ask(&caller, RELAY, CALL)), house.waiting()), (refused(22, ""), 0));
 }
+
+impl House {
+    /// At a center that has begun anew, where calls wait for whoever is named.
+    fn young() -> Self {
+        let policy = AvailabilityPolicy { warm_up: GRACE, ..AvailabilityPolicy::trusting() };
+        Self::with(Arc::new(RegistryService::with_policy(RegistryLimits::default(), policy)), RelayLimits::default())
+    }
+}
+
+fn method(number: usize) -> String {
+    format!("m{number:04}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_are_kept_while_a_provider_comes_again_and_again() {
+    let house = House::young();
+    let (restless, caller) = (provider(1, "i-1"), caller(2));
+    house.send(&caller, RELAY, b"a", &CALL.replace("i-1", "i-2").replace("5000", "20"));
+    let kept = Arc::clone(&house.relay);
+    let kept = tokio::spawn(async move { kept.keep().await });
+    for number in 0..100 {
+        house.ask(&restless, 4, &REGISTER.replace("add", &method(number)));
+        // To the keeper's next turn.
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    assert_eq!(told(&caller), [(b"a".to_vec(), refused(16, ""))], "its time was over long ago");
+    kept.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_changes_nothing_lets_nothing_be_looked_at() {
+    let house = House::young();
+    house.send(&caller(2), RELAY, b"a", &CALL.replace("i-1", "i-2"));
+    let known = house.provider(1, "i-1");
+    assert!(house.relay.resume() && !house.relay.resume());
+    house.ask(&known, 4, REGISTER);
+    assert!(!house.relay.resume(), "a repeat");
+    house.relay.registry.cut_line(&known);
+    house.ask(&known, 4, REGISTER);
+    assert!(house.relay.resume(), "it can be reached again");
+    house.ask(&known, 4, &REGISTER.replace("add", "other"));
+    assert!(house.relay.resume() && !house.relay.resume());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_looked_at_in_pieces_and_all_who_are_back_have_their_turn() {
+    let house = House::young();
+    let (caller, methods) = (caller(2), 2 * AT_ONCE + 10);
+    for number in 0..methods {
+        house.send(&caller, RELAY, b"1", &CALL.replace("add", &method(number)));
+    }
+    let back = provider(1, "i-1");
+    let serving = Some(Limits { max_frame_bytes: 300, in_flight: 10_000 });
+    let many = session(3, "i-3", Features::ALL, serving);
+    for number in 0..AT_ONCE {
+        house.send(&caller, RELAY, b"3", &CALL.replace("i-1", "i-3").replace("[1,2]", &number.to_string()));
+        house.send(&caller, RELAY, b"3", &CALL.replace("i-1", "i-3").replace("add", "sub"));
+    }
+    // Of all methods that are waited for it has the last one.
+    house.ask(&back, 4, &REGISTER.replace("add", &method(methods - 1)));
+    let mut passed = Vec::new();
+    while house.relay.resume() {
+        passed.push(back.take().len());
+    }
+    assert_eq!(passed, [0, 0, 1], "in three pieces");
+    house.ask(&many, 4, &REGISTER.replace("add", "sub"));
+    house.ask(&many, 4, REGISTER);
+    let (mut passed, mut pieces) = (0, 0);
+    while house.relay.resume() {
+        // Somebody is back all the time.
+        house.ask(&back, 4, &REGISTER.replace("add", &format!("x{pieces}")));
+        assert!(pieces < 20, "whoever comes again and again leaves turns to others");
+        let piece = many.take().len();
+        assert!(piece < AT_ONCE, "{piece}");
+        (passed, pieces) = (passed + piece, pieces + 1);
+        if passed == 2 * AT_ONCE {
+            return;
+        }
+    }
+    panic!("{passed} were passed on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_again_and_again_does_not_keep_others_waiting() {
+    // Whichever comes first in the order of the hosts.
+    for (one, other) in [("i-1", "i-2"), ("i-2", "i-1")] {
+        let house = House::young();
+        let (restless, caller) = (provider(1, one), caller(2));
+        house.send(&caller, RELAY, b"a", &CALL.replace("i-1", other));
+        house.ask(&restless, 4, REGISTER);
+        let back = house.provider(3, other);
+        for number in 0..2 {
+            assert!(house.relay.resume());
+            house.ask(&restless, 4, &REGISTER.replace("add", &method(number)));
+        }
+        assert_eq!(back.take().len(), 1, "{other}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_whose_time_is_over_together_are_answered_in_pieces() {
+    let house = House::young();
+    let (caller, calls) = (caller(2), 2 * AT_ONCE + 10);
+    let serving = Some(Limits { max_frame_bytes: 300, in_flight: 10_000 });
+    let there = session(3, "i-3", Features::ALL, serving);
+    house.ask(&there, 4, &REGISTER.replace("add", "sub"));
+    for _ in 0..calls {
+        house.send(&caller, RELAY, b"waits", CALL);
+        let call = CALL.replace("add", "sub").replace("i-1", "i-3").replace("5000", "2000");
+        house.send(&caller, RELAY, b"passed on", &call);
+    }
+    let passed_on = there.take().len();
+    assert_eq!((caller.take().len(), passed_on, house.waiting()), (0, calls, calls));
+    let kept = Arc::clone(&house.relay);
+    let kept = tokio::spawn(async move { kept.keep().await });
+    yield_now().await;
+    tokio::time::advance(GRACE).await;
+    let mut pieces = Vec::new();
+    while caller.in_flight() > 0 {
+        yield_now().await;
+        pieces.extend(Some(caller.take().len()).filter(|piece| *piece > 0));
+    }
+    assert_eq!(pieces, [2 * AT_ONCE, 2 * AT_ONCE, 20]);
+    kept.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_center_that_ends_refuses_all_that_wait() {
+    let house = House::young();
+    let (caller, calls) = (caller(2), 2 * AT_ONCE + 10);
+    for _ in 0..calls {
+        house.send(&caller, RELAY, b"a", CALL);
+    }
+    house.relay.drain();
+    assert_eq!((told(&caller).len(), house.waiting(), caller.in_flight()), (calls, 0, 0));
+}

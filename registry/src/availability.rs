@@ -6,7 +6,7 @@ mod probes;
 mod tried;
 mod waiting_room;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use self::attempts::{Attempts, Reason};
 use self::damping::Damping;
 use self::departures::Departures;
 use self::probes::{Probes, Registration};
+use self::tried::Trial;
 use self::waiting_room::WaitingRoom;
 use crate::table::{Leaves, Offer, waiting_bytes};
 use crate::{AvailabilityPolicy, Effects, Listing, Notice, Refused, RegistryLimits, RegistryMetrics, Table, TableSize};
@@ -35,6 +36,8 @@ pub(crate) struct Availability<K, T> {
     damping: Damping,
     held: WaitingRoom,
     attempts: Attempts<K>,
+    /// Hosts that were tried, of which not all has been told.
+    trials: VecDeque<Trial<K>>,
     policy: AvailabilityPolicy,
     metrics: RegistryMetrics,
     /// Since when entries are left to be taken back.
@@ -94,6 +97,11 @@ pub(crate) trait Outcomes<K, T>: Effects<K> {
     /// A registration waits no longer.
     fn decided(&mut self, ticket: T, outcome: Result<(), NotEntered>);
 
+    /// So many registrations of this connection were not entered, since their host was not reached.
+    fn unreached(&mut self, peer: &K, host: Host, why: &str, registrations: usize) {
+        let _ = (peer, host, why, registrations);
+    }
+
     /// A provider was entered and is not announced before `until`: it has come and gone too often.
     fn held(&mut self, method: &str, host: Host, until: Instant);
 
@@ -110,6 +118,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             damping: Damping::new(policy.flap_changes, policy.flap_window),
             held: WaitingRoom::default(),
             attempts: Attempts::new(policy.max_probes),
+            trials: VecDeque::new(),
             policy,
             metrics: RegistryMetrics::default(),
             leaving_since: None,
@@ -272,6 +281,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// Nothing is tried any more.
     pub(crate) fn drain(&mut self, effects: &mut impl Outcomes<K, T>) {
         self.attempts.forget_all();
+        self.trials.clear();
         for registration in self.probes.stop() {
             effects.decided(registration.ticket, Err(NotEntered::Draining));
         }
@@ -279,12 +289,14 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
 
     /// When [`on_time`](Self::on_time) is to be called.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.leaving_since, self.departures.next_deadline(), self.held.next_deadline()];
+        let told_since = self.trials.front().map(|trial| trial.since);
+        let deadlines = [told_since, self.leaving_since, self.departures.next_deadline(), self.held.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 
     /// Some of what is due of each kind, so that others are not kept waiting: with more, the next deadline has passed.
     pub(crate) fn on_time(&mut self, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        self.tell_on(now, effects);
         self.leave_on(self.at_once, now, effects);
         let mut left = self.at_once;
         while let Some((peer, host)) = self.departures.expired(now).filter(|_| left > 0) {

@@ -66,6 +66,8 @@ impl<C: Connection> RegistryService<C> {
                 Some(ended) = attempts.tasks.join_next_with_id() => {
                     if let Some((attempt, outcome)) = attempts.end(ended) {
                         self.tried(&attempt, &outcome);
+                        // Many may have ended together.
+                        yield_now().await;
                     }
                 }
                 () = self.woken() => {}

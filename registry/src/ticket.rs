@@ -31,8 +31,12 @@ impl<C: Connection> Ticket<C> {
             }
             return drop(in_flight);
         };
+        // Of these there is one line for all.
+        let is_told = matches!(why, NotEntered::Unreached { .. });
         let (code, error) = why.into_answer();
-        tracing::info!(peer = conn.peer(), why = %error.message, "a provider was not entered");
+        if !is_told {
+            tracing::info!(peer = conn.peer(), why = %error.message, "a provider was not entered");
+        }
         conn.count(if code == ResultCode::Overloaded { Event::Overloaded } else { Event::Refused });
         if !is_one_way {
             let request = MessageType::ServiceRequest;

@@ -50,17 +50,29 @@ impl<K: Clone + Ord, T> Probes<K, T> {
         true
     }
 
-    /// All that waited for the host, in the order in which they came.
-    pub(super) fn decide(&mut self, peer: &K, host: Host, is_reached: bool) -> Vec<Registration<T>> {
+    /// How many registrations wait for the host.
+    pub(super) fn waiting(&self, peer: &K, host: Host) -> usize {
+        match self.of.get(peer).and_then(|hosts| hosts.get(&host)) {
+            Some(Probe::Waiting(waiting)) => waiting.len(),
+            Some(Probe::Reached) | None => 0,
+        }
+    }
+
+    /// What has waited for the host for longest, so many at most, in the order in which they came.
+    pub(super) fn decide(&mut self, peer: &K, host: Host, is_reached: bool, most: usize) -> Vec<Registration<T>> {
         let Some(hosts) = self.of.get_mut(peer) else { return Vec::new() };
-        let Some(Probe::Waiting(waiting)) = hosts.remove(&host) else { return Vec::new() };
-        if is_reached && hosts.len() < self.max_reached {
-            hosts.insert(host, Probe::Reached);
+        let Some(Probe::Waiting(waiting)) = hosts.get_mut(&host) else { return Vec::new() };
+        let decided: Vec<_> = waiting.drain(..most.min(waiting.len())).collect();
+        if waiting.is_empty() {
+            hosts.remove(&host);
+            if is_reached && hosts.len() < self.max_reached {
+                hosts.insert(host, Probe::Reached);
+            }
         }
         if hosts.is_empty() {
             self.of.remove(peer);
         }
-        waiting
+        decided
     }
 
     /// What waits of a method, at `host` or wherever it does, no longer does; also gives the hosts for which nothing waits any

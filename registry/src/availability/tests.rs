@@ -57,6 +57,8 @@ struct Told {
     caches: BTreeMap<u32, HostCache>,
     /// Those whose connections have ended: what is still told them goes nowhere.
     ended: BTreeSet<u32>,
+    /// Of how many registrations together a connection's host was not reached.
+    unreached: Vec<(u32, usize)>,
 }
 
 impl Effects<u32> for Told {
@@ -80,6 +82,10 @@ impl Outcomes<u32, String> for Told {
             Err(why) => format!("{why:?}"),
         };
         self.lines.push(format!("{ticket}: {outcome}"));
+    }
+
+    fn unreached(&mut self, peer: &u32, _host: Host, _why: &str, registrations: usize) {
+        self.unreached.push((*peer, registrations));
     }
 
     fn crowded_out(&mut self, peer: &u32) {
@@ -702,6 +708,66 @@ fn a_center_that_ends_refuses_what_waits() {
     house.availability.drain(&mut house.told);
     assert_eq!(house.told.lines, ["1 add 1: Draining", "2 add 2: Draining", "3 add 3: Draining"]);
     assert_eq!((house.attempts(), house.availability.probes.is_empty()), (vec![], true));
+}
+
+#[test]
+fn what_waits_for_one_host_is_decided_in_pieces() {
+    for is_there in [true, false] {
+        let mut house = House::new(AvailabilityPolicy::default());
+        for (peer, method) in [(1, "add"), (2, "sub"), (2, "add")] {
+            for _ in 0..tried::AT_ONCE + 6 {
+                house.take(&Register(peer, "a", method, 1));
+            }
+        }
+        assert_eq!(house.attempts(), [(vec![1, 2], 1)]);
+        let attempt = Attempt { peers: vec![1, 2], host: host(1), patience: Patience::Full };
+        let outcome = if is_there { Ok(()) } else { Err(unreached(true)) };
+        let told = if is_there { "ok" } else { "refused" };
+        house.availability.tried(&attempt, &outcome, house.now, &mut house.told);
+        assert_eq!(std::mem::take(&mut house.told.lines), vec![format!("1 add 1: {told}"); tried::AT_ONCE]);
+        assert_eq!(house.availability.next_deadline(), Some(house.now), "there is more to tell");
+        // What is said between the pieces holds, and who comes then waits for an attempt that begins then.
+        house.take(&Register(1, "a", "mul", 1));
+        house.take(&Withdraw(2, "sub"));
+        let withdrawn = vec!["2 sub 1: withdrawn".to_owned(); tried::AT_ONCE + 6];
+        assert_eq!(std::mem::take(&mut house.told.lines), withdrawn);
+        house.availability.on_time(house.now, &mut house.told);
+        assert!(house.told.lines.len() <= tried::AT_ONCE);
+        house.pass(Duration::ZERO);
+        let rest = [("1 add", 6), ("2 add", tried::AT_ONCE + 6)];
+        let rest: Vec<_> =
+            rest.into_iter().flat_map(|(who, number)| vec![format!("{who} 1: {told}"); number]).collect();
+        assert_eq!(house.told.lines, rest);
+        assert_eq!(house.attempts(), [(vec![1], 1)]);
+        let unreached = if is_there { vec![] } else { vec![(1, tried::AT_ONCE + 6), (2, tried::AT_ONCE + 6)] };
+        assert_eq!(house.told.unreached, unreached, "once for each");
+    }
+}
+
+#[test]
+fn who_has_gone_before_it_is_told_is_not_entered() {
+    let mut house = House::new(AvailabilityPolicy::default());
+    for _ in 0..=tried::AT_ONCE {
+        house.take(&Register(1, "a", "add", 1));
+        house.take(&Register(2, "b", "sub", 1));
+    }
+    let attempt = Attempt { peers: vec![1, 2], host: host(1), patience: Patience::Full };
+    assert_eq!(house.attempts(), [(vec![1, 2], 1)]);
+    house.availability.tried(&attempt, &Ok(()), house.now, &mut house.told);
+    house.take(&EndV1(1));
+    house.take(&EndV1(2));
+    house.pass(Duration::ZERO);
+    assert_eq!(house.told.lines, vec!["1 add 1: ok"; tried::AT_ONCE]);
+    assert_eq!((house.availability.size(), house.availability.probes.is_empty()), (TableSize::default(), true));
+    // And a center that ends has refused all.
+    for _ in 0..=tried::AT_ONCE {
+        house.take(&Register(3, "c", "add", 1));
+    }
+    house.told.lines.clear();
+    house.availability.tried(&Attempt { peers: vec![3], ..attempt }, &Ok(()), house.now, &mut house.told);
+    house.availability.drain(&mut house.told);
+    assert_eq!(house.told.lines.split_off(tried::AT_ONCE), ["3 add 1: Draining"]);
+    assert_eq!(house.availability.next_deadline(), None);
 }
 
 fn step() -> impl Strategy<Value = Step> {

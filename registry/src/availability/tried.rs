@@ -1,5 +1,6 @@
 //! Hosts that are tried, and what comes of that.
 
+use std::collections::VecDeque;
 use std::hash::Hash;
 
 use callboard_common::Host;
@@ -8,6 +9,20 @@ use tokio::time::Instant;
 use super::attempts::{Attempt, Patience, Reason};
 use super::probes::Registration;
 use super::{Availability, Claim, FOR_REGISTRATIONS, NotEntered, Outcomes, Unreached};
+
+/// A host that was tried, which is still to be told.
+#[derive(Debug)]
+pub(super) struct Trial<K> {
+    /// Those connections for which it was that are still to be told.
+    peers: VecDeque<K>,
+    host: Host,
+    outcome: Result<(), Unreached>,
+    pub(super) since: Instant,
+    /// How much is still to be decided for the first of them, if some has been.
+    left: Option<usize>,
+    /// How much has been.
+    told: usize,
+}
 
 impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
     /// A host that is to be tried now, within the bounds of the policy; [`tried`](Self::tried) is to tell how that ended.
@@ -19,7 +34,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         self.attempts.has_next()
     }
 
-    /// How an attempt ended.
+    /// How an attempt ended. Of what waited for that some is decided at once, and the rest [in time](Self::on_time).
     pub(crate) fn tried(
         &mut self,
         attempt: &Attempt<K>,
@@ -33,8 +48,22 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             return attempt.peers.iter().for_each(|peer| self.ask_again(peer, attempt.host));
         }
         *(if outcome.is_ok() { &mut self.metrics.reached } else { &mut self.metrics.unreached }) += 1;
-        for peer in &attempt.peers {
-            self.tried_for(peer, attempt.host, outcome, now, effects);
+        let (peers, host, outcome) = (attempt.peers.clone().into(), attempt.host, outcome.clone());
+        self.trials.push_back(Trial { peers, host, outcome, since: now, left: None, told: 0 });
+        self.tell_on(now, effects);
+    }
+
+    /// Decides some of what has waited for hosts that were tried.
+    pub(super) fn tell_on(&mut self, now: Instant, effects: &mut impl Outcomes<K, T>) {
+        let mut left = AT_ONCE;
+        while let Some(mut trial) = self.trials.pop_front() {
+            left = left.saturating_sub(self.tell_next(&mut trial, left, now, effects));
+            if !trial.peers.is_empty() {
+                self.trials.push_front(trial);
+            }
+            if left == 0 {
+                break;
+            }
         }
     }
 
@@ -48,30 +77,67 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
         }
     }
 
-    fn tried_for(
+    /// Some of what has waited for the next connection; how much work that was.
+    fn tell_next(
+        &mut self,
+        trial: &mut Trial<K>,
+        most: usize,
+        now: Instant,
+        effects: &mut impl Outcomes<K, T>,
+    ) -> usize {
+        let Some(peer) = trial.peers.front().cloned() else { return 0 };
+        let (host, begins) = (trial.host, trial.left.is_none());
+        let is_refused = trial.outcome.as_ref().is_err_and(|unreached| unreached.is_refused);
+        if begins && is_refused && self.departures.has(&peer, host) {
+            self.depart_on(&peer, host, self.at_once, now, effects);
+        }
+        // Else what waits now came after this attempt began.
+        let is_for = !FOR_REGISTRATIONS.into_iter().any(|reason| self.attempts.is_asked(reason, &peer, host));
+        let left = trial.left.take().unwrap_or_else(|| self.probes.waiting(&peer, host));
+        let piece = if is_for { left.min(most) } else { 0 };
+        let decided = self.probes.decide(&peer, host, trial.outcome.is_ok(), piece);
+        // Where there are fewer some were withdrawn.
+        let (work, is_over) = (decided.len() + 1, piece == left || decided.len() < piece || !is_for);
+        trial.told += decided.len();
+        for registration in decided {
+            self.decide(&peer, registration, trial, now, effects);
+        }
+        if !is_over {
+            trial.left = Some(left - piece);
+            return work;
+        }
+        trial.peers.pop_front();
+        let told = std::mem::take(&mut trial.told);
+        if let Err(Unreached { why, .. }) = trial.outcome.as_ref()
+            && told > 0
+        {
+            effects.unreached(&peer, host, why, told);
+        }
+        // What came between the pieces.
+        if is_for && self.probes.has(&peer, host) {
+            self.attempts.ask(Reason::Registration, &peer, host);
+        }
+        work
+    }
+
+    fn decide(
         &mut self,
         peer: &K,
-        host: Host,
-        outcome: &Result<(), Unreached>,
+        registration: Registration<T>,
+        trial: &Trial<K>,
         now: Instant,
         effects: &mut impl Outcomes<K, T>,
     ) {
-        if self.departures.has(peer, host) && outcome.as_ref().is_err_and(|unreached| unreached.is_refused) {
-            self.depart_on(peer, host, self.at_once, now, effects);
-        }
-        if FOR_REGISTRATIONS.into_iter().any(|reason| self.attempts.is_asked(reason, peer, host)) {
-            return; // what waits now came after this attempt began
-        }
-        for Registration { method, instance, ticket } in self.probes.decide(peer, host, outcome.is_ok()) {
-            self.table.waits_no_more(peer, &method, instance.as_deref());
-            let claim = Claim { method: &method, host, instance: instance.as_deref(), store: None, is_v1: false };
-            let entered = match outcome {
-                Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
-                Err(Unreached { why, .. }) => {
-                    Err(NotEntered::Unreached { method: method.clone(), host, why: why.clone() })
-                }
-            };
-            effects.decided(ticket, entered);
-        }
+        let (Registration { method, instance, ticket }, host) = (registration, trial.host);
+        self.table.waits_no_more(peer, &method, instance.as_deref());
+        let claim = Claim { method: &method, host, instance: instance.as_deref(), store: None, is_v1: false };
+        let entered = match &trial.outcome {
+            Ok(()) => self.enter(peer, &claim, now, effects).map_err(NotEntered::Refused),
+            Err(Unreached { why, .. }) => Err(NotEntered::Unreached { method, host, why: why.clone() }),
+        };
+        effects.decided(ticket, entered);
     }
 }
+
+/// So many registrations are decided before others have their turn.
+pub(super) const AT_ONCE: usize = 64;

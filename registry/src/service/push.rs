@@ -48,6 +48,10 @@ impl<C: Connection> Outcomes<C, Ticket<C>> for Push<'_, C> {
         ticket.answer(outcome);
     }
 
+    fn unreached(&mut self, peer: &C, host: Host, why: &str, registrations: usize) {
+        tracing::info!(peer = peer.peer(), %host, why, registrations, "a provider was not entered: can't reach its host");
+    }
+
     fn crowded_out(&mut self, peer: &C) {
         tracing::warn!(peer = peer.peer(), "{CROWDED_OUT}");
         peer.close(Cow::Borrowed(CROWDED_OUT));

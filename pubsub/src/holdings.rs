@@ -5,6 +5,7 @@ use std::sync::Arc;
 use callboard_common::{Room, Shares};
 use indexmap::IndexSet;
 
+use crate::slack::room_to_keep;
 use crate::{TopicError, TopicLimits};
 
 /// Who holds which topics, and what each connection takes of what all may take together. Pure state.
@@ -131,6 +132,8 @@ impl<K: Clone + Eq + Hash + Ord> Holdings<K> {
                     topics.swap_remove(name);
                     if topics.is_empty() {
                         self.of.remove(connection);
+                    } else if let Some(room) = room_to_keep(topics.len(), topics.capacity()) {
+                        topics.shrink_to(room);
                     }
                 }
             }
@@ -170,6 +173,12 @@ impl<K: Clone + Eq + Hash + Ord> Holdings<K> {
         *filed = self.last_filed;
         self.idle.insert(*filed, Arc::clone(name));
         false
+    }
+
+    /// For how many topics there is room in what is kept of a connection.
+    #[cfg(test)]
+    pub(crate) fn room_of(&self, connection: &K) -> usize {
+        self.of.get(connection).map_or(0, IndexSet::capacity)
     }
 
     fn check_bytes(&self, connection: &K, bytes: usize, bound: usize) -> Result<(), TopicError> {

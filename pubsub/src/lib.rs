@@ -51,6 +51,7 @@ mod ring;
 mod sequence;
 mod service;
 mod several;
+mod slack;
 mod spelling;
 mod subscription;
 mod subscription_error;

@@ -3,6 +3,8 @@ use std::iter;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::slack::room_to_keep;
+
 /// The last messages of a topic, as they were pushed, for those who come back. Pure state.
 ///
 /// Messages that were pushed together are kept and dropped together; what it holds follows each other without a gap, up
@@ -61,6 +63,10 @@ impl Ring {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.messages -= oldest.messages;
             self.bytes -= oldest.bytes();
+        }
+        // A large message may have taken the place of many.
+        if let Some(room) = room_to_keep(self.entries.len(), self.entries.capacity()) {
+            self.entries.shrink_to(room);
         }
     }
 
@@ -202,6 +208,14 @@ mod tests {
         assert_eq!(after(&ring(&[1, 1, 9], 100, tight), 0), [0; 0], "what does not fit leaves no older ones either");
         let none = RingBounds { messages: 0, ..WIDE };
         assert_eq!(ring(&[1, 1], 10, none).bytes(), 0);
+    }
+
+    #[test]
+    fn one_that_took_the_place_of_many_keeps_no_room_for_them() {
+        let mut ring = ring(&[1; 200], 10, WIDE);
+        ring.push(201, 1, vec![0; WIDE.bytes - size_of::<Entry>()].into(), WIDE);
+        assert_eq!((ring.entries.len(), ring.bytes()), (1, WIDE.bytes));
+        assert!(ring.entries.capacity() <= 4, "{}", ring.entries.capacity());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::holdings::Holder;
 use crate::kept::{Filed, Kept};
 use crate::publication::{Form, Needs};
 use crate::ring::{Ring, RingBounds};
+use crate::slack::room_to_keep;
 
 /// One topic: who is subscribed, how far its messages are counted, and the last of them. Pure state.
 #[derive(Clone, Debug)]
@@ -117,6 +118,9 @@ impl<K: Eq + Hash> Topic<K> {
     pub(crate) fn take_out(&mut self, connection: &K) {
         if let Some(subscriber) = self.subscribers.swap_remove(connection) {
             self.count(subscriber.form, usize::wrapping_sub);
+            if let Some(room) = room_to_keep(self.subscribers.len(), self.subscribers.capacity()) {
+                self.subscribers.shrink_to(room);
+            }
         }
     }
 
@@ -202,5 +206,23 @@ impl<K: Eq + Hash> Topic<K> {
         if let Some(count) = self.forms.get_mut(form as usize) {
             *count = change(*count, 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_has_left_leaves_no_room_behind_and_the_others_keep_their_order() {
+        let mut topic = Topic::new("t".into(), Holder::Connection(0), 1);
+        for connection in 0..900 {
+            topic.add(connection, Subscriber::default());
+        }
+        for connection in (3..900).rev() {
+            topic.take_out(&connection);
+        }
+        assert_eq!(topic.subscribers().collect::<Vec<_>>(), [&0, &1, &2]);
+        assert!(topic.subscribers.capacity() <= 12, "{}", topic.subscribers.capacity());
     }
 }

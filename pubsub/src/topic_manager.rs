@@ -8,6 +8,7 @@ use indexmap::{IndexMap, IndexSet};
 use crate::holdings::{self, Holdings, SUBSCRIPTION_BYTES};
 use crate::kept::Kept;
 use crate::ring::RingBounds;
+use crate::slack::room_to_keep;
 use crate::topic::{Subscriber, Topic};
 
 /// Who hears what: topics with their subscribers, and connections with their subscriptions. Pure state, generic over
@@ -381,6 +382,8 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
             }
             if topics.is_empty() {
                 self.subscriptions.remove(connection);
+            } else if let Some(room) = room_to_keep(topics.len(), topics.capacity()) {
+                topics.shrink_to(room);
             }
         }
     }
@@ -543,6 +546,21 @@ mod tests {
             topics.remove(topic).for_each(drop);
         }
         assert_eq!(topics.bytes(), 0);
+    }
+
+    #[test]
+    fn who_had_much_and_gave_it_back_keeps_no_room_for_it() {
+        let mut topics = TopicManager::new();
+        for topic in 0..1000 {
+            topics.create(&1, &topic.to_string()).unwrap();
+            topics.subscribe(&2, &topic.to_string()).unwrap();
+        }
+        for topic in 3..1000 {
+            topics.cancel(&2, &topic.to_string());
+            topics.remove(&topic.to_string()).for_each(drop);
+        }
+        let room = (topics.subscriptions[&2].capacity(), topics.holdings.room_of(&1));
+        assert!(room.0 <= 12 && room.1 <= 12, "{room:?}");
     }
 
     #[derive(Clone, Debug)]

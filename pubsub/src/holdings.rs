@@ -11,7 +11,8 @@ use crate::{TopicError, TopicLimits};
 /// Who holds which topics, and what each connection takes of what all may take together. Pure state.
 ///
 /// A topic is held by the connection that created it; when that has ended, by the first that is subscribed to it. One that
-/// nobody holds has no subscribers: it stays until there is no room for another one.
+/// nobody holds has no subscribers: it stays until there is no room for another one. So who subscribes to such a one holds
+/// it, however many it holds; with too many it passes on those that it cancels.
 #[derive(Clone, Debug)]
 pub(crate) struct Holdings<K> {
     limits: TopicLimits,
@@ -62,7 +63,7 @@ impl<K: Clone + Eq + Hash + Ord> Holdings<K> {
     /// Why a connection can't create a topic, were it not for those that nobody holds.
     pub(crate) fn check_topic(&self, connection: &K, name: &str) -> Result<(), TopicError> {
         let TopicLimits { topics, created_per_connection: bound, total_bytes, .. } = self.limits;
-        if self.topics.of(connection) >= bound {
+        if !self.may_hold(connection) {
             return Err(TopicError::Created { bound });
         }
         if self.topics.room(connection, 1) != Room::Free {
@@ -97,17 +98,26 @@ impl<K: Clone + Eq + Hash + Ord> Holdings<K> {
         Holder::Connection(connection.clone())
     }
 
-    /// One that nobody held has a holder again, if that may hold more.
-    pub(crate) fn adopt(&mut self, connection: &K, name: &Arc<str>, holder: &mut Holder<K>) {
-        let Holder::Nobody { filed, .. } = *holder else { return };
-        if self.topics.of(connection) < self.limits.created_per_connection {
-            self.idle.remove(&filed);
-            self.nobodys(name, Shares::clear);
-            *holder = self.hold(connection, name);
-        }
+    /// One that nobody held has a holder again; whether it was so.
+    pub(crate) fn adopt(&mut self, connection: &K, name: &Arc<str>, holder: &mut Holder<K>) -> bool {
+        let Holder::Nobody { filed, .. } = *holder else { return false };
+        self.idle.remove(&filed);
+        self.nobodys(name, Shares::clear);
+        *holder = self.hold(connection, name);
+        true
     }
 
-    /// The connection that held a topic has ended; this one does from now on, or nobody.
+    /// Whether a connection may hold one topic more by creating it.
+    pub(crate) fn may_hold(&self, connection: &K) -> bool {
+        self.topics.of(connection) < self.limits.created_per_connection
+    }
+
+    /// Whether it holds more than it may create, some of them since it was or is subscribed.
+    pub(crate) fn holds_too_many(&self, connection: &K) -> bool {
+        self.topics.of(connection) > self.limits.created_per_connection
+    }
+
+    /// The connection that held a topic has ended, or lets go of it; this one does from now on, or nobody.
     pub(crate) fn pass_on(&mut self, name: &Arc<str>, next: Option<&K>) -> Holder<K> {
         if let Some(next) = next {
             return self.hold(next, name);
@@ -118,7 +128,7 @@ impl<K: Clone + Eq + Hash + Ord> Holdings<K> {
         Holder::Nobody { filed: self.last_filed, used: false }
     }
 
-    /// A topic is removed.
+    /// A topic is removed, or its holder lets go of it.
     pub(crate) fn release(&mut self, name: &Arc<str>, holder: &Holder<K>) {
         match holder {
             Holder::Nobody { filed, .. } => {
@@ -188,6 +198,12 @@ impl<K: Clone + Eq + Hash + Ord> Holdings<K> {
     fn nobodys(&mut self, name: &str, change: fn(&mut Shares<K>, usize)) {
         change(&mut self.topics, 1);
         change(&mut self.bytes, cost(name));
+    }
+}
+
+impl<K: Eq> Holder<K> {
+    pub(crate) fn is(&self, connection: &K) -> bool {
+        matches!(self, Self::Connection(holder) if holder == connection)
     }
 }
 

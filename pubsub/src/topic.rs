@@ -115,13 +115,14 @@ impl<K: Eq + Hash> Topic<K> {
         }
     }
 
-    pub(crate) fn take_out(&mut self, connection: &K) {
-        if let Some(subscriber) = self.subscribers.swap_remove(connection) {
-            self.count(subscriber.form, usize::wrapping_sub);
-            if let Some(room) = room_to_keep(self.subscribers.len(), self.subscribers.capacity()) {
-                self.subscribers.shrink_to(room);
-            }
+    /// Whether it was subscribed.
+    pub(crate) fn take_out(&mut self, connection: &K) -> bool {
+        let Some(subscriber) = self.subscribers.swap_remove(connection) else { return false };
+        self.count(subscriber.form, usize::wrapping_sub);
+        if let Some(room) = room_to_keep(self.subscribers.len(), self.subscribers.capacity()) {
+            self.subscribers.shrink_to(room);
         }
+        true
     }
 
     pub(crate) fn into_subscribers(self) -> impl ExactSizeIterator<Item = K> {

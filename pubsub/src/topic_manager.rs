@@ -51,8 +51,9 @@ pub struct TopicLimits {
     /// connection has ended, and nobody is subscribed. Where there is none, who holds most topics is closed to let another
     /// connection create one, and refused with OVERLOADED itself.
     pub topics: usize,
-    /// Topics that one connection may hold: it created them, or was subscribed when the one that did ended. Default 10,000.
-    /// Past it a create is refused with OVERLOADED.
+    /// Topics that one connection may hold: it created them, or was subscribed when the one that did ended, or subscribed
+    /// to one that nobody held. Default 10,000. Past it a create is refused with OVERLOADED; those to which it is subscribed
+    /// may be more.
     pub created_per_connection: usize,
     /// Topics that one connection is subscribed to. Default 10,000. Past it a subscribe is refused with OVERLOADED.
     pub subscribed_per_connection: usize,
@@ -193,7 +194,9 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
     pub fn create(&mut self, connection: &K, topic: &str) -> Result<(), TopicError> {
         if let Some(known) = self.topics.get_mut(topic) {
             let name = Arc::clone(known.name());
-            self.holdings.adopt(connection, &name, &mut known.holder);
+            if self.holdings.may_hold(connection) {
+                self.holdings.adopt(connection, &name, &mut known.holder);
+            }
             return Ok(());
         }
         let bound = self.limits.max_name_bytes;
@@ -279,12 +282,17 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
         if held.map_or(0, IndexSet::len) >= bound {
             return Err(TopicError::Subscribed { bound });
         }
-        if let Some(topic) = self.topics.get_mut(&name) {
-            // First, so that it is not the one that makes room.
-            self.holdings.adopt(connection, &name, &mut topic.holder);
-        }
-        self.within_bounds(|holdings| holdings.check_subscription(connection))?;
         let Some(topic) = self.topics.get_mut(&name) else { return Err(TopicError::not_found(&name)) };
+        // First, so that it is not the one that makes room.
+        let is_adopted = self.holdings.adopt(connection, &name, &mut topic.holder);
+        let refused = self.within_bounds(|holdings| holdings.check_subscription(connection)).err();
+        let Some(topic) = self.topics.get_mut(&name) else { return Err(TopicError::not_found(&name)) };
+        if let Some(refused) = refused {
+            if is_adopted {
+                let_go(&mut self.holdings, topic);
+            }
+            return Err(refused);
+        }
         topic.add(connection.clone(), subscriber);
         self.holdings.subscribed(connection);
         self.subscriptions.entry(connection.clone()).or_default().insert(name);
@@ -294,7 +302,10 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
     /// Ends one subscription; one that is not there stays so.
     pub fn cancel(&mut self, connection: &K, topic: &str) {
         if let Some(entry) = self.topics.get_mut(topic) {
-            entry.take_out(connection);
+            let was_subscribed = entry.take_out(connection);
+            if was_subscribed && entry.holder.is(connection) && self.holdings.holds_too_many(connection) {
+                let_go(&mut self.holdings, entry);
+            }
             self.forget(connection, topic);
         }
     }
@@ -387,6 +398,13 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
             }
         }
     }
+}
+
+/// The connection that holds a topic does so no longer: the first that is subscribed does, or nobody.
+fn let_go<K: Clone + Eq + Hash + Ord>(holdings: &mut Holdings<K>, topic: &mut Topic<K>) {
+    holdings.release(topic.name(), &topic.holder);
+    let next = topic.subscribers().next().cloned();
+    topic.holder = holdings.pass_on(topic.name(), next.as_ref());
 }
 
 impl<K: Clone + Eq + Hash + Ord> Default for TopicManager<K> {
@@ -549,6 +567,47 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_with_a_subscriber_never_makes_room_however_many_that_one_holds() {
+        let limits = TopicLimits { topics: 3, created_per_connection: 1, ..TopicLimits::default() };
+        let mut topics = TopicManager::with_limits(limits);
+        topics.create(&1, "a").unwrap();
+        topics.create(&2, "t").unwrap();
+        topics.close(&2);
+        topics.create(&1, "t").unwrap();
+        topics.subscribe(&1, "t").unwrap();
+        topics.create(&3, "b").unwrap();
+        assert_eq!(topics.create(&4, "c").unwrap_err(), TopicError::Topics { bound: 3 });
+        assert_eq!((heard(&topics, "t"), topics.dropped()), (Some(vec![1]), 0));
+        // With more than it may hold it keeps none to which it is not subscribed.
+        topics.cancel(&1, "t");
+        topics.create(&4, "c").unwrap();
+        assert_eq!((names(&topics), topics.dropped()), (vec!["a", "b", "c"], 1));
+        // What others are subscribed to passes to them.
+        topics.subscribe(&2, "b").unwrap();
+        topics.subscribe(&1, "b").unwrap();
+        topics.subscribe(&1, "c").unwrap();
+        topics.close(&3);
+        topics.close(&4);
+        topics.subscribe(&2, "c").unwrap();
+        topics.cancel(&1, "c");
+        topics.close(&1);
+        topics.create(&5, "d").unwrap();
+        assert_eq!((names(&topics), topics.dropped()), (vec!["b", "c", "d"], 2), "a, which nobody holds");
+    }
+
+    #[test]
+    fn a_topic_that_nobody_holds_stays_so_where_a_subscribe_is_refused() {
+        let bytes = holdings::cost("a") + holdings::cost("t") + SUBSCRIPTION_BYTES - 1;
+        let mut topics = TopicManager::with_limits(TopicLimits { total_bytes: bytes, ..TopicLimits::default() });
+        topics.create(&1, "a").unwrap();
+        topics.create(&2, "t").unwrap();
+        topics.close(&2);
+        assert_eq!(topics.subscribe(&1, "t").unwrap_err(), TopicError::Total { bound: bytes });
+        topics.create(&1, "b").unwrap();
+        assert_eq!((names(&topics), topics.dropped()), (vec!["a", "b"], 1));
+    }
+
+    #[test]
     fn who_had_much_and_gave_it_back_keeps_no_room_for_it() {
         let mut topics = TopicManager::new();
         for topic in 0..1000 {
@@ -671,6 +730,30 @@ mod tests {
             topics.close(&99);
             prop_assert_eq!(topics.bytes(), topics.topic_count() * holdings::cost("0"));
             prop_assert!(topics.topics.values().all(|topic| topic.subscribers().len() == 0));
+        }
+
+        #[test]
+        fn what_nobody_holds_has_no_subscribers_and_who_holds_too_many_is_subscribed(
+            steps in prop::collection::vec(step(), 0..60),
+        ) {
+            let mut topics = TopicManager::with_limits(TopicLimits { created_per_connection: 1, ..LIMITS });
+            for step in &steps {
+                if let Step::Create(topic) = step {
+                    let _ = topics.create(&(topic % 3), &topic.to_string());
+                } else {
+                    apply(&mut topics, step);
+                }
+                let all = || topics.topics.values();
+                for topic in all() {
+                    let is_idle = matches!(topic.holder, holdings::Holder::Nobody { .. });
+                    prop_assert!(!is_idle || topic.subscribers().len() == 0, "{:?}", topic);
+                }
+                for connection in 0..5 {
+                    let held = all().filter(|topic| topic.holder.is(&connection));
+                    let others = held.filter(|topic| topic.subscribers().all(|it| *it != connection));
+                    prop_assert!(others.count() <= 1, "{}", connection);
+                }
+            }
         }
 
         #[test]

@@ -7,6 +7,8 @@ use callboard_common::{
     Subscribed, TopicAnswer, TopicOp, TopicOptions, TopicRequest, refuse, refuse_body,
 };
 
+use indexmap::IndexSet;
+
 use crate::delivery::{Delivery, push, short};
 use crate::publication::{Form, Needs, Publication, is_string};
 use crate::spelling::Spelling;
@@ -267,23 +269,34 @@ impl<C: Connection> Default for TopicService<C> {
 }
 
 impl<C: Connection> State<C> {
+    /// Where there is no room, the connection that has most is closed for it, if that is more than `conn` would have: but
+    /// one for each change, and of the topics that it held as many go as must.
     fn change(&mut self, conn: &C, request: &TopicRequest<'_>, options: &TopicOptions) -> Result<Changed, Refused> {
-        loop {
-            match self.try_change(conn, request, options) {
-                Err(Refused::Topic(why)) if self.make_room(conn, &why, &request.topic) => {}
-                outcome => return outcome,
+        let mut outcome = self.try_change(conn, request, options);
+        let Err(Refused::Topic(why)) = &outcome else { return outcome };
+        let Some(largest) = self.topics.gives_way(conn, why, &request.topic) else { return outcome };
+        let mut held = self.crowd_out(&largest);
+        outcome = self.try_change(conn, request, options);
+        // Its subscribers have inherited too much. They do not go for that: else they would one after the other.
+        while let Err(Refused::Topic(TopicError::Topics { .. } | TopicError::Total { .. })) = &outcome
+            && let Some(topic) = held.pop()
+        {
+            if *topic != *request.topic && self.topics.topic_mut(&topic).is_ok() {
+                tracing::warn!(topic = short(&topic), "it is removed: who held it had most, and there is no room");
+                self.remove(conn, &topic)?;
+                outcome = self.try_change(conn, request, options);
             }
         }
+        outcome
     }
 
-    /// Closes the connection that has most, if that is more than `conn` would have with what it was refused; whether one was.
-    fn make_room(&mut self, conn: &C, refused: &TopicError, topic: &str) -> bool {
-        let Some(largest) = self.topics.gives_way(conn, refused, topic) else { return false };
-        self.topics.close(&largest);
+    /// Closes the connection that has most; the topics that it held, the newest last.
+    fn crowd_out(&mut self, largest: &C) -> IndexSet<Arc<str>> {
+        let held = self.topics.take_all(largest);
         self.crowded_out += 1;
         tracing::warn!(peer = largest.peer(), "{CROWDED_OUT}");
         largest.close(Cow::Borrowed(CROWDED_OUT));
-        true
+        held
     }
 
     fn try_change(&mut self, conn: &C, request: &TopicRequest<'_>, options: &TopicOptions) -> Result<Changed, Refused> {

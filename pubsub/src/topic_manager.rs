@@ -49,7 +49,8 @@ pub struct TopicManager<K> {
 pub struct TopicLimits {
     /// Topics in total. Default 100,000. Past it the topic is removed that nobody has held for longest: its creator's
     /// connection has ended, and nobody is subscribed. Where there is none, who holds most topics is closed to let another
-    /// connection create one, and refused with OVERLOADED itself.
+    /// connection create one, and refused with OVERLOADED itself. If others are subscribed to all that it held, the newest of
+    /// these is removed.
     pub topics: usize,
     /// Topics that one connection may hold: it created them, or was subscribed when the one that did ended, or subscribed
     /// to one that nobody held. Default 10,000. Past it a create is refused with OVERLOADED; those to which it is subscribed
@@ -312,18 +313,24 @@ impl<K: Clone + Eq + Hash + Ord> TopicManager<K> {
 
     /// Ends all subscriptions of a connection. The topics stay, those too that it created.
     pub fn close(&mut self, connection: &K) {
+        self.take_all(connection);
+    }
+
+    /// The same; gives the topics that it held, the one that came to it last at the end.
+    pub(crate) fn take_all(&mut self, connection: &K) -> IndexSet<Arc<str>> {
         let held = self.holdings.forget(connection);
         for topic in self.subscriptions.remove(connection).unwrap_or_default() {
             if let Some(topic) = self.topics.get_mut(&topic) {
                 topic.take_out(connection);
             }
         }
-        for name in held {
-            if let Some(topic) = self.topics.get_mut(&name) {
+        for name in &held {
+            if let Some(topic) = self.topics.get_mut(name) {
                 let next = topic.subscribers().next().cloned();
-                topic.holder = self.holdings.pass_on(&name, next.as_ref());
+                topic.holder = self.holdings.pass_on(name, next.as_ref());
             }
         }
+        held
     }
 
     /// Who is to get what is published to a topic.

@@ -165,6 +165,38 @@ fn past_the_bounds_who_holds_most_is_closed_for_one_that_wants_less() {
 }
 
 #[test]
+fn for_one_change_one_connection_goes_and_no_more_topics_than_must_however_many_have_inherited() {
+    let rows = [
+        (TopicLimits { topics: 4, ..TopicLimits::default() }, r#"{"topic_key":"e","optype":0}"#),
+        (TopicLimits { total_bytes: 4 * 861 + 12 * 200, ..TopicLimits::default() }, r#"{"topic_key":"e","optype":0}"#),
+        (TopicLimits { total_bytes: 4 * 861 + 12 * 200, ..TopicLimits::default() }, r#"{"topic_key":"d","optype":2}"#),
+    ];
+    for (limits, request) in rows {
+        let (topics, hoarder) = (TopicService::with_limits(limits), Recorder::new(9));
+        let (subscribers, newcomer) = ([session_peer(1), session_peer(2), plain_peer(3)], Recorder::new(4));
+        for topic in ["a", "b", "c", "d"] {
+            send(&topics, &hoarder, "id", &format!(r#"{{"topic_key":"{topic}","optype":0}}"#));
+            for subscriber in &subscribers {
+                send(&topics, subscriber, "id", &format!(r#"{{"topic_key":"{topic}","optype":2}}"#));
+            }
+        }
+        for subscriber in &subscribers {
+            subscriber.take();
+        }
+        send(&topics, &newcomer, "id", request);
+        assert_eq!(came(&newcomer), [r#"RSP_TOPIC id {"rcode":0}"#], "{limits:?}");
+        assert_eq!((topics.crowded_out(), hoarder.close_reason().as_deref()), (1, Some(CROWDED_OUT)));
+        let gone = if request.contains("\"e\"") { "d" } else { "c" };
+        let bytes = (topics.bytes(), topics.topic_count());
+        assert_eq!(bytes, if gone == "d" { (4 * 861 + 9 * 200, 4) } else { (3 * 861 + 10 * 200, 3) });
+        for subscriber in subscribers {
+            let told = format!(r#"REQ_TOPIC 1 {{"topic_key":"{gone}","optype":1}}"#);
+            assert_eq!((came(&subscriber), subscriber.close_reason()), (vec![told], None));
+        }
+    }
+}
+
+#[test]
 fn what_is_published_reaches_each_subscriber_in_its_form() {
     let string = r#"{"optype" : 4, "topic_key":"t", "topic_msg":"m\uff1a0", "more":[1]}"#;
     let object = r#"{"topic_key":"t","optype":4,"topic_msg": {"a" : [1.50, "x y"]} }"#;

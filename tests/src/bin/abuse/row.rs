@@ -139,13 +139,14 @@ impl Row {
 /// more for what the allocator has at hand and what is about to be freed, and what the program takes by itself, for relayed
 /// calls and for connections.
 fn permitted() -> u64 {
-    let Config { limits, registry, topics, .. } = Config::default();
+    let Config { limits, registry, relay, topics, .. } = Config::default();
     let totals = [
         limits.total_queue_bytes,
         limits.total_partial_bytes,
         registry.total_bytes,
         topics.total_bytes,
         topics.total_ring_bytes,
+        relay.waiting_bytes,
     ];
     totals.iter().map(|bytes| *bytes as u64).sum::<u64>() / 4 * 5 + ITSELF
 }

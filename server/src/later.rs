@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use callboard_common::{Connection, Message, SendError};
 use callboard_net::{allow_blocking, spawn};
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::{AbortHandle, JoinError, spawn_blocking};
 use tokio::time::Instant;
 
 use crate::answer::{Caller, Failure, Waits};
@@ -181,7 +181,7 @@ impl<C: Connection> Later<C> {
         let job = spawn_blocking(run);
         // As long as no thread has taken it, it goes with its call.
         let owned = Owned(job.abort_handle());
-        let outcome = job.await.unwrap_or_else(|stopped| Err(Failure::Panicked(stopped.to_string())));
+        let outcome = job.await.unwrap_or_else(|stopped| Err(not_ended(&stopped)));
         drop(owned);
         outcome
     }
@@ -234,5 +234,24 @@ impl<C: Connection> Drop for Later<C> {
         if self.step_aside() {
             self.conn.end_request();
         }
+    }
+}
+
+/// Why a job has no outcome. What panics in it is contained there: so one that has begun has one.
+fn not_ended(why: &JoinError) -> Failure {
+    if why.is_cancelled() { Failure::Stopped } else { Failure::Panicked(why.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_no_thread_has_taken_has_not_run() {
+        let never = tokio::spawn(pending::<()>());
+        never.abort();
+        assert!(!not_ended(&never.await.unwrap_err()).has_run());
+        let panicked = tokio::spawn(async { panic!("it was asked") });
+        assert!(not_ended(&panicked.await.unwrap_err()).has_run());
     }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Full(Full),
     /// The handler was not asked: the caller had no time left for it.
     Late,
+    /// The handler was not asked: the runtime ends, and no thread has taken the call.
+    Stopped,
     /// The handler was not asked: it was not the call's turn in time.
     Waited(Waited),
     /// The handler's own error.
@@ -94,7 +96,7 @@ impl Failure {
             Self::Late | Self::Waited(Waited::Expired) | Self::Key(BadKey::Unwritten(Unwritten::Late)) => {
                 conn.count(Event::Expired);
             }
-            Self::Method(_) | Self::Key(_) => {}
+            Self::Method(_) | Self::Key(_) | Self::Stopped => {}
             Self::Panicked(text) => {
                 conn.count(Event::Panicked);
                 tracing::error!(method, peer = conn.peer(), panic = %text, "a method panicked");
@@ -115,6 +117,10 @@ impl Failure {
             Self::Late => {
                 let text = format!("the caller's deadline had passed when this call of {:?} came", method.name());
                 (ResultCode::Timeout, ErrorInfo::not_executed(text))
+            }
+            Self::Stopped => {
+                let text = format!("this side stops: no thread has taken this call of {:?}", method.name());
+                (ResultCode::Unavailable, ErrorInfo::not_executed(text))
             }
             Self::Waited(waited) => waited_info(waited, method),
             #[cfg(feature = "planted")]

@@ -47,8 +47,11 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             effects.decided(ticket, Err(NotEntered::Withdrawn));
         }
         for host in self.table.places_of(peer).0 {
-            self.depart(peer, host, now, effects);
+            self.departures.remove(peer, host);
+            self.attempts.withdraw(Reason::Departed, peer, host);
         }
+        // Once, and not for each host: all that it provides is looked through.
+        self.table.leave_some(peer, None, usize::MAX, &mut Noted { damping: &mut self.damping, now, effects });
     }
 
     /// Takes back what a connection has: some of it at once, and the rest [in time](Self::on_time).
@@ -88,14 +91,6 @@ impl<K: Clone + Eq + Hash + Ord, T> Availability<K, T> {
             self.table.waits_no_more(peer, &registration.method, registration.instance.as_deref());
         }
         waited.into_iter().map(|registration| registration.ticket).collect()
-    }
-
-    /// What a connection that ended left at a host goes. Whether there was anything.
-    pub(super) fn depart(&mut self, peer: &K, host: Host, now: Instant, effects: &mut impl Outcomes<K, T>) -> bool {
-        self.departures.remove(peer, host);
-        self.attempts.withdraw(Reason::Departed, peer, host);
-        let noted = &mut Noted { damping: &mut self.damping, now, effects };
-        self.table.leave_some(peer, Some(host), usize::MAX, noted) > 0
     }
 
     /// Another run has come to a host, and registers this method there: that of the old one goes at once, and the rest of

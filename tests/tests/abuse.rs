@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn abuse(arguments: &[&str]) -> Output {
-    let short = ["--busy", "--connections", "50", "--attack-ms", "800", "--quiet-ms", "300", "--rate", "50"];
+    let short = ["--busy", "--connections", "50", "--attack-ms", "800", "--quiet-ms", "300", "--rate", "100"];
     Command::new(env!("CARGO_BIN_EXE_abuse")).args(short).args(arguments).output().unwrap()
 }
 

@@ -151,8 +151,8 @@ fn permitted() -> u64 {
     totals.iter().map(|bytes| *bytes as u64).sum::<u64>() / 4 * 5 + ITSELF
 }
 
-/// Of so many, one is a hundredth.
-const ENOUGH: u64 = 100;
+/// Of so many, one is not much more than a hundredth.
+const ENOUGH: u64 = 50;
 const ITSELF: u64 = 64 << 20;
 /// Counters that say something of attackers.
 const TOLD: [&str; 9] = [

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use callboard_common::{Cancel, Connection, Event, Feature, Head, Message, MessageType};
 use callboard_net::{Conn, spawn_on};
@@ -16,7 +17,7 @@ pub(crate) use self::places::Place;
 pub(crate) use self::waiter::{Outcome, Told, Waiter};
 use crate::clock::Alarmist;
 use crate::guard::guarded;
-use crate::link::{call_in, drain};
+use crate::link::{LAST_WORDS, call_in};
 use crate::request::Stage;
 use crate::{RequestId, Requestor};
 
@@ -42,8 +43,8 @@ struct State {
     answers: u64,
     /// No call enters after the last ones have failed.
     closed: bool,
-    /// The peer is about to leave: no call enters, and the connection ends with the last answer.
-    leaving: bool,
+    /// The peer is about to leave: no call enters, and the connection ends with the last answer, which may take so long.
+    leaving: Option<Duration>,
     /// So many places there are.
     limit: usize,
     /// Places of calls, and places that were handed to who stands in line.
@@ -80,7 +81,7 @@ impl Calls {
             requestor: Requestor::new(limit + 1),
             answers: 0,
             closed: false,
-            leaving: false,
+            leaving: None,
             limit,
             taken: 0,
             handed: 0,
@@ -128,7 +129,7 @@ impl Calls {
         place: Place<'_>,
     ) -> Result<RequestId, Rejected> {
         let mut state = self.state();
-        if state.closed || state.leaving {
+        if state.closed || state.leaving.is_some() {
             drop(state); // before the place, which gives itself back
             return Err(Rejected::Closed);
         }
@@ -233,21 +234,21 @@ impl Calls {
         if calls_up > 0 {
             self.line.add_permits(calls_up);
         }
-        if is_last {
-            drain(conn);
+        if let Some(time) = is_last {
+            conn.drain(time);
         }
     }
 
     /// The peer is about to leave: those that wait get their answers, and no others enter. A connection that both sides have
     /// done with is ended by this one, which knows that it sends no more.
-    pub(crate) fn leave(&self, conn: &Conn) {
+    pub(crate) fn leave(&self, conn: &Conn, grace: Duration) {
         let mut state = self.state();
-        state.leaving = true;
+        state.leaving = Some(grace.saturating_add(LAST_WORDS));
         let is_last = state.is_last();
         drop(state);
         self.line.close();
-        if is_last {
-            drain(conn);
+        if let Some(time) = is_last {
+            conn.drain(time);
         }
     }
 
@@ -294,8 +295,8 @@ impl Calls {
         if calls_up > 0 {
             self.line.add_permits(calls_up);
         }
-        if is_last {
-            drain(conn);
+        if let Some(time) = is_last {
+            conn.drain(time);
         }
         Some(waiter)
     }
@@ -323,9 +324,9 @@ pub(crate) fn cancel(conn: &Conn, id: RequestId) {
 }
 
 impl State {
-    /// Whether nothing more is to come on a connection whose peer leaves.
-    fn is_last(&self) -> bool {
-        self.leaving && self.requestor.is_empty()
+    /// Whether nothing more is to come on a connection whose peer leaves: how long its end may take.
+    fn is_last(&self) -> Option<Duration> {
+        self.leaving.filter(|_| self.requestor.is_empty())
     }
 
     /// So many places are free again; how many of those in line are to be called up, without the lock.

@@ -1,6 +1,7 @@
 use std::iter;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use callboard_common::{
     Codec, Connection, Decode, Dispatcher, ErrorInfo, Event, Feature, GoAway, Handler, Json, Message, MessageType,
@@ -129,10 +130,10 @@ impl Dispatch {
     }
 
     /// No call enters any longer, those that wait get their answers, and the connection is made again.
-    pub(crate) fn leave(&self, conn: &Conn, reason: String) {
+    pub(crate) fn leave(&self, conn: &Conn, reason: String, grace: Duration) {
         // First, so that whoever finds a connection that takes no calls also finds why.
         self.leaving.tell(reason);
-        self.calls.leave(conn);
+        self.calls.leave(conn, grace);
     }
 
     pub(crate) fn leaving(&self) -> &Arc<Leaving> {
@@ -147,8 +148,9 @@ impl Dispatch {
     fn pass_by(&self, conn: &Conn, message: Message) {
         if message.kind() == MessageType::GoAway {
             if conn.session().is_some() {
-                let told = GoAway::decode::<Json>(message.body()).map(|told| told.reason.into_owned());
-                return self.leave(conn, format!("the peer is about to leave: {}", told.unwrap_or_default()));
+                let told = GoAway::decode::<Json>(message.body()).map(|told| (told.reason.into_owned(), told.grace));
+                let (why, grace) = told.unwrap_or_default();
+                return self.leave(conn, format!("the peer is about to leave: {why}"), grace);
             }
             return conn.count(Event::Ignored);
         }

@@ -157,13 +157,6 @@ pub(crate) fn call_in(id: &[u8]) -> &[u8] {
 const COUNTED_HEADER_BYTES: usize = HEADER_BYTES - 4;
 /// How long a connection that nobody uses any longer may take to write what is queued.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
-/// The same where it still executes what its peer has asked for. That one ends it when its own time is over.
-const LAST_ANSWERS: Duration = Duration::from_hours(1);
-
-/// Ends a connection whose peer leaves, once all that either has asked for is answered.
-pub(crate) fn drain(conn: &Conn) {
-    conn.drain(if conn.in_flight() == 0 { LAST_WORDS } else { LAST_ANSWERS });
-}
 
 /// A body whose frame must be within what the peer takes: a larger one would close the connection to all calls on it.
 struct Bounded<'a, B> {

@@ -229,7 +229,7 @@ async fn leave_if_answered(
     if let Ok(Ok(_)) = answered {
         granted();
         v1_peers().forget(&asked_over.address);
-        dispatch.leave(&plain, "the peer knows sessions after all".to_owned());
+        dispatch.leave(&plain, "the peer knows sessions after all".to_owned(), Duration::ZERO);
     }
 }
 

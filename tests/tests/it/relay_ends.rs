@@ -152,13 +152,8 @@ async fn a_call_under_a_key_is_not_executed_again_by_a_relayed_provider_that_was
     }
 }
 
-/// The center takes a provider for dead that gives no sign of life for 0.4 s. This one's method goes on for longer than that
-/// after its provider was asked to leave, and so does the next one's.
-#[tokio::test]
-async fn a_relayed_provider_that_leaves_gives_signs_of_life_until_its_last_answer() {
-    let heartbeats = Heartbeats { caller: Heartbeat::from_ms(100, 400), provider: Heartbeat::from_ms(100, 400) };
-    let limits = Limits { heartbeats, ..Limits::default() };
-    let center = Center::builder().listen("127.0.0.1:0").loops(2).limits(limits).start().await.unwrap();
+/// A method that takes as many ms as it is told, and how many calls of it have begun.
+fn slow() -> (Router, Arc<AtomicUsize>) {
     let begun = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&begun);
     let router = Router::new().method_async("work", move |ms: u64| {
@@ -168,6 +163,17 @@ async fn a_relayed_provider_that_leaves_gives_signs_of_life_until_its_last_answe
             Ok(ms)
         }
     });
+    (router, begun)
+}
+
+/// The center takes a provider for dead that gives no sign of life for 0.4 s. This one's method goes on for longer than that
+/// after its provider was asked to leave, and so does the next one's.
+#[tokio::test]
+async fn a_relayed_provider_that_leaves_gives_signs_of_life_until_its_last_answer() {
+    let heartbeats = Heartbeats { caller: Heartbeat::from_ms(100, 400), provider: Heartbeat::from_ms(100, 400) };
+    let limits = Limits { heartbeats, ..Limits::default() };
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).limits(limits).start().await.unwrap();
+    let (router, begun) = slow();
     let client = sessions().reconnect(Reconnect::never()).serves(router).connect(center.address()).await.unwrap();
     let provider = Provider::new(client).announce(["work"], Place::Relay).await.unwrap();
     let caller = Caller::builder().client(sessions()).connect(center.address()).await.unwrap();
@@ -187,20 +193,12 @@ async fn a_relayed_provider_that_leaves_gives_signs_of_life_until_its_last_answe
 #[tokio::test]
 async fn a_center_that_leaves_waits_for_what_relayed_providers_are_executing() {
     let center = Center::builder().listen("127.0.0.1:0").loops(2).grace(Duration::from_secs(30));
-    let (center, begun) = (center.start().await.unwrap(), Arc::new(AtomicBool::new(false)));
-    let runs = Arc::clone(&begun);
-    let router = Router::new().method_async("work", move |ms: u64| {
-        runs.store(true, SeqCst);
-        async move {
-            sleep(Duration::from_millis(ms)).await;
-            Ok(ms)
-        }
-    });
+    let (center, (router, begun)) = (center.start().await.unwrap(), slow());
     let client = sessions().reconnect(Reconnect::never()).serves(router).connect(center.address()).await.unwrap();
     let _provider = Provider::new(client).announce(["work"], Place::Relay).await.unwrap();
     let caller = Caller::builder().client(sessions()).connect(center.address()).await.unwrap();
     let call = tokio::spawn(async move { caller.call::<u64>("work", &2_500).await });
-    until("it runs", || begun.load(SeqCst)).await;
+    until("it runs", || begun.load(SeqCst) == 1).await;
     let stopped = within(center.shutdown()).await;
     assert_eq!((call.await.unwrap().unwrap(), stopped.finished, stopped.cut), (2_500, 1, 0));
 }

@@ -3,8 +3,8 @@
 //! In reading order:
 //!
 //! 1. [`Address`], [`Limits`], [`Settings`]: where, and within which bounds.
-//! 2. [`serve`] and [`Serving`]: event loops (one a thread, each a current-thread tokio runtime), listeners, and the
-//!    dealing out of connections; [`connect`]: a client's connection, on the runtime that called;
+//! 2. [`serve`] and [`Serving`]: event loops (one a thread, each a current-thread tokio runtime), listeners (`acceptor`,
+//!    with `churn`), and the dealing out of connections; [`connect`]: a client's connection, on the runtime that called;
 //!    [`Connector`]: the same over whatever a program is given.
 //! 3. [`Conn`]: a peer as handlers see it; its outbox is bounded in bytes.
 //! 4. `driver`, `reader`, `writer`: the one task of a connection.
@@ -29,6 +29,7 @@
 #![deny(missing_docs)]
 
 mod address;
+mod churn;
 mod conn;
 mod connect;
 mod connector;

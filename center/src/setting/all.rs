@@ -36,6 +36,12 @@ pub(crate) const ALL: &[Setting] = &[
         "Connections held at once; further ones are closed at once",
     ),
     number(
+        "churn_per_second",
+        1,
+        |config| &mut config.limits.churn_per_second,
+        "Connections that may end in a second; where more come and go, new ones wait a moment before they are let in",
+    ),
+    number(
         "max_frame_bytes",
         1024,
         |config| &mut config.limits.max_frame_bytes,

@@ -1,0 +1,95 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How many connections come and go: where more end in a second than may, nobody new is let in for a moment. Pure: time comes
+/// in.
+///
+/// To let one in and to end it is work of the system above all, which comes before any turn of a loop. Those who stay cost
+/// nothing here: after a restart all may come back at once.
+///
+/// The generic cell rate algorithm (ITU-T I.371), of which each connection that has ended is a cell.
+#[derive(Debug)]
+pub(crate) struct Churn {
+    /// What each of them takes.
+    each: Duration,
+    /// Those seen so far.
+    ended: u64,
+    /// By when all of them are paid for.
+    paid: Instant,
+}
+
+/// So much may end at once without a rest.
+const BURST: Duration = Duration::from_millis(200);
+/// Thousands may end at once, and who comes then need not be one of them.
+const LONGEST_REST: Duration = Duration::from_millis(20);
+
+impl Churn {
+    pub(crate) fn new(per_second: usize, now: Instant) -> Self {
+        let per_second = u32::try_from(per_second).unwrap_or(u32::MAX).max(1);
+        let each = Duration::from_secs(1) / per_second;
+        Self { each, ended: 0, paid: now.checked_sub(BURST).unwrap_or(now) }
+    }
+
+    /// How many to let in before it is asked again: if they are about to end, a rest pays for them.
+    pub(crate) fn at_once(&self) -> usize {
+        let at_once = LONGEST_REST.as_nanos() / self.each.as_nanos().max(1);
+        usize::try_from(at_once).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Until when to let nobody in, now that so many have ended in all.
+    pub(crate) fn rests_until(&mut self, ended: u64, now: Instant) -> Option<Instant> {
+        let new = u32::try_from(ended.saturating_sub(self.ended)).unwrap_or(u32::MAX);
+        self.ended = ended;
+        let earliest = now.checked_sub(BURST).unwrap_or(now);
+        let paid = self.paid.max(earliest) + self.each.saturating_mul(new).min(BURST + LONGEST_REST);
+        self.paid = paid.min(now + LONGEST_REST);
+        (self.paid > now).then_some(self.paid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_burst_may_end_at_once_and_then_so_many_in_a_second() {
+        let mut now = Instant::now();
+        let mut churn = Churn::new(1000, now);
+        assert_eq!(churn.rests_until(0, now), None);
+        assert_eq!(churn.rests_until(200, now), None);
+        assert_eq!(churn.rests_until(201, now), Some(now + MS));
+        let (begin, mut ended) = (now, 201);
+        while let Some(until) = churn.rests_until(ended, now)
+            && ended < 2201
+        {
+            now = until;
+            ended += 3;
+        }
+        assert!(now - begin >= 1990 * MS && now - begin <= 2010 * MS, "{:?}", now - begin);
+        // What was not used is there again, but no more than a burst.
+        now += 100 * BURST;
+        assert_eq!(churn.rests_until(ended + 200, now), None);
+        assert_eq!(churn.rests_until(ended + 201, now), Some(now + MS));
+    }
+
+    #[test]
+    fn what_is_let_in_at_once_is_paid_by_a_rest() {
+        for (per_second, at_once) in [(0, 1), (1, 1), (100, 2), (5000, 100), (usize::MAX, 20_000_000)] {
+            assert_eq!(Churn::new(per_second, Instant::now()).at_once(), at_once, "{per_second}");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_long_however_many_ended_at_once() {
+        let now = Instant::now();
+        for (per_second, ended) in [(1, 100_000), (5000, u64::MAX), (usize::MAX, u64::MAX)] {
+            let mut churn = Churn::new(per_second, now);
+            let until = churn.rests_until(ended, now);
+            assert!(until.is_none_or(|until| until <= now + LONGEST_REST), "{per_second}: {until:?}");
+            assert_eq!(churn.rests_until(ended, now + LONGEST_REST), None, "{per_second}");
+        }
+    }
+}

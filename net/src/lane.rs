@@ -123,6 +123,9 @@ const ADMITTING: u32 = 64;
 /// have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
 
+/// This is a short turn.
+const SHORT: Duration = Duration::from_micros(50);
+
 /// How long others are let in at a time.
 const ADMITS: Duration = Duration::from_micros(100);
 
@@ -148,6 +151,11 @@ impl Turn {
         let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(began));
         self.stride = if since < LOOK { (2 * self.stride).min(LONGEST_STRIDE) } else { (self.stride / 2).max(1) };
         now >= until
+    }
+
+    /// It was to be short from the beginning, since many wait: what can't be cut is done in smaller pieces.
+    pub(crate) fn is_short(&self) -> bool {
+        self.times.is_some_and(|(began, until)| until.saturating_duration_since(began) <= SHORT)
     }
 
     /// It has brought so many frames, of which so many ask for something.

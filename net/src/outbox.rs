@@ -67,6 +67,9 @@ struct State<H> {
 
 /// Frames up to this many bytes are joined into one piece; larger ones are linked.
 const JOIN_BYTES: usize = 4 << 10;
+/// The same of shared frames: the others are there once for all outboxes, and to copy them into each is most of what a
+/// message to many takes.
+const JOIN_SHARED_FRAME: usize = 512;
 /// A shared frame is joined only while no more than this waits: a peer that is behind links it, so that many slow peers
 /// hold the same bytes and not a copy each.
 const JOIN_SHARED_BELOW: usize = 256 << 10;
@@ -354,7 +357,9 @@ impl<H> State<H> {
         match frame {
             Frame::Slice(slice) if join => self.join(slice),
             Frame::Own(bytes) if join => self.join(&bytes),
-            Frame::Shared(bytes) if len <= JOIN_SHARED_BYTES || (join && self.bytes <= JOIN_SHARED_BELOW) => {
+            Frame::Shared(bytes)
+                if len <= JOIN_SHARED_BYTES || (len <= JOIN_SHARED_FRAME && self.bytes <= JOIN_SHARED_BELOW) =>
+            {
                 self.join(bytes);
             }
             Frame::Slice(slice) => self.link(slice.split().freeze(), Count::Bytes),
@@ -490,10 +495,10 @@ mod tests {
             outbox.lock().counted - before
         };
         let shared = |len| Bytes::from(vec![b's'; len]);
-        assert_eq!(counted(Frame::Shared(&shared(1000))), 1000);
-        assert_eq!(counted(Frame::Shared(&shared(JOIN_BYTES + 1))), PLACE_BYTES);
+        assert_eq!(counted(Frame::Shared(&shared(JOIN_SHARED_FRAME))), JOIN_SHARED_FRAME);
+        assert_eq!(counted(Frame::Shared(&shared(JOIN_SHARED_FRAME + 1))), PLACE_BYTES);
         counted(own(JOIN_SHARED_BELOW));
-        assert_eq!((counted(Frame::Shared(&shared(1000))), counted(Frame::Shared(&shared(100)))), (PLACE_BYTES, 100));
+        assert_eq!((counted(Frame::Shared(&shared(500))), counted(Frame::Shared(&shared(100)))), (PLACE_BYTES, 100));
         let mut writing = Pieces::default();
         outbox.take(&mut writing);
         let mut written = Vec::new();
@@ -501,9 +506,10 @@ mod tests {
             written.push((piece.bytes.len(), piece.advance(usize::MAX)));
             writing.remove_first();
         }
-        let expected = [(1000, 1000), (JOIN_BYTES + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
+        let frame = JOIN_SHARED_FRAME;
+        let expected = [(frame, frame), (frame + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
         assert_eq!(written[..3], expected);
-        assert_eq!(written[3..], [(1000, PLACE_BYTES), (100, 100)]);
+        assert_eq!(written[3..], [(500, PLACE_BYTES), (100, 100)]);
     }
 
     /// Writes all that waits.
@@ -528,7 +534,7 @@ mod tests {
     #[test]
     fn once_all_is_written_little_memory_is_kept_however_much_it_was() {
         for bytes in [1_000, 30_000, 60_000, 70_000, 100_000, 130_000, 200_000, 250_000, 1_000_000] {
-            for frame_bytes in [100, 1_000, JOIN_BYTES] {
+            for frame_bytes in [100, JOIN_SHARED_FRAME, JOIN_BYTES] {
                 let (outbox, now) = outbox();
                 let frame = Bytes::from(vec![b's'; frame_bytes]);
                 for _ in 0..3 {

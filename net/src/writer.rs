@@ -35,6 +35,10 @@ pub(crate) struct Writer {
 const SLICES: usize = 64;
 /// It is given no more than this: the turn may be over after it.
 const AT_ONCE_BYTES: usize = 128 << 10;
+/// The same in a [short](Turn::is_short) turn: the system copies what it takes, into memory that may be new to it.
+const AT_ONCE_BYTES_OF_SHORT: usize = 32 << 10;
+/// The same once that is over, so that what was read before it does not keep the peer from its answers.
+const AT_ONCE_BYTES_OF_LATE: usize = 16 << 10;
 
 impl Writer {
     /// Writes until nothing waits, the socket takes no more, or the turn is over: a peer that reads as fast as others
@@ -58,12 +62,19 @@ impl Writer {
                     return Ok(if is_last { Written::Last } else { Written::All });
                 }
             }
-            if has_written && turn.is_over() {
+            let is_short = turn.is_short();
+            let is_over = (has_written || is_short) && turn.is_over();
+            if has_written && is_over {
                 add(&conn.shared().metrics.turns_cut);
                 return Ok(Written::Cut);
             }
             has_written = true;
-            match self.write_once(cx, stream) {
+            let at_once = match (is_short, is_over) {
+                (true, true) => AT_ONCE_BYTES_OF_LATE,
+                (true, false) => AT_ONCE_BYTES_OF_SHORT,
+                (false, _) => AT_ONCE_BYTES,
+            };
+            match self.write_once(cx, stream, at_once) {
                 Poll::Pending => return Ok(Written::Part),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(bytes)) => {
@@ -75,18 +86,23 @@ impl Writer {
         }
     }
 
-    fn write_once<S: AsyncWrite + Unpin>(&self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
+    fn write_once<S: AsyncWrite + Unpin>(
+        &self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        at_once: usize,
+    ) -> Poll<io::Result<usize>> {
         let stream = Pin::new(stream);
         if let Some(piece) = self.writing.only() {
-            return stream.poll_write(cx, at_most(&piece.bytes, AT_ONCE_BYTES));
+            return stream.poll_write(cx, at_most(&piece.bytes, at_once));
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut count, mut bytes) = (0, 0);
         for (slice, piece) in slices.iter_mut().zip(self.writing.iter()) {
-            if bytes == AT_ONCE_BYTES {
+            if bytes == at_once {
                 break;
             }
-            let part = at_most(&piece.bytes, AT_ONCE_BYTES - bytes);
+            let part = at_most(&piece.bytes, at_once - bytes);
             *slice = IoSlice::new(part);
             bytes += part.len();
             count += 1;
@@ -170,12 +186,28 @@ mod tests {
         assert_eq!(conn.sent_bytes(), 10_000);
         // However much the socket takes, and in however many pieces.
         stream.0 = usize::MAX;
-        for (bytes, pieces) in [(3 * AT_ONCE_BYTES, 1), (20_000, 20)] {
-            let (before, message) = (conn.sent_bytes(), conn.share(vec![b'x'; bytes].into()));
-            (0..pieces).for_each(|_| conn.push(&message, None).unwrap());
-            assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut over).unwrap(), Written::Cut);
-            assert_eq!(conn.sent_bytes() - before, AT_ONCE_BYTES as u64);
-            assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut Turn::default()).unwrap(), Written::All);
+        let now = std::time::Instant::now();
+        let (long, short) = (Duration::from_micros(500), Duration::from_micros(40));
+        let turns = [
+            (Turn::new(now, long), AT_ONCE_BYTES),
+            (Turn::new(now + Duration::from_mins(1), short), AT_ONCE_BYTES_OF_SHORT),
+            (Turn::new(now, short), AT_ONCE_BYTES_OF_LATE),
+        ];
+        std::thread::sleep(long);
+        for (turn, at_once) in turns {
+            for (bytes, pieces) in [(3 * AT_ONCE_BYTES, 1), (20_000, 20)] {
+                let (before, message) = (conn.sent_bytes(), conn.share(vec![b'x'; bytes].into()));
+                (0..pieces).for_each(|_| conn.push(&message, None).unwrap());
+                let (mut turn, is_over) = (turn, { turn }.is_over());
+                let written = writer.write(&mut cx, &mut stream, &conn, &mut turn).unwrap();
+                let sent = conn.sent_bytes() - before;
+                if is_over {
+                    assert_eq!((written, sent), (Written::Cut, at_once as u64));
+                    writer.write(&mut cx, &mut stream, &conn, &mut Turn::default()).unwrap();
+                } else {
+                    assert_eq!((written, sent), (Written::All, (bytes * pieces) as u64));
+                }
+            }
         }
     }
 }

@@ -66,7 +66,7 @@ pub(super) const ROUND: Duration = Duration::from_micros(500);
 const SHORT_ROUND: Duration = Duration::from_micros(200);
 /// The same where light ones have said something of late, and a crowd waits: who comes waits for the rest of one, and whoever
 /// asks through the loop for what another one answers through it does so twice.
-const CROWD_ROUND: Duration = Duration::from_micros(100);
+const CROWD_ROUND: Duration = Duration::from_micros(40);
 /// This is a long turn of one that is busy. What floods get is no shorter, also of a short round of which light ones use half,
 /// or where they are nearly a [crowd](CROWD).
 const LONG_TURN: Duration = Duration::from_micros(100);

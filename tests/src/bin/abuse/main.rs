@@ -10,6 +10,7 @@ mod attack;
 mod cores;
 mod figures;
 mod frames;
+mod memory;
 mod normal;
 mod process;
 mod row;
@@ -95,6 +96,7 @@ enum Command {
 enum Role {
     Normal { center: String, rate: u32, cores: Vec<usize> },
     Attack { center: String, attack: Attack, connections: usize },
+    Hold { bytes: usize },
 }
 
 fn main() -> Result<()> {
@@ -106,6 +108,7 @@ fn main() -> Result<()> {
         Some(Command::Part { role: Role::Attack { center, attack, connections } }) => {
             runtime.block_on(attack::run(&center, attack, connections))
         }
+        Some(Command::Part { role: Role::Hold { bytes } }) => memory::hold(bytes),
         None => runtime.block_on(arguments.attack_all()),
     }
 }
@@ -124,7 +127,7 @@ impl Arguments {
             let progress = Progress { attack: *attack, number, of: attacks.len(), for_people };
             let mut best: Option<Row> = None;
             for _ in 0..self.tries.max(1) {
-                let row = self.attack_once(*attack, &cores, &progress).await?;
+                let row = self.attack_once(*attack, &bounds, &cores, &progress).await?;
                 broken.extend(row.broken(&bounds));
                 best = Some(best.filter(|best| best.left_out() <= row.left_out()).unwrap_or(row));
                 if best.as_ref().is_some_and(|best| best.left_out() <= LEFT_OUT) {
@@ -141,7 +144,8 @@ impl Arguments {
         Ok(())
     }
 
-    async fn attack_once(&self, attack: Attack, cores: &Cores, progress: &Progress) -> Result<Row> {
+    async fn attack_once(&self, attack: Attack, bounds: &Bounds, cores: &Cores, progress: &Progress) -> Result<Row> {
+        let held = if self.busy { None } else { Some(cores.with_hostile(|| memory::holder(bounds.memory()))?) };
         let target = Target::start(self.program.as_deref()).await?;
         let center = target.address().to_owned();
         let mut normal = vec!["normal".to_owned(), center.clone(), self.rate.to_string()];
@@ -153,6 +157,7 @@ impl Arguments {
         }
         let mut normal = Part::start(turn, &normal)?;
         normal.line().await?;
+        let held = memory::is_held(held).await?;
         let quiet = Duration::from_millis(self.quiet_ms);
         watch(&target, quiet / 5, "warming up", progress).await?;
         let connections = attack.connections(self.connections);
@@ -166,6 +171,7 @@ impl Arguments {
         let times = cores.times()?;
         let before = watch(&target, quiet, "quiet", progress).await?;
         let quiet_times = cores.times()?;
+        memory::let_go(held).await?;
         normal.say("attack").await?;
         hostile.say("attack").await?;
         let during = watch(&target, Duration::from_millis(self.attack_ms), "attack", progress).await?;

@@ -45,6 +45,11 @@ impl Bounds {
     pub(crate) fn new(memory_mib: Option<u64>, delay_ms: Option<f64>, ratio: Option<f64>) -> Self {
         Self { memory: memory_mib.map_or_else(permitted, |mib| mib << 20), delay_ms, ratio }
     }
+
+    /// What the center may take, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
+    }
 }
 
 impl Row {

@@ -140,7 +140,7 @@ impl CallError {
         code: ResultCode,
         error: Option<ErrorInfo>,
     ) -> Self {
-        let is_vague = error.is_none();
+        let is_vague = error.as_ref().is_none_or(|error| !error.says_executed);
         let executed = error.as_ref().map_or(Executed::Unknown, |error| error.executed);
         let what = error.as_ref().map_or_else(|| code.to_string(), |error| error.text(code));
         let (app_code, message, data) = error.map_or((None, String::new(), None), |e| (e.code, e.message, e.data));

@@ -20,6 +20,12 @@ fn vague(code: ResultCode) -> CallError {
     CallError::remote("tcp://h:1", "method \"m\"", code, None)
 }
 
+/// The same with an error object that has no word on it, or one that nobody knows.
+fn wordless(code: ResultCode) -> CallError {
+    let info = ErrorInfo { executed: Executed::Unknown, says_executed: false, ..ErrorInfo::not_executed("why") };
+    CallError::remote("tcp://h:1", "method \"m\"", code, Some(info))
+}
+
 fn next(error: &CallError, is_idempotent: bool) -> Next {
     Tries::new(RetryPolicy::default(), is_idempotent).next(error, false, LEFT, || 1.0)
 }
@@ -54,6 +60,8 @@ fn only_what_was_not_executed_or_is_idempotent_and_in_doubt_is_repeated() {
         (remote(ResultCode::NotFoundService, No), Next::Tell, Next::Tell),
         (vague(ResultCode::Overloaded), Next::Tell, Next::Tell),
         (vague(ResultCode::Disconnected), Next::Tell, Next::Tell),
+        (wordless(ResultCode::Overloaded), Next::Tell, Next::Tell),
+        (wordless(ResultCode::Disconnected), Next::Tell, Next::Tell),
     ];
     for (error, usually, if_idempotent) in rows {
         assert_eq!(next(&error, false), usually, "{error}");

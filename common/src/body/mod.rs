@@ -124,12 +124,16 @@ pub struct ErrorInfo {
     /// More, for a program: any JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
+    /// Whether `executed` is what the peer said. One that does not say it, or with another word, is another program, of
+    /// whose errors nothing is to be concluded.
+    #[serde(skip)]
+    pub says_executed: bool,
 }
 
 impl ErrorInfo {
     /// An error whose handler did not run.
     pub fn not_executed(message: impl Into<String>) -> Self {
-        Self { message: message.into(), executed: Executed::No, code: None, data: None }
+        Self { message: message.into(), executed: Executed::No, code: None, data: None, says_executed: true }
     }
 
     /// An error whose handler ran.
@@ -320,13 +324,16 @@ fn answer_code<C: Codec>(value: Option<Raw<'_>>, absent: Option<ResultCode>) -> 
 /// A peer's `error`; what in it has not the form that we know tells nothing.
 fn answer_error<C: Codec>(value: Option<Raw<'_>>) -> Option<ErrorInfo> {
     let [message, executed, code, data] = C::members(value?.bytes(), ["message", "executed", "code", "data"]).ok()?;
+    let said = match executed.and_then(C::text).as_deref() {
+        Some("no") => Some(Executed::No),
+        Some("yes") => Some(Executed::Yes),
+        Some("unknown") => Some(Executed::Unknown),
+        _ => None,
+    };
     Some(ErrorInfo {
         message: message.and_then(C::text).map(Cow::into_owned).unwrap_or_default(),
-        executed: match executed.and_then(C::text).as_deref() {
-            Some("no") => Executed::No,
-            Some("yes") => Executed::Yes,
-            _ => Executed::Unknown,
-        },
+        executed: said.unwrap_or(Executed::Unknown),
+        says_executed: said.is_some(),
         code: match code.and_then(C::integer) {
             Some(Integer::Small(number)) => Some(number),
             _ => None,

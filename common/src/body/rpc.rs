@@ -306,8 +306,19 @@ mod tests {
 
     #[test]
     fn a_foreign_error_is_unknown_in_what_ran() {
-        let answer = RpcResponse::decode::<Json>(br#"{"rcode":4,"error":{"message":"no"}}"#).unwrap();
-        assert_eq!(answer.error.unwrap().executed, Executed::Unknown);
+        let rows = [
+            (r#"{"message":"no"}"#, Executed::Unknown, false),
+            (r#"{"message":"no","executed":"perhaps"}"#, Executed::Unknown, false),
+            (r#"{"message":"no","executed":0}"#, Executed::Unknown, false),
+            (r#"{"message":"no","executed":"unknown"}"#, Executed::Unknown, true),
+            (r#"{"message":"no","executed":"no"}"#, Executed::No, true),
+            (r#"{"executed":"yes"}"#, Executed::Yes, true),
+        ];
+        for (error, executed, says_executed) in rows {
+            let body = format!(r#"{{"rcode":4,"error":{error}}}"#);
+            let error = RpcResponse::decode::<Json>(body.as_bytes()).unwrap().error.unwrap();
+            assert_eq!((error.executed, error.says_executed), (executed, says_executed), "{body}");
+        }
         let answer = RpcResponse::decode::<Json>(br#"{"rcode":4,"error":"text"}"#).unwrap();
         assert!(answer.error.is_none());
     }

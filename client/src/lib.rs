@@ -24,6 +24,7 @@ mod centers;
 mod client;
 mod clock;
 mod connect;
+mod count;
 mod deadline;
 mod dispatch;
 mod error;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::budget::Budget;
+use crate::count::Count;
 use crate::tries::{Next, Tries};
 use crate::{CallError, ClientBuilder, RetryBudget, RetryMetrics};
 
@@ -13,7 +14,8 @@ use crate::{CallError, ClientBuilder, RetryBudget, RetryMetrics};
 ///
 /// For the layers above, whose calls go over several clients.
 pub struct Retries {
-    calls: AtomicU64,
+    /// Each call counts here, whichever thread makes it.
+    calls: Count,
     passed_on: AtomicU64,
     repeated: AtomicU64,
     hedges: AtomicU64,
@@ -32,7 +34,7 @@ impl Retries {
     pub fn new(budget: RetryBudget, settings: &ClientBuilder) -> Self {
         let chance = settings.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         Self {
-            calls: AtomicU64::new(0),
+            calls: Count::default(),
             passed_on: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
             hedges: AtomicU64::new(0),
@@ -43,7 +45,7 @@ impl Retries {
 
     /// A call begins, which earns its part of a repeat.
     pub fn begin(&self) {
-        self.calls.fetch_add(1, Relaxed);
+        self.calls.add();
     }
 
     /// A try has failed, and was [noted](Tries::note) if it was made: the pause after which the next one is to be made, none
@@ -86,7 +88,7 @@ impl Retries {
     /// What has been counted so far.
     pub fn metrics(&self) -> RetryMetrics {
         RetryMetrics {
-            calls: self.calls.load(Relaxed),
+            calls: self.calls.sum(),
             passed_on: self.passed_on.load(Relaxed),
             retries: self.repeated.load(Relaxed),
             hedges: self.hedges.load(Relaxed),
@@ -99,7 +101,7 @@ impl Retries {
         if callboard_common::Planted::BudgetIgnored.is_planted() {
             return true;
         }
-        let calls = self.calls.load(Relaxed);
+        let calls = self.calls.sum();
         let is_allowed = self.purse().budget.spend(calls, Instant::now());
         if !is_allowed {
             self.refused.fetch_add(1, Relaxed);

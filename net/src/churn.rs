@@ -19,10 +19,12 @@ pub(crate) struct Churn {
     paid: Instant,
 }
 
-/// So much may end at once without a rest.
+/// So much may end at once without a pause.
 const BURST: Duration = Duration::from_millis(200);
-/// Thousands may end at once, and who comes then need not be one of them.
-const LONGEST_REST: Duration = Duration::from_millis(20);
+/// So much is owed at most, however many have ended at once.
+const DEBT: Duration = Duration::from_secs(1);
+/// After it some are let in, whatever is owed: who comes need not be one of those who come and go.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 impl Churn {
     pub(crate) fn new(per_second: usize, now: Instant) -> Self {
@@ -31,20 +33,21 @@ impl Churn {
         Self { each, ended: 0, paid: now.checked_sub(BURST).unwrap_or(now) }
     }
 
-    /// How many to let in before it is asked again: if they are about to end, a rest pays for them.
+    /// How many to let in before it is asked again: if they are about to end, a pause pays for them.
     pub(crate) fn at_once(&self) -> usize {
-        let at_once = LONGEST_REST.as_nanos() / self.each.as_nanos().max(1);
+        let at_once = LONGEST_PAUSE.as_nanos() / self.each.as_nanos().max(1);
         usize::try_from(at_once).unwrap_or(usize::MAX).max(1)
     }
 
     /// Until when to let nobody in, now that so many have ended in all.
-    pub(crate) fn rests_until(&mut self, ended: u64, now: Instant) -> Option<Instant> {
+    pub(crate) fn pauses_until(&mut self, ended: u64, now: Instant) -> Option<Instant> {
         let new = u32::try_from(ended.saturating_sub(self.ended)).unwrap_or(u32::MAX);
-        self.ended = ended;
-        let earliest = now.checked_sub(BURST).unwrap_or(now);
-        let paid = self.paid.max(earliest) + self.each.saturating_mul(new).min(BURST + LONGEST_REST);
-        self.paid = paid.min(now + LONGEST_REST);
-        (self.paid > now).then_some(self.paid)
+        self.ended = self.ended.max(ended);
+        // Where nobody asked for long, they ended in all of that time.
+        let paid = self.paid.checked_add(self.each.saturating_mul(new));
+        let (earliest, latest) = (now.checked_sub(BURST).unwrap_or(now), now + DEBT);
+        self.paid = paid.map_or(latest, |paid| paid.clamp(earliest, latest));
+        (self.paid > now).then(|| self.paid.min(now + LONGEST_PAUSE))
     }
 }
 
@@ -58,11 +61,11 @@ mod tests {
     fn a_burst_may_end_at_once_and_then_so_many_in_a_second() {
         let mut now = Instant::now();
         let mut churn = Churn::new(1000, now);
-        assert_eq!(churn.rests_until(0, now), None);
-        assert_eq!(churn.rests_until(200, now), None);
-        assert_eq!(churn.rests_until(201, now), Some(now + MS));
+        assert_eq!(churn.pauses_until(0, now), None);
+        assert_eq!(churn.pauses_until(200, now), None);
+        assert_eq!(churn.pauses_until(201, now), Some(now + MS));
         let (begin, mut ended) = (now, 201);
-        while let Some(until) = churn.rests_until(ended, now)
+        while let Some(until) = churn.pauses_until(ended, now)
             && ended < 2201
         {
             now = until;
@@ -71,13 +74,39 @@ mod tests {
         assert!(now - begin >= 1990 * MS && now - begin <= 2010 * MS, "{:?}", now - begin);
         // What was not used is there again, but no more than a burst.
         now += 100 * BURST;
-        assert_eq!(churn.rests_until(ended + 200, now), None);
-        assert_eq!(churn.rests_until(ended + 201, now), Some(now + MS));
+        assert_eq!(churn.pauses_until(ended, now), None);
+        assert_eq!(churn.pauses_until(ended + 200, now), None);
+        assert_eq!(churn.pauses_until(ended + 201, now), Some(now + MS));
     }
 
     #[test]
-    fn what_is_let_in_at_once_is_paid_by_a_rest() {
-        for (per_second, at_once) in [(0, 1), (1, 1), (100, 2), (5000, 100), (usize::MAX, 20_000_000)] {
+    fn who_come_and_go_in_waves_are_let_in_at_the_rate_too() {
+        let (mut now, mut let_in, mut ended) = (Instant::now(), 0, 0);
+        let begin = now;
+        let mut churn = Churn::new(1000, now);
+        while let_in < 10_000 {
+            let_in += churn.at_once() as u64;
+            // A thousand stay until they are all there.
+            if let_in - ended >= 1000 {
+                ended = let_in;
+            }
+            now = churn.pauses_until(ended, now).unwrap_or(now);
+        }
+        assert!(now - begin >= 8000 * MS, "{:?}", now - begin);
+    }
+
+    #[test]
+    fn those_that_ended_while_nobody_asked_are_not_charged_as_if_it_were_now() {
+        let now = Instant::now();
+        let mut churn = Churn::new(1000, now);
+        assert_eq!(churn.pauses_until(500_000, now + 600_000 * MS), None);
+        assert_eq!(churn.pauses_until(500_200, now + 600_000 * MS), None);
+        assert!(churn.pauses_until(500_201, now + 600_000 * MS).is_some());
+    }
+
+    #[test]
+    fn what_is_let_in_at_once_is_paid_by_a_pause() {
+        for (per_second, at_once) in [(50, 1), (100, 2), (5000, 100), (usize::MAX, 20_000_000)] {
             assert_eq!(Churn::new(per_second, Instant::now()).at_once(), at_once, "{per_second}");
         }
     }
@@ -85,11 +114,11 @@ mod tests {
     #[test]
     fn nobody_waits_for_long_however_many_ended_at_once() {
         let now = Instant::now();
-        for (per_second, ended) in [(1, 100_000), (5000, u64::MAX), (usize::MAX, u64::MAX)] {
+        for (per_second, ended) in [(0, 100_000), (50, 100_000), (5000, u64::MAX), (usize::MAX, u64::MAX)] {
             let mut churn = Churn::new(per_second, now);
-            let until = churn.rests_until(ended, now);
-            assert!(until.is_none_or(|until| until <= now + LONGEST_REST), "{per_second}: {until:?}");
-            assert_eq!(churn.rests_until(ended, now + LONGEST_REST), None, "{per_second}");
+            let until = churn.pauses_until(ended, now);
+            assert!(until.is_none_or(|until| until <= now + LONGEST_PAUSE), "{per_second}: {until:?}");
+            assert_eq!(churn.pauses_until(ended, now + DEBT), None, "{per_second}");
         }
     }
 }

@@ -43,6 +43,9 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     timer_wakes: Option<Waker>,
     /// It has let others run since a push woke it.
     gathering: bool,
+    /// In a crowd its last turn was over before all was written that it had queued: in this one that comes before it reads,
+    /// or a peer that takes all it gets would have more and more waiting for it.
+    writes_first: bool,
     /// After all others, which are dropped in its last turn.
     account: Account,
 }
@@ -107,6 +110,7 @@ where
             pulse: None,
             timer_wakes: None,
             gathering: false,
+            writes_first: false,
             account: Account::default(),
         }
     }
@@ -115,6 +119,13 @@ where
     fn advance(&mut self, cx: &mut Context<'_>, turn: Turn) -> Advanced {
         let conn = self.registration.conn.clone();
         self.reader.take_turn(turn);
+        if std::mem::take(&mut self.writes_first)
+            && !conn.is_closed()
+            && self.last_answer.is_none()
+            && self.write(cx, &conn) == Written::Cut
+        {
+            return self.overdue(cx, &conn).map_or(Advanced::Part, Advanced::Over);
+        }
         let mut frames = 0;
         for _ in 0..ROUNDS {
             if conn.is_closed() {
@@ -143,6 +154,7 @@ where
                 return Advanced::Part;
             }
             if written == Written::Cut {
+                self.writes_first = self.reader.turn().is_in_crowd();
                 break;
             }
             if more {

@@ -82,6 +82,7 @@ struct Lane {
 }
 
 /// One turn: until it is over, its connection has the loop for itself.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Turn {
     /// When it began and is over. Outside of event loops it has no end of its own.
@@ -100,6 +101,8 @@ pub(crate) struct Turn {
     probes: bool,
     /// It lets others in.
     admits: bool,
+    /// Its round is one [of a crowd](Waiting::is_crowd).
+    in_crowd: bool,
     /// What the thread had worked when it began. Only where somebody waits: it takes longer to ask for than the time.
     worked: Option<Duration>,
 }
@@ -122,9 +125,6 @@ const ADMITTING: u32 = 64;
 /// What counts at most of a turn that began while nobody waited, or of who is light, or towards being busy: the machine may
 /// have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
-
-/// This is a short turn.
-const SHORT: Duration = Duration::from_micros(50);
 
 /// How long others are let in at a time.
 const ADMITS: Duration = Duration::from_micros(100);
@@ -153,9 +153,19 @@ impl Turn {
         now >= until
     }
 
-    /// It was to be short from the beginning, since many wait: what can't be cut is done in smaller pieces.
-    pub(crate) fn is_short(&self) -> bool {
-        self.times.is_some_and(|(began, until)| until.saturating_duration_since(began) <= SHORT)
+    /// Light ones wait for the end of its round, among a crowd: what can't be cut is done in smaller pieces.
+    pub(crate) fn is_in_crowd(&self) -> bool {
+        self.in_crowd
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_crowd(self) -> Self {
+        Self { in_crowd: true, ..self }
+    }
+
+    /// Whether its time is up. Unlike [`is_over`](Self::is_over) it changes nothing about when to look again.
+    pub(crate) fn is_late(&self) -> bool {
+        self.times.is_some_and(|(_, until)| Instant::now() >= until)
     }
 
     /// It has brought so many frames, of which so many ask for something.
@@ -291,8 +301,8 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
                 PUSHED.set(0);
                 CLOCK.set(Clock::Due);
                 let worked = (!lane.waiting.is_empty()).then(worked);
-                let probes = lane.waiting.probes(account);
-                (Some(Turn { probes, worked, ..Turn::new(now, slice) }), None)
+                let (probes, in_crowd) = (lane.waiting.probes(account), lane.waiting.is_crowd());
+                (Some(Turn { probes, in_crowd, worked, ..Turn::new(now, slice) }), None)
             }
             Entry::Later => (None, lane.conductor.take()),
         }

@@ -27,9 +27,9 @@ pub struct Limits {
     pub in_flight: usize,
     /// Connections of a server. Default 100,000. Past it a new one is closed at once.
     pub max_connections: usize,
-    /// Connections that may end in a second. Default 2,000. Where more come and go, nobody new is let in for up to 20 ms at a
-    /// time, so that those who are there are served: who connects waits in the system's queue. A fifth of so many may end
-    /// at once without that. Who comes and stays does not count, and after a restart all may come back at once.
+    /// Connections that may end in a second, 50 at least. Default 5,000. Where more come and go, nobody new is let in for up
+    /// to 20 ms at a time, so that those who are there are served: who connects waits in the system's queue. A fifth of so
+    /// many may end at once without that, and of two listeners that are stormed each lets in so many. Who comes and stays does not count: after a restart all may come back at once.
     pub churn_per_second: usize,
     /// How long a started frame may go without a byte. Default 10 s. Then its connection is closed.
     pub frame_silence: Duration,
@@ -63,7 +63,7 @@ impl Default for Limits {
             queue_bytes: 64 << 20,
             in_flight: 1024,
             max_connections: 100_000,
-            churn_per_second: 2000,
+            churn_per_second: 5000,
             frame_silence: Duration::from_secs(10),
             frame_bytes_per_second: 64 << 10,
             half_closed: Duration::from_mins(1),
@@ -75,6 +75,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// One is let in after each of the longest pauses.
+const LEAST_CHURN: usize = 50;
 
 /// Bounds that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +119,7 @@ impl Limits {
             ("max_frame_bytes", self.max_frame_bytes, 1024),
             ("in_flight", self.in_flight, 1),
             ("max_connections", self.max_connections, 1),
-            ("churn_per_second", self.churn_per_second, 1),
+            ("churn_per_second", self.churn_per_second, LEAST_CHURN),
             ("frame_bytes_per_second", self.frame_bytes_per_second, 1),
             ("total_queue_bytes", self.total_queue_bytes, self.max_frame_bytes),
             ("total_partial_bytes", self.total_partial_bytes, self.max_frame_bytes),

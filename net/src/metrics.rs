@@ -9,7 +9,7 @@ pub(crate) struct Metrics {
     pub(crate) closed: AtomicU64,
     pub(crate) turned_away: AtomicU64,
     pub(crate) accept_failures: AtomicU64,
-    pub(crate) accept_rests: AtomicU64,
+    pub(crate) accept_pauses: AtomicU64,
     pub(crate) frames_in: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
@@ -40,8 +40,8 @@ pub struct MetricsSnapshot {
     pub turned_away: u64,
     /// Times that accepting failed, for example for lack of file descriptors.
     pub accept_failures: u64,
-    /// Times that nobody was let in for a moment, since more than `churn_per_second` had ended.
-    pub accept_rests: u64,
+    /// Times that nobody was let in for up to 20 ms, since more than `churn_per_second` had ended.
+    pub accept_pauses: u64,
     /// Frames read.
     pub frames_in: u64,
     /// Bytes read.
@@ -101,7 +101,7 @@ impl Metrics {
             closed: self.closed.load(Relaxed),
             turned_away: self.turned_away.load(Relaxed),
             accept_failures: self.accept_failures.load(Relaxed),
-            accept_rests: self.accept_rests.load(Relaxed),
+            accept_pauses: self.accept_pauses.load(Relaxed),
             frames_in: self.frames_in.load(Relaxed),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),

@@ -69,7 +69,7 @@ struct State<H> {
 const JOIN_BYTES: usize = 4 << 10;
 /// The same of shared frames: the others are there once for all outboxes, and to copy them into each is most of what a
 /// message to many takes.
-const JOIN_SHARED_FRAME: usize = 512;
+const JOIN_SHARED_FRAME_BYTES: usize = 512;
 /// A shared frame is joined only while no more than this waits: a peer that is behind links it, so that many slow peers
 /// hold the same bytes and not a copy each.
 const JOIN_SHARED_BELOW: usize = 256 << 10;
@@ -358,7 +358,7 @@ impl<H> State<H> {
             Frame::Slice(slice) if join => self.join(slice),
             Frame::Own(bytes) if join => self.join(&bytes),
             Frame::Shared(bytes)
-                if len <= JOIN_SHARED_BYTES || (len <= JOIN_SHARED_FRAME && self.bytes <= JOIN_SHARED_BELOW) =>
+                if len <= JOIN_SHARED_BYTES || (len <= JOIN_SHARED_FRAME_BYTES && self.bytes <= JOIN_SHARED_BELOW) =>
             {
                 self.join(bytes);
             }
@@ -495,8 +495,8 @@ mod tests {
             outbox.lock().counted - before
         };
         let shared = |len| Bytes::from(vec![b's'; len]);
-        assert_eq!(counted(Frame::Shared(&shared(JOIN_SHARED_FRAME))), JOIN_SHARED_FRAME);
-        assert_eq!(counted(Frame::Shared(&shared(JOIN_SHARED_FRAME + 1))), PLACE_BYTES);
+        assert_eq!(counted(Frame::Shared(&shared(JOIN_SHARED_FRAME_BYTES))), JOIN_SHARED_FRAME_BYTES);
+        assert_eq!(counted(Frame::Shared(&shared(JOIN_SHARED_FRAME_BYTES + 1))), PLACE_BYTES);
         counted(own(JOIN_SHARED_BELOW));
         assert_eq!((counted(Frame::Shared(&shared(500))), counted(Frame::Shared(&shared(100)))), (PLACE_BYTES, 100));
         let mut writing = Pieces::default();
@@ -506,7 +506,7 @@ mod tests {
             written.push((piece.bytes.len(), piece.advance(usize::MAX)));
             writing.remove_first();
         }
-        let frame = JOIN_SHARED_FRAME;
+        let frame = JOIN_SHARED_FRAME_BYTES;
         let expected = [(frame, frame), (frame + 1, PLACE_BYTES), (JOIN_SHARED_BELOW, JOIN_SHARED_BELOW)];
         assert_eq!(written[..3], expected);
         assert_eq!(written[3..], [(500, PLACE_BYTES), (100, 100)]);
@@ -534,12 +534,14 @@ mod tests {
     #[test]
     fn once_all_is_written_little_memory_is_kept_however_much_it_was() {
         for bytes in [1_000, 30_000, 60_000, 70_000, 100_000, 130_000, 200_000, 250_000, 1_000_000] {
-            for frame_bytes in [100, JOIN_SHARED_FRAME, JOIN_BYTES] {
+            let frames = [(100, true), (JOIN_SHARED_FRAME_BYTES, true), (1_000, false), (JOIN_BYTES, false)];
+            for (frame_bytes, is_shared) in frames {
                 let (outbox, now) = outbox();
                 let frame = Bytes::from(vec![b's'; frame_bytes]);
                 for _ in 0..3 {
                     for _ in 0..bytes / frame_bytes {
-                        push(&outbox, Frame::Shared(&frame), usize::MAX, now).unwrap();
+                        let frame = if is_shared { Frame::Shared(&frame) } else { Frame::Own(frame.clone()) };
+                        push(&outbox, frame, usize::MAX, now).unwrap();
                     }
                     write_all(&outbox, now);
                     let kept = kept_bytes(&outbox);

@@ -31,13 +31,13 @@ pub(crate) struct Writer {
     writing: Pieces,
 }
 
-/// Pieces that one vectored write is given.
-const SLICES: usize = 64;
+/// Pieces that one vectored write is given: messages of 1 KiB are a piece each.
+const SLICES: usize = 128;
 /// It is given no more than this: the turn may be over after it.
 const AT_ONCE_BYTES: usize = 128 << 10;
-/// The same in a [short](Turn::is_short) turn: the system copies what it takes, into memory that may be new to it.
-const AT_ONCE_BYTES_OF_SHORT: usize = 32 << 10;
-/// The same once that is over, so that what was read before it does not keep the peer from its answers.
+/// The same in a turn [in a crowd](Turn::is_in_crowd): the system copies what it takes, into memory that may be new to it.
+const AT_ONCE_BYTES_IN_CROWD: usize = 32 << 10;
+/// The same once that turn is over, so that what was read before it does not keep the peer from its answers.
 const AT_ONCE_BYTES_OF_LATE: usize = 16 << 10;
 
 impl Writer {
@@ -62,17 +62,15 @@ impl Writer {
                     return Ok(if is_last { Written::Last } else { Written::All });
                 }
             }
-            let is_short = turn.is_short();
-            let is_over = (has_written || is_short) && turn.is_over();
-            if has_written && is_over {
+            if has_written && turn.is_over() {
                 add(&conn.shared().metrics.turns_cut);
                 return Ok(Written::Cut);
             }
             has_written = true;
-            let at_once = match (is_short, is_over) {
-                (true, true) => AT_ONCE_BYTES_OF_LATE,
-                (true, false) => AT_ONCE_BYTES_OF_SHORT,
-                (false, _) => AT_ONCE_BYTES,
+            let at_once = match turn.is_in_crowd() {
+                true if turn.is_late() => AT_ONCE_BYTES_OF_LATE,
+                true => AT_ONCE_BYTES_IN_CROWD,
+                false => AT_ONCE_BYTES,
             };
             match self.write_once(cx, stream, at_once) {
                 Poll::Pending => return Ok(Written::Part),
@@ -144,20 +142,34 @@ mod tests {
     use crate::shared_state::SharedState;
     use crate::{Ends, Limits};
 
-    /// A socket that always has room for so many bytes.
-    struct Takes(usize);
+    /// A socket that always has room for so many bytes, and knows how many it was given at once at most.
+    struct Takes {
+        room: usize,
+        largest: usize,
+    }
+
+    impl Takes {
+        fn all() -> Self {
+            Self { room: usize::MAX, largest: 0 }
+        }
+
+        fn take(&mut self, bytes: usize) -> Poll<io::Result<usize>> {
+            self.largest = self.largest.max(bytes);
+            Poll::Ready(Ok(bytes.min(self.room)))
+        }
+    }
 
     impl AsyncWrite for Takes {
-        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(buf.len().min(self.0)))
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.take(buf.len())
         }
 
         fn poll_write_vectored(
-            self: Pin<&mut Self>,
+            mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
             bufs: &[IoSlice<'_>],
         ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum::<usize>().min(self.0)))
+            self.take(bufs.iter().map(|buf| buf.len()).sum())
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -176,7 +188,8 @@ mod tests {
             Arc::new(SharedState::new(LengthValue::new(limits.max_frame_bytes), limits, true)),
             Ends::default(),
         );
-        let (mut writer, mut cx, mut stream) = (Writer::default(), Context::from_waker(Waker::noop()), Takes(1_000));
+        let (mut writer, mut cx) = (Writer::default(), Context::from_waker(Waker::noop()));
+        let mut stream = Takes { room: 1_000, largest: 0 };
         let message = conn.share(vec![b'x'; 10_000].into());
         conn.push(&message, None).unwrap();
         let mut over = Turn::new(std::time::Instant::now(), Duration::ZERO);
@@ -185,28 +198,22 @@ mod tests {
         assert_eq!(writer.write(&mut cx, &mut stream, &conn, &mut Turn::default()).unwrap(), Written::All);
         assert_eq!(conn.sent_bytes(), 10_000);
         // However much the socket takes, and in however many pieces.
-        stream.0 = usize::MAX;
-        let now = std::time::Instant::now();
-        let (long, short) = (Duration::from_micros(500), Duration::from_micros(40));
+        let long = Duration::from_mins(1);
+        let ended = std::time::Instant::now().checked_sub(long).unwrap();
+        let late = Turn::new(ended, Duration::ZERO);
         let turns = [
-            (Turn::new(now, long), AT_ONCE_BYTES),
-            (Turn::new(now + Duration::from_mins(1), short), AT_ONCE_BYTES_OF_SHORT),
-            (Turn::new(now, short), AT_ONCE_BYTES_OF_LATE),
+            (late, AT_ONCE_BYTES, true),
+            (late.in_crowd(), AT_ONCE_BYTES_OF_LATE, true),
+            (Turn::new(ended, 2 * long).in_crowd(), AT_ONCE_BYTES_IN_CROWD, false),
         ];
-        std::thread::sleep(long);
-        for (turn, at_once) in turns {
+        for (mut turn, at_once, is_over) in turns {
             for (bytes, pieces) in [(3 * AT_ONCE_BYTES, 1), (20_000, 20)] {
-                let (before, message) = (conn.sent_bytes(), conn.share(vec![b'x'; bytes].into()));
+                let mut stream = Takes::all();
+                let message = conn.share(vec![b'x'; bytes].into());
                 (0..pieces).for_each(|_| conn.push(&message, None).unwrap());
-                let (mut turn, is_over) = (turn, { turn }.is_over());
                 let written = writer.write(&mut cx, &mut stream, &conn, &mut turn).unwrap();
-                let sent = conn.sent_bytes() - before;
-                if is_over {
-                    assert_eq!((written, sent), (Written::Cut, at_once as u64));
-                    writer.write(&mut cx, &mut stream, &conn, &mut Turn::default()).unwrap();
-                } else {
-                    assert_eq!((written, sent), (Written::All, (bytes * pieces) as u64));
-                }
+                assert_eq!((stream.largest, written == Written::Cut), (at_once, is_over));
+                writer.write(&mut cx, &mut Takes::all(), &conn, &mut Turn::default()).unwrap();
             }
         }
     }

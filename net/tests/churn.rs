@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 struct Rig {
     memory: Memory,
     address: Address,
+    other_address: Address,
     serving: Serving,
     gone: Arc<Gone>,
 }
@@ -34,12 +35,13 @@ impl Handler<Conn> for Gone {
 
 impl Rig {
     async fn new(limits: Limits) -> Self {
-        let (memory, address) = (Memory::new(64), "stage:1".parse::<Address>().unwrap());
+        let (memory, addresses) =
+            (Memory::new(64), ["stage:1", "stage:2"].map(|each| each.parse::<Address>().unwrap()));
         let settings = Settings { limits, here: true, ..Settings::default() };
-        let (addresses, gone) = ([address.clone()], Arc::new(Gone::default()));
-        let protocol = LengthValue::default();
+        let (protocol, gone) = (LengthValue::default(), Arc::new(Gone::default()));
         let serving = serve_with(memory.clone(), protocol, &addresses, settings, Arc::clone(&gone)).await.unwrap();
-        Self { memory, address, serving, gone }
+        let [address, other_address] = addresses;
+        Self { memory, address, other_address, serving, gone }
     }
 
     async fn connect(&self) -> DuplexStream {
@@ -70,7 +72,7 @@ async fn who_comes_and_goes_is_let_in_at_a_rate() {
     // A fifth of a hundred at once, or those who had come before the first of them was gone; then a hundred in a second.
     let took = begin.elapsed();
     assert!(took >= 2400 * MS && took <= 3100 * MS, "{took:?}");
-    assert!(rig.serving.metrics().accept_rests > 100);
+    assert!(rig.serving.metrics().accept_pauses > 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +90,7 @@ async fn who_is_turned_away_counts_as_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn who_stays_is_let_in_at_once_however_many_come_or_have_gone() {
-    let rig = Rig::new(Limits { churn_per_second: 1, ..Limits::default() }).await;
+    let rig = Rig::new(Limits { churn_per_second: 50, ..Limits::default() }).await;
     let begin = Instant::now();
     let mut all = Vec::new();
     while all.len() < 1000 {
@@ -97,7 +99,7 @@ async fn who_stays_is_let_in_at_once_however_many_come_or_have_gone() {
     while rig.serving.connections() < 1000 {
         yield_now().await;
     }
-    assert_eq!((begin.elapsed(), rig.serving.metrics().accept_rests), (Duration::ZERO, 0));
+    assert_eq!((begin.elapsed(), rig.serving.metrics().accept_pauses), (Duration::ZERO, 0));
     drop(all);
     while rig.gone() < 1000 {
         yield_now().await;
@@ -108,24 +110,50 @@ async fn who_stays_is_let_in_at_once_however_many_come_or_have_gone() {
         sleep(MS).await;
     }
     assert!(begin.elapsed() <= 25 * MS, "{:?}", begin.elapsed());
-    assert!(rig.serving.metrics().accept_rests > 0);
+    assert!(rig.serving.metrics().accept_pauses > 0);
 }
 
 /// All that have come by then are taken, and told.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stops_rests_no_more() {
-    let rig = Rig::new(Limits { churn_per_second: 1, ..Limits::default() }).await;
+async fn a_server_that_stops_pauses_no_more() {
+    let rig = Rig::new(Limits { churn_per_second: 50, ..Limits::default() }).await;
     let begin = Instant::now();
-    rig.come_and_go(1).await;
-    while rig.gone() < 1 {
+    rig.come_and_go(15).await;
+    while rig.gone() < 15 {
         yield_now().await;
     }
     rig.come_and_go(60).await;
-    while rig.serving.metrics().accept_rests == 0 {
+    while rig.serving.metrics().accept_pauses == 0 {
         yield_now().await;
     }
-    assert!(rig.gone() < 10, "it rests");
+    assert!(rig.gone() < 20, "nobody is let in");
     rig.serving.shutdown(Duration::from_secs(5)).await;
     assert!(begin.elapsed() < 20 * MS, "{:?}", begin.elapsed());
-    assert_eq!(rig.gone.0.load(SeqCst), 61);
+    assert_eq!(rig.gone.0.load(SeqCst), 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_to_another_listener_counts_too_and_pays_only_for_what_has_ended_of_late() {
+    let rig = Rig::new(Limits { churn_per_second: 50, ..Limits::default() }).await;
+    for _ in 0..60 {
+        rig.come_and_go(40).await;
+        sleep(1000 * MS).await;
+    }
+    assert_eq!(rig.gone(), 2400);
+    let before = rig.serving.metrics().accept_pauses;
+    let _other = rig.memory.connect(&rig.other_address).await.unwrap();
+    while rig.serving.connections() == 0 {
+        yield_now().await;
+    }
+    yield_now().await;
+    assert_eq!(rig.serving.metrics().accept_pauses, before, "they had all been paid for");
+    rig.come_and_go(40).await;
+    while rig.gone() < 2440 {
+        sleep(MS).await;
+    }
+    let before = rig.serving.metrics().accept_pauses;
+    let _other = rig.memory.connect(&rig.other_address).await.unwrap();
+    while rig.serving.metrics().accept_pauses == before {
+        yield_now().await;
+    }
 }

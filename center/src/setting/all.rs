@@ -37,7 +37,7 @@ pub(crate) const ALL: &[Setting] = &[
     ),
     number(
         "churn_per_second",
-        1,
+        50,
         |config| &mut config.limits.churn_per_second,
         "Connections that may end in a second; where more come and go, new ones wait a moment before they are let in",
     ),

@@ -256,13 +256,22 @@ impl Waiting {
     }
 
     pub(super) fn round(&self) -> Duration {
-        let is_of_late = |at: Option<Duration>| at.is_some_and(|at| self.spent.saturating_sub(at) < LATE);
-        match (self.waits() >= CROWD, is_of_late(self.light_at)) {
-            (true, true) => CROWD_ROUND,
-            (true, false) => SHORT_ROUND,
-            (false, true) if is_of_late(self.other_at) => SHORT_ROUND,
-            (false, _) => ROUND,
+        if self.is_crowd() {
+            CROWD_ROUND
+        } else if self.waits() >= CROWD || (self.is_of_late(self.light_at) && self.is_of_late(self.other_at)) {
+            SHORT_ROUND
+        } else {
+            ROUND
         }
+    }
+
+    /// Whether light ones have said something of late, and a crowd waits.
+    pub(super) fn is_crowd(&self) -> bool {
+        self.waits() >= CROWD && self.is_of_late(self.light_at)
+    }
+
+    fn is_of_late(&self, at: Option<Duration>) -> bool {
+        at.is_some_and(|at| self.spent.saturating_sub(at) < LATE)
     }
 
     /// How long a turn lasts now. All who wait have one within some 30 ms, as long as that leaves each its least.
@@ -383,6 +392,7 @@ mod tests {
             waiting.leave(&mut of(class), LONG_TURN, LONG_TURN, class);
             waiting.heard(class);
             assert_eq!(waiting.round(), round, "{class:?} ones have said something");
+            assert_eq!(waiting.is_crowd(), class == Class::Light);
         }
         waiting.leave(&mut of(Class::Busy), LATE, LATE, Class::Busy);
         assert_eq!(waiting.round(), SHORT_ROUND);

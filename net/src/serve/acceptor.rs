@@ -1,8 +1,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(super) struct Acceptor<T, P: Protocol, H> {
     transport: T,
     handles: Vec<Handle>,
     next: Arc<AtomicUsize>,
+    /// Of all listeners.
+    churn: Arc<Mutex<Churn>>,
     shared: Arc<SharedState<P>>,
     handler: Arc<H>,
 }
@@ -34,7 +36,8 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 
 impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
     pub(super) fn new(transport: T, loops: Vec<Handle>, shared: Arc<SharedState<P>>, handler: Arc<H>) -> Self {
-        Self { transport, handles: loops, next: Arc::default(), shared, handler }
+        let churn = Churn::new(shared.limits.churn_per_second, Instant::now());
+        Self { transport, handles: loops, next: Arc::default(), churn: Arc::new(Mutex::new(churn)), shared, handler }
     }
 
     /// A listener whose connections come by this loop.
@@ -52,7 +55,6 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
 
     pub(super) async fn run(self, listener: T::Listener) {
         let (mut rest, mut account) = (REST, Account::default());
-        let mut churn = Churn::new(self.shared.limits.churn_per_second, Instant::now());
         let mut next = self.next(&listener).await;
         while let Some(accepted) = next {
             let more = match accepted {
@@ -60,9 +62,9 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
                     rest = REST;
                     let mut turn = lane::turn(&mut account).await.admitting();
                     self.admit(accepted, ends);
-                    let more = self.admit_more(&listener, &mut turn, churn.at_once()).await;
+                    let more = self.admit_more(&listener, &mut turn).await;
                     lane::leave(&mut account, turn, None);
-                    self.rest_of(&mut churn).await;
+                    self.pause().await;
                     more
                 }
                 Err(_) if self.shared.stopping.get().is_some() => return,
@@ -83,7 +85,8 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
 
     /// Those who are there already, until the turn is over: the system takes longer to hand one out than we to let it in,
     /// and a thousand may come at once. Why that failed, if it did.
-    async fn admit_more(&self, listener: &T::Listener, turn: &mut Turn, at_once: usize) -> Option<io::Error> {
+    async fn admit_more(&self, listener: &T::Listener, turn: &mut Turn) -> Option<io::Error> {
+        let at_once = self.churn().at_once();
         for _ in 1..at_once {
             if turn.is_over() {
                 break;
@@ -97,14 +100,22 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
     }
 
     /// Lets nobody in for a moment, where too many have come and gone. Once the server stops it takes all that are there.
-    async fn rest_of(&self, churn: &mut Churn) {
+    async fn pause(&self) {
         let metrics = &self.shared.metrics;
         let ended = metrics.closed.load(Relaxed) + metrics.turned_away.load(Relaxed);
-        if let Some(until) = churn.rests_until(ended, Instant::now()) {
-            add(&metrics.accept_rests);
+        let until = self.churn().pauses_until(ended, Instant::now());
+        let stops = || self.shared.stopping.get().is_some();
+        if let Some(until) = until
+            && !stops()
+        {
+            add(&metrics.accept_pauses);
             // Time up is an ordinary end of the wait.
-            let _ = timeout_at(until, wait(&self.shared.stop, || self.shared.stopping.get().is_some())).await;
+            let _ = timeout_at(until, wait(&self.shared.stop, stops)).await;
         }
+    }
+
+    fn churn(&self) -> MutexGuard<'_, Churn> {
+        self.churn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next stream; `None` once the server stops and all are taken that had come by then: one that is left to the
@@ -164,6 +175,7 @@ impl<T: Clone, P: Protocol, H> Clone for Acceptor<T, P, H> {
             transport: self.transport.clone(),
             handles: self.handles.clone(),
             next: Arc::clone(&self.next),
+            churn: Arc::clone(&self.churn),
             shared: Arc::clone(&self.shared),
             handler: Arc::clone(&self.handler),
         }

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeSet;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -23,8 +23,20 @@ fn rows(output: &Output) -> Vec<Value> {
 fn whatever_attackers_do_normal_clients_are_served_and_the_centers_memory_is_bounded() {
     let output = abuse(&["--memory-mib", "1024", "--delay-ms", "3000"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let attacks: BTreeSet<_> = rows(&output).iter().map(|row| row["attack"].to_string()).collect();
+    let rows = rows(&output);
+    let attacks: BTreeSet<_> = rows.iter().map(|row| row["attack"].to_string()).collect();
     assert_eq!(attacks.len(), 21, "{attacks:?}");
+    for row in rows {
+        assert!(row["attacked"]["kinds"]["connect"]["p50"].as_f64().unwrap() > 0.0, "nobody came: {row}");
+    }
+}
+
+#[test]
+fn who_holds_memory_gives_it_back_at_the_end_of_its_input() {
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_abuse"));
+    let output = holder.args(["part", "hold", "10000000"]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "held\nnull\n");
 }
 
 #[test]

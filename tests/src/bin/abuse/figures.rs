@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Publish,
     /// Through the center to a provider that listens nowhere, and back.
     Call,
+    /// To connect and open a session: by itself, since who comes has to wait behind attackers that connect.
+    Connect,
 }
 
 /// One operation that went well.
@@ -45,8 +47,9 @@ pub(crate) struct Figures {
     pub(crate) left_out: u64,
     /// For how long it did, of all cores.
     pub(crate) still_ms: f64,
+    /// Of those who are there.
     pub(crate) all: Latency,
-    /// With nothing left out.
+    /// The same with nothing left out.
     pub(crate) whole: Latency,
     pub(crate) kinds: BTreeMap<Kind, Latency>,
 }
@@ -59,8 +62,15 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
+impl Sample {
+    /// Whether it is of this kind, or of any of those who are there.
+    fn is_of(&self, kind: Option<Kind>) -> bool {
+        kind.map_or(self.kind != Kind::Connect, |kind| self.kind == kind)
+    }
+}
+
 impl Kind {
-    pub(crate) const ALL: [Self; KINDS] = [Self::Ping, Self::Discover, Self::Publish, Self::Call];
+    pub(crate) const ALL: [Self; KINDS] = [Self::Ping, Self::Discover, Self::Publish, Self::Call, Self::Connect];
 }
 
 impl Figures {
@@ -69,12 +79,12 @@ impl Figures {
         let (kept, left_out): (Vec<&Sample>, Vec<&Sample>) =
             samples.iter().partition(|sample| !is_spoiled(stills, sample.due));
         let took = |kind: Option<Kind>| {
-            let of_kind = kept.iter().filter(|sample| kind.is_none_or(|kind| sample.kind == kind));
+            let of_kind = kept.iter().filter(|sample| sample.is_of(kind));
             let mut took: Vec<_> = of_kind.map(|sample| sample.took).collect();
             took.sort_unstable();
             Latency::of(&took)
         };
-        let mut whole: Vec<_> = samples.iter().map(|sample| sample.took).collect();
+        let mut whole: Vec<_> = samples.iter().filter(|sample| sample.is_of(None)).map(|sample| sample.took).collect();
         whole.sort_unstable();
         let (first, last) = (samples.iter().map(|s| s.due).min(), samples.iter().map(|s| s.due).max());
         let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
@@ -112,9 +122,9 @@ impl Latency {
     }
 }
 
-pub(crate) const KINDS: usize = 4;
-/// Warming up, quiet, attacked, quiet again.
-pub(crate) const PHASES: usize = 4;
+pub(crate) const KINDS: usize = 5;
+/// Warming up, quiet, giving [memory](crate::memory) back, attacked, quiet again.
+pub(crate) const PHASES: usize = 5;
 
 #[cfg(test)]
 mod tests {

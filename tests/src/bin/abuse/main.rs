@@ -171,7 +171,9 @@ impl Arguments {
         let times = cores.times()?;
         let before = watch(&target, quiet, "quiet", progress).await?;
         let quiet_times = cores.times()?;
+        normal.say("memory is given back").await?;
         memory::let_go(held).await?;
+        let times_before = cores.times()?;
         normal.say("attack").await?;
         hostile.say("attack").await?;
         let during = watch(&target, Duration::from_millis(self.attack_ms), "attack", progress).await?;
@@ -181,7 +183,7 @@ impl Arguments {
         watch(&target, quiet, "quiet", progress).await?;
         let after = target.taken()?;
         let figures: Vec<Figures> = normal.end().await?;
-        let [_, quiet, attacked, later] = <[Figures; figures::PHASES]>::try_from(figures)
+        let [_, quiet, _, attacked, later] = <[Figures; figures::PHASES]>::try_from(figures)
             .map_err(|figures| anyhow::anyhow!("{} phases", figures.len()))?;
         Ok(Row {
             attack,
@@ -192,7 +194,7 @@ impl Arguments {
             peak_memory: after.peak,
             later_memory: after.memory,
             cores: during.cores,
-            stolen: quiet_times.stolen_since(times).max(attacked_times.stolen_since(quiet_times)),
+            stolen: quiet_times.stolen_since(times).max(attacked_times.stolen_since(times_before)),
             quiet,
             attacked,
             later,

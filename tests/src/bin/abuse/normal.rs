@@ -81,6 +81,7 @@ impl Clients {
             (TOPIC, json!({"topic_key": topic(number), "optype": 4, "topic_msg": "x".repeat(64)}).to_string())
         })?;
         clients.send(center, rate, Kind::Call, |_| (RPC | RELAYED, call.to_string()))?;
+        clients.come(center, rate / COME_LESS_OFTEN);
         Ok(clients)
     }
 
@@ -148,6 +149,28 @@ impl Clients {
             }
         }));
         Ok(())
+    }
+
+    /// Connects and opens a session, again and again, at this rate at most.
+    fn come(&mut self, center: &str, rate: u32) {
+        let (shared, center) = (Arc::clone(&self.shared), center.to_owned());
+        let pause = Duration::from_secs(1) / rate.max(1);
+        self.readers.push(thread::spawn(move || {
+            let mut samples = Vec::new();
+            while !shared.stop.load(SeqCst) {
+                let (phase, due) = (shared.phase.load(SeqCst), shared.start.elapsed());
+                shared.sent.add(phase, Kind::Connect);
+                if Peer::with_session(&center, "newcomer").is_ok() {
+                    let took = shared.start.elapsed().saturating_sub(due);
+                    samples.push(Sample { phase, kind: Kind::Connect, due, took });
+                } else {
+                    shared.failed.add(phase, Kind::Connect);
+                }
+                shared.came.add(phase, Kind::Connect);
+                thread::sleep((due + pause).saturating_sub(shared.start.elapsed()));
+            }
+            samples
+        }));
     }
 
     /// Takes what comes; frames of this type are what was waited for.
@@ -252,12 +275,14 @@ struct Peer {
 
 impl Peer {
     fn with_session(center: &str, instance: &str) -> Result<Self> {
-        let stream = TcpStream::connect(center.trim_start_matches("tcp://"))?;
+        let stream = TcpStream::connect_timeout(&center.trim_start_matches("tcp://").parse()?, PATIENCE)?;
         stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let mut peer = Self { reader: BufReader::new(stream.try_clone()?), stream };
         let features = ["ping", "heartbeat", "relay", "revisions", "serves", "cancel"];
         let hello = json!({"version": 2, "name": "normal", "instance": instance, "features": features, "limits": {}});
         peer.ask(SESSION, &hello)?;
+        peer.stream.set_read_timeout(None)?;
         Ok(peer)
     }
 
@@ -312,6 +337,8 @@ fn topic(number: usize) -> String {
 
 /// Connections of each kind, so that each event loop has some.
 const PEERS: usize = 4;
+/// Newcomers come less often than the others say something, by this.
+const COME_LESS_OFTEN: u32 = 10;
 /// What the provider among them provides.
 pub(crate) const METHOD: &str = "normal";
 const INSTANCE: &str = "normal-provider";

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::attack::{Attack, Done};
-use crate::figures::Figures;
+use crate::figures::{Figures, Kind};
 
 /// A row of the table.
 #[derive(Debug, Serialize)]
@@ -54,8 +54,8 @@ impl Bounds {
 
 impl Row {
     pub(crate) const HEAD: &str = "\
-| attack | connections made | ended by the center | memory: quiet, peak, after | cores | stolen | left out, quiet and attacked | p50, quiet and attacked | p99 | times | longest | errors | disconnected | counted |
-| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
+| attack | connections made | ended by the center | memory: quiet, peak, after | cores | stolen | left out, quiet and attacked | p50, quiet and attacked | p99 | times | longest | newcomers' p50, p99 | errors | disconnected | counted |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |";
 
     pub(crate) fn line(&self) -> String {
         let Self { done, quiet, attacked, .. } = self;
@@ -63,10 +63,11 @@ impl Row {
         let memory = format!("{}, {}, {} MiB", mib(self.quiet_memory), mib(self.peak_memory), mib(self.later_memory));
         let left_out = [quiet, attacked].map(|figures| format!("{:.0}", figures.part_left_out() * 100.0)).join(", ");
         let left_out = if self.is_watched { format!("{left_out} %") } else { "not looked for".to_owned() };
+        let newcomers = attacked.kinds.get(&Kind::Connect).copied().unwrap_or_default();
         let counted: Vec<_> = self.counted.iter().filter(|(name, _)| TOLD.contains(&name.as_str())).collect();
         let counted: Vec<_> = counted.iter().map(|(name, count)| format!("{count} {name}")).collect();
         format!(
-            "| {} | {} | {} | {memory} | {:.1} | {:.0} % | {left_out} | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {} | {} | {} |",
+            "| {} | {} | {} | {memory} | {:.1} | {:.0} % | {left_out} | {:.2}, {:.2} ms | {:.2}, {:.2} ms | {:.1} | {:.1} ms | {:.1}, {:.1} ms | {} | {} | {} |",
             self.name(),
             done.opened,
             done.closed,
@@ -78,6 +79,8 @@ impl Row {
             attacked.all.p99,
             self.times(),
             attacked.all.max,
+            newcomers.p50,
+            newcomers.p99,
             attacked.errors + self.later.errors,
             attacked.disconnects + self.later.disconnects,
             counted.join(", "),
@@ -160,8 +163,9 @@ fn permitted() -> u64 {
 const ENOUGH: u64 = 50;
 const ITSELF: u64 = 64 << 20;
 /// Counters that say something of attackers.
-const TOLD: [&str; 9] = [
+const TOLD: [&str; 10] = [
     "turned_away",
+    "accept_pauses",
     "protocol_errors",
     "frame_timeouts",
     "slow_readers",

@@ -11,7 +11,7 @@ pub(crate) struct Count([Place; PLACES]);
 struct Place(AtomicU64);
 
 /// A power of two. Threads beyond so many share them.
-const PLACES: usize = 8;
+const PLACES: usize = 16;
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 

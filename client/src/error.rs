@@ -34,7 +34,7 @@ struct Detail {
     executed: Executed,
     advice: Cow<'static, str>,
     tries: u32,
-    /// The peer answered with an error and did not say whether it was executed.
+    /// The peer answered with an error and did not say, in a word that we know, whether it was executed.
     is_vague: bool,
     /// Shared, so that one failure can be told to all who waited for it.
     source: Option<Arc<Cause>>,

@@ -23,7 +23,7 @@ pub(crate) struct Churn {
 const BURST: Duration = Duration::from_millis(200);
 /// So much is owed at most, however many have ended at once.
 const DEBT: Duration = Duration::from_secs(1);
-/// After it some are let in, whatever is owed: who comes need not be one of those who come and go.
+/// Who comes need not be one of those who come and go.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 impl Churn {
@@ -33,21 +33,23 @@ impl Churn {
         Self { each, ended: 0, paid: now.checked_sub(BURST).unwrap_or(now) }
     }
 
-    /// How many to let in before it is asked again: if they are about to end, a pause pays for them.
+    /// How many to let in before it is asked again: if they are about to end, the longest pause pays for them.
     pub(crate) fn at_once(&self) -> usize {
         let at_once = LONGEST_PAUSE.as_nanos() / self.each.as_nanos().max(1);
         usize::try_from(at_once).unwrap_or(usize::MAX).max(1)
     }
 
-    /// Until when to let nobody in, now that so many have ended in all.
-    pub(crate) fn pauses_until(&mut self, ended: u64, now: Instant) -> Option<Instant> {
+    /// Until when to let nobody in, now that so many were let in since it was asked, and so many have ended in all.
+    pub(crate) fn pauses_until(&mut self, let_in: usize, ended: u64, now: Instant) -> Option<Instant> {
         let new = u32::try_from(ended.saturating_sub(self.ended)).unwrap_or(u32::MAX);
         self.ended = self.ended.max(ended);
         // Where nobody asked for long, they ended in all of that time.
         let paid = self.paid.checked_add(self.each.saturating_mul(new));
         let (earliest, latest) = (now.checked_sub(BURST).unwrap_or(now), now + DEBT);
         self.paid = paid.map_or(latest, |paid| paid.clamp(earliest, latest));
-        (self.paid > now).then(|| self.paid.min(now + LONGEST_PAUSE))
+        // Whatever is owed, so many may come in a second.
+        let theirs = self.each.saturating_mul(u32::try_from(let_in).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+        (self.paid > now).then(|| self.paid.min(now + theirs))
     }
 }
 
@@ -61,11 +63,11 @@ mod tests {
     fn a_burst_may_end_at_once_and_then_so_many_in_a_second() {
         let mut now = Instant::now();
         let mut churn = Churn::new(1000, now);
-        assert_eq!(churn.pauses_until(0, now), None);
-        assert_eq!(churn.pauses_until(200, now), None);
-        assert_eq!(churn.pauses_until(201, now), Some(now + MS));
+        assert_eq!(churn.pauses_until(1, 0, now), None);
+        assert_eq!(churn.pauses_until(1, 200, now), None);
+        assert_eq!(churn.pauses_until(1, 201, now), Some(now + MS));
         let (begin, mut ended) = (now, 201);
-        while let Some(until) = churn.pauses_until(ended, now)
+        while let Some(until) = churn.pauses_until(3, ended, now)
             && ended < 2201
         {
             now = until;
@@ -74,34 +76,40 @@ mod tests {
         assert!(now - begin >= 1990 * MS && now - begin <= 2010 * MS, "{:?}", now - begin);
         // What was not used is there again, but no more than a burst.
         now += 100 * BURST;
-        assert_eq!(churn.pauses_until(ended, now), None);
-        assert_eq!(churn.pauses_until(ended + 200, now), None);
-        assert_eq!(churn.pauses_until(ended + 201, now), Some(now + MS));
+        assert_eq!(churn.pauses_until(1, ended, now), None);
+        assert_eq!(churn.pauses_until(1, ended + 200, now), None);
+        assert_eq!(churn.pauses_until(1, ended + 201, now), Some(now + MS));
     }
 
-    #[test]
-    fn who_come_and_go_in_waves_are_let_in_at_the_rate_too() {
-        let (mut now, mut let_in, mut ended) = (Instant::now(), 0, 0);
-        let begin = now;
-        let mut churn = Churn::new(1000, now);
+    /// Lets in so many at a time, of which a thousand end together, until there were ten thousand. How long that takes.
+    fn waves(at_a_time: usize) -> Duration {
+        let (begin, mut let_in, mut ended) = (Instant::now(), 0, 0);
+        let (mut now, mut churn) = (begin, Churn::new(1000, begin));
         while let_in < 10_000 {
-            let_in += churn.at_once() as u64;
-            // A thousand stay until they are all there.
+            let_in += at_a_time as u64;
             if let_in - ended >= 1000 {
                 ended = let_in;
             }
-            now = churn.pauses_until(ended, now).unwrap_or(now);
+            now = churn.pauses_until(at_a_time, ended, now).unwrap_or(now);
         }
-        assert!(now - begin >= 8000 * MS, "{:?}", now - begin);
+        now - begin
+    }
+
+    #[test]
+    fn who_come_and_go_in_waves_are_let_in_at_the_rate_too_and_no_slower() {
+        for at_a_time in [1, 5, 20] {
+            let took = waves(at_a_time);
+            assert!(took >= 8000 * MS && took <= 10_000 * MS, "{at_a_time} at a time: {took:?}");
+        }
     }
 
     #[test]
     fn those_that_ended_while_nobody_asked_are_not_charged_as_if_it_were_now() {
-        let now = Instant::now();
+        let (now, later) = (Instant::now(), Instant::now() + 600_000 * MS);
         let mut churn = Churn::new(1000, now);
-        assert_eq!(churn.pauses_until(500_000, now + 600_000 * MS), None);
-        assert_eq!(churn.pauses_until(500_200, now + 600_000 * MS), None);
-        assert!(churn.pauses_until(500_201, now + 600_000 * MS).is_some());
+        assert_eq!(churn.pauses_until(1, 500_000, later), None);
+        assert_eq!(churn.pauses_until(1, 500_200, later), None);
+        assert!(churn.pauses_until(1, 500_201, later).is_some());
     }
 
     #[test]
@@ -115,10 +123,12 @@ mod tests {
     fn nobody_waits_for_long_however_many_ended_at_once() {
         let now = Instant::now();
         for (per_second, ended) in [(0, 100_000), (50, 100_000), (5000, u64::MAX), (usize::MAX, u64::MAX)] {
-            let mut churn = Churn::new(per_second, now);
-            let until = churn.pauses_until(ended, now);
-            assert!(until.is_none_or(|until| until <= now + LONGEST_PAUSE), "{per_second}: {until:?}");
-            assert_eq!(churn.pauses_until(ended, now + DEBT), None, "{per_second}");
+            for let_in in [0, 1, 100, usize::MAX] {
+                let mut churn = Churn::new(per_second, now);
+                let until = churn.pauses_until(let_in, ended, now);
+                assert!(until.is_none_or(|until| until <= now + LONGEST_PAUSE), "{per_second}: {until:?}");
+                assert_eq!(churn.pauses_until(let_in, ended, now + DEBT), None, "{per_second}");
+            }
         }
     }
 }

@@ -43,9 +43,9 @@ pub(crate) struct Driver<S, P: Protocol, H: Handler<Conn<P>>> {
     timer_wakes: Option<Waker>,
     /// It has let others run since a push woke it.
     gathering: bool,
-    /// In a crowd its last turn was over before all was written that it had queued: in this one that comes before it reads,
-    /// or a peer that takes all it gets would have more and more waiting for it.
-    writes_first: bool,
+    /// In a crowd its last turn was over before all was written that waited: the next one writes before it reads, so that a
+    /// peer that takes all it gets has not more and more waiting for it. Whether it had asked for something in that turn.
+    writes_first: Option<bool>,
     /// After all others, which are dropped in its last turn.
     account: Account,
 }
@@ -110,7 +110,7 @@ where
             pulse: None,
             timer_wakes: None,
             gathering: false,
-            writes_first: false,
+            writes_first: None,
             account: Account::default(),
         }
     }
@@ -119,12 +119,18 @@ where
     fn advance(&mut self, cx: &mut Context<'_>, turn: Turn) -> Advanced {
         let conn = self.registration.conn.clone();
         self.reader.take_turn(turn);
-        if std::mem::take(&mut self.writes_first)
+        if let Some(asked) = self.writes_first.take()
             && !conn.is_closed()
             && self.last_answer.is_none()
-            && self.write(cx, &conn) == Written::Cut
         {
-            return self.overdue(cx, &conn).map_or(Advanced::Part, Advanced::Over);
+            if asked {
+                // These are answers of its own: it is charged in full.
+                self.reader.turn().read(0);
+            }
+            if self.write(cx, &conn) == Written::Cut {
+                // It is not judged by its silence in a turn that has not read.
+                return self.out_of_time(&conn).map_or(Advanced::Part, Advanced::Over);
+            }
         }
         let mut frames = 0;
         for _ in 0..ROUNDS {
@@ -154,7 +160,8 @@ where
                 return Advanced::Part;
             }
             if written == Written::Cut {
-                self.writes_first = self.reader.turn().is_in_crowd();
+                let turn = self.reader.turn();
+                self.writes_first = turn.is_in_crowd().then(|| turn.asks());
                 break;
             }
             if more {

@@ -174,6 +174,11 @@ impl Turn {
         self.asked += asked;
     }
 
+    /// Whether any of its frames asks for something.
+    pub(crate) fn asks(&self) -> bool {
+        self.asked > 0
+    }
+
     /// The frames that it has brought, and those of them that ask for something.
     #[cfg(test)]
     pub(crate) fn counted(&self) -> (u64, u64) {

@@ -27,9 +27,10 @@ pub struct Limits {
     pub in_flight: usize,
     /// Connections of a server. Default 100,000. Past it a new one is closed at once.
     pub max_connections: usize,
-    /// Connections that may end in a second, 50 at least. Default 5,000. Where more come and go, nobody new is let in for up
-    /// to 20 ms at a time, so that those who are there are served: who connects waits in the system's queue. A fifth of so
-    /// many may end at once without that, and of two listeners that are stormed each lets in so many. Who comes and stays does not count: after a restart all may come back at once.
+    /// Connections that may end in a second, 50 at least. Default 5,000. Where more come and go, each listener lets in no
+    /// more than that in a second, and who connects waits in the system's queue, so that those who are there are served.
+    /// A fifth of so many may end at once without that. Who comes and stays does not count: after a restart all may
+    /// come back at once.
     pub churn_per_second: usize,
     /// How long a started frame may go without a byte. Default 10 s. Then its connection is closed.
     pub frame_silence: Duration,

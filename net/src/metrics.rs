@@ -40,7 +40,7 @@ pub struct MetricsSnapshot {
     pub turned_away: u64,
     /// Times that accepting failed, for example for lack of file descriptors.
     pub accept_failures: u64,
-    /// Times that nobody was let in for up to 20 ms, since more than `churn_per_second` had ended.
+    /// Times that a listener let nobody in for up to 20 ms, since more than `churn_per_second` had ended.
     pub accept_pauses: u64,
     /// Frames read.
     pub frames_in: u64,

@@ -33,6 +33,17 @@ impl Handler<Conn> for Gone {
     }
 }
 
+/// Lets all others run until it is so; time does not pass meanwhile.
+async fn until(what: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if what() {
+            return;
+        }
+        yield_now().await;
+    }
+    panic!("it does not come to that");
+}
+
 impl Rig {
     async fn new(limits: Limits) -> Self {
         let (memory, addresses) =
@@ -96,14 +107,10 @@ async fn who_stays_is_let_in_at_once_however_many_come_or_have_gone() {
     while all.len() < 1000 {
         all.push(rig.connect().await);
     }
-    while rig.serving.connections() < 1000 {
-        yield_now().await;
-    }
+    until(|| rig.serving.connections() == 1000).await;
     assert_eq!((begin.elapsed(), rig.serving.metrics().accept_pauses), (Duration::ZERO, 0));
     drop(all);
-    while rig.gone() < 1000 {
-        yield_now().await;
-    }
+    until(|| rig.gone() == 1000).await;
     let _next = rig.connect().await;
     let _after_the_rest = rig.connect().await;
     while rig.serving.connections() < 2 {
@@ -119,13 +126,9 @@ async fn a_server_that_stops_pauses_no_more() {
     let rig = Rig::new(Limits { churn_per_second: 50, ..Limits::default() }).await;
     let begin = Instant::now();
     rig.come_and_go(15).await;
-    while rig.gone() < 15 {
-        yield_now().await;
-    }
+    until(|| rig.gone() == 15).await;
     rig.come_and_go(60).await;
-    while rig.serving.metrics().accept_pauses == 0 {
-        yield_now().await;
-    }
+    until(|| rig.serving.metrics().accept_pauses > 0).await;
     assert!(rig.gone() < 20, "nobody is let in");
     rig.serving.shutdown(Duration::from_secs(5)).await;
     assert!(begin.elapsed() < 20 * MS, "{:?}", begin.elapsed());
@@ -142,9 +145,7 @@ async fn who_comes_to_another_listener_counts_too_and_pays_only_for_what_has_end
     assert_eq!(rig.gone(), 2400);
     let before = rig.serving.metrics().accept_pauses;
     let _other = rig.memory.connect(&rig.other_address).await.unwrap();
-    while rig.serving.connections() == 0 {
-        yield_now().await;
-    }
+    until(|| rig.serving.connections() > 0).await;
     yield_now().await;
     assert_eq!(rig.serving.metrics().accept_pauses, before, "they had all been paid for");
     rig.come_and_go(40).await;
@@ -153,7 +154,5 @@ async fn who_comes_to_another_listener_counts_too_and_pays_only_for_what_has_end
     }
     let before = rig.serving.metrics().accept_pauses;
     let _other = rig.memory.connect(&rig.other_address).await.unwrap();
-    while rig.serving.metrics().accept_pauses == before {
-        yield_now().await;
-    }
+    until(|| rig.serving.metrics().accept_pauses > before).await;
 }

@@ -39,7 +39,7 @@ pub(crate) const ALL: &[Setting] = &[
         "churn_per_second",
         50,
         |config| &mut config.limits.churn_per_second,
-        "Connections that may end in a second; where more come and go, new ones wait a moment before they are let in",
+        "Connections that may end in a second, 50 at least; where more come and go, no more than that are let in",
     ),
     number(
         "max_frame_bytes",

@@ -125,7 +125,7 @@ pub struct ErrorInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
     /// Whether `executed` is what the peer said. One that does not say it, or with another word, is another program, of
-    /// whose errors nothing is to be concluded.
+    /// whose errors nothing is to be concluded. It is not written: whoever passes an error on passes on its bytes.
     #[serde(skip)]
     pub says_executed: bool,
 }

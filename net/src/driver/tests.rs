@@ -10,6 +10,7 @@ use crate::shared_state::SharedState;
 use crate::{Ends, Limits};
 
 mod chunks;
+mod crowd;
 mod flood;
 mod heartbeats;
 mod leaving;

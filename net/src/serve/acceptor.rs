@@ -62,10 +62,10 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
                     rest = REST;
                     let mut turn = lane::turn(&mut account).await.admitting();
                     self.admit(accepted, ends);
-                    let more = self.admit_more(&listener, &mut turn).await;
+                    let (others, failure) = self.admit_more(&listener, &mut turn).await;
                     lane::leave(&mut account, turn, None);
-                    self.pause().await;
-                    more
+                    self.pause(1 + others).await;
+                    failure
                 }
                 Err(_) if self.shared.stopping.get().is_some() => return,
                 Err(e) => {
@@ -84,26 +84,28 @@ impl<T: Transport, P: Protocol, H: Handler<Conn<P>>> Acceptor<T, P, H> {
     }
 
     /// Those who are there already, until the turn is over: the system takes longer to hand one out than we to let it in,
-    /// and a thousand may come at once. Why that failed, if it did.
-    async fn admit_more(&self, listener: &T::Listener, turn: &mut Turn) -> Option<io::Error> {
-        let at_once = self.churn().at_once();
-        for _ in 1..at_once {
+    /// and a thousand may come at once. How many they were, and why that failed, if it did.
+    async fn admit_more(&self, listener: &T::Listener, turn: &mut Turn) -> (usize, Option<io::Error>) {
+        let most = self.churn().at_once() - 1;
+        for admitted in 0..most {
             if turn.is_over() {
-                break;
+                return (admitted, None);
             }
-            match poll_once(self.transport.accept(listener)).await? {
-                Ok((accepted, ends)) => self.admit(accepted, ends),
-                Err(failure) => return Some(failure),
+            match poll_once(self.transport.accept(listener)).await {
+                Some(Ok((accepted, ends))) => self.admit(accepted, ends),
+                Some(Err(failure)) => return (admitted, Some(failure)),
+                None => return (admitted, None),
             }
         }
-        None
+        (most, None)
     }
 
-    /// Lets nobody in for a moment, where too many have come and gone. Once the server stops it takes all that are there.
-    async fn pause(&self) {
+    /// Lets nobody in for a moment, where too many have come and gone, after so many were let in. Once the server stops it
+    /// takes all that are there.
+    async fn pause(&self, let_in: usize) {
         let metrics = &self.shared.metrics;
         let ended = metrics.closed.load(Relaxed) + metrics.turned_away.load(Relaxed);
-        let until = self.churn().pauses_until(ended, Instant::now());
+        let until = self.churn().pauses_until(let_in, ended, Instant::now());
         let stops = || self.shared.stopping.get().is_some();
         if let Some(until) = until
             && !stops()

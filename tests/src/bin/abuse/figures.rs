@@ -37,13 +37,13 @@ pub(crate) struct Sample {
 /// Of one phase.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Figures {
-    /// Operations that were due.
+    /// Operations that were due, those of newcomers among them.
     pub(crate) due: u64,
     /// Those that failed, or of which nothing was heard.
     pub(crate) errors: u64,
     /// Connections that ended.
     pub(crate) disconnects: u64,
-    /// Those that went well and of which the times do not count, since the machine [stood still](crate::still).
+    /// Those of clients that are there that went well and of which the times do not count, since the machine [stood still](crate::still).
     pub(crate) left_out: u64,
     /// For how long it did, of all cores.
     pub(crate) still_ms: f64,
@@ -78,6 +78,7 @@ impl Figures {
     pub(crate) fn of(samples: &[Sample], stills: &[Still]) -> Self {
         let (kept, left_out): (Vec<&Sample>, Vec<&Sample>) =
             samples.iter().partition(|sample| !is_spoiled(stills, sample.due));
+        let left_out = left_out.iter().filter(|sample| sample.is_of(None)).count();
         let took = |kind: Option<Kind>| {
             let of_kind = kept.iter().filter(|sample| sample.is_of(kind));
             let mut took: Vec<_> = of_kind.map(|sample| sample.took).collect();
@@ -90,7 +91,7 @@ impl Figures {
         let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
         let still: Duration = stills.iter().filter(|still| still.is_in(first, last)).map(|still| still.time()).sum();
         Self {
-            left_out: left_out.len() as u64,
+            left_out: left_out as u64,
             still_ms: still.as_secs_f64() * 1e3,
             all: took(None),
             whole: Latency::of(&whole),

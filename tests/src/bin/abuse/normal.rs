@@ -1,6 +1,8 @@
 //! The clients that nobody is to harm: pings, discoveries, published messages and calls through the center, each at a fixed
 //! rate whatever becomes of the ones before.
 //!
+//! Newcomers come one after the other, and what they take counts from when they begin.
+//!
 //! Threads and sockets that block, and no library of ours: what is measured is the center. A latency counts from the moment at
 //! which its operation was due, which stands in its id.
 
@@ -151,7 +153,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Connects and opens a session, again and again, at this rate at most.
+    /// Connects and opens a session, again and again, one at a time and at this rate at most.
     fn come(&mut self, center: &str, rate: u32) {
         let (shared, center) = (Arc::clone(&self.shared), center.to_owned());
         let pause = Duration::from_secs(1) / rate.max(1);

@@ -281,7 +281,10 @@ impl Waiting {
             return if self.waits() < SOME { left.max(LEAST_LIGHT) } else { LEAST_LIGHT };
         }
         let waiting = u32::try_from(self.waits().div_ceil(MANY)).unwrap_or(u32::MAX).max(1);
-        (ROUND / waiting).min(left).max(LEAST)
+        // Whose few requests are cut at the end of a round is charged for that, and waits for longer than its like: where no
+        // light ones are about, the round lasts for as long.
+        let least = if self.round() == ROUND { LEAST_LIGHT } else { LEAST };
+        (ROUND / waiting).min(left).max(least)
     }
 
     #[expect(clippy::indexing_slicing, reason = "there is one for each class")]
@@ -377,6 +380,16 @@ mod tests {
         assert!(matches!(waiting.enter(&mut at(Duration::ZERO), waker), Entry::Now(_)), "nobody is less far");
         assert_eq!(waiting.enter(&mut at(Duration::from_secs(2)), waker), Entry::Later, "somebody is less far");
         assert_eq!(waiting.enter(&mut of(Class::Busy), waker), Entry::Later, "somebody is light");
+    }
+
+    #[test]
+    fn a_busy_turn_at_the_end_of_a_round_has_time_for_few_requests_where_no_light_ones_are_about() {
+        let mut waiting = Waiting::default();
+        waiting.leave(&mut of(Class::Busy), ROUND - micros(10), micros(1), Class::Busy);
+        assert_eq!(waiting.turn(Class::Busy), LEAST_LIGHT);
+        waiting.leave(&mut of(Class::Light), micros(1), micros(1), Class::Light);
+        waiting.heard(Class::Light);
+        assert_eq!(waiting.turn(Class::Busy), LEAST);
     }
 
     #[test]

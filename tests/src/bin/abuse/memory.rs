@@ -1,9 +1,9 @@
 //! Memory that the machine has at hand.
 //!
-//! A virtual machine takes each page from its host when it is first touched, and may give it back once it is free: that takes
-//! up to 10 µs for 4 KiB, some thirty times what the system takes for a page that it has. What an attack has the center
-//! take, half a GB in a second, would tell of that. So another process takes as much before, and gives it back to the system
-//! just before the attack begins.
+//! A virtual machine takes each page from its host when it is first touched, and may give it back once it is free: that took
+//! up to 10 µs for 4 KiB, where a page that the system has takes 1.5. What an attack has the center take, half a GB in a
+//! second, would tell of that. So another process takes as much before, and gives it back to the system just before the
+//! attack begins.
 
 use std::fs::read_to_string;
 use std::hint::black_box;

@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn a_busy_turn_at_the_end_of_a_round_has_time_for_few_requests_where_no_light_ones_are_about() {
         let mut waiting = Waiting::default();
-        waiting.leave(&mut of(Class::Busy), ROUND - micros(10), micros(1), Class::Busy);
+        waiting.leave(&mut of(Class::Busy), micros(490), micros(1), Class::Busy);
         assert_eq!(waiting.turn(Class::Busy), LEAST_LIGHT);
         waiting.leave(&mut of(Class::Light), micros(1), micros(1), Class::Light);
         waiting.heard(Class::Light);

@@ -276,14 +276,15 @@ impl Waiting {
 
     /// How long a turn lasts now. All who wait have one within some 30 ms, as long as that leaves each its least.
     fn turn(&self, class: Class) -> Duration {
-        let left = self.round().saturating_sub(self.used);
+        let round = self.round();
+        let left = round.saturating_sub(self.used);
         if class != Class::Busy {
             return if self.waits() < SOME { left.max(LEAST_LIGHT) } else { LEAST_LIGHT };
         }
         let waiting = u32::try_from(self.waits().div_ceil(MANY)).unwrap_or(u32::MAX).max(1);
         // Whose few requests are cut at the end of a round is charged for that, and waits for longer than its like: where no
         // light ones are about, the round lasts for as long.
-        let least = if self.round() == ROUND { LEAST_LIGHT } else { LEAST };
+        let least = if round == ROUND { LEAST_LIGHT } else { LEAST };
         (ROUND / waiting).min(left).max(least)
     }
 

@@ -37,13 +37,13 @@ pub(crate) struct Sample {
 /// Of one phase.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Figures {
-    /// Operations that were due, those of newcomers among them.
+    /// Operations that were due, but for those of newcomers.
     pub(crate) due: u64,
-    /// Those that failed, or of which nothing was heard.
+    /// Those that failed, or of which nothing was heard, and newcomers who got no session.
     pub(crate) errors: u64,
     /// Connections that ended.
     pub(crate) disconnects: u64,
-    /// Those of clients that are there that went well and of which the times do not count, since the machine [stood still](crate::still).
+    /// Those of them that went well and of which the times do not count, since the machine [stood still](crate::still).
     pub(crate) left_out: u64,
     /// For how long it did, of all cores.
     pub(crate) still_ms: f64,

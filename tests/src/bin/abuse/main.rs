@@ -183,8 +183,11 @@ impl Arguments {
         watch(&target, quiet, "quiet", progress).await?;
         let after = target.taken()?;
         let figures: Vec<Figures> = normal.end().await?;
-        let [_, quiet, _, attacked, later] = <[Figures; figures::PHASES]>::try_from(figures)
+        let [_, mut quiet, between, attacked, later] = <[Figures; figures::PHASES]>::try_from(figures)
             .map_err(|figures| anyhow::anyhow!("{} phases", figures.len()))?;
+        // Of that phase no time counts, but nobody may be harmed in it either.
+        quiet.errors += between.errors;
+        quiet.disconnects += between.disconnects;
         Ok(Row {
             attack,
             connections,

@@ -250,7 +250,7 @@ impl Shared {
         let samples: Vec<_> = samples.iter().filter(|sample| usize::from(sample.phase) == phase).copied().collect();
         let lost = sum(&self.sent).saturating_sub(sum(&self.came));
         Figures {
-            due: sum(&self.sent),
+            due: sum(&self.sent).saturating_sub(self.sent.of(phase, Kind::Connect).load(SeqCst)),
             errors: sum(&self.failed) + lost,
             disconnects: sum(&self.disconnected),
             ..Figures::of(&samples, stills)

@@ -297,7 +297,7 @@ mod tests {
     use crate::{Discovery, TableSize};
 
     async fn discovery(center: &Center) -> Discovery {
-        Discovery::new(&Client::connect(center.address()).await.unwrap())
+        Discovery::new(&center.client().await)
     }
 
     #[tokio::test]
@@ -332,11 +332,11 @@ mod tests {
             (vec!["no.such.name.invalid:7".parse().unwrap()], "its name can't be resolved"),
         ];
         for (listening, why) in rows {
-            let provider = Provider::connect(center.address()).await.unwrap();
+            let provider = Provider::new(center.client().await);
             let error = provider.announce(["who"], listening).await.unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
-        let provider = Provider::connect(center.address()).await.unwrap();
+        let provider = Provider::new(center.client().await);
         let error = provider.announce(["x".repeat(4097)], dead_host(1)).await.unwrap_err();
         assert!(matches!(&error, ProviderError::Center(why) if why.code() == Some(ResultCode::TooLarge)), "{error}");
     }
@@ -345,7 +345,7 @@ mod tests {
     async fn one_method_goes_and_the_others_stay() {
         let center = Center::start().await;
         let server = serve_who("a", "127.0.0.1:0").await;
-        let provider = Provider::connect(center.address()).await.unwrap();
+        let provider = Provider::new(center.client().await);
         let provider = provider.announce(["who", "add"], server.addresses()).await.unwrap();
         provider.withdraw_method("add").await.unwrap();
         let discovery = discovery(&center).await;
@@ -370,7 +370,7 @@ mod tests {
     async fn thousands_of_methods_are_announced_and_taken_back() {
         let center = Center::start().await;
         let router = (0..3000).fold(Router::new(), |router, n| router.method(format!("m{n}"), |(): ()| Ok(())));
-        let provider = Provider::connect(center.address()).await.unwrap();
+        let provider = Provider::new(center.client().await);
         let provider = provider.announce(router.names(), dead_host(1)).await.unwrap();
         let TableSize { methods, connections, .. } = center.registry().size();
         assert_eq!((methods, connections), (3000, 1));
@@ -382,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn over_a_shared_connection_each_provider_takes_back_its_own() {
         let center = Center::start().await;
-        let shared = Client::connect(center.address()).await.unwrap();
+        let shared = center.client().await;
         let announce = async |method, port| {
             Provider::new(shared.clone()).announce([method, "both"], dead_host(port)).await.unwrap()
         };
@@ -402,7 +402,7 @@ mod tests {
     #[tokio::test]
     async fn who_announces_again_right_after_a_drop_stays() {
         let center = Center::start().await;
-        let shared = Client::connect(center.address()).await.unwrap();
+        let shared = center.client().await;
         drop(Provider::new(shared.clone()).announce(["who"], dead_host(1)).await.unwrap());
         let _again = Provider::new(shared.clone()).announce(["who"], dead_host(1)).await.unwrap();
         assert_eq!(Discovery::new(&shared).hosts("who").await.unwrap()[..], [dead_host(1)]);
@@ -411,7 +411,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_failed_announcement_had_entered_is_taken_back() {
         let center = Center::start().await;
-        let shared = Client::connect(center.address()).await.unwrap();
+        let shared = center.client().await;
         let provider = Provider::new(shared.clone()).announce(["before"], dead_host(1)).await.unwrap();
         let error = provider.announce(["good".to_owned(), "x".repeat(4097)], dead_host(1)).await.unwrap_err();
         assert!(matches!(error, ProviderError::Center(_)), "{error}");
@@ -425,7 +425,7 @@ mod tests {
     #[tokio::test]
     async fn an_announcement_that_nobody_waits_for_any_longer_is_taken_back() {
         let center = Center::start().await;
-        let shared = Client::connect(center.address()).await.unwrap();
+        let shared = center.client().await;
         let mut announcing = Box::pin(Provider::new(shared.clone()).announce(["who"], dead_host(1)));
         // The answer can't come before this task waits.
         assert!(announcing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -437,12 +437,13 @@ mod tests {
     async fn what_a_withdrawal_has_left_is_taken_back_by_the_next_one_or_with_the_provider() {
         for again in [true, false] {
             let center = Center::start().await;
-            let shared = Client::connect(center.address()).await.unwrap();
+            let shared = center.client().await;
             let hosts: Vec<_> = (1..=200).map(|port| Host::new([127, 0, 0, 1].into(), port).unwrap()).collect();
             let provider = Provider::new(shared.clone()).announce(["who"], hosts).await.unwrap();
             let mut leaving = Box::pin(provider.withdraw_method("who"));
             // Not all is asked for before the first answer comes.
-            assert!(leaving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            let polled = leaving.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending(), "{polled:?}");
             drop(leaving);
             if again {
                 provider.withdraw_method("who").await.unwrap();
@@ -467,7 +468,7 @@ mod tests {
     async fn a_withdrawal_that_nobody_waits_for_any_longer_takes_all_back() {
         for methods in [2, 200, 3000] {
             let center = Center::start().await;
-            let shared = Client::connect(center.address()).await.unwrap();
+            let shared = center.client().await;
             let methods = (0..methods).map(|n| format!("m{n}"));
             let provider = Provider::new(shared.clone()).announce(methods, dead_host(1)).await.unwrap();
             let mut leaving = Box::pin(provider.withdraw());

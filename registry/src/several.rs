@@ -38,7 +38,7 @@ impl Stage {
 
 /// Waits until so many hosts provide a method, as the center says.
 async fn provided(center: &Center, method: &str, hosts: usize) {
-    let discovery = Discovery::new(&Client::connect(center.address()).await.unwrap());
+    let discovery = Discovery::new(&center.client().await);
     let known = async {
         while discovery.hosts(method).await.unwrap().len() != hosts {
             sleep(Duration::from_millis(5)).await;
@@ -49,7 +49,7 @@ async fn provided(center: &Center, method: &str, hosts: usize) {
 
 /// How many provide it now.
 async fn providers(center: &Center, method: &str) -> usize {
-    let discovery = Discovery::new(&Client::connect(center.address()).await.unwrap());
+    let discovery = Discovery::new(&center.client().await);
     discovery.hosts(method).await.unwrap().len()
 }
 

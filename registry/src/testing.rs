@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use callboard_client::Client;
 use callboard_common::{
     Decode, Dispatcher, ErrorInfo, Handler, Host, Json, Message, ResultCode, ServiceOp, ServiceRequest, refuse,
 };
@@ -143,8 +144,13 @@ impl Center {
         self.serving.shutdown(grace).await;
     }
 
+    /// A connection to it, in a session however slow a busy machine opens it: what has none can't withdraw.
+    pub(crate) async fn client(&self) -> Client {
+        Client::builder().session_timeout(LONG).connect(self.address()).await.unwrap()
+    }
+
     pub(crate) async fn announce(&self, method: &str, place: impl Into<Place>) -> Provider {
-        Provider::connect(self.address()).await.unwrap().announce([method], place).await.unwrap()
+        Provider::new(self.client().await).announce([method], place).await.unwrap()
     }
 }
 

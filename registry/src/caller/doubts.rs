@@ -155,8 +155,7 @@ async fn a_slow_method_does_not_cost_its_provider_the_connection() {
         .method_async("never", |(): ()| async { std::future::pending::<Result<(), MethodError>>().await });
     let names = router.names();
     let server = Server::builder().router(router).loops(1).listen("127.0.0.1:0").start().await.unwrap();
-    let _provider =
-        Provider::connect(center.address()).await.unwrap().announce(names, server.addresses()).await.unwrap();
+    let _provider = Provider::new(center.client().await).announce(names, server.addresses()).await.unwrap();
     let caller = caller(&center, LONG).await;
     who(&caller).await.unwrap();
     for _ in 0..3 {

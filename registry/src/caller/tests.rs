@@ -360,7 +360,7 @@ async fn the_other_styles_of_calling() {
     });
     let names = router.names();
     let server = Server::builder().router(router).loops(1).start().await.unwrap();
-    let provider = Provider::connect(center.address()).await.unwrap();
+    let provider = Provider::new(center.client().await);
     let _provider = provider.announce(names, server.addresses()).await.unwrap();
     let caller = caller(&center).await;
 
@@ -411,7 +411,7 @@ async fn every_future_can_be_sent_to_another_thread() {
     is_send(&caller.hosts("double"));
     is_send(&caller.wait_for_provider("double", LONG));
     is_send(&caller.notices());
-    is_send(&Provider::connect(center.address()).await.unwrap().announce(["double"], dead_host(1)));
+    is_send(&Provider::new(center.client().await).announce(["double"], dead_host(1)));
     is_send(&Caller::connect("127.0.0.1:1"));
 }
 

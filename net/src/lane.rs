@@ -105,6 +105,8 @@ pub(crate) struct Turn {
     in_crowd: bool,
     /// What the thread had worked when it began. Only where somebody waits: it takes longer to ask for than the time.
     worked: Option<Duration>,
+    /// It is over only once the thread has worked for that long, or has been [away](AWAY): no light one waits for the clock.
+    by_work: bool,
 }
 
 /// Two looks at the clock are to be so far apart: a frame may take far less, or as long as a turn.
@@ -125,6 +127,9 @@ const ADMITTING: u32 = 64;
 /// What counts at most of a turn that began while nobody waited, or of who is light, or towards being busy: the machine may
 /// have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
+
+/// For so long the system lets another thread run in between, some times more; a handler that sleeps takes longer.
+const AWAY: Duration = Duration::from_millis(4);
 
 /// How long others are let in at a time.
 const ADMITS: Duration = Duration::from_micros(100);
@@ -150,7 +155,12 @@ impl Turn {
         let now = Instant::now();
         let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(began));
         self.stride = if since < LOOK { (2 * self.stride).min(LONGEST_STRIDE) } else { (self.stride / 2).max(1) };
-        now >= until
+        self.has_passed(until - began, now - began, || self.used(began, now))
+    }
+
+    /// Whether a slice of time is over after so long, of which the thread has worked for part.
+    fn has_passed(&self, slice: Duration, after: Duration, worked: impl FnOnce() -> Duration) -> bool {
+        after >= slice && (!self.by_work || after >= slice + AWAY || worked() >= slice)
     }
 
     /// Light ones wait for the end of its round, among a crowd: what can't be cut is done in smaller pieces.
@@ -208,7 +218,7 @@ impl Turn {
     }
 
     /// What the thread has worked in it until now. Where the system has let another one run meanwhile, this was nobody's
-    /// fault; where nobody waited when it began, that is not known, and it counts as [so much](MOST) at most.
+    /// fault; where that is not known, it counts as [so much](MOST) at most.
     fn used(&self, began: Instant, now: Instant) -> Duration {
         let time = now.saturating_duration_since(began);
         self.worked.map_or(MOST, |before| worked().saturating_sub(before)).min(time)
@@ -307,7 +317,8 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
                 CLOCK.set(Clock::Due);
                 let worked = (!lane.waiting.is_empty()).then(worked);
                 let (probes, in_crowd) = (lane.waiting.probes(account), lane.waiting.is_crowd());
-                (Some(Turn { probes, in_crowd, worked, ..Turn::new(now, slice) }), None)
+                let by_work = worked.is_some() && lane.waiting.is_in_full_round();
+                (Some(Turn { probes, in_crowd, worked, by_work, ..Turn::new(now, slice) }), None)
             }
             Entry::Later => (None, lane.conductor.take()),
         }
@@ -505,6 +516,46 @@ mod tests {
             let is_busy = turn.is_busy(Duration::from_micros(took), has_more);
             assert_eq!(is_busy, expected, "{bytes} {frames} {asked} {took} {has_more}");
         }
+    }
+
+    #[test]
+    fn while_no_light_ones_are_about_a_busy_turn_lasts_for_what_the_thread_works_but_not_for_ever() {
+        let slice = Duration::from_micros(250);
+        // (by the work, after so long, of which the thread has worked for so long, it is over)
+        let rows = [
+            (false, slice / 2, slice / 2, false),
+            (false, slice, Duration::ZERO, true),
+            (true, slice / 2, slice / 2, false),
+            (true, slice, Duration::ZERO, false),
+            (true, slice, slice, true),
+            (true, slice + AWAY / 2, slice / 2, false),
+            (true, slice + AWAY / 2, slice, true),
+            (true, slice + AWAY, Duration::ZERO, true),
+        ];
+        for (by_work, after, worked, expected) in rows {
+            let turn = Turn { by_work, ..Turn::default() };
+            assert_eq!(turn.has_passed(slice, after, || worked), expected, "{by_work} {after:?} {worked:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_turn_has_worked_is_asked_for_only_where_somebody_waits() {
+        let (mut one, mut waiting) = (Account::default(), [(); 2].map(|()| Account::default()));
+        open();
+        let enters = |account: &mut Account| {
+            let turn = enter(account, Waker::noop()).unwrap();
+            leave(account, turn, None);
+            (turn.worked.is_some(), turn.by_work)
+        };
+        assert_eq!(enters(&mut one), (false, false));
+        // The first of them is woken for its turn, and the second waits.
+        for account in &mut waiting {
+            let turn = enter(account, Waker::noop()).unwrap();
+            leave(account, turn, Some(Waker::noop()));
+        }
+        one.class = Class::Light;
+        assert_eq!(enters(&mut one), (true, true));
+        LANE.take();
     }
 
     #[test]

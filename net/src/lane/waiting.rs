@@ -169,7 +169,6 @@ impl Waiting {
             self.other_at = Some(self.spent);
         }
         let at = self.place(account).saturating_add(charged);
-        account.set_at(at);
         let class_at = self.class_at(account.class) + used / account.class.weight();
         let is_idle = self.is_empty();
         let queue = self.queue_mut(account.class);
@@ -180,8 +179,10 @@ impl Waiting {
             queue.at += charged / share;
         }
         if queue.waiting.is_empty() {
-            // Nobody wanted that time.
+            // Nobody wanted that time: it passes, and is charged to nobody.
             queue.at = queue.at.max(at);
+        } else {
+            account.set_at(at);
         }
         if is_idle {
             self.at = self.at.max(class_at);
@@ -265,6 +266,11 @@ impl Waiting {
         }
     }
 
+    /// Whether nobody is about for whose sake rounds are shorter.
+    pub(super) fn is_in_full_round(&self) -> bool {
+        self.round() == ROUND
+    }
+
     /// Whether light ones have said something of late, and a crowd waits.
     pub(super) fn is_crowd(&self) -> bool {
         self.waits() >= CROWD && self.is_of_late(self.light_at)
@@ -282,10 +288,11 @@ impl Waiting {
             return if self.waits() < SOME { left.max(LEAST_LIGHT) } else { LEAST_LIGHT };
         }
         let waiting = u32::try_from(self.waits().div_ceil(MANY)).unwrap_or(u32::MAX).max(1);
+        let turn = ROUND / waiting;
         // Whose few requests are cut at the end of a round is charged for that, and waits for longer than its like: where no
         // light ones are about, the round lasts for as long.
-        let least = if round == ROUND { LEAST_LIGHT } else { LEAST };
-        (ROUND / waiting).min(left).max(least)
+        let least = if self.is_in_full_round() { turn.min(ROUND / 2) } else { LEAST };
+        turn.min(left).max(least)
     }
 
     #[expect(clippy::indexing_slicing, reason = "there is one for each class")]
@@ -387,7 +394,14 @@ mod tests {
     fn a_busy_turn_at_the_end_of_a_round_has_time_for_few_requests_where_no_light_ones_are_about() {
         let mut waiting = Waiting::default();
         waiting.leave(&mut of(Class::Busy), micros(490), micros(1), Class::Busy);
-        assert_eq!(waiting.turn(Class::Busy), LEAST_LIGHT);
+        assert_eq!(waiting.turn(Class::Busy), ROUND / 2);
+        // Of many who wait each has as much as at a round's beginning.
+        let mut many: Vec<_> = (0..3 * MANY - 1).map(|_| of(Class::Busy)).collect();
+        for one in &mut many {
+            waiting.wait(one, Waker::noop());
+        }
+        assert_eq!(waiting.turn(Class::Busy), ROUND / 3);
+        assert!(many.iter_mut().all(|one| waiting.forget(one)));
         waiting.leave(&mut of(Class::Light), micros(1), micros(1), Class::Light);
         waiting.heard(Class::Light);
         assert_eq!(waiting.turn(Class::Busy), LEAST);

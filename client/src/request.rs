@@ -184,6 +184,7 @@ impl Request<'_> {
         self.enter(waiter, kind, Place::Free).map_err(|why| self.not_entered(&why))
     }
 
+    #[inline]
     fn enter(self, waiter: Waiter, kind: MessageType, place: Place<'_>) -> Result<Entered, Rejected> {
         let id = self.link.calls.enter(&self.link.conn, waiter, kind, self.deadline.at(), place)?;
         Ok(Entered { link: Arc::clone(self.link), id, is_call: false, is_over: false })
@@ -320,6 +321,7 @@ fn whole_ms(time: Duration) -> Duration {
 }
 
 impl Ticket {
+    #[inline]
     fn new(mut entered: Entered, answer: oneshot::Receiver<Told>, kind: MessageType, at: u64) -> Self {
         entered.is_call = kind == MessageType::RpcRequest;
         // Its time was up before it was queued: the word of that was too early.

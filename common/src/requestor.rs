@@ -49,18 +49,38 @@ enum Slot<W> {
     Taken { number: u64, waiter: W },
 }
 
+/// The two digits of each byte: of each call an id is written and read, so this is a good part of what it costs.
+#[expect(clippy::indexing_slicing, reason = "there is one for each byte")]
+const DIGITS: [[u8; 2]; 256] = {
+    let (hex, mut digits, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+    while byte < digits.len() {
+        digits[byte] = [hex[byte >> 4], hex[byte & 0xf]];
+        byte += 1;
+    }
+    digits
+};
+const EACH_BYTE: u128 = u128::MAX / 0xff;
+/// How nibbles that are bytes move together, twice as many in each step.
+const STEPS: [(u32, u128); 4] = [
+    (4, u128::MAX / (1 << 8 | 1)),
+    (8, u128::MAX / (1 << 16 | 1)),
+    (16, u128::MAX / (1 << 32 | 1)),
+    (32, u128::MAX >> 64),
+];
+
 impl RequestId {
     /// How many bytes an id takes on the wire.
     pub const WIRE_BYTES: usize = WIRE_BYTES;
 
     /// The id's bytes on the wire.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "there is one for each byte")]
     pub fn to_wire(self) -> [u8; WIRE_BYTES] {
-        let mut rest = u64::from(self.slot) << NUMBER_BITS | self.number;
+        let packed = u64::from(self.slot) << NUMBER_BITS | self.number;
         let mut wire = [b'0'; WIRE_BYTES];
-        for digit in wire.iter_mut().rev() {
-            let nibble = (rest & 0xf) as u8;
-            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-            rest >>= 4;
+        let (pairs, _) = wire.as_chunks_mut();
+        for (pair, byte) in pairs.iter_mut().zip(packed.to_be_bytes()) {
+            *pair = DIGITS[usize::from(byte)];
         }
         wire
     }
@@ -75,17 +95,16 @@ impl RequestId {
     }
 
     /// Reads an id back; `None` for bytes that no id has.
+    #[inline]
     pub fn from_wire(wire: &[u8]) -> Option<Self> {
         let wire: &[u8; WIRE_BYTES] = wire.try_into().ok()?;
-        let packed = wire.iter().try_fold(0u64, |sum, digit| {
-            let nibble = match digit {
-                b'0'..=b'9' => digit - b'0',
-                b'a'..=b'f' => digit - b'a' + 10,
-                _ => return None,
-            };
-            Some(sum << 4 | u64::from(nibble))
-        })?;
-        Some(Self { slot: u32::try_from(packed >> NUMBER_BITS).ok()?, number: packed & NUMBER_MASK })
+        // All digits at once: a letter is the 9th beyond its lower half. What was no digit shows when it is written again.
+        let digits = u128::from_be_bytes(*wire);
+        let (halves, letters) = (digits & (EACH_BYTE * 0xf), (digits >> 6) & EACH_BYTE);
+        let packed = STEPS.iter().fold(halves + letters * 9, |all, (shift, mask)| (all | all >> shift) & mask);
+        let packed = u64::try_from(packed).ok()?;
+        let id = Self { slot: u32::try_from(packed >> NUMBER_BITS).ok()?, number: packed & NUMBER_MASK };
+        (id.to_wire() == *wire).then_some(id)
     }
 }
 
@@ -307,6 +326,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn ids_are_read_as_numbers_are(wire in proptest::collection::vec(prop_oneof![20 => r"[0-9a-f]", 1 => r"[\PC]"], 16)) {
+            let wire = wire.concat();
+            let is_number = wire.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            let number = u64::from_str_radix(&wire, 16).ok().filter(|_| is_number && wire.len() == WIRE_BYTES);
+            let id = RequestId::from_wire(wire.as_bytes());
+            prop_assert_eq!(id.map(|id| u64::from(id.slot) << NUMBER_BITS | id.number), number);
+            prop_assert_eq!(id.map(|id| id.to_wire().to_vec()), number.map(|_| wire.into_bytes()));
+        }
+
         #[test]
         fn it_does_what_a_set_would_do(steps in prop::collection::vec(step(), 0..400), limit in 1..40usize) {
             let mut requestor = Requestor::new(limit);

@@ -148,7 +148,10 @@ impl Turn {
     pub(crate) fn is_over(&mut self) -> bool {
         PUSHED.set(0);
         look_next_time();
-        let Some((began, until)) = self.times else { return false };
+        let Some((began, until)) = self.times else {
+            self.stride = LONGEST_STRIDE;
+            return false;
+        };
         if self.is_put_off() {
             return true;
         }

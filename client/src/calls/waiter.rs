@@ -35,6 +35,7 @@ pub(crate) enum Outcome {
 
 impl Waiter {
     /// A task that waits, and the end at which it does.
+    #[inline]
     pub(crate) fn task(kept: bool) -> (oneshot::Receiver<Told>, Self) {
         let (answer, waits) = oneshot::channel();
         (waits, Self::Task { answer, kept })

@@ -275,7 +275,7 @@ fn plain_bytes_by_word(text: &[u8]) -> usize {
 
 /// Bit 7 of each byte that ends a plain run. The lowest one set is exact; a higher one may be a borrow's ghost.
 /// Source of the trick: Sean Eron Anderson, "Bit Twiddling Hacks", "Determine if a word has a byte less than n".
-const fn special(word: u64) -> u64 {
+pub(crate) const fn special(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let quote = word ^ (ONES * b'"' as u64);

@@ -1,6 +1,6 @@
 use bytes::{BufMut, BytesMut};
 
-use crate::scan::plain_bytes;
+use crate::scan::{plain_bytes, special};
 
 /// Appends a text with its quotes.
 #[inline]
@@ -39,15 +39,37 @@ fn write_short(text: &[u8], out: &mut BytesMut) -> bool {
     plain
 }
 
-/// Puts a text behind the first quote; whether it needs no escapes.
+/// Puts a short text behind the first quote; whether it needs no escapes.
 #[inline]
 fn fill_plain(quoted: &mut [u8], text: &[u8]) -> bool {
+    let Some(to) = quoted.get_mut(1..=text.len()) else { return false };
+    // Its first and its last word, which may overlap: one or two looks in place of one at each byte.
+    if let Some(specials) = copy_ends::<8>(to, text).or_else(|| copy_ends::<4>(to, text)) {
+        return specials == 0;
+    }
     let mut plain = true;
-    for (to, &byte) in quoted.iter_mut().skip(1).zip(text) {
+    for (to, &byte) in to.iter_mut().zip(text) {
         *to = byte;
         plain &= !matches!(byte, 0..0x20 | b'"' | b'\\');
     }
     plain
+}
+
+/// Copies the first `N` bytes and the last, which are all that there are of up to twice as many, and finds those that need
+/// escapes; `None` where there are fewer than `N`.
+#[inline]
+fn copy_ends<const N: usize>(to: &mut [u8], text: &[u8]) -> Option<u64> {
+    const { assert!(N <= 8 && SHORT_BYTES <= 16) };
+    let (first, last) = (text.first_chunk::<N>()?, text.last_chunk::<N>()?);
+    *to.first_chunk_mut()? = *first;
+    *to.last_chunk_mut()? = *last;
+    let word = |bytes: &[u8; N]| {
+        // What is not looked at needs none.
+        let mut word = [b' '; 8];
+        word.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
+        u64::from_le_bytes(word)
+    };
+    Some(special(word(first)) | special(word(last)))
 }
 
 fn write_long(text: &str, out: &mut BytesMut) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::account::Account;
 use self::account::Class;
-use self::waiting::{Entry, Waiting};
+use self::waiting::{Entry, Round, Waiting};
 
 thread_local! {
     /// The lane of this thread, if it is an event loop.
@@ -82,7 +82,6 @@ struct Lane {
 }
 
 /// One turn: until it is over, its connection has the loop for itself.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Turn {
     /// When it began and is over. Outside of event loops it has no end of its own.
@@ -101,12 +100,10 @@ pub(crate) struct Turn {
     probes: bool,
     /// It lets others in.
     admits: bool,
-    /// Its round is one [of a crowd](Waiting::is_crowd).
-    in_crowd: bool,
+    /// That in which it is.
+    round: Round,
     /// What the thread had worked when it began. Only where somebody waits: it takes longer to ask for than the time.
     worked: Option<Duration>,
-    /// It is over only once the thread has worked for that long, or has been [away](AWAY): no light one waits for the clock.
-    by_work: bool,
 }
 
 /// Two looks at the clock are to be so far apart: a frame may take far less, or as long as a turn.
@@ -161,19 +158,31 @@ impl Turn {
         self.has_passed(until - began, now - began, || self.used(began, now))
     }
 
-    /// Whether a slice of time is over after so long, of which the thread has worked for part.
+    /// Whether a slice of time is over after so long, of which the thread has worked for part: where no light one waits for
+    /// the clock, what it has worked counts, until it has been [away](AWAY) for long.
     fn has_passed(&self, slice: Duration, after: Duration, worked: impl FnOnce() -> Duration) -> bool {
-        after >= slice && (!self.by_work || after >= slice + AWAY || worked() >= slice)
+        let by_work = self.worked.is_some() && self.round == Round::Full;
+        after >= slice && (!by_work || after >= slice + AWAY || worked() >= slice)
     }
 
     /// Light ones wait for the end of its round, among a crowd: what can't be cut is done in smaller pieces.
     pub(crate) fn is_in_crowd(&self) -> bool {
-        self.in_crowd
+        self.round == Round::OfCrowd
+    }
+
+    /// No light ones wait for it, or it is no turn at all: larger pieces cost less.
+    pub(crate) fn is_in_full_round(&self) -> bool {
+        self.round == Round::Full
     }
 
     #[cfg(test)]
     pub(crate) fn in_crowd(self) -> Self {
-        Self { in_crowd: true, ..self }
+        Self { round: Round::OfCrowd, ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_short_round(self) -> Self {
+        Self { round: Round::Short, ..self }
     }
 
     /// Whether its time is up. Unlike [`is_over`](Self::is_over) it changes nothing about when to look again.
@@ -319,9 +328,8 @@ pub(crate) fn enter(account: &mut Account, waker: &Waker) -> Option<Turn> {
                 PUSHED.set(0);
                 CLOCK.set(Clock::Due);
                 let worked = (!lane.waiting.is_empty()).then(worked);
-                let (probes, in_crowd) = (lane.waiting.probes(account), lane.waiting.is_crowd());
-                let by_work = worked.is_some() && lane.waiting.is_in_full_round();
-                (Some(Turn { probes, in_crowd, worked, by_work, ..Turn::new(now, slice) }), None)
+                let (probes, round) = (lane.waiting.probes(account), lane.waiting.round());
+                (Some(Turn { probes, round, worked, ..Turn::new(now, slice) }), None)
             }
             Entry::Later => (None, lane.conductor.take()),
         }
@@ -466,7 +474,7 @@ mod tests {
             leave(&mut light, turn, None);
             assert_eq!(light.class == Class::Busy, much);
             let round = LANE.take().unwrap().waiting.round();
-            assert_eq!(round < waiting::ROUND, reads, "{much}: {round:?}");
+            assert_eq!(round, if reads { Round::Short } else { Round::Full }, "{much}");
         }
     }
 
@@ -524,7 +532,7 @@ mod tests {
     #[test]
     fn while_no_light_ones_are_about_a_busy_turn_lasts_for_what_the_thread_works_but_not_for_ever() {
         let slice = Duration::from_micros(250);
-        // (by the work, after so long, of which the thread has worked for so long, it is over)
+        // (in a full round, after so long, of which the thread has worked for so long, it is over)
         let rows = [
             (false, slice / 2, slice / 2, false),
             (false, slice, Duration::ZERO, true),
@@ -535,10 +543,12 @@ mod tests {
             (true, slice + AWAY / 2, slice, true),
             (true, slice + AWAY, Duration::ZERO, true),
         ];
-        for (by_work, after, worked, expected) in rows {
-            let turn = Turn { by_work, ..Turn::default() };
-            assert_eq!(turn.has_passed(slice, after, || worked), expected, "{by_work} {after:?} {worked:?}");
+        for (is_full, after, worked, expected) in rows {
+            let round = if is_full { Round::Full } else { Round::Short };
+            let turn = Turn { round, worked: Some(Duration::ZERO), ..Turn::default() };
+            assert_eq!(turn.has_passed(slice, after, || worked), expected, "{is_full} {after:?} {worked:?}");
         }
+        assert!(Turn::default().has_passed(slice, slice, || panic!("it is not known")));
     }
 
     #[test]
@@ -548,16 +558,16 @@ mod tests {
         let enters = |account: &mut Account| {
             let turn = enter(account, Waker::noop()).unwrap();
             leave(account, turn, None);
-            (turn.worked.is_some(), turn.by_work)
+            turn.worked.is_some()
         };
-        assert_eq!(enters(&mut one), (false, false));
+        assert!(!enters(&mut one));
         // The first of them is woken for its turn, and the second waits.
         for account in &mut waiting {
             let turn = enter(account, Waker::noop()).unwrap();
             leave(account, turn, Some(Waker::noop()));
         }
         one.class = Class::Light;
-        assert_eq!(enters(&mut one), (true, true));
+        assert!(enters(&mut one));
         LANE.take();
     }
 

@@ -63,6 +63,10 @@ impl Pieces {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
         self.first.iter().chain(&self.others)
     }

@@ -32,9 +32,13 @@ pub(crate) struct Writer {
 }
 
 /// Pieces that one vectored write is given: messages of 1 KiB are a piece each.
-const SLICES: usize = 128;
+const SLICES: usize = 256;
+/// The same where no more wait.
+const FEW_SLICES: usize = 32;
 /// It is given no more than this: the turn may be over after it.
-const AT_ONCE_BYTES: usize = 128 << 10;
+const AT_ONCE_BYTES: usize = 256 << 10;
+/// The same where light ones may wait for its end.
+const AT_ONCE_BYTES_IN_SHORT_ROUND: usize = 128 << 10;
 /// The same in a turn [in a crowd](Turn::is_in_crowd): the system copies what it takes, into memory that may be new to it.
 const AT_ONCE_BYTES_IN_CROWD: usize = 32 << 10;
 /// The same once that turn is over, so that what was read before it does not keep the peer from its answers.
@@ -70,7 +74,8 @@ impl Writer {
             let at_once = match turn.is_in_crowd() {
                 true if turn.is_late() => AT_ONCE_BYTES_OF_LATE,
                 true => AT_ONCE_BYTES_IN_CROWD,
-                false => AT_ONCE_BYTES,
+                false if turn.is_in_full_round() => AT_ONCE_BYTES,
+                false => AT_ONCE_BYTES_IN_SHORT_ROUND,
             };
             match self.write_once(cx, stream, at_once) {
                 Poll::Pending => return Ok(Written::Part),
@@ -94,7 +99,21 @@ impl Writer {
         if let Some(piece) = self.writing.only() {
             return stream.poll_write(cx, at_most(&piece.bytes, at_once));
         }
-        let mut slices = [IoSlice::new(&[]); SLICES];
+        // To clear a list of many takes as long as to fill it with some.
+        if self.writing.len() <= FEW_SLICES {
+            self.write_slices::<_, FEW_SLICES>(cx, stream, at_once)
+        } else {
+            self.write_slices::<_, SLICES>(cx, stream, at_once)
+        }
+    }
+
+    fn write_slices<S: AsyncWrite + Unpin, const N: usize>(
+        &self,
+        cx: &mut Context<'_>,
+        stream: Pin<&mut S>,
+        at_once: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); N];
         let (mut count, mut bytes) = (0, 0);
         for (slice, piece) in slices.iter_mut().zip(self.writing.iter()) {
             if bytes == at_once {
@@ -203,6 +222,7 @@ mod tests {
         let late = Turn::new(ended, Duration::ZERO);
         let turns = [
             (late, AT_ONCE_BYTES, true),
+            (late.in_short_round(), AT_ONCE_BYTES_IN_SHORT_ROUND, true),
             (late.in_crowd(), AT_ONCE_BYTES_OF_LATE, true),
             (Turn::new(ended, 2 * long).in_crowd(), AT_ONCE_BYTES_IN_CROWD, false),
         ];

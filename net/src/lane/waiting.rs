@@ -58,8 +58,19 @@ pub(super) enum Entry {
     Later,
 }
 
-/// What a round lasts: so long somebody waits who comes first in the next one.
-pub(super) const ROUND: Duration = Duration::from_micros(500);
+/// How long a round lasts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Round {
+    /// As long as there is: nobody is about for whose sake it would be shorter.
+    #[default]
+    Full,
+    Short,
+    /// Light ones have said something of late, and a crowd waits.
+    OfCrowd,
+}
+
+/// What a full round lasts: so long somebody waits who comes first in the next one.
+const ROUND: Duration = Duration::from_micros(500);
 /// The same where light ones have said something of late, and others had turns, long ones if they are busy; and where a crowd
 /// waits. Where all do the same, some of them a bit more than who is light, or light ones only take what others send, a longer
 /// one lets each of them do more at once.
@@ -138,7 +149,7 @@ impl Waiting {
             let (mine, theirs) = (self.order(account.class), self.order(first));
             theirs < mine || (first == account.class && self.queue(first).first().is_some_and(|least| least < at))
         });
-        if self.used >= self.round() || comes_first {
+        if self.used >= self.round_lasts() || comes_first {
             self.wait(account, waker);
             return Entry::Later;
         }
@@ -204,7 +215,7 @@ impl Waiting {
 
     /// Whom to wake after somebody's turn.
     pub(super) fn go_on(&mut self) -> Option<Waker> {
-        if self.called || self.used >= self.round() { None } else { self.next() }
+        if self.called || self.used >= self.round_lasts() { None } else { self.next() }
     }
 
     /// It will not come again; whether it waited.
@@ -256,24 +267,21 @@ impl Waiting {
         self.queues.iter().map(|queue| queue.waiting.len()).sum()
     }
 
-    pub(super) fn round(&self) -> Duration {
-        if self.is_crowd() {
-            CROWD_ROUND
-        } else if self.waits() >= CROWD || (self.is_of_late(self.light_at) && self.is_of_late(self.other_at)) {
-            SHORT_ROUND
-        } else {
-            ROUND
+    fn round_lasts(&self) -> Duration {
+        match self.round() {
+            Round::Full => ROUND,
+            Round::Short => SHORT_ROUND,
+            Round::OfCrowd => CROWD_ROUND,
         }
     }
 
-    /// Whether nobody is about for whose sake rounds are shorter.
-    pub(super) fn is_in_full_round(&self) -> bool {
-        self.round() == ROUND
-    }
-
-    /// Whether light ones have said something of late, and a crowd waits.
-    pub(super) fn is_crowd(&self) -> bool {
-        self.waits() >= CROWD && self.is_of_late(self.light_at)
+    pub(super) fn round(&self) -> Round {
+        let (is_crowd, says) = (self.waits() >= CROWD, self.is_of_late(self.light_at));
+        match is_crowd {
+            true if says => Round::OfCrowd,
+            false if !says || !self.is_of_late(self.other_at) => Round::Full,
+            _ => Round::Short,
+        }
     }
 
     fn is_of_late(&self, at: Option<Duration>) -> bool {
@@ -282,8 +290,7 @@ impl Waiting {
 
     /// How long a turn lasts now. All who wait have one within some 30 ms, as long as that leaves each its least.
     fn turn(&self, class: Class) -> Duration {
-        let round = self.round();
-        let left = round.saturating_sub(self.used);
+        let left = self.round_lasts().saturating_sub(self.used);
         if class != Class::Busy {
             return if self.waits() < SOME { left.max(LEAST_LIGHT) } else { LEAST_LIGHT };
         }
@@ -291,7 +298,7 @@ impl Waiting {
         let turn = ROUND / waiting;
         // Whose few requests are cut at the end of a round is charged for that, and waits for longer than its like: where no
         // light ones are about, the round lasts for as long.
-        let least = if self.is_in_full_round() { turn.min(ROUND / 2) } else { LEAST };
+        let least = if self.round() == Round::Full { turn.min(ROUND / 2) } else { LEAST };
         turn.min(left).max(least)
     }
 
@@ -414,16 +421,18 @@ mod tests {
             rounds.push(waiting.round());
             waiting.wait(&mut of(Class::Busy), Waker::noop());
         }
-        assert!(rounds.iter().take(CROWD).all(|round| *round == ROUND));
-        assert_eq!(rounds.last(), Some(&SHORT_ROUND));
-        for (class, round) in [(Class::Busy, SHORT_ROUND), (Class::Light, CROWD_ROUND)] {
+        assert!(rounds.iter().take(CROWD).all(|round| *round == Round::Full));
+        assert_eq!(rounds.last(), Some(&Round::Short));
+        for (class, round, lasts) in
+            [(Class::Busy, Round::Short, SHORT_ROUND), (Class::Light, Round::OfCrowd, CROWD_ROUND)]
+        {
             waiting.leave(&mut of(class), LONG_TURN, LONG_TURN, class);
             waiting.heard(class);
             assert_eq!(waiting.round(), round, "{class:?} ones have said something");
-            assert_eq!(waiting.is_crowd(), class == Class::Light);
+            assert_eq!(waiting.round_lasts(), lasts);
         }
         waiting.leave(&mut of(Class::Busy), LATE, LATE, Class::Busy);
-        assert_eq!(waiting.round(), SHORT_ROUND);
+        assert_eq!(waiting.round(), Round::Short);
     }
 
     #[test]
@@ -435,7 +444,7 @@ mod tests {
             if says {
                 waiting.heard(class);
             }
-            waiting.round()
+            waiting.round_lasts()
         };
         assert_eq!(turn_of(Class::Light, true, micros(100)), ROUND);
         assert_eq!(turn_of(Class::Busy, true, LONG_TURN / 2), ROUND, "it has little more to do");

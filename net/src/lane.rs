@@ -118,6 +118,9 @@ const PUSHED_BETWEEN_LOOKS: u32 = 64;
 const OTHERS: u32 = 8;
 /// So does the time of a turn that ends before it is over. Who sends more than fits into one is counted in full.
 const MODEST: u32 = 4;
+/// Where no light ones are about, what busy ones have done for themselves counts as much as this: who asks for somewhat more
+/// at a time than its like has a turn for each of theirs.
+const ALIKE: Duration = Duration::from_micros(125);
 /// The same where new connections are let in: nobody is to wait long for that beside those who are new.
 const ADMITTING: u32 = 64;
 
@@ -250,6 +253,12 @@ impl Turn {
         others + used.saturating_sub(others).mul_f64(share)
     }
 
+    /// What it counts as at least: some count [alike](ALIKE).
+    fn least_charged(&self, class: Class, own: Duration, used: Duration) -> Duration {
+        let is_alike = self.round == Round::Full && class == Class::Busy && 2 * own >= used;
+        if is_alike { ALIKE } else { Duration::ZERO }
+    }
+
     /// Whether it brought answers that others wait for, mostly.
     fn serves(&self) -> bool {
         self.frames > 0 && self.asked.saturating_add(UNASKED.get()) <= self.frames / 2
@@ -348,7 +357,8 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
         let used = turn.used(began, now);
         let own = turn.charged(used);
         let most = if account.class == Class::Light { MOST } else { Duration::MAX };
-        let charged = own.min(most) / if again.is_some() { 1 } else { MODEST };
+        let modest = if again.is_some() { 1 } else { MODEST };
+        let charged = (own.min(most) / modest).max(turn.least_charged(account.class, own, used));
         // Whoever lets others in stays among those who are new.
         let class = if turn.admits {
             Class::New
@@ -505,6 +515,24 @@ mod tests {
     }
 
     #[test]
+    fn small_turns_of_busy_ones_count_alike_where_no_light_ones_are_about() {
+        let used = Duration::from_micros(20);
+        let rows = [
+            (Round::Full, Class::Busy, used, ALIKE),
+            (Round::Full, Class::Busy, used / 2, ALIKE),
+            // What is done for others.
+            (Round::Full, Class::Busy, used / OTHERS, Duration::ZERO),
+            (Round::Full, Class::Light, used, Duration::ZERO),
+            (Round::OfLight, Class::Busy, used, Duration::ZERO),
+            (Round::Short, Class::Busy, used, Duration::ZERO),
+        ];
+        for (round, class, own, expected) in rows {
+            let turn = Turn { round, ..Turn::default() };
+            assert_eq!(turn.least_charged(class, own, used), expected, "{round:?} {class:?} {own:?}");
+        }
+    }
+
+    #[test]
     fn who_moves_much_is_busy_and_who_works_for_long_but_not_for_others() {
         // (bytes read, frames, of which ask, it took so many µs, has more, it is busy)
         let rows = [
@@ -553,21 +581,18 @@ mod tests {
 
     #[test]
     fn what_a_turn_has_worked_is_asked_for_only_where_somebody_waits() {
-        let (mut one, mut waiting) = (Account::default(), [(); 2].map(|()| Account::default()));
+        let (mut one, mut waits) = (Account::default(), Account::default());
+        (one.class, waits.class) = (Class::Light, Class::Busy);
         open();
-        let enters = |account: &mut Account| {
-            let turn = enter(account, Waker::noop()).unwrap();
-            leave(account, turn, None);
+        let mut asks = || {
+            rest();
+            let turn = enter(&mut one, Waker::noop()).unwrap();
+            leave(&mut one, turn, None);
             turn.worked.is_some()
         };
-        assert!(!enters(&mut one));
-        // The first of them is woken for its turn, and the second waits.
-        for account in &mut waiting {
-            let turn = enter(account, Waker::noop()).unwrap();
-            leave(account, turn, Some(Waker::noop()));
-        }
-        one.class = Class::Light;
-        assert!(enters(&mut one));
+        assert!(!asks());
+        LANE.with_borrow_mut(|lane| lane.as_mut().unwrap().waiting.wait(&mut waits, Waker::noop()));
+        assert!(asks());
         LANE.take();
     }
 

@@ -28,7 +28,7 @@ impl Stage {
     }
 
     async fn client(&self) -> Client {
-        Client::builder().timeout(LONG).reconnect(soon()).connect(self.address()).await.unwrap()
+        Client::builder().timeout(LONG).session_timeout(LONG).reconnect(soon()).connect(self.address()).await.unwrap()
     }
 
     async fn provider(&self, hosts: impl Into<crate::Place>) -> Provider {

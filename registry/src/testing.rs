@@ -146,7 +146,7 @@ impl Center {
 
     /// A connection to it, in a session however slow a busy machine opens it: what has none can't withdraw.
     pub(crate) async fn client(&self) -> Client {
-        Client::builder().session_timeout(LONG).connect(self.address()).await.unwrap()
+        Client::builder().timeout(LONG).session_timeout(LONG).connect(self.address()).await.unwrap()
     }
 
     pub(crate) async fn announce(&self, method: &str, place: impl Into<Place>) -> Provider {

@@ -58,18 +58,21 @@ pub(super) enum Entry {
     Later,
 }
 
-/// How long a round lasts.
+/// For whom there are rounds, and so how long they last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Round {
-    /// As long as there is: nobody is about for whose sake it would be shorter.
+    /// No light ones have said anything of late.
     #[default]
     Full,
+    /// They have, and nobody else had a long turn: it is as long.
+    OfLight,
+    /// They have among others, or a crowd waits.
     Short,
-    /// Light ones have said something of late, and a crowd waits.
+    /// They have, and a crowd waits.
     OfCrowd,
 }
 
-/// What a full round lasts: so long somebody waits who comes first in the next one.
+/// What a full round lasts, or half as much again where its last turn is a busy one: so long somebody waits who comes first in the next one.
 const ROUND: Duration = Duration::from_micros(500);
 /// The same where light ones have said something of late, and others had turns, long ones if they are busy; and where a crowd
 /// waits. Where all do the same, some of them a bit more than who is light, or light ones only take what others send, a longer
@@ -183,6 +186,7 @@ impl Waiting {
         let class_at = self.class_at(account.class) + used / account.class.weight();
         let is_idle = self.is_empty();
         let queue = self.queue_mut(account.class);
+        let passed = queue.at.saturating_add(charged);
         queue.class_at = class_at;
         if account.class == Class::New {
             // Others come without end, each as far as those are whose turn it is: that goes on without those who wait.
@@ -190,8 +194,10 @@ impl Waiting {
             queue.at += charged / share;
         }
         if queue.waiting.is_empty() {
-            // Nobody wanted that time: it passes, and is charged to nobody.
-            queue.at = queue.at.max(at);
+            // Nobody waited for that time: it passes, and is charged to nobody. But whoever was idle comes first.
+            queue.at = queue.at.max(at).max(passed);
+            let behind_idle = queue.at.saturating_sub(CREDIT) + Duration::from_nanos(1);
+            account.set_at(behind_idle.max(account.at()));
         } else {
             account.set_at(at);
         }
@@ -269,7 +275,7 @@ impl Waiting {
 
     fn round_lasts(&self) -> Duration {
         match self.round() {
-            Round::Full => ROUND,
+            Round::Full | Round::OfLight => ROUND,
             Round::Short => SHORT_ROUND,
             Round::OfCrowd => CROWD_ROUND,
         }
@@ -277,10 +283,12 @@ impl Waiting {
 
     pub(super) fn round(&self) -> Round {
         let (is_crowd, says) = (self.waits() >= CROWD, self.is_of_late(self.light_at));
-        match is_crowd {
-            true if says => Round::OfCrowd,
-            false if !says || !self.is_of_late(self.other_at) => Round::Full,
-            _ => Round::Short,
+        match says {
+            true if is_crowd => Round::OfCrowd,
+            true if self.is_of_late(self.other_at) => Round::Short,
+            true => Round::OfLight,
+            false if is_crowd => Round::Short,
+            false => Round::Full,
         }
     }
 
@@ -298,7 +306,11 @@ impl Waiting {
         let turn = ROUND / waiting;
         // Whose few requests are cut at the end of a round is charged for that, and waits for longer than its like: where no
         // light ones are about, the round lasts for as long.
-        let least = if self.round() == Round::Full { turn.min(ROUND / 2) } else { LEAST };
+        let least = match self.round() {
+            Round::Full => turn.min(ROUND / 2),
+            Round::OfLight => LEAST_LIGHT,
+            Round::Short | Round::OfCrowd => LEAST,
+        };
         turn.min(left).max(least)
     }
 
@@ -412,6 +424,27 @@ mod tests {
         waiting.leave(&mut of(Class::Light), micros(1), micros(1), Class::Light);
         waiting.heard(Class::Light);
         assert_eq!(waiting.turn(Class::Busy), LEAST);
+    }
+
+    #[test]
+    fn time_that_nobody_waited_for_passes_for_all_and_who_had_it_comes_after_who_was_idle() {
+        let (mut waiting, waker) = (Waiting::default(), Waker::noop());
+        let (mut alone, mut idle, mut owes) = (of(Class::Busy), of(Class::Busy), of(Class::Busy));
+        owes.set_at(micros(20_000));
+        for _ in 0..100 {
+            waiting.leave(&mut alone, ROUND, micros(150), Class::Busy);
+        }
+        let behind = waiting.place(&mut alone).saturating_sub(waiting.place(&mut idle));
+        assert_eq!(behind, Duration::from_nanos(1));
+        assert!(waiting.place(&mut owes) < waiting.queue(Class::Busy).at + micros(5_001), "15 ms have passed");
+        // It has come first, and so it waits.
+        waiting.wait(&mut alone, waker);
+        waiting.rest();
+        assert!(matches!(waiting.enter(&mut idle, waker), Entry::Now(_)));
+        // Somebody waited for this time.
+        let before = idle.at();
+        waiting.leave(&mut idle, ROUND, ROUND, Class::Busy);
+        assert_eq!(idle.at(), before + ROUND);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) struct Figures {
     pub(crate) errors: u64,
     /// Connections that ended.
     pub(crate) disconnects: u64,
-    /// Those of them that went well and of which the times do not count, since the machine [stood still](crate::still).
+    /// Operations that went well and of which the times do not count, since the machine [stood still](crate::still).
     pub(crate) left_out: u64,
     /// For how long it did, of all cores.
     pub(crate) still_ms: f64,

@@ -128,7 +128,8 @@ const ADMITTING: u32 = 64;
 /// have stood still meanwhile.
 const MOST: Duration = Duration::from_millis(1);
 
-/// For so long the system lets another thread run in between, some times more; a handler that sleeps takes longer.
+/// For so long the system lets another thread run in between, mostly. After that the turn is over all the same: a handler
+/// may have slept.
 const AWAY: Duration = Duration::from_millis(4);
 
 /// How long others are let in at a time.

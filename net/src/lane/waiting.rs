@@ -72,7 +72,8 @@ pub(super) enum Round {
     OfCrowd,
 }
 
-/// What a full round lasts, or half as much again where its last turn is a busy one: so long somebody waits who comes first in the next one.
+/// What a full round lasts, or up to half as much again where its last turn is a busy one: so long somebody waits who comes
+/// first in the next one.
 const ROUND: Duration = Duration::from_micros(500);
 /// The same where light ones have said something of late, and others had turns, long ones if they are busy; and where a crowd
 /// waits. Where all do the same, some of them a bit more than who is light, or light ones only take what others send, a longer

@@ -2,13 +2,13 @@ mod places;
 mod waiter;
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use callboard_common::{Cancel, Connection, Event, Feature, Head, Message, MessageType};
-use callboard_net::{Conn, spawn_on};
+use callboard_net::{Conn, deadline_after, spawn_on};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -35,6 +35,8 @@ pub(crate) struct Calls {
     on_overdue: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// An answer has come.
     answered: Arc<AtomicBool>,
+    /// So many have ended since their time was up.
+    overdue: AtomicU64,
 }
 
 struct State {
@@ -43,8 +45,9 @@ struct State {
     answers: u64,
     /// No call enters after the last ones have failed.
     closed: bool,
-    /// The peer is about to leave: no call enters, and the connection ends with the last answer, which may take so long.
-    leaving: Option<Duration>,
+    /// The peer is about to leave: no call enters, and the connection ends after the last answer, at this time at the
+    /// latest if that comes before.
+    leaving: Option<Instant>,
     /// So many places there are.
     limit: usize,
     /// Places of calls, and places that were handed to who stands in line.
@@ -95,6 +98,7 @@ impl Calls {
             runtime,
             on_overdue: OnceLock::new(),
             answered: Arc::default(),
+            overdue: AtomicU64::new(0),
         }
     }
 
@@ -169,6 +173,11 @@ impl Calls {
         }
     }
 
+    /// How many have ended since their time was up. Who queues a call meanwhile that has a deadline may look for it.
+    pub(crate) fn overdue(&self) -> u64 {
+        self.overdue.load(Relaxed)
+    }
+
     /// Whether its answer has not come.
     pub(crate) fn waits(&self, id: RequestId) -> bool {
         self.state().requestor.waits(id)
@@ -217,6 +226,7 @@ impl Calls {
             }
             *until <= now
         });
+        self.overdue.fetch_add(overdue.len() as u64, Relaxed);
         let before = std::mem::replace(&mut state.looks_at, next.get());
         conn.set_expecting(state.requestor.len());
         if let Some(at) = next.get() {
@@ -243,7 +253,7 @@ impl Calls {
     /// done with is ended by this one, which knows that it sends no more.
     pub(crate) fn leave(&self, conn: &Conn, grace: Duration) {
         let mut state = self.state();
-        state.leaving = Some(grace.saturating_add(LAST_WORDS));
+        state.leaving = Some(deadline_after(grace.saturating_add(LAST_WORDS)));
         let is_last = state.is_last();
         drop(state);
         self.line.close();
@@ -326,7 +336,8 @@ pub(crate) fn cancel(conn: &Conn, id: RequestId) {
 impl State {
     /// Whether nothing more is to come on a connection whose peer leaves: how long its end may take.
     fn is_last(&self) -> Option<Duration> {
-        self.leaving.filter(|_| self.requestor.is_empty())
+        let until = self.leaving.filter(|_| self.requestor.is_empty())?;
+        Some(until.saturating_duration_since(Instant::now()).max(LAST_WORDS))
     }
 
     /// So many places are free again; how many of those in line are to be called up, without the lock.
@@ -342,5 +353,32 @@ impl State {
         self.taken += count;
         self.handed += count;
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_leaving_peer_was_granted_is_not_granted_again_after_its_last_answer() {
+        let secs = Duration::from_secs;
+        let state = |leaving| State {
+            requestor: Requestor::new(1),
+            answers: 0,
+            closed: false,
+            leaving,
+            limit: 1,
+            taken: 0,
+            handed: 0,
+            in_line: 0,
+            looks_at: None,
+        };
+        assert_eq!(state(None).is_last(), None);
+        let told = state(Some(deadline_after(secs(60))));
+        for (later, left) in [(0, 60), (20, 40), (36, LAST_WORDS.as_secs()), (100, LAST_WORDS.as_secs())] {
+            tokio::time::advance(secs(later)).await;
+            assert_eq!(told.is_last(), Some(secs(left)), "{later} s later");
+        }
     }
 }

@@ -126,19 +126,26 @@ impl Request<'_> {
             let request = Request { link: &link, subject, deadline };
             done(request, request.outcome(outcome, kind));
         }));
+        let overdue = self.link.calls.overdue();
         let entered = self.enter_now(waiter, body.kind())?;
         let queued = match name {
             None => self.link.queue(entered.id, body, 0),
             Some(name) => self.link.queue_named(name, entered.id, body),
         };
         let id = entered.leave();
-        // If the connection has just ended, `done` has heard of it and it must not be told twice.
-        if let Err(e) = queued
-            && self.link.forget(id).is_some()
-        {
-            return Err(self.unsendable(e));
+        match queued {
+            // If the connection has just ended, `done` has heard of it and it must not be told twice.
+            Err(e) if self.link.forget(id).is_some() => Err(self.unsendable(e)),
+            Err(_) => Ok(()),
+            Ok(_) => {
+                // Its time may have been up before it was queued: then the word of that was too early.
+                let is_call = body.kind() == MessageType::RpcRequest;
+                if is_call && self.link.calls.overdue() != overdue && !self.link.calls.waits(id) {
+                    self.link.cancel(id);
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Waits for the answer.

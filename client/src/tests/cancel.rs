@@ -1,4 +1,7 @@
+use std::sync::{Mutex, mpsc};
+
 use callboard_common::Connection;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::*;
@@ -58,6 +61,37 @@ async fn a_call_whose_time_is_over_is_given_up_though_nobody_polls_it() {
     drop(client.start::<Value>("last", &()).await.unwrap());
     let request = line.call().await; // the others were given up once
     expect_given_up(&mut line, &request).await;
+}
+
+/// Parameters that are written once they may be.
+struct Held(Mutex<mpsc::Receiver<()>>);
+
+impl Serialize for Held {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.lock().unwrap().recv().unwrap();
+        serializer.serialize_unit()
+    }
+}
+
+#[tokio::test]
+async fn a_callback_whose_time_is_over_before_its_call_is_queued_has_that_given_up_all_the_same() {
+    let peer = Peer::new().await;
+    let (client, mut line) = peer.session_of(BOTH, json!({})).await;
+    let hasty = client.with_timeout(Duration::from_millis(20));
+    let (write, held) = mpsc::channel();
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let calling = tokio::task::spawn_blocking(move || {
+        hasty.call_then::<Value>("then", &Held(Mutex::new(held)), move |outcome| drop(told.send(outcome)))
+    });
+    let error = heard.await.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), CallErrorKind::Timeout), "{error}");
+    let early = line.next().await.unwrap();
+    assert_eq!(early.kind(), MessageType::Cancel);
+    write.send(()).unwrap();
+    let request = line.call().await;
+    assert_eq!(request.id(), early.id());
+    expect_given_up(&mut line, &request).await;
+    calling.await.unwrap().unwrap();
 }
 
 #[tokio::test]

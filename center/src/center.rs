@@ -158,7 +158,8 @@ impl Center {
         self.topics.bytes()
     }
 
-    /// How many topics were removed that nobody held any longer, since there was no room for others.
+    /// How many topics were removed since there was no room for others: that nobody held any longer, or whose holder was
+    /// [closed](Self::topics_crowded_out) for them.
     pub fn topics_dropped(&self) -> u64 {
         self.topics.dropped()
     }

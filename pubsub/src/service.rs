@@ -43,6 +43,8 @@ pub(crate) struct State<C> {
     pub(crate) topics: TopicManager<C>,
     /// Connections that were closed to make room for others.
     crowded_out: u64,
+    /// Topics that these held, and that had to go with them.
+    removed: u64,
     /// Messages that some of their subscribers could not have.
     left_out: u64,
     pub(crate) notices: Notices,
@@ -72,6 +74,7 @@ impl<C: Connection> TopicService<C> {
         let state = State {
             topics: TopicManager::with_limits(limits),
             crowded_out: 0,
+            removed: 0,
             left_out: 0,
             notices: Notices::default(),
         };
@@ -104,9 +107,11 @@ impl<C: Connection> TopicService<C> {
         self.lock().topics.bytes()
     }
 
-    /// How many topics were removed that nobody held any longer, since there was no room for others.
+    /// How many topics were removed since there was no room for others: that nobody held any longer, or whose holder was
+    /// [closed](Self::crowded_out) for them.
     pub fn dropped(&self) -> u64 {
-        self.lock().topics.dropped()
+        let state = self.lock();
+        state.topics.dropped() + state.removed
     }
 
     /// How many connections were closed since they had most of the topics, or of what all take together, and another one
@@ -283,6 +288,7 @@ impl<C: Connection> State<C> {
         {
             if *topic != *request.topic && self.topics.topic_mut(&topic).is_ok() {
                 tracing::warn!(topic = short(&topic), "it is removed: who held it had most, and there is no room");
+                self.removed += 1;
                 self.remove(conn, &topic)?;
                 outcome = self.try_change(conn, request, options);
             }

@@ -185,7 +185,8 @@ fn for_one_change_one_connection_goes_and_no_more_topics_than_must_however_many_
         }
         send(&topics, &newcomer, "id", request);
         assert_eq!(came(&newcomer), [r#"RSP_TOPIC id {"rcode":0}"#], "{limits:?}");
-        assert_eq!((topics.crowded_out(), hoarder.close_reason().as_deref()), (1, Some(CROWDED_OUT)));
+        assert_eq!((topics.crowded_out(), topics.dropped()), (1, 1));
+        assert_eq!(hoarder.close_reason().as_deref(), Some(CROWDED_OUT));
         let gone = if request.contains("\"e\"") { "d" } else { "c" };
         let bytes = (topics.bytes(), topics.topic_count());
         assert_eq!(bytes, if gone == "d" { (4 * 861 + 9 * 200, 4) } else { (3 * 861 + 10 * 200, 3) });

@@ -181,12 +181,12 @@ impl Handler<Conn> for Dispatch {
             // What stands before it has been handed over once it is completed.
             let mut past = None;
             let mut run = iter::from_fn(|| {
-                let message = if past.is_none() { messages.next()? } else { return None };
-                if !passes_dispatcher_by(&message) {
-                    return Some(message);
+                // One variable, which is returned whatever it is: that spares each message a move.
+                let mut message = if past.is_none() { messages.next() } else { None };
+                if message.as_ref().is_some_and(passes_dispatcher_by) {
+                    past = message.take();
                 }
-                past = Some(message);
-                None
+                message
             });
             self.dispatcher.handle_all(conn, &mut run);
             match past {

@@ -9,12 +9,19 @@ pub fn raise_open_files() -> std::io::Result<u64> {
 }
 
 /// Makes room for so many in the table of this process's open files, as far as it may have them. On Linux a table that
-/// several threads share keeps all of them waiting each time that it doubles, for 10 ms and more: it is to do so now, not
-/// when a thousand connect at once. ("[expand_fdtable]" waits for what `synchronize_rcu` waits for.)
+/// several threads share keeps all of them waiting that need it larger each time that it doubles, for 10 ms and more: it is
+/// to do so now, not when a thousand connect at once. ("[expand_fdtable]" waits for what `synchronize_rcu` waits for.) Nobody
+/// waits for this: it is done by a thread of its own.
 ///
 /// [expand_fdtable]: https://github.com/torvalds/linux/blob/master/fs/file.c
 #[cfg(target_os = "linux")]
 pub(crate) fn make_room_for_files(files: usize) {
+    // Without a thread for it, it is as it would be without.
+    let _ = std::thread::Builder::new().name("callboard-files".to_owned()).spawn(move || grow_table(files));
+}
+
+#[cfg(target_os = "linux")]
+fn grow_table(files: usize) {
     let Ok((soft, _)) = rlimit::getrlimit(rlimit::Resource::NOFILE) else { return };
     // A file that takes the last number, and is closed at once. Where that can't be, it is as it would be without.
     if let Ok(any) = std::fs::File::open("/") {
@@ -44,7 +51,7 @@ mod tests {
             size.trim().parse().unwrap()
         };
         super::raise_open_files().unwrap();
-        super::make_room_for_files(3000);
+        super::grow_table(3000);
         assert!(room() >= 3000, "{}", room());
     }
 

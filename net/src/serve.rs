@@ -122,7 +122,7 @@ where
     H: Handler<Conn<P>>,
 {
     settings.limits.check()?;
-    // And some for listeners, files and connections of its own.
+    // And some for listeners, files and connections of its own. It serves meanwhile.
     make_room_for_files(settings.limits.max_connections.saturating_add(OWN_FILES));
     if addresses.is_empty() {
         return Err(ListenError::NoAddress);

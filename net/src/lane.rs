@@ -116,13 +116,13 @@ const PUSHED_BETWEEN_LOOKS: u32 = 64;
 
 /// Time that a connection has used for others counts as that part of it.
 const OTHERS: u32 = 8;
+/// Of one that lets new connections in, as that part: nobody is to wait long for it beside those who are new.
+const ADMITTING: u32 = 64;
 /// So does the time of a turn that ends before it is over. Who sends more than fits into one is counted in full.
 const MODEST: u32 = 4;
-/// Where no light ones are about, what busy ones have done for themselves counts as much as this: who asks for somewhat more
-/// at a time than its like has a turn for each of theirs.
-const ALIKE: Duration = Duration::from_micros(125);
-/// The same where new connections are let in: nobody is to wait long for that beside those who are new.
-const ADMITTING: u32 = 64;
+/// Of busy ones, where no light ones are about, only what is beyond so much of it: else a turn that is cut short would be worth
+/// several of its like.
+const IN_FULL: Duration = Duration::from_micros(125);
 
 /// What counts at most of a turn that began while nobody waited, or of who is light, or towards being busy: the machine may
 /// have stood still meanwhile.
@@ -162,8 +162,8 @@ impl Turn {
         self.has_passed(until - began, now - began, || self.used(began, now))
     }
 
-    /// Whether a slice of time is over after so long, of which the thread has worked for part: where no light one waits for
-    /// the clock, what it has worked counts, until it has been [away](AWAY) for long.
+    /// Whether a slice of time is over after so long, of which the thread has worked for part: where no light ones have said
+    /// anything of late, what it has worked counts, until it has been [away](AWAY) for long.
     fn has_passed(&self, slice: Duration, after: Duration, worked: impl FnOnce() -> Duration) -> bool {
         let by_work = self.worked.is_some() && self.round == Round::Full;
         after >= slice && (!by_work || after >= slice + AWAY || worked() >= slice)
@@ -240,10 +240,10 @@ impl Turn {
         self.worked.map_or(MOST, |before| worked().saturating_sub(before)).min(time)
     }
 
-    /// How much of the time that it took its connection is charged with. What it does for others counts for little: it
+    /// How much of the time that it took was its connection's own affair. What it does for others counts for little: it
     /// answers what they have asked, or takes what they have sent, and they were charged with that. So the calls of many
     /// may go through one connection. Answers that nobody has asked for are its own affair.
-    fn charged(&self, used: Duration) -> Duration {
+    fn own(&self, used: Duration) -> Duration {
         let own = self.asked.saturating_add(UNASKED.get()).min(self.frames);
         let others = used / if self.admits { ADMITTING } else { OTHERS };
         if self.frames == 0 {
@@ -252,12 +252,6 @@ impl Turn {
         #[expect(clippy::cast_precision_loss, reason = "a turn brings far fewer frames")]
         let share = own as f64 / self.frames as f64;
         others + used.saturating_sub(others).mul_f64(share)
-    }
-
-    /// What it counts as at least: some count [alike](ALIKE).
-    fn least_charged(&self, class: Class, own: Duration, used: Duration) -> Duration {
-        let is_alike = self.round == Round::Full && class == Class::Busy && 2 * own >= used;
-        if is_alike { ALIKE } else { Duration::ZERO }
     }
 
     /// Whether it brought answers that others wait for, mostly.
@@ -356,10 +350,8 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
     let wakers = LANE.with_borrow_mut(|lane| {
         let Some(lane) = lane else { return [None, None] };
         let used = turn.used(began, now);
-        let own = turn.charged(used);
-        let most = if account.class == Class::Light { MOST } else { Duration::MAX };
-        let modest = if again.is_some() { 1 } else { MODEST };
-        let charged = (own.min(most) / modest).max(turn.least_charged(account.class, own, used));
+        let own = turn.own(used);
+        let charged = charged(own, account.class, turn.round, again.is_some());
         // Whoever lets others in stays among those who are new.
         let class = if turn.admits {
             Class::New
@@ -379,6 +371,16 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
         [conductor, lane.waiting.go_on()]
     });
     wakers.into_iter().for_each(wake);
+}
+
+/// What a turn counts as in which a connection of this class used so much for itself, and has more to do or not.
+fn charged(own: Duration, class: Class, round: Round, has_more: bool) -> Duration {
+    let own = if class == Class::Light { own.min(MOST) } else { own };
+    if has_more {
+        return own;
+    }
+    let in_full = if round == Round::Full && class == Class::Busy { own.min(IN_FULL) } else { Duration::ZERO };
+    in_full.max(own / MODEST)
 }
 
 impl Account {
@@ -510,26 +512,30 @@ mod tests {
             }
             UNASKED.set(0);
             (0..unasked_for).for_each(|_| unasked());
-            let charged = turn.charged(used);
-            assert_eq!(charged.as_micros(), expected, "{frames} {asked} {unasked_for} {has_read}");
+            let own = turn.own(used);
+            assert_eq!(own.as_micros(), expected, "{frames} {asked} {unasked_for} {has_read}");
         }
     }
 
     #[test]
-    fn small_turns_of_busy_ones_count_alike_where_no_light_ones_are_about() {
-        let used = Duration::from_micros(20);
+    fn a_turn_that_leaves_nothing_to_do_counts_for_less_but_small_ones_of_busy_connections_among_themselves() {
+        // (used for itself in µs, class, round, has more, counts as)
         let rows = [
-            (Round::Full, Class::Busy, used, ALIKE),
-            (Round::Full, Class::Busy, used / 2, ALIKE),
-            // What is done for others.
-            (Round::Full, Class::Busy, used / OTHERS, Duration::ZERO),
-            (Round::Full, Class::Light, used, Duration::ZERO),
-            (Round::OfLight, Class::Busy, used, Duration::ZERO),
-            (Round::Short, Class::Busy, used, Duration::ZERO),
+            (80, Class::Light, Round::Full, false, 20),
+            (80, Class::Busy, Round::Short, false, 20),
+            (80, Class::Busy, Round::OfLight, false, 20),
+            (80, Class::Busy, Round::Full, false, 80),
+            (400, Class::Busy, Round::Full, false, 125),
+            (800, Class::Busy, Round::Full, false, 200),
+            (800, Class::Busy, Round::Full, true, 800),
+            (800, Class::Light, Round::Full, true, 800),
+            // The machine may have stood still.
+            (5_000, Class::Light, Round::Full, true, 1_000),
+            (5_000, Class::Light, Round::Short, false, 250),
         ];
-        for (round, class, own, expected) in rows {
-            let turn = Turn { round, ..Turn::default() };
-            assert_eq!(turn.least_charged(class, own, used), expected, "{round:?} {class:?} {own:?}");
+        for (own, class, round, has_more, expected) in rows {
+            let charged = charged(Duration::from_micros(own), class, round, has_more);
+            assert_eq!(charged.as_micros(), expected, "{own} {class:?} {round:?} {has_more}");
         }
     }
 
@@ -559,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn while_no_light_ones_are_about_a_busy_turn_lasts_for_what_the_thread_works_but_not_for_ever() {
+    fn while_no_light_ones_are_about_a_turn_lasts_for_what_the_thread_works_but_not_for_ever() {
         let slice = Duration::from_micros(250);
         // (in a full round, after so long, of which the thread has worked for so long, it is over)
         let rows = [

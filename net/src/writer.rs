@@ -227,7 +227,7 @@ mod tests {
             (Turn::new(ended, 2 * long).in_crowd(), AT_ONCE_BYTES_IN_CROWD, false),
         ];
         for (mut turn, at_once, is_over) in turns {
-            for (bytes, pieces) in [(3 * AT_ONCE_BYTES, 1), (20_000, 20), (10_000, 40)] {
+            for (bytes, pieces) in [(3 * AT_ONCE_BYTES, 1), (20_000, 20), (4_000, 100)] {
                 let mut stream = Takes::all();
                 let message = conn.share(vec![b'x'; bytes].into());
                 (0..pieces).for_each(|_| conn.push(&message, None).unwrap());

@@ -10,8 +10,8 @@ use super::account::{Account, Class, Place};
 /// somebody waits who comes first. Once its time is used up all wait for the next one.
 ///
 /// Connections are of a [class](Class) each: by what their last turn was like. The classes share the loop by their weights,
-/// and those of one class share what it gets. How far a class or one of its connections is grows by what its turns have
-/// taken, and is never much less than how far those are whose turn it is. So nobody gains by having been idle, and nobody
+/// and those of one class share what it gets. How far a class or one of its connections is grows by what its turns are
+/// charged with, and is never much less than how far those are whose turn it is. So nobody gains by having been idle, and nobody
 /// pays for what it has used while nobody else wanted it: who asks for less than its share comes first, and who always has
 /// more waits for one turn of each that does so too. ("Start-time fair queueing", Goyal, Vin and Cheng, SIGCOMM 1996, which
 /// has classes within classes as well.)
@@ -102,7 +102,8 @@ const LEAST_LIGHT: Duration = Duration::from_micros(100);
 const OLD: Duration = Duration::from_millis(500);
 /// For so many, and as many again as wait, there is room among those who have waited.
 const QUEUED: usize = 256;
-/// So much less far than the others is whoever was idle: some requests, which need not wait for one turn of each of them.
+/// So much less far than those who had turns beside others is whoever was idle: some requests, which need not wait for one turn
+/// of each of them.
 const CREDIT: Duration = Duration::from_micros(200);
 /// The same for the light class, times its weight. The others come after it where it has asked for nothing for a while.
 const LIGHT_CREDIT: Duration = Duration::from_millis(1);
@@ -363,6 +364,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::Wake;
 
+    use super::super::charged;
     use super::*;
 
     fn micros(micros: u64) -> Duration {
@@ -617,7 +619,9 @@ mod tests {
                 now += took;
                 *left -= took;
                 fate.had += took;
-                waiting.leave(account, took, took, crowd.class);
+                let has_more = !left.is_zero() || crowd.every.is_zero();
+                let charged = charged(took, crowd.class, waiting.round(), has_more);
+                waiting.leave(account, took, charged, crowd.class);
                 waiting.heard(crowd.class);
                 if left.is_zero() {
                     let asked = since.unwrap_or(now);
@@ -714,6 +718,32 @@ mod tests {
             let bound = turns.min(Duration::from_millis(45)) + 2 * ROUND;
             assert!(fate.first.max(fate.second) <= bound, "beside {others}: {fate:?}");
         }
+    }
+
+    #[test]
+    fn who_asks_for_little_at_a_time_has_most_of_its_share_beside_those_who_always_ask_for_more() {
+        for (floods, wants) in [(10, 20), (40, 20), (100, 10), (180, 40)] {
+            // Once it has what it wanted it wants as much again, a moment later.
+            let modest = Crowd { class: Class::Busy, many: 1, wants: micros(wants), every: micros(wants + 1) };
+            let flood = Crowd { class: Class::Busy, many: floods, wants: 2 * ROUND, every: ALWAYS };
+            let fates = meet(&[modest, flood]);
+            let all: Duration = fates.iter().map(|fate| fate.had).sum();
+            let share = all / u32::try_from(floods + 1).unwrap();
+            let had = fates[0].had.div_duration_f64(share);
+            // It waits for a turn of each, and then has one a round until it has caught up.
+            assert!(had >= 0.5, "beside {floods}, {wants} us at a time: {had} times its share: {fates:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_that_no_turn_can_cut_are_no_cheaper_beside_a_crowd_that_asks_for_little_at_a_time() {
+        let large = Crowd { class: Class::Busy, many: 1, wants: Duration::from_millis(20), every: ALWAYS };
+        let small = Crowd { class: Class::Busy, many: 60, wants: micros(10), every: micros(11) };
+        let fates = meet_with(&[large, small], |wants, _| wants);
+        let all: Duration = fates.iter().map(|fate| fate.had).sum();
+        let had = fates[0].had.as_secs_f64() / all.as_secs_f64();
+        // It is one of 61, and whoever is [old](OLD) has a piece whatever it has used.
+        assert!(had <= 0.05, "{had} of the time: {fates:?}");
     }
 
     #[test]

@@ -111,7 +111,9 @@ impl Router {
         Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, asked, shelf }))
     }
 
-    /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile.
+    /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile: one
+    /// that waits (for a lock, a file, a time) is for [`method_blocking`](Self::method_blocking) or
+    /// [`method_async`](Self::method_async).
     ///
     /// # Panics
     /// A method of this name is there already.

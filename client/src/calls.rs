@@ -200,7 +200,7 @@ impl Calls {
                 }
                 waiter => waiter.wake(conn, Outcome::Late),
             }
-            // After it was told: who finds that it was before its request is queued says this once more.
+            // After it was told and counted: who finds that it was before its request is queued says this once more.
             if is_call {
                 cancel(conn, id);
             }

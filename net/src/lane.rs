@@ -120,8 +120,8 @@ const OTHERS: u32 = 8;
 const ADMITTING: u32 = 64;
 /// So does the time of a turn that ends before it is over. Who sends more than fits into one is counted in full.
 const MODEST: u32 = 4;
-/// Of busy ones, where no light ones are about, only what is beyond so much of it: else a turn that is cut short would be worth
-/// several of its like.
+/// Of busy ones, where no light ones are about, so does only what is beyond so much of it: else who is cut short once would pay
+/// for several of its like.
 const IN_FULL: Duration = Duration::from_micros(125);
 
 /// What counts at most of a turn that began while nobody waited, or of who is light, or towards being busy: the machine may
@@ -376,11 +376,12 @@ pub(crate) fn leave(account: &mut Account, turn: Turn, again: Option<&Waker>) {
 /// What a turn counts as in which a connection of this class used so much for itself, and has more to do or not.
 fn charged(own: Duration, class: Class, round: Round, has_more: bool) -> Duration {
     let own = if class == Class::Light { own.min(MOST) } else { own };
-    if has_more {
-        return own;
-    }
-    let in_full = if round == Round::Full && class == Class::Busy { own.min(IN_FULL) } else { Duration::ZERO };
-    in_full.max(own / MODEST)
+    let in_full = match round {
+        _ if has_more => own,
+        Round::Full if class == Class::Busy => own.min(IN_FULL),
+        _ => Duration::ZERO,
+    };
+    in_full + (own - in_full) / MODEST
 }
 
 impl Account {
@@ -525,9 +526,9 @@ mod tests {
             (80, Class::Busy, Round::Short, false, 20),
             (80, Class::Busy, Round::OfLight, false, 20),
             (80, Class::Busy, Round::Full, false, 80),
-            (400, Class::Busy, Round::Full, false, 125),
-            (800, Class::Busy, Round::Full, false, 200),
+            (485, Class::Busy, Round::Full, false, 125 + 90),
             (800, Class::Busy, Round::Full, true, 800),
+            (800, Class::Busy, Round::Short, true, 800),
             (800, Class::Light, Round::Full, true, 800),
             // The machine may have stood still.
             (5_000, Class::Light, Round::Full, true, 1_000),

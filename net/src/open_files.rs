@@ -1,3 +1,7 @@
+#[cfg(target_os = "linux")]
+use std::thread::Builder;
+use std::thread::JoinHandle;
+
 /// Raises this process's soft limit of open files to its hard one, and returns the limit then in force.
 ///
 /// A center holds a file descriptor for each connection, and the soft limit is low for programs that can't take more.
@@ -15,9 +19,9 @@ pub fn raise_open_files() -> std::io::Result<u64> {
 ///
 /// [expand_fdtable]: https://github.com/torvalds/linux/blob/master/fs/file.c
 #[cfg(target_os = "linux")]
-pub(crate) fn make_room_for_files(files: usize) {
-    // Without a thread for it, it is as it would be without.
-    let _ = std::thread::Builder::new().name("callboard-files".to_owned()).spawn(move || grow_table(files));
+pub(crate) fn make_room_for_files(files: usize) -> Option<JoinHandle<()>> {
+    // Where there is no thread for it, it is as it would be without.
+    Builder::new().name("callboard-files".to_owned()).spawn(move || grow_table(files)).ok()
 }
 
 #[cfg(target_os = "linux")]
@@ -37,7 +41,9 @@ fn last_of(files: usize, permitted: u64) -> i32 {
 
 /// Elsewhere nobody waits for that.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn make_room_for_files(_: usize) {}
+pub(crate) fn make_room_for_files(_: usize) -> Option<JoinHandle<()>> {
+    None
+}
 
 #[cfg(test)]
 mod tests {
@@ -51,7 +57,7 @@ mod tests {
             size.trim().parse().unwrap()
         };
         super::raise_open_files().unwrap();
-        super::grow_table(3000);
+        super::make_room_for_files(3000).unwrap().join().unwrap();
         assert!(room() >= 3000, "{}", room());
     }
 

@@ -122,8 +122,10 @@ where
     H: Handler<Conn<P>>,
 {
     settings.limits.check()?;
-    // And some for listeners, files and connections of its own. It serves meanwhile.
-    make_room_for_files(settings.limits.max_connections.saturating_add(OWN_FILES));
+    // And some for listeners, files and connections of its own. It serves meanwhile. Who wants no threads has none for this.
+    if !settings.here {
+        drop(make_room_for_files(settings.limits.max_connections.saturating_add(OWN_FILES)));
+    }
     if addresses.is_empty() {
         return Err(ListenError::NoAddress);
     }

@@ -381,7 +381,7 @@ fn charged(own: Duration, class: Class, round: Round, has_more: bool) -> Duratio
         Round::Full if class == Class::Busy => own.min(IN_FULL),
         _ => Duration::ZERO,
     };
-    in_full + (own - in_full) / MODEST
+    in_full + own.saturating_sub(in_full) / MODEST
 }
 
 impl Account {

@@ -722,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_little_at_a_time_has_most_of_its_share_and_not_twice_as_much_beside_those_who_always_ask_for_more() {
+    fn who_asks_for_little_at_a_time_has_about_its_share_beside_those_who_always_ask_for_more() {
         for (floods, wants) in [(10, 60), (10, 240), (10, 490), (40, 20), (100, 10), (180, 40)] {
             // Once it has what it wanted it wants as much again.
             let modest = Crowd { class: Class::Busy, many: 1, wants: micros(wants), every: micros(wants) };

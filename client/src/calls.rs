@@ -45,8 +45,8 @@ struct State {
     answers: u64,
     /// No call enters after the last ones have failed.
     closed: bool,
-    /// The peer is about to leave: no call enters, and the connection ends after the last answer, at this time at the
-    /// latest if that comes before.
+    /// The peer is about to leave: no call enters. Once the last answer has come the connection drains until this time, but
+    /// for [`LAST_WORDS`] at least.
     leaving: Option<Instant>,
     /// So many places there are.
     limit: usize,
@@ -200,7 +200,7 @@ impl Calls {
                 }
                 waiter => waiter.wake(conn, Outcome::Late),
             }
-            // After it was told and counted: who finds that it was before its request is queued says this once more.
+            // Only after it was counted: whoever queues its request after this sees the count, and says this once more.
             if is_call {
                 cancel(conn, id);
             }
@@ -253,7 +253,7 @@ impl Calls {
     /// done with is ended by this one, which knows that it sends no more.
     pub(crate) fn leave(&self, conn: &Conn, grace: Duration) {
         let mut state = self.state();
-        state.leaving = Some(deadline_after(grace.saturating_add(LAST_WORDS)));
+        state.leave(grace);
         let is_last = state.is_last();
         drop(state);
         self.line.close();
@@ -334,6 +334,11 @@ pub(crate) fn cancel(conn: &Conn, id: RequestId) {
 }
 
 impl State {
+    /// What its peer has been granted is not granted again by another word of it.
+    fn leave(&mut self, grace: Duration) {
+        self.leaving.get_or_insert_with(|| deadline_after(grace.saturating_add(LAST_WORDS)));
+    }
+
     /// Whether nothing more is to come on a connection whose peer leaves: how long its end may take.
     fn is_last(&self) -> Option<Duration> {
         let until = self.leaving.filter(|_| self.requestor.is_empty())?;
@@ -361,23 +366,24 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_leaving_peer_was_granted_is_not_granted_again_after_its_last_answer() {
+    async fn what_a_leaving_peer_was_granted_is_not_granted_again() {
         let secs = Duration::from_secs;
-        let state = |leaving| State {
+        let mut told = State {
             requestor: Requestor::new(1),
             answers: 0,
             closed: false,
-            leaving,
+            leaving: None,
             limit: 1,
             taken: 0,
             handed: 0,
             in_line: 0,
             looks_at: None,
         };
-        assert_eq!(state(None).is_last(), None);
-        let told = state(Some(deadline_after(secs(60))));
+        assert_eq!(told.is_last(), None);
         for (later, left) in [(0, 60), (20, 40), (36, LAST_WORDS.as_secs()), (100, LAST_WORDS.as_secs())] {
             tokio::time::advance(secs(later)).await;
+            // It says so again.
+            told.leave(secs(60).saturating_sub(LAST_WORDS));
             assert_eq!(told.is_last(), Some(secs(left)), "{later} s later");
         }
     }

@@ -118,10 +118,10 @@ const PUSHED_BETWEEN_LOOKS: u32 = 64;
 const OTHERS: u32 = 8;
 /// Of one that lets new connections in, as that part: nobody is to wait long for it beside those who are new.
 const ADMITTING: u32 = 64;
-/// So does the time of a turn that ends before it is over. Who sends more than fits into one is counted in full.
+/// The time of a turn that ends before it is over counts as that part. Who sends more than fits into one is counted in full.
 const MODEST: u32 = 4;
-/// Of busy ones, where no light ones are about, so does only what is beyond so much of it: else who is cut short once would pay
-/// for several of its like.
+/// Where no light ones are about, a busy turn pays so much in full and a [`MODEST`] part of the rest: if all of it were cheap,
+/// who is cut short once would pay for several of its like.
 const IN_FULL: Duration = Duration::from_micros(125);
 
 /// What counts at most of a turn that began while nobody waited, or of who is light, or towards being busy: the machine may

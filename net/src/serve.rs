@@ -122,10 +122,6 @@ where
     H: Handler<Conn<P>>,
 {
     settings.limits.check()?;
-    // And some for listeners, files and connections of its own. It serves meanwhile. Who wants no threads has none for this.
-    if !settings.here {
-        drop(make_room_for_files(settings.limits.max_connections.saturating_add(OWN_FILES)));
-    }
     if addresses.is_empty() {
         return Err(ListenError::NoAddress);
     }
@@ -136,6 +132,10 @@ where
         let (endpoint, address) = transport.bind(address).await.map_err(source)?;
         taken.push(address);
         bound.push(endpoint);
+    }
+    // Room for the connections, and for listeners and files of its own. It serves meanwhile. Who wants no threads has none.
+    if !settings.here {
+        drop(make_room_for_files(settings.limits.max_connections.saturating_add(OWN_FILES)));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let loops = if settings.loops == 0 { cores } else { settings.loops };

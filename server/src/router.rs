@@ -111,9 +111,9 @@ impl Router {
         Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, asked, shelf }))
     }
 
-    /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile: one
-    /// that waits (for a lock, a file, a time) is for [`method_blocking`](Self::method_blocking) or
-    /// [`method_async`](Self::method_async).
+    /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile: what
+    /// blocks the thread (a lock, a file, a sleep) is for [`method_blocking`](Self::method_blocking), and what can be awaited
+    /// for [`method_async`](Self::method_async).
     ///
     /// # Panics
     /// A method of this name is there already.

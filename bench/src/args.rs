@@ -23,6 +23,8 @@ pub enum Command {
     Full(RunArgs),
     /// Find out what one center holds: connections, subscribers, methods, and providers that all go
     Capacity(crate::capacity::Args),
+    /// Find out what a change costs: this build against that of another checkout, in alternation
+    Against(crate::against::Args),
     /// Say which goals the last full run met; the exit code is the number that were not met
     Check {
         /// Judge the last quick run, at what it measured

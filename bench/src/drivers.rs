@@ -28,18 +28,31 @@ impl Drivers {
     /// Builds the drivers of these peers, each by an invocation of its own, so that no peer's features of a shared
     /// dependency reach another.
     pub fn build(home: &Path, peers: &[&Peer], center: bool) -> Result<Self> {
+        let Self(mut paths) = Self::built_in(home, peers, &[])?;
+        if center {
+            eprintln!("building {CENTER}");
+            let manifest = home.parent().context("no directory above")?.join("Cargo.toml");
+            paths.insert(CENTER.into(), build(&manifest, &["--bin", CENTER])?);
+        }
+        Ok(Self(paths))
+    }
+
+    /// Those of another checkout, whose arena is there. They are kept there too, wherever ours are.
+    pub fn elsewhere(home: &Path, peers: &[&Peer]) -> Result<Self> {
+        let target = home.join("target").into_os_string();
+        let target = target.to_str().context("the path is no text")?;
+        Self::built_in(home, peers, &["--target-dir", target])
+    }
+
+    fn built_in(home: &Path, peers: &[&Peer], options: &[&str]) -> Result<Self> {
         let mut names: Vec<_> = peers.iter().map(|peer| peer.bin.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         let mut paths = BTreeMap::new();
         for (i, name) in names.iter().enumerate() {
-            eprintln!("building {name} ({} of {})", i + 1, names.len());
-            paths.insert((*name).to_owned(), build(&home.join("Cargo.toml"), &["--package", name])?);
-        }
-        if center {
-            eprintln!("building {CENTER}");
-            let manifest = home.parent().context("no directory above")?.join("Cargo.toml");
-            paths.insert(CENTER.into(), build(&manifest, &["--bin", CENTER])?);
+            eprintln!("building {name} ({} of {}) in {}", i + 1, names.len(), home.display());
+            let what = [&["--package", name], options].concat();
+            paths.insert((*name).to_owned(), build(&home.join("Cargo.toml"), &what)?);
         }
         Ok(Self(paths))
     }

@@ -1,4 +1,5 @@
 //! The arena: measures Callboard and its peers, and says how they compare. `README.md` has the commands.
+mod against;
 mod args;
 mod capacity;
 mod cell;
@@ -45,6 +46,7 @@ pub fn main() -> Result<ExitCode> {
         Command::Quick(args) => quick(home, &args),
         Command::Full(args) => full(home, &args),
         Command::Capacity(args) => capacity::run(home, &args),
+        Command::Against(args) => against::run(home, &args),
         Command::Check { quick } => Ok(check(home, quick)),
         Command::Report => {
             report(home, &Document::read(&kept(home, "full"))?)?;

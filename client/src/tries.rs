@@ -52,7 +52,7 @@ impl Tries {
 
     /// Whether a call of which nobody knows whether it was executed is safe only where it was before.
     pub const fn stays(&self) -> bool {
-        self.is_keyed && !self.is_idempotent
+        self.is_keyed
     }
 
     /// How long one try may take.

@@ -142,7 +142,7 @@ impl Caller {
         method: &str,
         params: &(impl Serialize + ?Sized),
     ) -> Result<R, CallError> {
-        if let Some(delay) = self.hedge.filter(|_| self.is_idempotent) {
+        if let Some(delay) = self.hedge.filter(|_| self.is_idempotent && self.key.is_none()) {
             return Box::pin(self.call_hedged(method, params, delay)).await;
         }
         let mut route = self.route(method, self.tries());
@@ -275,7 +275,8 @@ impl Caller {
     /// [policy](RetryPolicy) says, at the same run of the same provider only, or at one with the same
     /// [store](callboard_common::Session::store), at whatever host of the method, for which it waits until the deadline. If that
     /// is gone, or called through a center, which does not say which run is there, the error says that nobody knows. A repeat
-    /// by hand may go to another provider, which does not know the key.
+    /// by hand may go to another provider, which does not know the key. That holds of an [idempotent](Self::idempotent) call,
+    /// too, which has no hedge under a key.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -357,7 +358,8 @@ impl Caller {
     }
 
     pub(crate) const fn tries(&self) -> Tries {
-        Tries::new(self.retry, self.is_idempotent)
+        // Under a key it is executed once, whatever its method would bear.
+        Tries::new(self.retry, self.is_idempotent && self.key.is_none())
     }
 
     fn refuse(&self, kind: CallErrorKind, method: &str, what: String) -> CallError {

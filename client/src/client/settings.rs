@@ -71,7 +71,7 @@ impl Client {
     /// By itself the call is made again, as the [policy](RetryPolicy) says, also where nobody knows whether it was executed, but
     /// then at the same [run](callboard_common::Session::instance) of the peer only, or at one with the same
     /// [store](callboard_common::Session::store). Where the next connection leads to another
-    /// one, the error says that nobody knows.
+    /// one, the error says that nobody knows. That holds of an [idempotent](Self::idempotent) call, too.
     ///
     /// A peer that does not know keys, as each one that speaks v1, is sent nothing: the call fails as
     /// [`Unsupported`](crate::CallErrorKind::Unsupported), executed no. A key of other than 1 to 255 bytes fails as `Encode`.
@@ -120,7 +120,9 @@ impl Client {
         };
         // Behind a center another one may have the name of a provider by now; of its store it has to be known.
         let is_known_again = self.to.as_ref().is_none_or(|to| to.store().is_some());
-        Tries::new(*policy, *is_idempotent).keyed(key.is_some() && is_known_again)
+        // Under a key it is executed once, whatever its method would bear.
+        let is_idempotent = *is_idempotent && key.is_none();
+        Tries::new(*policy, is_idempotent).keyed(key.is_some() && is_known_again)
     }
 
     pub(super) fn per_try(&self) -> Option<Duration> {

@@ -74,10 +74,10 @@ fn a_call_under_a_key_is_repeated_as_an_idempotent_one_is_but_stays_where_it_may
     let rows = [(CallErrorKind::Disconnected, Executed::Unknown), (CallErrorKind::Timeout, Executed::Unknown)];
     for (kind, executed) in rows {
         let error = error(kind, executed);
-        for (is_idempotent, stays) in [(false, true), (true, false)] {
+        for is_idempotent in [false, true] {
             let tries = Tries::new(RetryPolicy::default(), is_idempotent).keyed(true);
             assert_eq!(tries.next(&error, false, LEFT, || 1.0), Next::Again(10 * MS), "{error}");
-            assert_eq!(tries.stays(), stays);
+            assert!(tries.stays());
         }
     }
     let conflict = remote(ResultCode::Conflict, Executed::No);

@@ -89,7 +89,8 @@ async fn a_call_that_is_not_answered_in_time_is_made_again_where_it_was_and_exec
     let payees = [Payee::start().await, Payee::start().await];
     let _announced = [announce(&center, &payees[0]).await, announce(&center, &payees[1]).await];
     let caller = stubborn(&center, Some(Duration::from_millis(50))).await;
-    let once = caller.with_idempotency_key("k");
+    // Nor is it hedged, or made again elsewhere, since its method would bear it.
+    let once = caller.with_idempotency_key("k").idempotent().with_hedge(Duration::from_millis(1));
     let call = tokio::spawn(async move { once.call::<u64>("pay", &12).await });
     let repeats = async {
         while caller.retry_metrics().retries < 5 {

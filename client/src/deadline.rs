@@ -43,8 +43,22 @@ impl Deadline {
         self.after
     }
 
-    /// What is left, in ms.
+    /// What is left, in ms. Less than one is not none: that would be refused as such.
     pub(crate) fn left_ms(&self) -> u64 {
-        u64::try_from(self.left().as_millis()).unwrap_or(u64::MAX)
+        let left = self.left();
+        let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        if left.is_zero() { 0 } else { ms.max(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn less_than_a_millisecond_is_not_told_as_none() {
+        for (micros, ms) in [(0, 0), (1, 1), (999, 1), (1_000, 1), (1_999, 1), (2_000, 2)] {
+            assert_eq!(Deadline::after(Duration::from_micros(micros)).left_ms(), ms, "{micros}");
+        }
     }
 }

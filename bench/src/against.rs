@@ -131,7 +131,9 @@ fn judge(compared: &[Compared<'_>], percent: f64) -> ExitCode {
     for each in compared {
         table.row(each.row());
     }
-    println!("Medians of the pairs' ratios, new by old; CPU is that of an operation.\n\n{table}");
+    println!(
+        "Medians of the pairs' ratios, new by old; CPU is that of an operation, each driven by its own arena's load.\n\n{table}"
+    );
     let faults: Vec<_> = compared.iter().filter_map(|each| Some((&each.cell, each.fault(percent)?))).collect();
     for (cell, fault) in &faults {
         println!("- {cell}: {fault}");
@@ -147,11 +149,14 @@ fn judge(compared: &[Compared<'_>], percent: f64) -> ExitCode {
 }
 
 impl Compared<'_> {
+    fn quiet(&self) -> impl Iterator<Item = &Pair> {
+        self.pairs.iter().filter(|pair| pair.new.quiet && pair.old.quiet)
+    }
+
     /// Of each pair that nobody disturbed, in which both have the figure.
     fn ratios(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Vec<f64> {
-        let quiet = self.pairs.iter().filter(|pair| pair.new.undisturbed() && pair.old.undisturbed());
         let ratio = |pair: &Pair| Some(figure(&pair.new)? / figure(&pair.old)?);
-        quiet.filter_map(ratio).filter(|ratio| ratio.is_finite()).collect()
+        self.quiet().filter_map(ratio).filter(|ratio| ratio.is_finite()).collect()
     }
 
     fn ratio(&self, figure: &str) -> Option<f64> {
@@ -191,8 +196,9 @@ impl Compared<'_> {
         let rate = median(self.rates()).map(|ratio| ("rate", ratio, 1.0 - ratio));
         let late = [P50, P99].map(|figure| self.ratio(figure).map(|ratio| (figure, ratio, ratio - 1.0)));
         let costs: Vec<_> = rate.into_iter().chain(late.into_iter().flatten()).collect();
-        if costs.is_empty() {
-            return Some(Fault::NotQuiet);
+        let quiet = self.quiet().count();
+        if costs.is_empty() || 2 * quiet < self.pairs.len() {
+            return Some(Fault::TooFew(quiet));
         }
         let dear = costs.into_iter().find(|(_, _, cost)| 100.0 * cost > percent);
         dear.map(|(figure, ratio, _)| Fault::Costs(figure, ratio))
@@ -210,7 +216,7 @@ enum Fault {
     Costs(&'static str, f64),
     Failed(&'static str, String),
     Lost(f64),
-    NotQuiet,
+    TooFew(usize),
 }
 
 impl fmt::Display for Fault {
@@ -219,7 +225,7 @@ impl fmt::Display for Fault {
             Self::Costs(figure, ratio) => write!(f, "{figure} is {ratio:.2} of what it was"),
             Self::Failed(build, error) => write!(f, "the {build} build failed: {error}"),
             Self::Lost(count) => write!(f, "the new build lost {count} messages in a run"),
-            Self::NotQuiet => f.write_str("no pair was quiet, so that nothing is known"),
+            Self::TooFew(quiet) => write!(f, "{quiet} pairs were quiet, so that nothing is known"),
         }
     }
 }
@@ -272,12 +278,12 @@ mod tests {
             let mut compared = cells(&config, &["calls/add/1x1/tcp".parse().unwrap()]).remove(0);
             compared.pairs.push(Pair { new: sample(&new), old: sample(&base) });
             assert_eq!(compared.fault(5.0), expected, "{new:?}");
-            // A pair that was disturbed says nothing.
+            // A pair that was disturbed says nothing, and where most were, nothing is known.
             let loud = Sample { quiet: false, ..sample(&[("rps", 1.0), (P50, 1e6), (P99, 1e6)]) };
-            compared.pairs.extend([0, 1].map(|_| Pair { new: loud.clone(), old: sample(&base) }));
+            compared.pairs.push(Pair { new: loud.clone(), old: sample(&base) });
             assert_eq!(compared.fault(5.0), expected, "{new:?}");
-            compared.pairs.remove(0);
-            assert_eq!(compared.fault(5.0), Some(Fault::NotQuiet));
+            compared.pairs.push(Pair { new: loud.clone(), old: sample(&base) });
+            assert_eq!(compared.fault(5.0), Some(Fault::TooFew(1)));
             let error = Some("2 calls failed".to_owned());
             compared.pairs.push(Pair { new: sample(&base), old: Sample { error, ..sample(&base) } });
             assert_eq!(compared.fault(5.0), Some(Fault::Failed("old", "2 calls failed".into())));

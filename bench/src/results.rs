@@ -216,7 +216,7 @@ impl Sample {
 
     /// Whether strangers spoiled no figure of it; what failed altogether has none. Whoever permits them more while
     /// measuring gets figures, but none to judge by.
-    pub fn undisturbed(&self) -> bool {
+    fn undisturbed(&self) -> bool {
         (self.quiet && self.strangers <= MOST_STRANGERS) || self.figures.is_empty()
     }
 

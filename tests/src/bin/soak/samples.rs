@@ -46,8 +46,9 @@ impl Verdict {
         let seconds = samples.last().map_or(0.0, |last| last.seconds);
         ensure!(seconds >= LEAST, "a soak of {seconds:.0} s shows nothing; give it {LEAST} s at least");
         let settled_at = (seconds / 3.0).min(60.0);
-        let settled_memory = memory(samples, settled_at, settled_at + OVER);
-        let last_memory = memory(samples, seconds - OVER, seconds);
+        let over = (seconds / 6.0).clamp(LEAST_OVER, MOST_OVER);
+        let settled_memory = memory(samples, settled_at, settled_at + over);
+        let last_memory = memory(samples, seconds - over, seconds);
         let descriptors = [before.descriptors, after.descriptors];
         let growth = last_memory / settled_memory;
         let done = samples.last().map_or_else(Done::default, |last| last.done);
@@ -76,7 +77,9 @@ fn memory(samples: &[Sample], from: f64, to: f64) -> f64 {
 
 /// In s.
 const LEAST: f64 = 30.0;
-const OVER: f64 = 10.0;
+/// What clients have left to be remembered goes up and down within some 20 s.
+const LEAST_OVER: f64 = 10.0;
+const MOST_OVER: f64 = 60.0;
 
 #[cfg(test)]
 mod tests {

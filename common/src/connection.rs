@@ -192,7 +192,22 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// One request that was entered is in flight no longer.
     fn end_request(&self);
 
-    /// The same with a guard that ends it.
+    /// The same for a request that nobody waits for, until [`end_aside`](Self::end_aside). Where this side has made the
+    /// connection, and the peer may pass on over it what many send, it takes no place of those that are waited for. By default
+    /// it is like any other.
+    fn enter_aside(&self) -> bool {
+        self.enter_request()
+    }
+
+    /// Nobody waits any longer for a request that was entered and goes on: from now on it is one of those.
+    fn set_aside(&self) {}
+
+    /// One of those is in flight no longer.
+    fn end_aside(&self) {
+        self.end_request();
+    }
+
+    /// Enters a request as [`enter_request`](Self::enter_request) does, with a guard that ends it.
     fn begin_request(&self) -> Option<InFlight<Self>> {
         self.enter_request().then(|| InFlight(self.clone()))
     }

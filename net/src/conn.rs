@@ -41,6 +41,8 @@ struct State<P: Protocol> {
     /// How many calls wait for their answers.
     expecting: AtomicUsize,
     in_flight: AtomicUsize,
+    /// So many of them nobody waits for. Of a server's connections none is counted.
+    aside: AtomicUsize,
     /// The bytes of frames that wait for room in the outbox, each in the hands of a task.
     waiting: AtomicUsize,
     /// It has ended, and its requests may go on.
@@ -111,6 +113,7 @@ impl<P: Protocol> Conn<P> {
             holds: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            aside: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),

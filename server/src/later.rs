@@ -34,10 +34,12 @@ pub(crate) struct Later<C: Connection> {
 
 /// Whether a call is dropped if its caller has gone.
 enum Place {
-    /// No.
-    Aside,
+    /// It has not begun, or is a one-way call.
+    Apart,
     /// Yes.
     Stands(Standing),
+    /// No: it goes on.
+    Aside(Standing),
     /// It was, and is in flight no longer.
     Gone,
 }
@@ -67,7 +69,7 @@ impl<C: Connection> Later<C> {
             keeper: Arc::clone(keeper),
             method,
             pass: None,
-            place: Place::Aside,
+            place: Place::Apart,
         }
     }
 
@@ -140,11 +142,14 @@ impl<C: Connection> Later<C> {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
+        let (keeper, conn, id) = (Arc::clone(&self.keeper), self.conn.id(), self.id.clone());
         if is_left_alone {
+            if !self.one_way {
+                self.place = Place::Aside(keeper.running.enter_aside(conn, id));
+            }
             drop(spawn(task(self)));
             return;
         }
-        let (keeper, conn, id) = (Arc::clone(&self.keeper), self.conn.id(), self.id.clone());
         keeper.running.start(conn, id, |standing| {
             self.place = Place::Stands(standing);
             spawn(task(self))
@@ -207,15 +212,12 @@ impl<C: Connection> Later<C> {
 
     /// From now on it is not dropped if its caller has gone. `false` if that was quicker.
     fn step_aside(&mut self) -> bool {
-        let is_gone = match replace(&mut self.place, Place::Gone) {
-            Place::Aside => false,
-            Place::Stands(standing) => !self.keeper.running.leave(&standing),
-            Place::Gone => true,
+        self.place = match replace(&mut self.place, Place::Gone) {
+            Place::Stands(standing) if self.keeper.running.step_aside(&standing) => Place::Aside(standing),
+            Place::Stands(_) => Place::Gone,
+            place => place,
         };
-        if !is_gone {
-            self.place = Place::Aside;
-        }
-        !is_gone
+        !matches!(self.place, Place::Gone)
     }
 
     fn caller<'a>(&'a self, method: &'a Method) -> Caller<'a, C> {
@@ -230,9 +232,13 @@ impl<C: Connection> Later<C> {
 impl<C: Connection> Drop for Later<C> {
     fn drop(&mut self) {
         self.give_place(Left::Before);
-        // Who gives a call up ends it as a request, so that its caller may send another one at once.
-        if self.step_aside() {
-            self.conn.end_request();
+        match replace(&mut self.place, Place::Gone) {
+            Place::Apart if self.one_way => self.conn.end_aside(),
+            // Who gives a call up ends it as a request, so that its caller may send another one at once.
+            Place::Stands(standing) if !self.keeper.running.leave(&standing) => {}
+            Place::Aside(standing) if !self.keeper.running.leave(&standing) => self.conn.end_aside(),
+            Place::Apart | Place::Stands(_) | Place::Aside(_) => self.conn.end_request(),
+            Place::Gone => {}
         }
     }
 }

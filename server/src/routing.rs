@@ -24,7 +24,7 @@ use crate::handler::{Call, Inline, Invoke, contain};
 use crate::later::{Later, Path, Turn, Work};
 use crate::parameters::shorten;
 use crate::router::Route;
-use crate::running::Running;
+use crate::running::{GivenUp, Running};
 use crate::shelf::Placed;
 
 impl<C: Connection> Handler<C> for Router {
@@ -76,7 +76,7 @@ impl Router {
             let run = |call: &Call<'_>| run_inline(conn, message, call, &**run);
             return with_call(conn, asked, message, request, route, &deadline, run);
         }
-        if !conn.enter_request() {
+        if !enter(conn, message) {
             return refuse_overload(conn, message);
         }
         let keeper = self.0.keeper();
@@ -112,7 +112,7 @@ impl Router {
             Ok(key) => key,
             Err(why) => return refuse_body(conn, message, &why),
         };
-        if !conn.enter_request() {
+        if !enter(conn, message) {
             return refuse_overload(conn, message);
         }
         let keeper = self.0.keeper();
@@ -138,12 +138,23 @@ impl Router {
     }
 
     /// Ends calls whose caller has gone.
-    fn end_calls<C: Connection>(&self, conn: &C, end: impl FnOnce(&Running) -> usize) {
-        for _ in 0..self.0.known_keeper().map_or(0, |keeper| end(&keeper.running)) {
+    fn end_calls<C: Connection>(&self, conn: &C, end: impl FnOnce(&Running) -> GivenUp) {
+        let Some(keeper) = self.0.known_keeper() else { return };
+        let GivenUp { dropped, go_on } = end(&keeper.running);
+        for _ in 0..dropped {
             conn.end_request();
             conn.count(Event::Cancelled);
         }
+        // A center has given their places to others.
+        for _ in 0..go_on {
+            conn.set_aside();
+        }
     }
+}
+
+/// Whether there is a place for it among the requests in flight. Nobody waits for a one-way call.
+fn enter<C: Connection>(conn: &C, message: &Message) -> bool {
+    if message.is_one_way() { conn.enter_aside() } else { conn.enter_request() }
 }
 
 fn arrival<C: Connection>(conn: &C, message: &Message, method: usize) -> Arrival {

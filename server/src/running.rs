@@ -29,8 +29,10 @@ struct Entry {
     /// Tells it from others that stood in the same place.
     number: u64,
     id: CallId,
-    /// There once it has started.
+    /// There once it has started, unless it goes on without its caller.
     task: Option<JoinHandle<()>>,
+    /// It goes on without its caller.
+    is_aside: bool,
 }
 
 /// Where calls stand, by their ids. A tree and not a hash map, since peers choose the ids.
@@ -44,6 +46,15 @@ struct Index {
 /// Has room for the ids of this version's own clients.
 pub(crate) type CallId = SmallVec<[u8; 16]>;
 
+/// What has become of calls whose caller waits no longer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct GivenUp {
+    /// So many were dropped. They are in flight no longer, and whoever gives this word ends them as requests.
+    pub(crate) dropped: usize,
+    /// So many go on, and end themselves.
+    pub(crate) go_on: usize,
+}
+
 /// Where a call stands while it may be ended from there.
 #[derive(Debug)]
 pub(crate) struct Standing {
@@ -56,32 +67,51 @@ impl Running {
     /// Enters a call, whose task is started by `start`. A connection's calls are entered and ended by its own handler, one
     /// after the other; only that they leave may come at any time.
     pub(crate) fn start(&self, conn: ConnectionId, id: CallId, start: impl FnOnce(Standing) -> JoinHandle<()>) {
-        let (place, number) = self.0.entry(conn).or_default().enter(id);
+        let (place, number) = self.0.entry(conn).or_default().enter(id, false);
         // Not under the lock: a runtime that ends drops the task at once, and with it what the method's code has made.
         let task = start(Standing { conn, place, number });
         if let Some(mut calls) = self.0.get_mut(&conn)
             && let Some(entry) = calls.get_mut(place, number)
+            && !entry.is_aside
         {
             entry.task = Some(task);
         }
     }
 
-    /// The caller has given this call up; all of them, should it have used the id again. How many there were: they are in
-    /// flight no longer, and whoever gives this word ends them as requests.
+    /// Enters a call that goes on without its caller.
+    pub(crate) fn enter_aside(&self, conn: ConnectionId, id: CallId) -> Standing {
+        let (place, number) = self.0.entry(conn).or_default().enter(id, true);
+        Standing { conn, place, number }
+    }
+
+    /// From now on it goes on without its caller. `false` if it was ended from there.
+    pub(crate) fn step_aside(&self, standing: &Standing) -> bool {
+        let Standing { conn, place, number } = *standing;
+        self.0.get_mut(&conn).is_some_and(|mut calls| {
+            let entry = calls.get_mut(place, number);
+            let stands = entry.map(|entry| {
+                entry.is_aside = true;
+                entry.task = None;
+            });
+            stands.is_some()
+        })
+    }
+
+    /// The caller has given this call up; all of them, should it have used the id again.
     #[must_use]
-    pub(crate) fn cancel(&self, conn: ConnectionId, id: &[u8]) -> usize {
+    pub(crate) fn cancel(&self, conn: ConnectionId, id: &[u8]) -> GivenUp {
         let entries = self.0.get_mut(&conn).map_or_else(Vec::new, |mut calls| calls.take(id));
         end(entries)
     }
 
-    /// The connection has ended, or its peer has gone, and all its calls with it. How many there were.
+    /// The connection has ended, or its peer has gone, and all its calls with it.
     #[must_use]
-    pub(crate) fn cancel_all(&self, conn: ConnectionId) -> usize {
-        let Some((_, calls)) = self.0.remove(&conn) else { return 0 };
+    pub(crate) fn cancel_all(&self, conn: ConnectionId) -> GivenUp {
+        let Some((_, calls)) = self.0.remove(&conn) else { return GivenUp::default() };
         end(calls.entries.into_iter().map(|(_, entry)| entry))
     }
 
-    /// A call has ended by itself, or is to be left alone. `false` if it was ended from there.
+    /// A call has ended by itself. `false` if its caller had given it up.
     pub(crate) fn leave(&self, standing: &Standing) -> bool {
         let Standing { conn, place, number } = *standing;
         let left = self.0.get_mut(&conn).and_then(|mut calls| {
@@ -98,18 +128,23 @@ impl Running {
 }
 
 /// No lock is held here: what a method has made is dropped with its task, perhaps at once.
-fn end(entries: impl IntoIterator<Item = Entry>) -> usize {
-    entries.into_iter().map(|entry| entry.task.iter().for_each(JoinHandle::abort)).count()
+fn end(entries: impl IntoIterator<Item = Entry>) -> GivenUp {
+    let mut given_up = GivenUp::default();
+    for entry in entries {
+        *(if entry.is_aside { &mut given_up.go_on } else { &mut given_up.dropped }) += 1;
+        entry.task.iter().for_each(JoinHandle::abort);
+    }
+    given_up
 }
 
 impl Calls {
-    fn enter(&mut self, id: CallId) -> (usize, u64) {
+    fn enter(&mut self, id: CallId, is_aside: bool) -> (usize, u64) {
         self.last_number += 1;
         let (place, number) = (self.entries.vacant_key(), self.last_number);
         if let Some(index) = &mut self.index {
             index.places.insert((id.clone(), place));
         }
-        self.entries.insert(Entry { number, id, task: None });
+        self.entries.insert(Entry { number, id, task: None, is_aside });
         (place, number)
     }
 
@@ -210,15 +245,39 @@ mod tests {
         (end, told)
     }
 
+    fn dropped(dropped: usize) -> GivenUp {
+        GivenUp { dropped, go_on: 0 }
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_without_its_caller_is_told_apart_and_not_ended() {
+        let running = Arc::new(Running::default());
+        let (mut standings, (end, ended)) = (Vec::new(), oneshot::channel::<()>());
+        running.start(CONN, CallId::from_slice(ID), |standing| {
+            standings.push(standing);
+            tokio::spawn(async move { ended.await.unwrap() })
+        });
+        standings.push(running.enter_aside(CONN, CallId::from_slice(ID)));
+        assert!(standings.iter().all(|standing| running.step_aside(standing)));
+        assert_eq!(running.cancel(CONN, ID), GivenUp { dropped: 0, go_on: 2 });
+        assert!(!standings.iter().any(|standing| running.leave(standing) || running.step_aside(standing)));
+        tokio::task::yield_now().await;
+        assert!(end.send(()).is_ok(), "its task was aborted");
+        let left = running.enter_aside(CONN, CallId::from_slice(ID));
+        assert!(running.leave(&left) && running.is_empty());
+        let _gone = running.enter_aside(CONN, CallId::from_slice(ID));
+        assert_eq!(running.cancel_all(CONN), GivenUp { dropped: 0, go_on: 1 });
+    }
+
     #[tokio::test]
     async fn a_call_is_ended_once_by_whoever_is_first() {
         let running = Arc::new(Running::default());
         let (end, told) = start(&running, CONN);
         end.send(()).unwrap();
         assert_eq!(told.await, Ok(true));
-        assert_eq!(running.cancel(CONN, ID), 0);
+        assert_eq!(running.cancel(CONN, ID), dropped(0));
         let (end, told) = start(&running, CONN);
-        assert_eq!([&b"another"[..], ID, ID].map(|id| running.cancel(CONN, id)), [0, 1, 0]);
+        assert_eq!([&b"another"[..], ID, ID].map(|id| running.cancel(CONN, id)), [0, 1, 0].map(dropped));
         assert!(told.await.is_err() && end.send(()).is_err() && running.is_empty());
     }
 
@@ -231,7 +290,7 @@ mod tests {
             first = Some(standing);
             task
         });
-        assert_eq!(running.cancel(CONN, ID), 1);
+        assert_eq!(running.cancel(CONN, ID), dropped(1));
         let (end, told) = start(&running, CONN);
         assert!(!running.leave(&first.unwrap()));
         end.send(()).unwrap();
@@ -245,10 +304,10 @@ mod tests {
         let others = start(&running, ConnectionId(2));
         second.0.send(()).unwrap();
         assert_eq!(second.1.await, Ok(true));
-        assert_eq!(running.cancel(CONN, ID), 2);
+        assert_eq!(running.cancel(CONN, ID), dropped(2));
         assert!(first.1.await.is_err() && third.1.await.is_err());
         let last = start(&running, CONN);
-        assert_eq!(running.cancel_all(CONN), 1);
+        assert_eq!(running.cancel_all(CONN), dropped(1));
         assert!(last.1.await.is_err());
         others.0.send(()).unwrap();
         assert_eq!(others.1.await, Ok(true), "it is another connection's");
@@ -268,7 +327,7 @@ mod tests {
                 tokio::spawn(task)
             });
         }
-        assert_eq!(running.cancel_all(CONN), 100);
+        assert_eq!(running.cancel_all(CONN), dropped(100));
         while order.lock().unwrap().len() < 100 {
             tokio::task::yield_now().await;
         }
@@ -292,7 +351,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(running.0.get(&CONN).unwrap().entries.capacity() <= KEPT_CALLS);
-        assert_eq!(running.cancel_all(CONN), 0);
+        assert_eq!(running.cancel_all(CONN), dropped(0));
         assert!(running.0.is_empty());
     }
 
@@ -316,7 +375,7 @@ mod tests {
     }
 
     fn enter(calls: &mut Calls, id: u16) -> (usize, u64) {
-        calls.enter(CallId::from_slice(&id.to_be_bytes()))
+        calls.enter(CallId::from_slice(&id.to_be_bytes()), false)
     }
 
     #[test]

@@ -276,11 +276,34 @@ impl<P: Protocol> Connection for Conn<P> {
 
     fn enter_request(&self) -> bool {
         let before = self.0.in_flight.fetch_add(1, SeqCst);
-        let has_room = self.0.session.get().is_none() || before < self.0.shared.limits.in_flight;
+        let bound = self.0.shared.limits.in_flight.saturating_add(self.0.aside.load(SeqCst));
+        let has_room = self.0.session.get().is_none() || before < bound;
         if !has_room {
             self.end_request();
         }
         has_room
+    }
+
+    fn enter_aside(&self) -> bool {
+        if self.0.shared.serves {
+            return self.enter_request();
+        }
+        self.set_aside();
+        self.0.in_flight.fetch_add(1, SeqCst);
+        true
+    }
+
+    fn set_aside(&self) {
+        if !self.0.shared.serves {
+            self.0.aside.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn end_aside(&self) {
+        self.end_request();
+        if !self.0.shared.serves {
+            self.0.aside.fetch_sub(1, SeqCst);
+        }
     }
 
     fn end_request(&self) {

@@ -1,9 +1,10 @@
 //! Callers of a provider that listens nowhere, some of whom make as many calls as they can.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use callboard::{Caller, Center, Place, Provider, RetryPolicy, Router};
+use callboard::{Caller, Center, Method, Place, Provider, RetryPolicy, Router};
 use callboard_tests::{RawPeer, within};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -52,5 +53,56 @@ async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_pro
     }
 }
 
+#[tokio::test]
+async fn calls_that_go_on_without_their_callers_leave_room_for_others_at_a_relayed_provider() {
+    for kind in ["one way", "under keys", "that must finish"] {
+        let center = Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap();
+        let (begun, go) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+        let (begins, goes) = (Arc::clone(&begun), Arc::clone(&go));
+        let slow = Method::new("slow");
+        let slow = if kind == "that must finish" { slow.must_finish() } else { slow };
+        let router = Router::new().method_async("soon", async |n: u64| Ok(n)).method_async(slow, move |n: u64| {
+            begins.fetch_add(1, SeqCst);
+            let goes = Arc::clone(&goes);
+            async move {
+                goes.acquire().await?.forget();
+                Ok(n)
+            }
+        });
+        let client = sessions().serves(router.clone()).connect(center.address()).await.unwrap();
+        let _provider = Provider::new(client).announce(router.names(), Place::Relay).await.unwrap();
+        let features = ["relay", "revisions", "cancel", "one_way", "keys"];
+        let mut peer = RawPeer::with_session(&center.address(), &features).await;
+        let listed = peer.ask(4, r#"{"method":"slow","optype":1}"#).await.json();
+        let meta = json!({"instance": listed["host"][0]["instance"]});
+        // More than a connection may have in flight, of which this center lets one caller have half at a time.
+        for number in 1..=1280_usize {
+            let (mut meta, id) = (meta.clone(), number.to_be_bytes());
+            if kind == "under keys" {
+                meta["idempotency_key"] = json!(number.to_string());
+            }
+            let call = json!({"method": "slow", "parameters": 0, "meta": meta}).to_string();
+            match kind {
+                "one way" => peer.send(5 << 24, b"", &call).await,
+                _ => peer.send(4 << 24, &id, &call).await,
+            }
+            if number % 256 == 0 {
+                until("they have begun", || begun.load(SeqCst) == number).await;
+                for given_up in number - 255..=number {
+                    peer.send(CANCEL, &given_up.to_be_bytes(), "{}").await;
+                }
+                until("they are given up", || center.relayed_calls() == 0).await;
+            }
+        }
+        let caller = Caller::builder().client(sessions()).retry(RetryPolicy::never()).timeout(PATIENCE);
+        let caller = caller.connect(center.address()).await.unwrap();
+        for n in 0..5 {
+            assert_eq!(within(caller.call::<u64>("soon", &n)).await.unwrap(), n, "beside calls {kind}");
+        }
+        go.add_permits(Semaphore::MAX_PERMITS);
+    }
+}
+
+const CANCEL: u32 = 20;
 /// Longer than a busy machine takes for all of it: what is shown is who finds room, not how soon.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -142,6 +142,10 @@ impl<W> Book<W> {
         Some(Change::Ended { number, kept: self.window.bounded(call, kept) })
     }
 
+    pub(crate) fn has_forgotten(&self) -> bool {
+        !self.forgotten.is_empty()
+    }
+
     /// What else the store is to change, each time once.
     pub(crate) fn take_forgotten(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.forgotten)

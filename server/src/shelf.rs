@@ -116,13 +116,24 @@ impl Shelf {
 
     fn pass_on(self: &Arc<Self>, call: &Arc<CallKey>) {
         loop {
-            let Some(next) = self.lock().pass_on(call) else { return };
+            let Some(next) = self.lock().pass_on(call) else { return self.flush() };
             // One that no longer waits is passed over.
             match next.send(Told::Turn(First::new(self, Arc::clone(call)))) {
                 Err(Told::Turn(mut first)) => first.stage = Stage::Over,
                 Err(Told::Ended(_)) => {}
                 Ok(()) => return,
             }
+        }
+    }
+
+    /// Has written down what was forgotten, which else waits for the next call that is: that a call was not executed is to be
+    /// known after a restart, too. Where there is no room, it waits.
+    fn flush(&self) {
+        let Some(writer) = &self.writer else { return };
+        if self.lock().has_forgotten()
+            && let Ok(room) = writer.room()
+        {
+            drop(self.change(room, |_| None));
         }
     }
 
@@ -169,22 +180,35 @@ impl Shelf {
     }
 }
 
+impl Drop for Shelf {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 impl First {
     fn new(shelf: &Arc<Shelf>, call: Arc<CallKey>) -> Self {
         Self { shelf: Arc::clone(shelf), call, stage: Stage::Unbegun }
     }
 
-    /// From now on it may have been executed. Where that is written down first, this waits for it, at most until the deadline.
+    /// Whether it is written down before it is executed.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.shelf.writer.is_some()
+    }
+
+    /// Where calls are written down before they are executed, this is, at most until the deadline.
     ///
     /// # Errors
     /// It is not known to be written down; the call must not be executed.
-    pub(crate) async fn begin(&mut self, deadline: Option<Instant>) -> Result<(), Unwritten> {
-        if let Some(writer) = &self.shelf.writer {
-            // Calls that are not written down are smaller without it.
-            Box::pin(self.shelf.write_begin(writer, &self.call, deadline)).await?;
-        }
+    pub(crate) async fn write_down(&mut self, deadline: Option<Instant>) -> Result<(), Unwritten> {
+        let Some(writer) = &self.shelf.writer else { return Ok(()) };
+        // Calls that are not written down are smaller without it.
+        Box::pin(self.shelf.write_begin(writer, &self.call, deadline)).await
+    }
+
+    /// From now on it may have been executed.
+    pub(crate) fn begin(&mut self) {
         self.stage = Stage::Begun;
-        Ok(())
     }
 
     /// It was executed, and this is its answer. Where that is written down, this waits for it.

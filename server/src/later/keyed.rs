@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Later, Work};
 use crate::answer::{BadKey, Failure};
 use crate::answer_store::Kept;
-use crate::gatekeeper::{Admitted, Left, Pass, Repeat, Waited};
+use crate::gatekeeper::{Admitted, Left, Repeat, Waited};
 use crate::handler::Contained;
 use crate::shelf::{First, Told, Waiting};
 
@@ -33,7 +33,7 @@ impl<C: Connection> Later<C> {
     /// Runs a call under a key, or waits for what comes of another one.
     pub(crate) fn run_once<Enter, Begin>(self, turn: Turn, deadline: Option<Instant>, path: Path<Enter, Begin>)
     where
-        Enter: FnOnce() -> Option<Admitted> + Send + 'static,
+        Enter: Fn() -> Option<Admitted> + Send + Sync + 'static,
         Begin: FnOnce() -> Result<Work, Failure> + Send + 'static,
     {
         let one_way = self.one_way;
@@ -65,24 +65,21 @@ impl<C: Connection> Later<C> {
 
     async fn run_first<Enter, Begin>(&mut self, mut first: First, deadline: Option<Instant>, path: Path<Enter, Begin>)
     where
-        Enter: FnOnce() -> Option<Admitted>,
+        Enter: Fn() -> Option<Admitted> + Sync,
         Begin: FnOnce() -> Result<Work, Failure>,
     {
-        let admitted = self.admit((path.enter)(), deadline).await;
-        let written = match admitted {
-            Ok(()) => first.begin(deadline).await.map_err(|why| Failure::Key(BadKey::Unwritten(why))),
-            Err(failure) => Err(failure),
-        };
+        let ready = self.ready(&mut first, deadline, &path.enter).await;
         if !self.step_aside() {
             // Its caller gave it up a moment before it would have begun: this task is about to be dropped. It may have been
-            // written down, and is to be forgotten then.
-            first.give_back();
+            // written down, and is forgotten then.
+            drop(first);
             return pending().await;
         }
-        // The store's time is not the method's.
-        self.pass.iter_mut().for_each(Pass::begin_again);
-        let outcome = match written {
-            Ok(()) => self.outcome((path.begin)(), deadline).await,
+        let outcome = match ready {
+            Ok(()) => {
+                first.begin();
+                self.outcome((path.begin)(), deadline).await
+            }
             Err(failure) => Err(failure),
         };
         let has_run = outcome.as_ref().err().is_none_or(Failure::has_run);
@@ -98,6 +95,28 @@ impl<C: Connection> Later<C> {
                 self.end::<Bytes>(Err(failure)).await;
             }
         }
+    }
+
+    /// Waits until it is written down, where there is a store, and for room.
+    async fn ready<Enter>(&mut self, first: &mut First, deadline: Option<Instant>, enter: &Enter) -> Result<(), Failure>
+    where
+        Enter: Fn() -> Option<Admitted> + Sync,
+    {
+        if first.is_stored() {
+            // Whoever finds no room is not written down. But a disk may stand still, and nobody is to wait for a place that
+            // is taken meanwhile.
+            match enter() {
+                Some(Admitted::Never(full)) => return Err(Failure::Full(full)),
+                Some(Admitted::Now(pass)) => {
+                    self.let_in(Some(pass));
+                    self.give_place(Left::Before);
+                }
+                Some(Admitted::Later(queued)) => drop(queued),
+                None => {}
+            }
+        }
+        first.write_down(deadline).await.map_err(|why| Failure::Key(BadKey::Unwritten(why)))?;
+        self.admit(enter(), deadline).await
     }
 
     async fn outcome(&mut self, begun: Result<Work, Failure>, deadline: Option<Instant>) -> Result<BytesMut, Failure> {

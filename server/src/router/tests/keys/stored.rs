@@ -199,6 +199,55 @@ async fn a_disk_that_stands_still_keeps_a_call_until_its_deadline_and_then_it_is
     assert_eq!(answer(&router, &conn, &keyed("inline", 1, "k")).await, result("10"));
 }
 
+#[tokio::test]
+async fn a_disk_that_stands_still_takes_no_places_of_calls_that_need_none_of_it() {
+    for way in ["task", "blocking"] {
+        let (disk, counted, conn) = (Disk::default(), Counted::default(), with_id(22));
+        let router = disk.router(&counted).concurrency(1).blocking_threads(1);
+        disk.content(|content| content.stands_still = true);
+        send(&router, &conn, "1", &keyed(way, 1, "k"));
+        send(&router, &conn, "2", &keyed(way, 2, "l"));
+        until("one is being written down", || disk.content(|content| content.waits)).await;
+        let plain = answer(&router, &session(), &format!(r#"{{"method":"{way}","parameters":3}}"#)).await;
+        assert_eq!((plain, counted.runs()), (result("30"), 1));
+        disk.content(|content| content.stands_still = false);
+        until("they are answered", || conn.in_flight() == 0).await;
+        assert_eq!((counted.runs(), disk.kept().len()), (3, 2));
+    }
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_not_written_down() {
+    let (disk, counted, conn) = (Disk::default(), Counted::default(), with_id(23));
+    let router = disk.router(&counted).concurrency(1).queue(0);
+    send(&router, &conn, "1", r#"{"method":"slow","parameters":1}"#);
+    until("it runs", || counted.runs() == 1).await;
+    let refused = answer(&router, &session(), &keyed("slow", 2, "k")).await;
+    assert!(refused.starts_with(r#"{"rcode":17,"#), "{refused}");
+    assert_eq!(disk.content(|content| content.writes), 0);
+    counted.go.notify_one();
+    until("it is answered", || conn.in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn that_a_call_was_not_executed_is_known_after_a_restart_too() {
+    let (disk, counted) = (Disk::default(), Counted::default());
+    let router = disk.router(&counted);
+    let bad =
+        answer(&router, &session(), r#"{"method":"inline","parameters":"x","meta":{"idempotency_key":"p"}}"#).await;
+    assert!(bad.starts_with(r#"{"rcode":4"#), "{bad}");
+    until("it is forgotten", || disk.calls().is_empty()).await;
+    // So it is where there was no room for that while the program ran.
+    disk.content(|content| content.stands_still = true);
+    let hurried = keyed("inline", 1, "k").replace(r#""meta":{"#, r#""meta":{"timeout_ms":50,"#);
+    assert!(answer(&router, &session(), &hurried).await.starts_with(r#"{"rcode":16"#));
+    disk.content(|content| content.stands_still = false);
+    drop(router);
+    until("its thread has ended", || Arc::strong_count(&disk.0) == 1).await;
+    let again = disk.router(&counted);
+    assert_eq!(answer(&again, &session(), &keyed("inline", 1, "k")).await, result("10"));
+}
+
 /// The loop is late: when it looks, the call is written down and its time is over.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_written_down_in_time_and_would_begin_after_it_is_not_run() {

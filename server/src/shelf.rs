@@ -191,11 +191,6 @@ impl First {
         Self { shelf: Arc::clone(shelf), call, stage: Stage::Unbegun }
     }
 
-    /// Whether it is written down before it is executed.
-    pub(crate) fn is_stored(&self) -> bool {
-        self.shelf.writer.is_some()
-    }
-
     /// Where calls are written down before they are executed, this is, at most until the deadline.
     ///
     /// # Errors

@@ -1,15 +1,17 @@
 //! Calls under an idempotency key: each is executed once, and once it has begun it goes on to its end.
 
 use std::future::pending;
+use std::pin::pin;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use callboard_common::Connection;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Later, Work};
 use crate::answer::{BadKey, Failure};
 use crate::answer_store::Kept;
-use crate::gatekeeper::{Admitted, Left, Repeat, Waited};
+use crate::gatekeeper::{Admitted, Left, Pass, Repeat, Waited};
 use crate::handler::Contained;
 use crate::shelf::{First, Told, Waiting};
 
@@ -75,6 +77,8 @@ impl<C: Connection> Later<C> {
             drop(first);
             return pending().await;
         }
+        // The store's time is not the method's.
+        self.pass.iter_mut().for_each(Pass::begin_again);
         let outcome = match ready {
             Ok(()) => {
                 first.begin();
@@ -97,26 +101,22 @@ impl<C: Connection> Later<C> {
         }
     }
 
-    /// Waits until it is written down, where there is a store, and for room.
+    /// Waits for room, and until it is written down where there is a store.
     async fn ready<Enter>(&mut self, first: &mut First, deadline: Option<Instant>, enter: &Enter) -> Result<(), Failure>
     where
         Enter: Fn() -> Option<Admitted> + Sync,
     {
-        if first.is_stored() {
-            // Whoever finds no room is not written down. But a disk may stand still, and nobody is to wait for a place that
-            // is taken meanwhile.
-            match enter() {
-                Some(Admitted::Never(full)) => return Err(Failure::Full(full)),
-                Some(Admitted::Now(pass)) => {
-                    self.let_in(Some(pass));
-                    self.give_place(Left::Before);
-                }
-                Some(Admitted::Later(queued)) => drop(queued),
-                None => {}
-            }
-        }
-        first.write_down(deadline).await.map_err(|why| Failure::Key(BadKey::Unwritten(why)))?;
-        self.admit(enter(), deadline).await
+        self.admit(enter(), deadline).await?;
+        let mut writing = pin!(first.write_down(deadline));
+        let (written, has_place) = if let Ok(written) = timeout(LONG, &mut writing).await {
+            (written, true)
+        } else {
+            // The disk stands still, perhaps for good: others are not to wait for the place.
+            self.give_place(Left::Before);
+            (writing.await, false)
+        };
+        written.map_err(|why| Failure::Key(BadKey::Unwritten(why)))?;
+        if has_place { Ok(()) } else { self.admit(enter(), deadline).await }
     }
 
     async fn outcome(&mut self, begun: Result<Work, Failure>, deadline: Option<Instant>) -> Result<BytesMut, Failure> {
@@ -169,3 +169,6 @@ fn answer_of(kept: Kept, bound: usize) -> Result<Bytes, Failure> {
         Kept::CutOff => Err(Failure::Key(BadKey::CutOff)),
     }
 }
+
+/// Whose disk takes longer has its place among those that run given to others meanwhile.
+const LONG: Duration = Duration::from_millis(50);

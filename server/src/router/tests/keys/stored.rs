@@ -200,7 +200,7 @@ async fn a_disk_that_stands_still_keeps_a_call_until_its_deadline_and_then_it_is
 }
 
 #[tokio::test]
-async fn a_disk_that_stands_still_takes_no_places_of_calls_that_need_none_of_it() {
+async fn a_disk_that_stands_still_keeps_no_places_from_calls_that_need_none_of_it() {
     for way in ["task", "blocking"] {
         let (disk, counted, conn) = (Disk::default(), Counted::default(), with_id(22));
         let router = disk.router(&counted).concurrency(1).blocking_threads(1);

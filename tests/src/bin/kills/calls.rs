@@ -11,7 +11,6 @@ use tokio::io::{BufReader, Lines, Stdin};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ledger::{Entry, Ledger, Told};
-use crate::plan::Way;
 use crate::roles::DROP;
 use crate::work::WORK;
 
@@ -24,7 +23,8 @@ pub(crate) struct Orders {
     pub(crate) calls: usize,
     /// How long their parameters are.
     pub(crate) bytes: usize,
-    pub(crate) way: Way,
+    /// Each under a key of its own.
+    pub(crate) is_keyed: bool,
 }
 
 /// Makes them all, notes what it was told of each, and gives up every other one when it is told to. Prints
@@ -34,8 +34,7 @@ pub(crate) async fn make_calls(orders: Orders, mut lines: Lines<BufReader<Stdin>
     for number in 0..orders.calls {
         let (call, ledger, padding) =
             (format!("{}{number}", orders.name), Arc::clone(&orders.ledger), Arc::clone(&padding));
-        let is_keyed = orders.way.is_keyed();
-        let caller = if is_keyed { orders.caller.with_idempotency_key(&call) } else { orders.caller.clone() };
+        let caller = if orders.is_keyed { orders.caller.with_idempotency_key(&call) } else { orders.caller.clone() };
         let name = call.clone();
         let handle = all.spawn(async move {
             ledger.write(&Entry::Made(call.clone()))?;

@@ -54,7 +54,7 @@ pub(crate) enum Role {
         /// Connect to both providers first
         #[arg(long)]
         warm: bool,
-        /// Call as if the method were idempotent, which it is not
+        /// Call as if the method were idempotent, which it is not, and under no key
         #[arg(long)]
         careless: bool,
     },
@@ -85,8 +85,10 @@ impl Role {
                 println!("ready");
                 let mut lines = lines();
                 lines.next_line().await?;
+                // Under a key it would be executed once all the same.
+                let is_keyed = way.is_keyed() && !careless;
                 let caller = if careless { caller.idempotent() } else { caller };
-                make_calls(Orders { caller, ledger: ledger.into(), name, calls, bytes, way }, lines).await?;
+                make_calls(Orders { caller, ledger: ledger.into(), name, calls, bytes, is_keyed }, lines).await?;
             }
         }
         // A thread that still reads the input would be waited for.

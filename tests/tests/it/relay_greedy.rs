@@ -11,6 +11,12 @@ use tokio::sync::Semaphore;
 
 use crate::house::{sessions, until};
 
+async fn relayed(center: &Center, router: Router) -> Provider {
+    let names = router.names();
+    let client = sessions().serves(router).connect(center.address()).await.unwrap();
+    Provider::new(client).announce(names, Place::Relay).await.unwrap()
+}
+
 #[tokio::test]
 async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_provider() {
     let center = Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap();
@@ -23,8 +29,7 @@ async fn greedy_callers_and_a_slow_method_leave_room_for_others_at_a_relayed_pro
             Ok(n)
         }
     });
-    let client = sessions().serves(router.clone()).connect(center.address()).await.unwrap();
-    let _provider = Provider::new(client).announce(router.names(), Place::Relay).await.unwrap();
+    let _provider = relayed(&center, router).await;
     let (mut greedy, mut honest) = (Vec::new(), Vec::new());
     for number in 0..12 {
         let mut peer = RawPeer::with_session(&center.address(), &["relay", "revisions", "cancel"]).await;
@@ -69,8 +74,7 @@ async fn calls_that_go_on_without_their_callers_leave_room_for_others_at_a_relay
                 Ok(n)
             }
         });
-        let client = sessions().serves(router.clone()).connect(center.address()).await.unwrap();
-        let _provider = Provider::new(client).announce(router.names(), Place::Relay).await.unwrap();
+        let _provider = relayed(&center, router).await;
         let features = ["relay", "revisions", "cancel", "one_way", "keys"];
         let mut peer = RawPeer::with_session(&center.address(), &features).await;
         let listed = peer.ask(4, r#"{"method":"slow","optype":1}"#).await.json();

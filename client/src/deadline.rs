@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use callboard_common::CallMeta;
 use callboard_net::later;
 use tokio::time::Instant;
 
@@ -43,11 +44,9 @@ impl Deadline {
         self.after
     }
 
-    /// What is left, in ms. Less than one is not none: that would be refused as such.
+    /// What is left, as a peer is told.
     pub(crate) fn left_ms(&self) -> u64 {
-        let left = self.left();
-        let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        if left.is_zero() { 0 } else { ms.max(1) }
+        CallMeta::time_left(self.left())
     }
 }
 

@@ -5,7 +5,7 @@ mod waiting;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 
@@ -41,8 +41,9 @@ struct State<P: Protocol> {
     /// How many calls wait for their answers.
     expecting: AtomicUsize,
     in_flight: AtomicUsize,
-    /// So many of them nobody waits for. Of a server's connections none is counted.
-    aside: AtomicUsize,
+    /// So many of them nobody waits for. Of a server's connections none is counted. One that ends as it is given up may be taken
+    /// off before it is added.
+    aside: AtomicIsize,
     /// The bytes of frames that wait for room in the outbox, each in the hands of a task.
     waiting: AtomicUsize,
     /// It has ended, and its requests may go on.
@@ -113,7 +114,7 @@ impl<P: Protocol> Conn<P> {
             holds: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
-            aside: AtomicUsize::new(0),
+            aside: AtomicIsize::new(0),
             waiting: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),

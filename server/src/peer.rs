@@ -176,9 +176,7 @@ impl Peer {
     }
 
     fn body(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<BytesMut, PeerError> {
-        let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
-        // Less than one is not none: that would be refused as such.
-        let timeout_ms = if self.timeout.is_zero() { 0 } else { timeout_ms.max(1) };
+        let timeout_ms = CallMeta::time_left(self.timeout);
         let meta = Some(CallMeta { timeout_ms: Some(timeout_ms), ..CallMeta::default() });
         let mut body = BytesMut::new();
         let request = RpcRequest { method: Cow::Borrowed(method), parameters: params, meta };

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::Serialize;
@@ -36,6 +37,21 @@ pub struct CallMeta<'a> {
     /// passed the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Raw<'a>>,
+}
+
+impl CallMeta<'_> {
+    /// What [`timeout_ms`](Self::timeout_ms) says of this time, in ms. Less than one is not none: that would be refused as such.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use callboard_common::CallMeta;
+    /// let [none, some] = [0, 999].map(|us| CallMeta::time_left(Duration::from_micros(us)));
+    /// assert_eq!((none, some, CallMeta::time_left(Duration::from_micros(1_999))), (0, 1, 1));
+    /// ```
+    pub fn time_left(left: Duration) -> u64 {
+        let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        if left.is_zero() { 0 } else { ms.max(1) }
+    }
 }
 
 impl<P: Serialize> Encode for RpcRequest<'_, P> {

@@ -276,7 +276,7 @@ impl<P: Protocol> Connection for Conn<P> {
 
     fn enter_request(&self) -> bool {
         let before = self.0.in_flight.fetch_add(1, SeqCst);
-        let bound = self.0.shared.limits.in_flight.saturating_add(self.0.aside.load(SeqCst));
+        let bound = self.0.shared.limits.in_flight.saturating_add_signed(self.0.aside.load(SeqCst));
         let has_room = self.0.session.get().is_none() || before < bound;
         if !has_room {
             self.end_request();

@@ -109,7 +109,7 @@ impl<P: Serialize + ?Sized> Encode for CallBody<'_, P> {
         let has_meta = timeout_ms.is_some() || instance.is_some() || idempotency_key.is_some();
         // Only for a call that may be made again there it matters which it is.
         let store = self.key.and(self.to).and_then(Relayed::store);
-        let meta = has_meta.then_some(CallMeta { timeout_ms, idempotency_key, instance, store });
+        let meta = has_meta.then_some(CallMeta { timeout_ms, idempotency_key, instance, store, caller: None });
         let start = out.len();
         RpcRequest { method: Cow::Borrowed(self.method), parameters: self.params, meta }.encode::<C>(out)?;
         // Whether a value is null shows only once it is written. A v1 peer expects an object.

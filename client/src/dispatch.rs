@@ -103,7 +103,7 @@ impl Dispatch {
             .on_rpc(Rpc(Arc::clone(&inboxes)))
             .on_topic(Topic(Arc::clone(&inboxes)))
             .on_service(Service(Arc::clone(&inboxes)))
-            .on_response(Answers(Arc::clone(&calls)));
+            .on_response(Answers(Arc::clone(&calls), Arc::clone(&inboxes)));
         Self {
             calls,
             inboxes,
@@ -224,11 +224,17 @@ fn is_unasked(message: &Message) -> bool {
     matches!(message.kind(), MessageType::TopicRequest | MessageType::ServiceRequest)
 }
 
-/// Answers complete calls.
-struct Answers(Arc<Calls>);
+/// Answers complete calls: this client's own, or those that the methods it offers have made to their callers.
+struct Answers(Arc<Calls>, Arc<Inboxes>);
 
 impl Handler<Conn> for Answers {
     fn handle(&self, conn: &Conn, message: Message) {
+        if let Some(served) = &self.1.served
+            && message.kind() == MessageType::RpcResponse
+            && RequestId::of_call_back(message.id()).is_some()
+        {
+            return served.handle(conn, message);
+        }
         self.0.complete(conn, message);
     }
 }

@@ -13,7 +13,7 @@ impl Served {
         Self(Arc::new(methods))
     }
 
-    /// A call, or what gives one up.
+    /// A call, or what gives one up, or the answer to one that its methods have made to a caller behind the peer.
     pub(crate) fn handle(&self, conn: &Conn, message: Message) {
         self.0.handle(conn, message);
     }

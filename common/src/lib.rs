@@ -17,6 +17,7 @@
 #![deny(missing_docs)]
 
 mod body;
+mod caller_tag;
 mod cancel;
 mod code;
 mod codec;
@@ -46,6 +47,7 @@ pub use body::{
     SessionRequest, SlowPolicy, Subscribed, TopicAnswer, TopicOp, TopicOperation, TopicOptions, TopicPosition,
     TopicRequest, Verbatim,
 };
+pub use caller_tag::CallerTag;
 pub use cancel::Cancel;
 pub use code::ResultCode;
 pub use codec::{Codec, EncodeError, Integer, Raw, ReadError, Shape};

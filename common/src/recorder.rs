@@ -291,6 +291,10 @@ impl Connection for Recorder {
         waits
     }
 
+    fn max_in_flight(&self) -> usize {
+        self.session().map_or(usize::MAX, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX))
+    }
+
     fn enter_request(&self) -> bool {
         self.0.in_flight.fetch_add(1, SeqCst);
         true

@@ -57,7 +57,7 @@ impl RequestId {
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "there is one for each byte")]
     pub fn to_wire(self) -> [u8; WIRE_BYTES] {
-        let packed = u64::from(self.slot) << NUMBER_BITS | self.number;
+        let packed = self.packed();
         let mut wire = [b'0'; WIRE_BYTES];
         let (pairs, _) = wire.as_chunks_mut();
         for (pair, byte) in pairs.iter_mut().zip(packed.to_be_bytes()) {
@@ -75,6 +75,28 @@ impl RequestId {
         wire
     }
 
+    /// The id's bytes where it is of a call that goes back to a caller, over a connection that also has this side's own calls:
+    /// those are never called so.
+    ///
+    /// ```
+    /// use callboard_common::RequestId;
+    /// let id = RequestId::from_wire(b"00000000000000a7").unwrap();
+    /// assert_eq!(&id.to_wire_back(), b"b00000000000000a7");
+    /// assert_eq!(RequestId::of_call_back(b"b00000000000000a7"), Some(&b"00000000000000a7"[..]));
+    /// assert_eq!(RequestId::of_call_back(b"00000000000000a7"), None);
+    /// ```
+    pub fn to_wire_back(self) -> [u8; WIRE_BYTES + 1] {
+        let mut wire = [BACK; WIRE_BYTES + 1];
+        let (_, digits) = wire.split_at_mut(1);
+        digits.copy_from_slice(&self.to_wire());
+        wire
+    }
+
+    /// What such an id holds; `None` for another one.
+    pub fn of_call_back(wire: &[u8]) -> Option<&[u8]> {
+        wire.strip_prefix(&[BACK]).filter(|id| id.len() == WIRE_BYTES)
+    }
+
     /// Reads an id back; `None` for bytes that no id has.
     #[inline]
     pub fn from_wire(wire: &[u8]) -> Option<Self> {
@@ -83,9 +105,20 @@ impl RequestId {
         let digits = u128::from_be_bytes(*wire);
         let (halves, letters) = (digits & (EACH_BYTE * 0xf), (digits >> 6) & EACH_BYTE);
         let packed = STEPS.iter().fold(halves + letters * 9, |all, (shift, mask)| (all | all >> shift) & mask);
-        let packed = u64::try_from(packed).ok()?;
-        let id = Self { slot: u32::try_from(packed >> NUMBER_BITS).ok()?, number: packed & NUMBER_MASK };
+        let id = Self::from_packed(u64::try_from(packed).ok()?);
         (id.to_wire() == *wire).then_some(id)
+    }
+
+    /// The number that its digits stand for.
+    #[inline]
+    pub(crate) const fn packed(self) -> u64 {
+        (self.slot as u64) << NUMBER_BITS | self.number
+    }
+
+    /// The id whose digits stand for this number.
+    #[inline]
+    pub(crate) const fn from_packed(packed: u64) -> Self {
+        Self { slot: (packed >> NUMBER_BITS) as u32, number: packed & NUMBER_MASK }
     }
 }
 
@@ -205,6 +238,7 @@ impl<W> Slot<W> {
 }
 
 const WIRE_BYTES: usize = 16;
+const BACK: u8 = b'b';
 const NUMBER_BITS: u32 = 40;
 const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
 /// The two digits of each byte: of each call an id is written and read, so this is a good part of what it costs.

@@ -46,6 +46,17 @@ impl Session {
         let is_same_run = !self.instance.is_empty() && self.instance == other.instance;
         is_same_run || (self.store.is_some() && self.store == other.store)
     }
+
+    /// Whether the peer is a center that this side has connected to, and says of each call that it passes on
+    /// [whose it is](crate::CallerTag). What a peer says of it that has connected to this side, is not to be believed.
+    pub const fn names_callers(&self) -> bool {
+        self.features.has(Feature::Callers) && self.features.has(Feature::Serves) && self.serving.is_none()
+    }
+
+    /// Whether the peer [is to be told](crate::CallerTag) whose calls are passed on to it.
+    pub const fn learns_callers(&self) -> bool {
+        self.features.has(Feature::Callers) && self.serving.is_some()
+    }
 }
 
 /// A set of [`Feature`]s.
@@ -88,10 +99,13 @@ pub enum Feature {
     /// `relay`: the answering side passes calls on to providers that listen nowhere; the other one understands that there
     /// are such.
     Relay,
+    /// `callers`: the ids of calls that are passed on end with [whose they are](crate::CallerTag), and the provider may call
+    /// these.
+    Callers,
 }
 
 impl Feature {
-    const NAMES: [(Self, &'static str); 12] = [
+    const NAMES: [(Self, &'static str); 13] = [
         (Self::OneWay, "one_way"),
         (Self::Ping, "ping"),
         (Self::Withdraw, "withdraw"),
@@ -104,6 +118,7 @@ impl Feature {
         (Self::Serves, "serves"),
         (Self::Keys, "keys"),
         (Self::Relay, "relay"),
+        (Self::Callers, "callers"),
     ];
 
     const fn bit(self) -> u16 {
@@ -113,7 +128,7 @@ impl Feature {
 
 impl Features {
     /// All that this version knows.
-    pub const ALL: Self = Self(0b1111_1111_1111);
+    pub const ALL: Self = Self(0b1_1111_1111_1111);
 
     /// The features that bear these names; unknown names are passed over.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {

@@ -1,4 +1,5 @@
 mod book;
+mod callers;
 mod handlers;
 mod limits;
 mod lines;
@@ -12,21 +13,23 @@ use std::time::Duration;
 
 use callboard_client::deadline_after;
 use callboard_common::{
-    Cancel, Codec, Connection, Decode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, Feature, HEADER_BYTES,
-    Head, Host, InFlight, Json, Limits, Message, MessageType, RequestId, ResultCode, RpcError, RpcRequest, SendError,
-    Verbatim, refuse, refuse_body,
+    CallerTag, Cancel, Codec, Connection, Decode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, Feature,
+    HEADER_BYTES, Head, Host, InFlight, Json, Limits, Message, MessageType, Raw, RequestId, ResultCode, RpcError,
+    RpcRequest, SendError, Session, Verbatim, refuse, refuse_body,
 };
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use self::book::{Book, Call, CallerId, Entered, Full, Number, Permits};
+use self::callers::Callers;
 pub use self::handlers::{RelayAnswers, RelayCalls};
 pub use self::limits::{RelayLimits, RelayMetrics};
 pub(crate) use self::lines::Lines;
 use self::lobby::{Lobby, LobbyBounds, Waiting};
 use self::refusals::{
-    NotPassed, another, full, gone, in_flight, knows_no_keys, out_of_time, too_large, unnamed, unsent,
+    NotPassed, another, caller_gone, full, gone, in_flight, knows_no_keys, out_of_time, serves_not, too_large, unnamed,
+    unsent,
 };
 use self::waiting::Held;
 use crate::RegistryService;
@@ -67,6 +70,7 @@ pub struct Relay<C: Connection> {
 struct Desk<C: Connection> {
     book: Book<C, InFlight<C>>,
     lobby: Lobby<C, Held<C>>,
+    callers: Callers<C>,
     /// Whose calls are being passed on that have waited, and the first of the methods that are still to be looked at.
     resumes: Option<(Host, Arc<str>)>,
     /// Whose calls were the last that were: all that are back have their turn.
@@ -83,6 +87,15 @@ struct Asked<'a> {
     store: Option<Cow<'a, str>>,
 }
 
+/// How a call is to be passed on.
+struct Asking {
+    method: Arc<str>,
+    permits: Permits,
+    deadline: Option<Instant>,
+    /// To one who has called.
+    goes_back: bool,
+}
+
 impl<C: Connection> Relay<C> {
     /// Passes on calls to what is registered in `registry`.
     pub fn new(registry: Arc<RegistryService<C>>, limits: RelayLimits) -> Self {
@@ -90,7 +103,14 @@ impl<C: Connection> Relay<C> {
         let (book, lobby) = (Book::new(limits.calls), Lobby::new(bounds));
         Self {
             registry,
-            desk: Mutex::new(Desk { book, lobby, resumes: None, resumed: None, metrics: RelayMetrics::default() }),
+            desk: Mutex::new(Desk {
+                book,
+                lobby,
+                callers: Callers::default(),
+                resumes: None,
+                resumed: None,
+                metrics: RelayMetrics::default(),
+            }),
             woken: Notify::new(),
         }
     }
@@ -136,8 +156,8 @@ impl<C: Connection> Relay<C> {
         };
         self.refuse_late(late);
         for (number, call) in expired {
-            cancel(&call.provider, number);
-            let text = "its provider has not answered in time; it may have run";
+            cancel(&call, number);
+            let text = format!("{} has not answered in time; it may have run", asked_of(&call));
             tell(&call, ResultCode::Timeout, text, Executed::Unknown);
         }
         next
@@ -155,6 +175,9 @@ impl<C: Connection> Relay<C> {
 
     fn try_pass_on(&self, conn: &C, message: &Message, request: &RpcRequest<'_>) -> Result<(), NotPassed> {
         let meta = request.meta.unwrap_or_default();
+        if let Some(caller) = meta.caller.filter(|_| meta.instance.is_none()) {
+            return self.pass_back(conn, message, request, caller);
+        }
         let instance = meta.instance.and_then(Json::text).ok_or_else(unnamed)?;
         let asked = Asked { request, instance, store: meta.store.and_then(Json::text) };
         let (host, store) = (Host::relayed(&asked.instance), asked.store.as_deref());
@@ -165,16 +188,16 @@ impl<C: Connection> Relay<C> {
                     return Err(out_of_time());
                 }
                 if message.is_one_way() {
-                    return pass_on_one_way(provider, message);
+                    let tag = self.desk().tag_for(provider, conn, false);
+                    return pass_on_one_way(provider, tag, message);
                 }
-                let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
-                let (caller, id, deadline) = (conn.clone(), CallerId::from_slice(message.id()), asked.deadline());
-                let call = Call { caller, id, provider: provider.clone(), method: offer.method, deadline, at: 0, held };
-                let mut desk = self.desk();
-                let entered = desk.book.enter(call, permits(provider, offer.methods));
-                let wakes = deadline.is_some_and(|deadline| desk.is_too_late_for(deadline));
-                drop(desk);
-                self.send(provider, entered, wakes, message)
+                let (permits, deadline) = (permits(provider, offer.methods), asked.deadline());
+                self.enter(
+                    conn,
+                    message,
+                    provider,
+                    Asking { method: offer.method, permits, deadline, goes_back: false },
+                )
             }
             Line::MayBeBack(until) => self.wait(conn, message, &asked, until),
             Line::Another => Err(another(&asked.instance)),
@@ -182,10 +205,47 @@ impl<C: Connection> Relay<C> {
         })
     }
 
+    /// A provider calls one of those that have called it through here.
+    fn pass_back(&self, conn: &C, message: &Message, request: &RpcRequest<'_>, to: Raw<'_>) -> Result<(), NotPassed> {
+        let asked = Asked { request, instance: Cow::Borrowed(""), store: None };
+        let number = Json::text(to).and_then(|text| CallerTag::read_digits(text.as_bytes()));
+        let caller = number.and_then(|number| self.desk().callers.find(number).cloned());
+        let caller = caller.ok_or_else(caller_gone)?;
+        let Some(serving) = caller.session().and_then(|session| session.serving) else { return Err(serves_not()) };
+        check(&caller, message, asked.is_keyed())?;
+        if asked.is_out_of_time() {
+            return Err(out_of_time());
+        }
+        if message.is_one_way() {
+            let tag = self.desk().tag_for(&caller, conn, true);
+            return pass_on_one_way(&caller, tag, message);
+        }
+        // How many methods it offers nobody has said, so none of them has to leave places to others.
+        let permits = Permits { calls: usize::try_from(serving.in_flight).unwrap_or(usize::MAX), methods: 1 };
+        let asking =
+            Asking { method: Arc::from(&*request.method), permits, deadline: asked.deadline(), goes_back: true };
+        self.enter(conn, message, &caller, asking)
+    }
+
+    /// Enters a call, and sends it.
+    fn enter(&self, conn: &C, message: &Message, provider: &C, asking: Asking) -> Result<(), NotPassed> {
+        let Asking { method, permits, deadline, goes_back } = asking;
+        let held = conn.begin_request().ok_or_else(|| in_flight(conn))?;
+        let (caller, id, provider) = (conn.clone(), CallerId::from_slice(message.id()), provider.clone());
+        let mut desk = self.desk();
+        let tag = desk.tag_for(&provider, conn, goes_back);
+        let call = Call { caller, id, tag, provider: provider.clone(), method, deadline, goes_back, at: 0, held };
+        let entered = desk.book.enter(call, permits);
+        let wakes = deadline.is_some_and(|deadline| desk.is_too_late_for(deadline));
+        drop(desk);
+        self.send(&provider, tag, entered, wakes, message)
+    }
+
     /// Sends a call that was entered.
     fn send(
         &self,
         provider: &C,
+        tag: Option<CallerTag>,
         entered: Result<Entered<C, InFlight<C>>, Full>,
         wakes: bool,
         message: &Message,
@@ -196,14 +256,15 @@ impl<C: Connection> Relay<C> {
         }
         if let Some((number, call)) = gave_way {
             call.caller.count(Event::Overloaded);
-            cancel(&call.provider, number);
+            cancel(&call, number);
             tell(&call, ResultCode::Overloaded, GAVE_WAY, Executed::Unknown);
         }
-        match provider.request(Head::new(MessageType::RpcRequest, &number.to_wire()), &request_of(message)) {
+        let id = number.id_of(tag);
+        match provider.request(Head::new(MessageType::RpcRequest, &id), &request_of(message)) {
             Ok(at) => {
                 // Where it is no longer there it was answered, or given up before the provider knew of it.
                 if !self.desk().book.sent(number, at) {
-                    cancel(provider, number);
+                    cancel_at(provider, &id);
                 }
                 Ok(())
             }
@@ -261,7 +322,8 @@ impl<C: Connection> Relay<C> {
         }
         let lost = self.desk().book.lose(conn, conn.sent_bytes());
         for (_, call) in lost {
-            tell(&call, ResultCode::Disconnected, ENDED, Executed::Unknown);
+            let text = format!("the connection of {} {ENDED}", asked_of(&call));
+            tell(&call, ResultCode::Disconnected, text, Executed::Unknown);
         }
     }
 
@@ -269,10 +331,15 @@ impl<C: Connection> Relay<C> {
     fn leave(&self, conn: &C) {
         self.registry.cut_line(conn);
         self.give_up_all(conn);
-        let (lost, sent_bytes) = (self.desk().book.lose(conn, u64::MAX), conn.sent_bytes());
+        let mut desk = self.desk();
+        desk.callers.forget(conn);
+        let lost = desk.book.lose(conn, u64::MAX);
+        drop(desk);
+        let sent_bytes = conn.sent_bytes();
         for (_, call) in lost {
-            let (text, executed) =
+            let (what, executed) =
                 if call.at < sent_bytes { (ENDED, Executed::Unknown) } else { (ENDED_BEFORE, Executed::No) };
+            let text = format!("the connection of {} {what}", asked_of(&call));
             tell(&call, ResultCode::Disconnected, text, executed);
         }
     }
@@ -291,6 +358,18 @@ impl<C: Connection> Relay<C> {
 }
 
 impl<C: Connection> Desk<C> {
+    /// What this provider is to know this caller by.
+    fn tag_for(&mut self, provider: &C, caller: &C, goes_back: bool) -> Option<CallerTag> {
+        let tag = learns_callers(provider).then(|| self.tag(caller))?;
+        // Who is called back calls as ever, and not by this way.
+        Some(if goes_back { CallerTag::new(tag.number(), false) } else { tag })
+    }
+
+    /// What providers know this caller by, whose connection has not ended.
+    fn tag(&mut self, caller: &C) -> CallerTag {
+        self.callers.tag(caller, caller.session().is_some_and(|session| session.serving.is_some()))
+    }
+
     /// When the keeper is to look next; it will.
     fn look_next(&mut self) -> Option<Instant> {
         self.book.look_next(self.lobby.next_due())
@@ -324,7 +403,8 @@ fn check<C: Connection>(provider: &C, message: &Message, is_keyed: bool) -> Resu
         return Err(knows_no_keys(provider));
     }
     let max_frame_bytes = usize::try_from(serving(provider).max_frame_bytes).unwrap_or(usize::MAX);
-    let frame_bytes = HEADER_BYTES - LENGTH_BYTES + Number::WIRE_BYTES + message.body().len();
+    let id_bytes = Number::id_bytes(learns_callers(provider));
+    let frame_bytes = HEADER_BYTES - LENGTH_BYTES + id_bytes + message.body().len();
     if frame_bytes > max_frame_bytes {
         return Err(too_large(&EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
     }
@@ -345,10 +425,11 @@ fn request_of(message: &Message) -> Verbatim<'_> {
     Verbatim { kind: MessageType::RpcRequest, body: message.body() }
 }
 
-fn pass_on_one_way<C: Connection>(provider: &C, message: &Message) -> Result<(), NotPassed> {
+fn pass_on_one_way<C: Connection>(provider: &C, tag: Option<CallerTag>, message: &Message) -> Result<(), NotPassed> {
     // One that knows no such calls answers, which is ignored.
     let flags = if knows(provider, Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
-    let id = RequestId::unanswered(0);
+    let mut id = CallerId::from_slice(&RequestId::unanswered(0));
+    id.extend_from_slice(tag.map(CallerTag::to_wire).as_ref().map_or(&[], |tag| &tag[..]));
     let head = Head { flags, ..Head::new(MessageType::RpcRequest, &id) };
     let passed = provider.request(head, &request_of(message));
     passed.map(drop).map_err(|why| unsent(&why))
@@ -356,9 +437,13 @@ fn pass_on_one_way<C: Connection>(provider: &C, message: &Message) -> Result<(),
 
 /// Tells the provider that nobody waits for a call any longer, if it knows that. Where there is no room it is not told, and
 /// executes the call in vain.
-fn cancel<C: Connection>(provider: &C, number: Number) {
+fn cancel<C: Connection>(call: &Call<C, InFlight<C>>, number: Number) {
+    cancel_at(&call.provider, &number.id_of(call.tag));
+}
+
+fn cancel_at<C: Connection>(provider: &C, id: &[u8]) {
     if knows(provider, Feature::Cancel) {
-        let _ = provider.request(Head::new(MessageType::Cancel, &number.to_wire()), &Cancel);
+        let _ = provider.request(Head::new(MessageType::Cancel, id), &Cancel);
     }
 }
 
@@ -366,7 +451,7 @@ fn cancel<C: Connection>(provider: &C, number: Number) {
 fn cancel_all<C: Connection>(given_up: &[(Number, Call<C, InFlight<C>>)]) {
     for (number, call) in given_up {
         call.caller.count(Event::Cancelled);
-        cancel(&call.provider, *number);
+        cancel(call, *number);
     }
 }
 
@@ -375,6 +460,11 @@ fn count_given_up<C: Connection>(waited: &[Waiting<C, Held<C>>]) {
     for waiting in waited {
         waiting.caller.count(Event::Cancelled);
     }
+}
+
+/// Whether it is to be told whose calls it gets.
+fn learns_callers<C: Connection>(provider: &C) -> bool {
+    provider.session().is_some_and(Session::learns_callers)
 }
 
 fn knows<C: Connection>(conn: &C, feature: Feature) -> bool {
@@ -388,10 +478,15 @@ fn tell<C: Connection>(call: &Call<C, InFlight<C>>, code: ResultCode, text: impl
     let _ = call.caller.answer(&call.id, &RpcError { code, error: &error, v1: false });
 }
 
+/// Who was to answer it, as its caller knows it.
+const fn asked_of<C: Connection>(call: &Call<C, InFlight<C>>) -> &'static str {
+    if call.goes_back { "the caller that was called back" } else { "its provider" }
+}
+
 const GAVE_WAY: &str = "as many calls wait for this provider, or in this center, as may, and you had most of them: your last \
                         one has given way to another caller's; it may have run";
-const ENDED: &str = "the connection of its provider has ended before the answer came";
-const ENDED_BEFORE: &str = "the connection of its provider has ended before the call had left";
+const ENDED: &str = "has ended before the answer came";
+const ENDED_BEFORE: &str = "has ended before the call had left";
 /// So many calls are worked on before others have their turn.
 const AT_ONCE: usize = 256;
 /// The part of a header that its length field does not count.

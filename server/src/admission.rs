@@ -9,13 +9,14 @@ mod repeats;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use callboard_common::{ConnectionId, Shares};
+use callboard_common::Shares;
 
 pub(crate) use self::adaptive::{Adaptive, Took};
 pub(crate) use self::gate::{Concurrency, Gate, Passes};
 pub(crate) use self::gates::{Closed, Gates};
 use self::queue::{Queue, Waiting, weight};
 pub(crate) use self::repeats::Repeats;
+use crate::caller_id::CallerId;
 
 /// Numbers a call that was let in or waits.
 pub(crate) type Place = u64;
@@ -34,7 +35,7 @@ pub(crate) struct Admission<T> {
     waiting: Load,
     room: Room,
     /// Who waits with how much, for whichever method.
-    shares: Shares<ConnectionId>,
+    shares: Shares<CallerId>,
     last_place: Place,
 }
 
@@ -56,7 +57,7 @@ struct Load {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     pub(crate) method: usize,
-    pub(crate) caller: ConnectionId,
+    pub(crate) caller: CallerId,
     pub(crate) bytes: usize,
 }
 
@@ -131,7 +132,7 @@ impl<T> Admission<T> {
     }
 
     /// One that waits does so no longer. Gives it, unless it was let in or refused before.
-    pub(crate) fn give_up(&mut self, method: usize, caller: ConnectionId, place: Place) -> Option<T> {
+    pub(crate) fn give_up(&mut self, method: usize, caller: CallerId, place: Place) -> Option<T> {
         let queue = self.methods.get_mut(method)?;
         let gone = queue.remove(caller, place)?;
         if queue.is_empty() {
@@ -175,7 +176,7 @@ impl<T> Admission<T> {
     }
 
     /// Who gives way to this call where that is full: the newest call of whoever waits with more than this one's caller would.
-    fn gives_way(&self, call: Arrival, full: Full) -> Option<(usize, ConnectionId, Place)> {
+    fn gives_way(&self, call: Arrival, full: Full) -> Option<(usize, CallerId, Place)> {
         let weight = weight(call.bytes);
         let of_method = |at: usize, caller| Some((at, caller, self.methods.get(at)?.newest(caller)?));
         match full {

@@ -57,9 +57,16 @@ impl Asked {
         drop(self.0.remove(&conn));
     }
 
-    fn complete(&self, conn: ConnectionId, message: Message) -> bool {
-        let waiter = self.0.get_mut(&conn).and_then(|mut calls| calls.complete(message.id()));
-        waiter.is_some_and(|waiter| waiter.send(message).is_ok())
+    /// An answer has come to a call to somebody behind a center.
+    pub(crate) fn answered<C: Connection>(&self, conn: &C, message: Message) {
+        let waiter = RequestId::of_call_back(message.id()).and_then(|id| self.waiter(conn.id(), id));
+        if waiter.is_none_or(|waiter| waiter.send(message).is_err()) {
+            conn.count(Event::Ignored);
+        }
+    }
+
+    fn waiter(&self, conn: ConnectionId, id: &[u8]) -> Option<Waiter> {
+        self.0.get_mut(&conn)?.complete(id)
     }
 
     #[cfg(test)]
@@ -70,7 +77,9 @@ impl Asked {
 
 impl<C: Connection> Handler<C> for Answers {
     fn handle(&self, conn: &C, message: Message) {
-        if message.kind() != MessageType::RpcResponse || !self.0.complete(conn.id(), message) {
+        let is_answer = message.kind() == MessageType::RpcResponse;
+        let waiter = if is_answer { self.0.waiter(conn.id(), message.id()) } else { None };
+        if waiter.is_none_or(|waiter| waiter.send(message).is_err()) {
             conn.count(Event::Ignored);
         }
     }

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_common::ConnectionId;
 use indexmap::IndexMap;
 use tokio::time::Instant;
 
 use self::ended::Ended;
 use crate::answer_store::{Change, Kept, StoredCall};
+use crate::caller_id::CallerId;
 use crate::kept_metrics::KeptMetrics;
 
 /// What a call is known by that its caller has given a key.
@@ -55,7 +55,7 @@ pub(crate) struct Window {
 struct Entry<W> {
     params: Digest,
     /// Whose call runs or ran.
-    caller: ConnectionId,
+    caller: CallerId,
     /// What the store knows it by, if it does.
     stored: Option<u64>,
     state: State<W>,
@@ -71,7 +71,7 @@ enum State<W> {
 
 #[derive(Debug)]
 struct Waits<W> {
-    caller: ConnectionId,
+    caller: CallerId,
     who: W,
 }
 
@@ -167,7 +167,7 @@ impl<W> Book<W> {
         &mut self,
         call: CallKey,
         params: Digest,
-        caller: ConnectionId,
+        caller: CallerId,
         now: Instant,
         wait: impl FnOnce() -> W,
     ) -> Entered {
@@ -318,7 +318,7 @@ fn overhead(call: &CallKey) -> usize {
 }
 
 /// Whose the answers are that a store has brought back. No connection has this name.
-const RESTORED: ConnectionId = ConnectionId(0);
+const RESTORED: CallerId = CallerId::direct(0);
 
 /// What an entry takes beside its texts and its answer, roughly.
 pub(crate) const ENTRY_BYTES: usize = 256;

@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use callboard_common::Connection;
+use callboard_common::{CallerTag, Connection};
 use tokio::time::Instant;
 
 use crate::asked::Asked;
@@ -41,14 +41,17 @@ impl Context {
         }
     }
 
-    /// The address that the call came from, for example `tcp://127.0.0.1:41522`.
+    /// The address that the call came from, for example `tcp://127.0.0.1:41522`: of a call that a center has passed on, that
+    /// of the center.
     pub fn peer(&self) -> &str {
         self.peer.get_or_init(|| self.line.address())
     }
 
-    /// The caller, whose own methods can be called where it offers some. It may be kept beyond the call.
+    /// The caller, whose own methods can be called where it offers some, also where it calls through a center. It may be kept
+    /// beyond the call.
     pub fn caller(&self) -> Peer {
-        Peer::new(Arc::clone(&self.line), Arc::clone(&self.asked))
+        let behind = CallerTag::of_call(self.line.session(), &self.id);
+        Peer::new(Arc::clone(&self.line), Arc::clone(&self.asked), behind)
     }
 
     /// The name that was called.

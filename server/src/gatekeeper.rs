@@ -2,12 +2,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use callboard_common::ConnectionId;
 use callboard_net::later;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::{Admission, Arrival, Entered, Full, Gates, Place, Repeats, Room, Took};
+use crate::asides::Asides;
+use crate::caller_id::CallerId;
 use crate::method::Method;
 use crate::running::Running;
 
@@ -23,6 +24,8 @@ pub(crate) struct Gatekeeper {
     methods: Vec<Arc<Method>>,
     /// The calls that run or wait.
     pub(crate) running: Running,
+    /// Those of them that nobody waits for.
+    pub(crate) asides: Asides,
 }
 
 /// Tells a call that waits that it is let in, or refused.
@@ -53,7 +56,7 @@ pub(crate) struct Queued {
 /// A call that takes so many bytes while it waits for what comes of another one under its key, until this is dropped.
 pub(crate) struct Repeat {
     keeper: Arc<Gatekeeper>,
-    caller: ConnectionId,
+    caller: CallerId,
     bytes: usize,
 }
 
@@ -103,7 +106,15 @@ impl Gatekeeper {
         let gates = Arc::new(gates);
         let admission = Mutex::new(Admission::new(Arc::clone(&gates), room, rooms));
         let repeats = Mutex::new(Repeats::new(room.bytes));
-        Arc::new(Self { gates, admission, repeats, queue_age, methods, running: Running::default() })
+        Arc::new(Self {
+            gates,
+            admission,
+            repeats,
+            queue_age,
+            methods,
+            running: Running::default(),
+            asides: Asides::default(),
+        })
     }
 
     /// The method at this place.
@@ -152,7 +163,7 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// There is no room for it.
-    pub(crate) fn enter_repeat(self: &Arc<Self>, caller: ConnectionId, frame_bytes: usize) -> Result<Repeat, Full> {
+    pub(crate) fn enter_repeat(self: &Arc<Self>, caller: CallerId, frame_bytes: usize) -> Result<Repeat, Full> {
         let bytes = Repeats::weight(frame_bytes);
         let mut repeats = self.repeats();
         let has_room = repeats.enter(caller, bytes);
@@ -313,7 +324,7 @@ mod tests {
     }
 
     fn call(method: usize) -> Arrival {
-        Arrival { method, caller: ConnectionId(1), bytes: 1 }
+        Arrival { method, caller: CallerId::direct(1), bytes: 1 }
     }
 
     fn now(keeper: &Arc<Gatekeeper>) -> Permit {

@@ -9,8 +9,8 @@ use crate::writer::Writer;
 /// A call under a key that is remembered is not run again: it gets the answer that the first one had, or waits for it. Past
 /// any of the bounds the oldest answers are forgotten of the connection that has most, and a repeat that comes later is run
 /// as a new call; so keep them for longer than callers repeat. Who makes many calls under keys, or has long answers, so pushes
-/// out its own and not those of others; all callers that come through a center count as one, and so does all that a
-/// [store](Self::stored_in) has brought back. A call that still runs is never forgotten.
+/// out its own and not those of others, also where they call through one center; all that a [store](Self::stored_in) has
+/// brought back counts as one caller's. A call that still runs is never forgotten.
 ///
 /// ```
 /// use std::time::Duration;

@@ -13,6 +13,7 @@ use tokio::task::{AbortHandle, JoinError, spawn_blocking};
 use tokio::time::Instant;
 
 use crate::answer::{Caller, Failure, Waits};
+use crate::caller_id::CallerId;
 use crate::gatekeeper::{Gatekeeper, Left, Pass, Permit, Queued, Waited};
 use crate::handler::{Contained, Job, Task, contain};
 use crate::method::Method;
@@ -220,6 +221,15 @@ impl<C: Connection> Later<C> {
         !matches!(self.place, Place::Gone)
     }
 
+    /// Nobody has waited for it.
+    fn end_aside(&self) {
+        let caller = CallerId::of_call(&self.conn, &self.id);
+        if caller.is_behind_center() {
+            self.keeper.asides.leave(caller);
+        }
+        self.conn.end_aside();
+    }
+
     fn caller<'a>(&'a self, method: &'a Method) -> Caller<'a, C> {
         Caller::new(&self.conn, &self.id, method, self.one_way)
     }
@@ -233,10 +243,10 @@ impl<C: Connection> Drop for Later<C> {
     fn drop(&mut self) {
         self.give_place(Left::Before);
         match replace(&mut self.place, Place::Gone) {
-            Place::Apart if self.one_way => self.conn.end_aside(),
+            Place::Apart if self.one_way => self.end_aside(),
             // Who gives a call up ends it as a request, so that its caller may send another one at once.
             Place::Stands(standing) if !self.keeper.running.leave(&standing) => {}
-            Place::Aside(standing) if !self.keeper.running.leave(&standing) => self.conn.end_aside(),
+            Place::Aside(standing) if !self.keeper.running.leave(&standing) => self.end_aside(),
             Place::Apart | Place::Stands(_) | Place::Aside(_) => self.conn.end_request(),
             Place::Gone => {}
         }

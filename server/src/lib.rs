@@ -22,9 +22,11 @@ mod answer;
 #[cfg(feature = "store")]
 mod answer_file;
 mod answer_store;
+mod asides;
 mod asked;
 mod book;
 mod builder;
+mod caller_id;
 mod context;
 mod gatekeeper;
 mod handler;

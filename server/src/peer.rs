@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use callboard_common::{
-    CallMeta, Cancel, Codec, Connection, ConnectionId, Decode, Encode, EncodeError, Executed, FLAG_ONE_WAY, Feature,
-    HEADER_BYTES, Head, Json, Limits, Message, MessageType, Raw, RequestId, ResultCode, RpcRequest, RpcResponse,
-    SendError, Session, Verbatim,
+    CallMeta, CallerTag, Cancel, Codec, Connection, ConnectionId, Decode, Encode, EncodeError, Executed, FLAG_ONE_WAY,
+    FLAG_RELAY, Feature, HEADER_BYTES, Head, Json, Limits, Message, MessageType, Raw, RequestId, ResultCode,
+    RpcRequest, RpcResponse, SendError, Session, Verbatim,
 };
 use callboard_net::deadline_after;
 use serde::Serialize;
@@ -17,6 +17,7 @@ use tokio::time::timeout_at;
 
 use crate::asked::Asked;
 use crate::peer_error::{PeerError, PeerErrorKind};
+use crate::running::CallId;
 
 /// The program that called a method, at the other end of its connection: where it offers methods of its own, they can be
 /// called, over that same connection.
@@ -42,6 +43,8 @@ use crate::peer_error::{PeerError, PeerErrorKind};
 pub struct Peer {
     line: Arc<dyn Line>,
     asked: Arc<Asked>,
+    /// Which of those it is that call through the center at the other end.
+    behind: Option<CallerTag>,
     timeout: Duration,
 }
 
@@ -87,18 +90,19 @@ struct Waiting<'a> {
 }
 
 impl Peer {
-    pub(crate) fn new(line: Arc<dyn Line>, asked: Arc<Asked>) -> Self {
-        Self { line, asked, timeout: DEFAULT_TIMEOUT }
+    pub(crate) fn new(line: Arc<dyn Line>, asked: Arc<Asked>, behind: Option<CallerTag>) -> Self {
+        Self { line, asked, behind, timeout: DEFAULT_TIMEOUT }
     }
 
-    /// Its address, for example `tcp://127.0.0.1:41522`.
+    /// Its address, for example `tcp://127.0.0.1:41522`: of one that calls through a center, that of the center.
     pub fn address(&self) -> String {
         self.line.address()
     }
 
-    /// Which run of its program it says to be; `None` without a session.
+    /// Which run of its program it says to be; `None` without a session, and of one that calls through a center.
     pub fn instance(&self) -> Option<&str> {
-        self.line.session().map(|session| &*session.instance)
+        let session = self.line.session().filter(|_| self.behind.is_none());
+        session.map(|session| &*session.instance)
     }
 
     /// Whether it offers methods.
@@ -157,13 +161,29 @@ impl Peer {
         let body = self.body(method, params)?;
         self.fits(method, &body, limits)?;
         // One that knows no such calls answers, which is ignored.
-        let flags = if self.knows(Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
+        let one_way = if self.knows(Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
         let id = RequestId::unanswered(0);
-        self.queue(method, Head { flags, ..Head::new(MessageType::RpcRequest, &id) }, &body).map(drop)
+        self.queue(method, Head { flags: one_way | self.flags(), ..Head::new(MessageType::RpcRequest, &id) }, &body)
+            .map(drop)
     }
 
+    /// What must be kept within by who calls it.
     fn serving(&self) -> Option<Limits> {
-        self.line.session()?.serving
+        let session = self.line.session()?;
+        match self.behind {
+            // Its center knows its own.
+            Some(tag) => tag.serves().then_some(session.limits),
+            None => session.serving,
+        }
+    }
+
+    fn flags(&self) -> u8 {
+        if self.behind.is_some() { FLAG_RELAY } else { 0 }
+    }
+
+    /// What a call is called on the connection.
+    fn call_id(&self, id: RequestId) -> CallId {
+        if self.behind.is_some() { CallId::from_slice(&id.to_wire_back()) } else { CallId::from_slice(&id.to_wire()) }
     }
 
     fn limits(&self, method: &str) -> Result<Limits, PeerError> {
@@ -177,7 +197,10 @@ impl Peer {
 
     fn body(&self, method: &str, params: &(impl Serialize + ?Sized)) -> Result<BytesMut, PeerError> {
         let timeout_ms = CallMeta::time_left(self.timeout);
-        let meta = Some(CallMeta { timeout_ms: Some(timeout_ms), ..CallMeta::default() });
+        let digits = self.behind.map(|tag| CallerTag::digits(tag.number()));
+        let caller = digits.map(|digits| [&b"\""[..], &digits, b"\""].concat());
+        let caller = caller.as_deref().map(Raw::new);
+        let meta = Some(CallMeta { timeout_ms: Some(timeout_ms), caller, ..CallMeta::default() });
         let mut body = BytesMut::new();
         let request = RpcRequest { method: Cow::Borrowed(method), parameters: params, meta };
         request.encode::<Json>(&mut body).map_err(|why| self.unwritable(method, &why))?;
@@ -192,7 +215,8 @@ impl Peer {
             self.error(PeerErrorKind::Overloaded, method, what, Executed::No)
         })?;
         let mut waiting = Waiting { peer: self, id, answer, at: u64::MAX };
-        match self.queue(method, Head::new(MessageType::RpcRequest, &id.to_wire()), body) {
+        let call = self.call_id(id);
+        match self.queue(method, Head { flags: self.flags(), ..Head::new(MessageType::RpcRequest, &call) }, body) {
             Ok(at) => {
                 waiting.at = at;
                 Ok(waiting)
@@ -211,7 +235,8 @@ impl Peer {
 
     /// Whether the peer takes a frame of such a size.
     fn fits(&self, method: &str, body: &[u8], limits: Limits) -> Result<(), PeerError> {
-        let frame_bytes = HEADER_BYTES - LENGTH_BYTES + RequestId::WIRE_BYTES + body.len();
+        let frame_bytes =
+            HEADER_BYTES - LENGTH_BYTES + RequestId::WIRE_BYTES + usize::from(self.behind.is_some()) + body.len();
         let max_frame_bytes = usize::try_from(limits.max_frame_bytes).unwrap_or(usize::MAX);
         if frame_bytes > max_frame_bytes {
             return Err(self.unwritable(method, &EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
@@ -234,6 +259,11 @@ impl Peer {
         let unread = |what, executed| self.error(PeerErrorKind::Decode, method, what, executed);
         let answer = RpcResponse::decode::<Json>(answer.body())
             .map_err(|why| unread(format!("its answer can't be read: {}", why.message), Executed::Unknown))?;
+        if answer.code == ResultCode::Disconnected && self.behind.is_some() {
+            // So its center says.
+            let executed = answer.error.map_or(Executed::Unknown, |error| error.executed);
+            return Err(self.disconnected(method, executed));
+        }
         if answer.code != ResultCode::Ok {
             return Err(PeerError::remote(self.address(), method, answer.code, answer.error));
         }
@@ -267,7 +297,7 @@ impl Drop for Waiting<'_> {
         let waits = self.peer.asked.forget(line.id(), id);
         if waits && self.peer.knows(Feature::Cancel) {
             // Where there is no room the peer is not told, and executes the call in vain.
-            let _ = line.request(Head::new(Cancel.kind(), &id.to_wire()), &[]);
+            let _ = line.request(Head::new(Cancel.kind(), &self.peer.call_id(id)), &[]);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use callboard_common::{
     BodyError, Codec, Connection, Decode, ErrorInfo, Event, Feature, Handler, Json, Message, MessageType, Raw,
-    ResultCode, RpcRequest, refuse, refuse_body,
+    ResultCode, RpcRequest, Session, refuse, refuse_body,
 };
 use callboard_net::deadline_after;
 use tokio::time::Instant;
@@ -18,8 +18,9 @@ use crate::Router;
 use crate::admission::Arrival;
 use crate::answer::{BadKey, Caller, Failure};
 use crate::asked::Asked;
+use crate::caller_id::CallerId;
 use crate::context::Context;
-use crate::gatekeeper::Admitted;
+use crate::gatekeeper::{Admitted, Gatekeeper};
 use crate::handler::{Call, Inline, Invoke, contain};
 use crate::later::{Later, Path, Turn, Work};
 use crate::parameters::shorten;
@@ -36,6 +37,9 @@ impl<C: Connection> Handler<C> for Router {
         if message.kind() == MessageType::Cancel {
             return self.end_calls(conn, |running| running.cancel(conn.id(), message.id()));
         }
+        if message.kind() == MessageType::RpcResponse {
+            return self.0.asked.answered(conn, message);
+        }
         match RpcRequest::decode::<Json>(message.body()) {
             Ok(request) => self.route(conn, &message, &request),
             Err(why) => refuse_body(conn, &message, &why),
@@ -51,6 +55,7 @@ impl<C: Connection> Handler<C> for Router {
 
     fn closed(&self, conn: &C) {
         self.end_calls(conn, |running| running.cancel_all(conn.id()));
+        self.0.asked.closed(conn.id());
     }
 
     fn store(&self) -> Option<&str> {
@@ -76,12 +81,12 @@ impl Router {
             let run = |call: &Call<'_>| run_inline(conn, message, call, &**run);
             return with_call(conn, asked, message, request, route, &deadline, run);
         }
-        if !enter(conn, message) {
-            return refuse_overload(conn, message);
+        let (keeper, caller) = (self.0.keeper(), CallerId::of_call(conn, message.id()));
+        if let Err(full) = enter(conn, message, keeper, caller) {
+            return refuse_overload(conn, message, full);
         }
-        let keeper = self.0.keeper();
         let mut later = Later::new(conn, message, keeper, at);
-        match keeper.enter(arrival(conn, message, at)) {
+        match keeper.enter(Arrival { method: at, caller, bytes: message.frame().len() }) {
             Admitted::Now(pass) => {
                 later.let_in(Some(pass));
                 // It begins in place, so that what is wrong with the parameters is told at once.
@@ -112,22 +117,23 @@ impl Router {
             Ok(key) => key,
             Err(why) => return refuse_body(conn, message, &why),
         };
-        if !enter(conn, message) {
-            return refuse_overload(conn, message);
+        let (keeper, caller) = (self.0.keeper(), CallerId::of_call(conn, message.id()));
+        if let Err(full) = enter(conn, message, keeper, caller) {
+            return refuse_overload(conn, message, full);
         }
-        let keeper = self.0.keeper();
         let later = Later::new(conn, message, keeper, at);
         let answers = self.0.shelf();
-        let turn = match answers.enter(conn.id(), &request.method, &key, request.parameters.bytes()) {
+        let turn = match answers.enter(caller, &request.method, &key, request.parameters.bytes()) {
             Placed::First(first) => Turn::First(first),
-            Placed::Waits(waiting) => match keeper.enter_repeat(conn.id(), message.frame().len()) {
+            Placed::Waits(waiting) => match keeper.enter_repeat(caller, message.frame().len()) {
                 Ok(repeat) => Turn::After(waiting, repeat),
                 Err(full) => return later.fail(Failure::Full(full)),
             },
             Placed::Ended(kept) => return later.repeat(kept, answers.bytes()),
             Placed::Conflict => return later.fail(Failure::Key(BadKey::Conflict)),
         };
-        let (deadline, call, waits) = (deadline(conn, request), arrival(conn, message, at), route.waits());
+        let call = Arrival { method: at, caller, bytes: message.frame().len() };
+        let (deadline, waits) = (deadline(conn, request), route.waits());
         let (router, conn, message) = (self.clone(), conn.clone(), message.detach());
         let keeper = Arc::clone(keeper);
         let path = Path {
@@ -146,19 +152,50 @@ impl Router {
             conn.count(Event::Cancelled);
         }
         // A center has given their places to others.
-        for _ in 0..go_on {
+        for id in go_on {
             conn.set_aside();
+            let caller = CallerId::of_call(conn, &id);
+            if caller.is_behind_center() {
+                keeper.asides.add(caller);
+            }
         }
     }
 }
 
-/// Whether there is a place for it among the requests in flight. Nobody waits for a one-way call.
-fn enter<C: Connection>(conn: &C, message: &Message) -> bool {
-    if message.is_one_way() { conn.enter_aside() } else { conn.enter_request() }
+/// Finds a place for it among the requests in flight.
+fn enter<C: Connection>(
+    conn: &C,
+    message: &Message,
+    keeper: &Gatekeeper,
+    caller: CallerId,
+) -> Result<(), InFlightFull> {
+    let (behind, asides, bound) = (caller.is_behind_center(), &keeper.asides, conn.max_in_flight());
+    // Nobody waits for a one-way call.
+    if !message.is_one_way() {
+        if behind && !asides.has_room(caller, bound) {
+            return Err(InFlightFull::Aside);
+        }
+        return if conn.enter_request() { Ok(()) } else { Err(InFlightFull::Waiting) };
+    }
+    if behind && !asides.enter(caller, bound) {
+        return Err(InFlightFull::Aside);
+    }
+    if !conn.enter_aside() {
+        if behind {
+            asides.leave(caller);
+        }
+        return Err(InFlightFull::Waiting);
+    }
+    Ok(())
 }
 
-fn arrival<C: Connection>(conn: &C, message: &Message, method: usize) -> Arrival {
-    Arrival { method, caller: conn.id(), bytes: message.frame().len() }
+/// Of which requests there are as many in flight as may.
+#[derive(Clone, Copy, Debug)]
+enum InFlightFull {
+    /// Those over this connection.
+    Waiting,
+    /// Those of this caller behind a center that nobody waits for.
+    Aside,
 }
 
 fn read_key(key: Raw<'_>) -> Result<Cow<'_, str>, BodyError> {
@@ -242,9 +279,19 @@ fn refuse_unknown<C: Connection>(conn: &C, message: &Message, name: &str) {
     refuse(conn, message, ResultCode::NotFoundService, None, &error);
 }
 
-fn refuse_overload<C: Connection>(conn: &C, message: &Message) {
-    let bound = conn.session().map_or(0, |session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX));
-    let text = "too many calls in flight on this connection: wait for answers before calling again";
+fn refuse_overload<C: Connection>(conn: &C, message: &Message, full: InFlightFull) {
+    let (text, bound) = match full {
+        InFlightFull::Waiting => {
+            let permits = |session: &Session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX);
+            let text = "too many calls in flight on this connection: wait for answers before calling again";
+            (text, conn.session().map_or(0, permits))
+        }
+        InFlightFull::Aside => {
+            let text = "too many of your calls go on here that nobody waits for (one way, or given up under a key or where \
+                        they must finish): call again when some have ended";
+            (text, conn.max_in_flight())
+        }
+    };
     let error = ErrorInfo::not_executed(text).with_limit("in_flight", bound);
     refuse(conn, message, ResultCode::Overloaded, None, &error);
 }

@@ -51,8 +51,8 @@ pub(crate) type CallId = SmallVec<[u8; 16]>;
 pub(crate) struct GivenUp {
     /// So many were dropped. They are in flight no longer, and whoever gives this word ends them as requests.
     pub(crate) dropped: usize,
-    /// So many go on, and end themselves.
-    pub(crate) go_on: usize,
+    /// The ids of those that go on, and end themselves.
+    pub(crate) go_on: Vec<CallId>,
 }
 
 /// Where a call stands while it may be ended from there.
@@ -131,8 +131,12 @@ impl Running {
 fn end(entries: impl IntoIterator<Item = Entry>) -> GivenUp {
     let mut given_up = GivenUp::default();
     for entry in entries {
-        *(if entry.is_aside { &mut given_up.go_on } else { &mut given_up.dropped }) += 1;
         entry.task.iter().for_each(JoinHandle::abort);
+        if entry.is_aside {
+            given_up.go_on.push(entry.id);
+        } else {
+            given_up.dropped += 1;
+        }
     }
     given_up
 }
@@ -181,7 +185,9 @@ impl Calls {
     fn remove(&mut self, place: usize) -> Option<Entry> {
         let mut entry = self.entries.try_remove(place)?;
         if let Some(index) = &mut self.index {
-            index.places.remove(&(take(&mut entry.id), place));
+            let key = (take(&mut entry.id), place);
+            index.places.remove(&key);
+            (entry.id, _) = key;
             index.unused += 1;
             if self.entries.is_empty() || index.unused > DISUSED {
                 self.index = None;
@@ -246,7 +252,11 @@ mod tests {
     }
 
     fn dropped(dropped: usize) -> GivenUp {
-        GivenUp { dropped, go_on: 0 }
+        GivenUp { dropped, go_on: Vec::new() }
+    }
+
+    fn go_on(count: usize) -> GivenUp {
+        GivenUp { dropped: 0, go_on: vec![CallId::from_slice(ID); count] }
     }
 
     #[tokio::test]
@@ -259,14 +269,14 @@ mod tests {
         });
         standings.push(running.enter_aside(CONN, CallId::from_slice(ID)));
         assert!(standings.iter().all(|standing| running.step_aside(standing)));
-        assert_eq!(running.cancel(CONN, ID), GivenUp { dropped: 0, go_on: 2 });
+        assert_eq!(running.cancel(CONN, ID), go_on(2));
         assert!(!standings.iter().any(|standing| running.leave(standing) || running.step_aside(standing)));
         tokio::task::yield_now().await;
         assert!(end.send(()).is_ok(), "its task was aborted");
         let left = running.enter_aside(CONN, CallId::from_slice(ID));
         assert!(running.leave(&left) && running.is_empty());
         let _gone = running.enter_aside(CONN, CallId::from_slice(ID));
-        assert_eq!(running.cancel_all(CONN), GivenUp { dropped: 0, go_on: 1 });
+        assert_eq!(running.cancel_all(CONN), go_on(1));
     }
 
     #[tokio::test]

@@ -35,8 +35,8 @@ impl Sessions {
     /// Sessions of the program that is called `name` in its log, in which a peer must keep within `limits`. The
     /// instance is a new UUID.
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
-        let (name, instance, features) =
-            (name.into(), Uuid::new_v4().to_string(), Features::ALL.without(Feature::Relay));
+        let (name, instance) = (name.into(), Uuid::new_v4().to_string());
+        let features = Features::ALL.without(Feature::Relay).without(Feature::Callers);
         Self { name, instance, store: None, limits, features, heartbeats: Arc::default() }
     }
 

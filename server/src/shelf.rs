@@ -3,13 +3,13 @@ use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use callboard_common::ConnectionId;
 use siphasher::sip128::{Hasher128, SipHasher};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer_store::{Change, Kept};
 use crate::book::{Book, CallKey, Digest, Entered};
+use crate::caller_id::CallerId;
 use crate::kept_answers::{KeptAnswers, Stored};
 use crate::kept_metrics::KeptMetrics;
 use crate::writer::{Room, Unwritten, Writer, Written};
@@ -90,7 +90,7 @@ impl Shelf {
     }
 
     /// A call has come under a key.
-    pub(crate) fn enter(self: &Arc<Self>, caller: ConnectionId, method: &str, key: &str, params: &[u8]) -> Placed {
+    pub(crate) fn enter(self: &Arc<Self>, caller: CallerId, method: &str, key: &str, params: &[u8]) -> Placed {
         let call = CallKey { method: method.into(), key: key.into() };
         let mut receiver = None;
         let wait = || {
@@ -318,7 +318,7 @@ mod tests {
                 let (shelf, begin) = (&shelf, &begin);
                 threads.spawn(move || {
                     for number in 0..4000 {
-                        let placed = shelf.enter(ConnectionId(caller), "m", &format!("{caller} {number}"), b"1");
+                        let placed = shelf.enter(CallerId::direct(caller), "m", &format!("{caller} {number}"), b"1");
                         let Placed::First(first) = placed else { panic!("{placed:?}") };
                         begin(&first);
                     }

@@ -174,7 +174,8 @@ impl Attempt<'_> {
 
     /// What this side can do.
     fn features(&self) -> Features {
-        if self.settings.serves.is_some() { Features::ALL } else { Features::ALL.without(Feature::Serves) }
+        let without_methods = Features::ALL.without(Feature::Serves).without(Feature::Callers);
+        if self.settings.serves.is_some() { Features::ALL } else { without_methods }
     }
 
     /// What must be kept within by who calls the methods that this side offers.

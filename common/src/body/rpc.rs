@@ -8,7 +8,7 @@ use super::{Empty, answer_code, answer_error, required_text};
 use crate::{BodyError, Codec, Decode, Encode, EncodeError, ErrorInfo, Integer, Json, MessageType, Raw, ResultCode};
 
 /// REQ_RPC: `{"method": string, "parameters": any, "meta"?: {"timeout_ms"?: int, "idempotency_key"?: string,
-/// "instance"?: string, "store"?: string}}`.
+/// "instance"?: string, "store"?: string, "caller"?: string}}`.
 ///
 /// Written with any serializable parameters, read with parameters that are still encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub struct CallMeta<'a> {
     /// passed the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Raw<'a>>,
+    /// To which of its callers a center is to pass the call on, still encoded: the digits of a
+    /// [`CallerTag`](crate::CallerTag); with [`FLAG_RELAY`](crate::FLAG_RELAY).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Raw<'a>>,
 }
 
 impl CallMeta<'_> {
@@ -62,9 +66,13 @@ impl<P: Serialize> Encode for RpcRequest<'_, P> {
     fn encode<C: Codec>(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         // Hardly any call says more than its time, which takes fewer instructions by itself.
         match &self.meta {
-            Some(CallMeta { timeout_ms: Some(timeout_ms), idempotency_key: None, instance: None, store: None }) => {
-                self.write::<C, _>(Some(&OnlyTime { timeout_ms: *timeout_ms }), out)
-            }
+            Some(CallMeta {
+                timeout_ms: Some(timeout_ms),
+                idempotency_key: None,
+                instance: None,
+                store: None,
+                caller: None,
+            }) => self.write::<C, _>(Some(&OnlyTime { timeout_ms: *timeout_ms }), out),
             meta => self.write::<C, _>(meta.as_ref(), out),
         }
     }
@@ -108,16 +116,16 @@ fn read_meta<C: Codec>(meta: Raw<'_>) -> Option<CallMeta<'_>> {
     {
         return Some(CallMeta { timeout_ms: Some(timeout_ms), ..CallMeta::default() });
     }
-    let keys = ["timeout_ms", "idempotency_key", "instance", "store"];
-    let [timeout_ms, idempotency_key, instance, store] = C::members(meta.bytes(), keys).ok()?;
+    let keys = ["timeout_ms", "idempotency_key", "instance", "store", "caller"];
+    let [timeout_ms, idempotency_key, instance, store, caller] = C::members(meta.bytes(), keys).ok()?;
     let timeout_ms = timeout_ms.and_then(|value| match C::integer(value)? {
         Integer::Small(ms) => u64::try_from(ms).ok(),
         Integer::Big => None,
     });
     // Only with an instance does a store say anything.
     let store = store.filter(|_| instance.is_some());
-    let says_something = timeout_ms.is_some() || idempotency_key.is_some() || instance.is_some();
-    says_something.then_some(CallMeta { timeout_ms, idempotency_key, instance, store })
+    let says_something = timeout_ms.is_some() || idempotency_key.is_some() || instance.is_some() || caller.is_some();
+    says_something.then_some(CallMeta { timeout_ms, idempotency_key, instance, store, caller })
 }
 
 /// The time of JSON that says nothing else, and says it without a space. More digits might not fit.
@@ -279,6 +287,7 @@ mod tests {
                 Some(CallMeta { instance: key, store: key, ..CallMeta::default() }),
                 r#","meta":{"instance":"k","store":"k"}"#,
             ),
+            (Some(CallMeta { caller: key, ..CallMeta::default() }), r#","meta":{"caller":"k"}"#),
         ];
         for (meta, expected) in rows {
             let body = written(&RpcRequest { method: Cow::Borrowed("m"), parameters: 1, meta });

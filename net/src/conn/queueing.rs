@@ -284,6 +284,10 @@ impl<P: Protocol> Connection for Conn<P> {
         has_room
     }
 
+    fn max_in_flight(&self) -> usize {
+        self.0.shared.limits.in_flight
+    }
+
     fn enter_aside(&self) -> bool {
         if self.0.shared.serves {
             return self.enter_request();

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use callboard_common::CallerTag;
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -39,10 +40,14 @@ pub(super) struct Call<K, H> {
     pub(super) caller: K,
     /// What the caller calls it.
     pub(super) id: CallerId,
+    /// What its provider knows the caller by, if it wants to.
+    pub(super) tag: Option<CallerTag>,
     pub(super) provider: K,
     pub(super) method: Arc<str>,
     /// When its caller waits no longer, as far as it said so.
     pub(super) deadline: Option<Instant>,
+    /// To one who has called.
+    pub(super) goes_back: bool,
     /// Where in the stream of all bytes to the provider it begins; 0 as long as that is not known.
     pub(super) at: u64,
     pub(super) held: H,
@@ -50,6 +55,9 @@ pub(super) struct Call<K, H> {
 
 /// Has room for the ids of this version's own clients.
 pub(super) type CallerId = SmallVec<[u8; 16]>;
+
+/// What a call is called towards its provider.
+pub(super) type WireId = SmallVec<[u8; 36]>;
 
 /// Names a call to its provider, and no other ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,12 +93,12 @@ pub(super) enum Full {
 
 impl Number {
     /// How many bytes it has on the wire.
-    pub(super) const WIRE_BYTES: usize = 17;
+    const WIRE_BYTES: usize = 17;
     const FIRST: Self = Self(0);
     const LAST: Self = Self(u64::MAX);
 
     /// `r`, and 16 hex digits: no call that this side makes for itself has such an id.
-    pub(super) fn to_wire(self) -> [u8; Self::WIRE_BYTES] {
+    fn to_wire(self) -> [u8; Self::WIRE_BYTES] {
         let mut wire = [b'r'; Self::WIRE_BYTES];
         let mut rest = self.0;
         for digit in wire.iter_mut().skip(1).rev() {
@@ -101,8 +109,26 @@ impl Number {
         wire
     }
 
-    /// `None` for bytes that name none.
-    pub(super) fn from_wire(wire: &[u8]) -> Option<Self> {
+    /// The id of a call with this number: it ends with whose it is, where its provider is to know.
+    pub(super) fn id_of(self, tag: Option<CallerTag>) -> WireId {
+        let mut id = WireId::from_slice(&self.to_wire());
+        id.extend_from_slice(tag.map(CallerTag::to_wire).as_ref().map_or(&[], |tag| &tag[..]));
+        id
+    }
+
+    /// How many bytes that has.
+    pub(super) const fn id_bytes(has_tag: bool) -> usize {
+        Self::WIRE_BYTES + if has_tag { CallerTag::WIRE_BYTES } else { 0 }
+    }
+
+    /// The number of the call with this id; `None` for bytes that are none.
+    pub(super) fn of_id(id: &[u8]) -> Option<Self> {
+        let (number, tag) = id.split_at_checked(Self::WIRE_BYTES)?;
+        let is_whole = tag.is_empty() || (tag.len() == CallerTag::WIRE_BYTES && CallerTag::from_id(tag).is_some());
+        if is_whole { Self::from_wire(number) } else { None }
+    }
+
+    fn from_wire(wire: &[u8]) -> Option<Self> {
         let digits = wire.strip_prefix(b"r").filter(|digits| digits.len() + 1 == Self::WIRE_BYTES)?;
         let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
         u64::from_str_radix(digits, 16).ok().map(Self)

@@ -56,7 +56,7 @@ impl<C: Connection, H: Handler<C>> Handler<C> for RelayCalls<C, H> {
 impl<C: Connection, H: Handler<C>> Handler<C> for RelayAnswers<C, H> {
     fn handle(&self, conn: &C, message: Message) {
         let number = Some(message.id()).filter(|_| message.kind() == MessageType::RpcResponse);
-        match number.and_then(Number::from_wire) {
+        match number.and_then(Number::of_id) {
             Some(number) if self.relay.answered(conn, number, &message) => {}
             Some(_) => conn.count(Event::Ignored),
             None => self.here.handle(conn, message),

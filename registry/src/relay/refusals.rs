@@ -21,6 +21,18 @@ pub(super) fn gone(method: &str, instance: &str) -> NotPassed {
     (ResultCode::Unavailable, ErrorInfo::not_executed(text))
 }
 
+/// Of a call to one who had called.
+pub(super) fn caller_gone() -> NotPassed {
+    let text = "the connection of that caller has ended";
+    (ResultCode::Disconnected, ErrorInfo::not_executed(text))
+}
+
+/// The same.
+pub(super) fn serves_not() -> NotPassed {
+    let text = "the caller offers no methods within a session: it is to connect with `serves`";
+    (ResultCode::NotFoundService, ErrorInfo::not_executed(text))
+}
+
 pub(super) fn another(instance: &str) -> NotPassed {
     let text = format!(
         "provider {instance:?} is another one now, which keeps its answers to calls under keys elsewhere: discover again"

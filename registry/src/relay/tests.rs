@@ -1,3 +1,4 @@
+mod callers;
 mod returns;
 mod stores;
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callboard_common::{Codec as _, Connection, Head, Host, InFlight, Json, Message, refuse};
+use callboard_common::{CallerTag, Codec as _, Connection, Head, Host, InFlight, Json, Message, refuse};
 use tokio::time::Instant;
 
 use super::book::{Call, CallerId};
 use super::lobby::Waiting;
 use super::refusals::{NotPassed, another, draining, gone, in_flight, made_room, no_room, out_of_time};
-use super::{AT_ONCE, Asked, Relay, check, pass_on_one_way, permits};
+use super::{AT_ONCE, Asked, Relay, check, learns_callers, pass_on_one_way, permits};
 use crate::service::{Line, has_store};
 
 /// A call as it came.
@@ -23,6 +23,8 @@ pub(super) struct Held<C: Connection> {
     /// It waits for as long as it has time.
     ends_in_time: bool,
     in_flight: Option<InFlight<C>>,
+    /// What its provider is to know its caller by, which may have gone when a one-way call is passed on.
+    tag: CallerTag,
 }
 
 impl<C: Connection> Relay<C> {
@@ -36,6 +38,7 @@ impl<C: Connection> Relay<C> {
         let (deadline, now) = (asked.deadline(), Instant::now());
         // A little before its caller looks, which does not know that it was passed on to nobody.
         let in_time = deadline.map(|deadline| deadline - (deadline.saturating_duration_since(now) / 2).min(EARLY));
+        let tag = self.desk().tag(conn);
         let waiting = Waiting {
             caller: conn.clone(),
             id: (!is_one_way).then(|| CallerId::from_slice(message.id())),
@@ -51,6 +54,7 @@ impl<C: Connection> Relay<C> {
                 deadline,
                 ends_in_time: in_time.is_some_and(|in_time| in_time < until),
                 in_flight,
+                tag,
             },
         };
         let mut desk = self.desk();
@@ -107,7 +111,8 @@ impl<C: Connection> Relay<C> {
         let Some(waiting) = desk.lobby.pop(host, method) else { return false };
         self.registry.awaits(desk.lobby.len());
         let Waiting { caller, id, method, held, .. } = waiting;
-        let Held { message, instance, store, is_keyed, deadline, in_flight, .. } = held;
+        let Held { message, instance, store, is_keyed, deadline, in_flight, tag, .. } = held;
+        let tag = learns_callers(provider).then_some(tag);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // The loop may be late.
         let in_time = if left.is_some_and(|left| left.is_zero()) { Err(out_of_time()) } else { Ok(()) };
@@ -122,16 +127,16 @@ impl<C: Connection> Relay<C> {
             }
             Ok(None) => {
                 drop(desk);
-                pass_on_one_way(provider, &message)
+                pass_on_one_way(provider, tag, &message)
             }
             Ok(Some((id, held))) => {
-                let call =
-                    Call { caller: caller.clone(), id, provider: provider.clone(), method, deadline, at: 0, held };
+                let (caller, asked) = (caller.clone(), provider.clone());
+                let call = Call { caller, id, tag, provider: asked, method, deadline, goes_back: false, at: 0, held };
                 // Within the same lock: else nobody could give it up for a moment.
                 let entered = desk.book.enter(call, permits(provider, methods));
                 let wakes = deadline.is_some_and(|deadline| desk.is_too_late_for(deadline));
                 drop(desk);
-                self.send(provider, entered, wakes, &message)
+                self.send(provider, tag, entered, wakes, &message)
             }
         };
         {

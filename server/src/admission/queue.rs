@@ -1,25 +1,26 @@
 use std::collections::{HashMap, VecDeque};
 
-use callboard_common::{ConnectionId, Shares};
+use callboard_common::Shares;
 
 use super::{Load, Place, Room};
+use crate::caller_id::CallerId;
 
 /// Those that wait for one method: callers take turns, and the calls of each of them run in the order in which they came.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     pub(super) room: Room,
     pub(super) load: Load,
-    lines: HashMap<ConnectionId, VecDeque<Waiting<T>>>,
+    lines: HashMap<CallerId, VecDeque<Waiting<T>>>,
     /// The callers with calls that wait, in the order of their turns.
-    turns: VecDeque<ConnectionId>,
+    turns: VecDeque<CallerId>,
     /// Who waits with how much.
-    pub(super) shares: Shares<ConnectionId>,
+    pub(super) shares: Shares<CallerId>,
 }
 
 #[derive(Debug)]
 pub(super) struct Waiting<T> {
     pub(super) place: Place,
-    pub(super) caller: ConnectionId,
+    pub(super) caller: CallerId,
     pub(super) bytes: usize,
     pub(super) who: T,
 }
@@ -59,7 +60,7 @@ impl<T> Queue<T> {
         Some(next)
     }
 
-    pub(super) fn remove(&mut self, caller: ConnectionId, place: Place) -> Option<Waiting<T>> {
+    pub(super) fn remove(&mut self, caller: CallerId, place: Place) -> Option<Waiting<T>> {
         let line = self.lines.get_mut(&caller)?;
         let at = line.binary_search_by_key(&place, |waiting| waiting.place).ok()?;
         let gone = line.remove(at)?;
@@ -72,7 +73,7 @@ impl<T> Queue<T> {
     }
 
     /// The last one of this caller's that has come.
-    pub(super) fn newest(&self, caller: ConnectionId) -> Option<Place> {
+    pub(super) fn newest(&self, caller: CallerId) -> Option<Place> {
         self.lines.get(&caller)?.back().map(|waiting| waiting.place)
     }
 

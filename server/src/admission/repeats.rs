@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use callboard_common::ConnectionId;
+use crate::caller_id::CallerId;
 
 /// What the repeats take that wait for what comes of another call under their key, in bytes.
 ///
@@ -10,7 +10,7 @@ use callboard_common::ConnectionId;
 pub(crate) struct Repeats {
     bound: usize,
     total: usize,
-    of: HashMap<ConnectionId, usize>,
+    of: HashMap<CallerId, usize>,
 }
 
 impl Repeats {
@@ -29,7 +29,7 @@ impl Repeats {
     }
 
     /// One has come, of so many bytes; whether there is room for it.
-    pub(crate) fn enter(&mut self, caller: ConnectionId, bytes: usize) -> bool {
+    pub(crate) fn enter(&mut self, caller: CallerId, bytes: usize) -> bool {
         let own = self.of.get(&caller).copied().unwrap_or(0).saturating_add(bytes);
         let total = self.total.saturating_add(bytes);
         let has_room = own <= self.bound.saturating_sub(total);
@@ -41,7 +41,7 @@ impl Repeats {
     }
 
     /// One that was entered waits no longer.
-    pub(crate) fn leave(&mut self, caller: ConnectionId, bytes: usize) {
+    pub(crate) fn leave(&mut self, caller: CallerId, bytes: usize) {
         self.total = self.total.saturating_sub(bytes);
         if let Some(own) = self.of.get_mut(&caller) {
             *own = own.saturating_sub(bytes);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn enter_all(repeats: &mut Repeats, caller: u64, bytes: usize) -> usize {
-        (0..1_000).take_while(|_| repeats.enter(ConnectionId(caller), bytes)).count()
+        (0..1_000).take_while(|_| repeats.enter(CallerId::direct(caller), bytes)).count()
     }
 
     #[test]
@@ -70,10 +70,10 @@ mod tests {
         let mut repeats = Repeats::new(1_200);
         let taken: Vec<_> = (0..5).map(|caller| enter_all(&mut repeats, caller, 10)).collect();
         assert_eq!(taken, [60, 30, 15, 7, 4]);
-        assert!(repeats.enter(ConnectionId(9), 10) && !repeats.enter(ConnectionId(0), 10));
-        (0..30).for_each(|_| repeats.leave(ConnectionId(1), 10));
+        assert!(repeats.enter(CallerId::direct(9), 10) && !repeats.enter(CallerId::direct(0), 10));
+        (0..30).for_each(|_| repeats.leave(CallerId::direct(1), 10));
         assert!(enter_all(&mut repeats, 7, 10) >= 15);
-        assert!(!repeats.enter(ConnectionId(8), 1_201), "more than there is in all");
+        assert!(!repeats.enter(CallerId::direct(8), 1_201), "more than there is in all");
     }
 
     proptest! {
@@ -84,16 +84,16 @@ mod tests {
             let (mut repeats, mut waiting) = (Repeats::new(100), Vec::<(u64, usize)>::new());
             for (caller, bytes, comes) in steps {
                 if comes {
-                    if repeats.enter(ConnectionId(caller), bytes) {
+                    if repeats.enter(CallerId::direct(caller), bytes) {
                         waiting.push((caller, bytes));
                     }
                 } else if let Some(at) = waiting.iter().position(|(of, _)| *of == caller) {
-                    repeats.leave(ConnectionId(caller), waiting.remove(at).1);
+                    repeats.leave(CallerId::direct(caller), waiting.remove(at).1);
                 }
                 let total: usize = waiting.iter().map(|(_, bytes)| bytes).sum();
                 prop_assert!(total <= 100 && repeats.total == total);
                 for (of, own) in &repeats.of {
-                    let expected: usize = waiting.iter().filter(|waits| waits.0 == of.0).map(|(_, bytes)| bytes).sum();
+                    let expected: usize = waiting.iter().filter(|waits| CallerId::direct(waits.0) == *of).map(|(_, bytes)| bytes).sum();
                     prop_assert!(*own == expected && expected > 0);
                 }
             }

@@ -41,8 +41,8 @@ fn calls(calls: usize) -> Room {
     Room { calls, bytes: usize::MAX }
 }
 
-const ONE: ConnectionId = ConnectionId(1);
-const TWO: ConnectionId = ConnectionId(2);
+const ONE: CallerId = CallerId::direct(1);
+const TWO: CallerId = CallerId::direct(2);
 
 /// Calls of a method with these numbers, all of one caller.
 fn come(admission: &mut Admission<u64>, method: usize, who: impl IntoIterator<Item = u64>) -> Vec<Entered> {
@@ -52,7 +52,7 @@ fn come(admission: &mut Admission<u64>, method: usize, who: impl IntoIterator<It
 /// One call, and who gives way to it.
 fn come_of(
     admission: &mut Admission<u64>,
-    caller: ConnectionId,
+    caller: CallerId,
     method: usize,
     bytes: usize,
     who: u64,
@@ -176,7 +176,7 @@ fn where_none_may_wait_the_gate_is_named_that_has_no_room() {
 #[test]
 fn callers_that_wait_for_one_method_take_turns() {
     let mut admission = admission(100, &[(Concurrency::Fixed(1), 100)]);
-    for (caller, who) in [(ONE, 0..5), (TWO, 10..12), (ConnectionId(3), 20..21)] {
+    for (caller, who) in [(ONE, 0..5), (TWO, 10..12), (CallerId::direct(3), 20..21)] {
         for who in who {
             come_of(&mut admission, caller, 0, 1, who);
         }
@@ -196,7 +196,7 @@ fn past_the_bounds_who_waits_with_most_gives_way_to_one_that_would_wait_with_les
     assert_eq!(come(TWO, 10), (Waits(5), vec![(4, full)]));
     assert_eq!(come(TWO, 11), (Waits(6), vec![(3, full)]));
     assert_eq!(come(TWO, 12), (Refused(full), vec![]), "they are equal");
-    assert_eq!(come(ConnectionId(3), 20), (Waits(7), vec![(11, full)]));
+    assert_eq!(come(CallerId::direct(3), 20), (Waits(7), vec![(11, full)]));
     let turns: Vec<_> = (0..4).flat_map(|_| admission.leave(0, None)).map(|(_, who)| who).collect();
     assert_eq!(turns, [1, 10, 20, 2]);
 }
@@ -219,20 +219,20 @@ fn who_holds_most_bytes_or_places_of_all_methods_gives_way_where_it_was_last() {
     assert_eq!(come(TWO, 1, 150_000, 11), (Waits(3), vec![(2, of_all)]));
     assert_eq!(come(TWO, 0, 50_000, 12), (Waits(4), vec![]));
     assert_eq!(come(TWO, 0, 300_000, 13), (Refused(of_method), vec![]), "it would have more");
-    assert_eq!(come(ConnectionId(3), 0, 100_000, 20), (Waits(5), vec![(1, of_method)]));
+    assert_eq!(come(CallerId::direct(3), 0, 100_000, 20), (Waits(5), vec![(1, of_method)]));
     let total = Full::Total { waiting: 5 };
     assert_eq!([come(ONE, 0, 1, 3).0, come(ONE, 0, 1, 4).0], [Waits(6), Waits(7)]);
-    assert_eq!(come(ConnectionId(4), 1, 1, 30), (Waits(8), vec![(12, total)]));
+    assert_eq!(come(CallerId::direct(4), 1, 1, 30), (Waits(8), vec![(12, total)]));
 }
 
 /// Most calls are one caller's.
-fn caller_of(who: u64) -> ConnectionId {
+fn caller_of(who: u64) -> CallerId {
     if who.is_multiple_of(4) {
         ONE
     } else if who.is_multiple_of(7) {
         TWO
     } else {
-        ConnectionId(0)
+        CallerId::direct(0)
     }
 }
 
@@ -338,7 +338,7 @@ struct Model {
     /// Who waits, and since which step the method has had no turn.
     waiting: Vec<(Vec<u64>, u64)>,
     /// Since which step a caller has had no turn of a method.
-    callers: BTreeMap<(usize, ConnectionId), u64>,
+    callers: BTreeMap<(usize, CallerId), u64>,
     step: u64,
 }
 

@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use callboard_common::{ConnectionId, Shares};
+use callboard_common::Shares;
 use tokio::time::Instant;
 
 use super::{CallKey, Window};
+use crate::caller_id::CallerId;
 
 /// The calls that have ended, and which of them is forgotten next: past a bound the oldest of whoever has most, so that who
 /// makes many calls under keys has its own forgotten, and not those of others.
@@ -14,16 +15,16 @@ pub(super) struct Ended {
     /// By their numbers, the oldest first.
     calls: BTreeMap<u64, EndedCall>,
     last_number: u64,
-    of: HashMap<ConnectionId, VecDeque<u64>>,
+    of: HashMap<CallerId, VecDeque<u64>>,
     /// How many of them are whose, and how many bytes.
-    answers: Shares<ConnectionId>,
-    bytes: Shares<ConnectionId>,
+    answers: Shares<CallerId>,
+    bytes: Shares<CallerId>,
 }
 
 #[derive(Debug)]
 struct EndedCall {
     call: Arc<CallKey>,
-    caller: ConnectionId,
+    caller: CallerId,
     bytes: usize,
     at: Instant,
 }
@@ -40,7 +41,7 @@ impl Ended {
     }
 
     /// Adds one that takes so many bytes, after all others.
-    pub(super) fn push(&mut self, call: Arc<CallKey>, caller: ConnectionId, bytes: usize, at: Instant) {
+    pub(super) fn push(&mut self, call: Arc<CallKey>, caller: CallerId, bytes: usize, at: Instant) {
         self.last_number += 1;
         self.calls.insert(self.last_number, EndedCall { call, caller, bytes, at });
         self.of.entry(caller).or_default().push_back(self.last_number);

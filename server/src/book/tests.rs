@@ -17,19 +17,19 @@ fn call(key: &str) -> CallKey {
     CallKey { method: "m".into(), key: key.into() }
 }
 
-const ONE: ConnectionId = ConnectionId(1);
+const ONE: CallerId = CallerId::direct(1);
 
 fn enter(book: &mut Book<u32>, key: &str, params: Digest, now: Instant, who: u32) -> Entered {
     enter_of(book, key, params, ONE, now, who)
 }
 
-fn enter_of(book: &mut Book<u32>, key: &str, params: Digest, of: ConnectionId, now: Instant, who: u32) -> Entered {
+fn enter_of(book: &mut Book<u32>, key: &str, params: Digest, of: CallerId, now: Instant, who: u32) -> Entered {
     book.enter(call(key), params, of, now, || who)
 }
 
 /// A call of this caller that is executed, with an answer of so many bytes.
 fn execute(book: &mut Book<u32>, key: &str, of: u64, bytes: usize, now: Instant) {
-    let call = runs(enter_of(book, key, 1, ConnectionId(of), now, 0));
+    let call = runs(enter_of(book, key, 1, CallerId::direct(of), now, 0));
     book.end(&call, Kept::Answer(Bytes::from(vec![b'x'; bytes])), now);
 }
 
@@ -175,7 +175,7 @@ fn what_becomes_of_calls_under_keys_is_counted() {
 #[test]
 fn an_answer_is_that_of_the_caller_whose_call_was_executed() {
     let (mut book, now) = (book(2, 10_000), Instant::now());
-    let first = runs(enter_of(&mut book, "k", 1, ConnectionId(2), now, 0));
+    let first = runs(enter_of(&mut book, "k", 1, CallerId::direct(2), now, 0));
     waits(&enter_of(&mut book, "k", 1, ONE, now, 7));
     assert_eq!(book.pass_on(&first), Some(7));
     book.end(&first, answer("x"), now);
@@ -274,7 +274,7 @@ proptest! {
             match step {
                 Step::Enter { key, params, of } => {
                     model.forget(window, now);
-                    let entered = enter_of(&mut book, &key.to_string(), params, ConnectionId(of), now, who);
+                    let entered = enter_of(&mut book, &key.to_string(), params, CallerId::direct(of), now, who);
                     let ended = model.ended.iter().find(|ended| ended.key == key);
                     counted.conflicts += u64::from(entered == Entered::Conflict);
                     counted.repeated += u64::from(matches!(entered, Entered::Ended(_)));

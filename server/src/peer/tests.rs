@@ -23,7 +23,7 @@ struct Rig {
 impl Rig {
     fn new(conn: Recorder) -> Self {
         let asked = Arc::<Asked>::default();
-        let peer = Peer::new(Arc::new(conn.clone()), Arc::clone(&asked));
+        let peer = Peer::new(Arc::new(conn.clone()), Arc::clone(&asked), None);
         Self { conn, asked, peer }
     }
 
@@ -36,6 +36,11 @@ impl Rig {
         Dispatcher::new()
             .on_response(Answers(Arc::clone(&self.asked)))
             .handle(&self.conn, self.conn.message(1, id, body.as_bytes()));
+    }
+
+    /// The same over a connection that this side has made.
+    fn answer_as_its_own(&self, id: &[u8], body: &str) {
+        self.asked.answered(&self.conn, self.conn.message(1, id, body.as_bytes()));
     }
 
     /// A call that was sent.
@@ -224,4 +229,61 @@ async fn a_method_reaches_its_caller_by_its_context() {
     }
     let answered = conn.take().remove(0);
     assert_eq!((answered.0.id(), &*answered.text()), (&b"c"[..], r#"{"rcode":0,"result":42}"#));
+}
+
+/// One that calls through a center.
+fn behind(serves: bool) -> Rig {
+    let conn = Recorder::with_session(1, session(Features::ALL, None));
+    let asked = Arc::<Asked>::default();
+    let peer = Peer::new(Arc::new(conn.clone()), Arc::clone(&asked), Some(CallerTag::new(0xa7, serves)));
+    Rig { conn, asked, peer }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_behind_a_center_is_called_through_it_and_its_answers_are_told_from_others() {
+    let rig = behind(true);
+    assert!(rig.peer.serves() && rig.peer.instance().is_none());
+    let rows = [
+        (r#"{"rcode":0,"result":3}"#, Ok(3)),
+        (r#"{"rcode":3,"error":{"message":"gone","executed":"no"}}"#, Err(("Disconnected", Executed::No))),
+        (r#"{"rcode":3,"error":{"message":"gone","executed":"unknown"}}"#, Err(("Disconnected", Executed::Unknown))),
+        (r#"{"rcode":5,"error":{"message":"none","executed":"no"}}"#, Err(("Remote", Executed::No))),
+    ];
+    for (number, (body, expected)) in (0..).zip(rows) {
+        let call = rig.call().await;
+        let sent = rig.conn.take().remove(0);
+        assert_eq!((sent.0.kind(), sent.0.flags()), (MessageType::RpcRequest, FLAG_RELAY));
+        assert_eq!(sent.0.id(), format!("b000000000000000{number}").as_bytes());
+        let meta = r#""meta":{"timeout_ms":5000,"caller":"00000000000000a7"}"#;
+        assert_eq!(sent.text(), format!(r#"{{"method":"add","parameters":[1,2],{meta}}}"#));
+        // The client's own call has that id.
+        rig.answer_as_its_own(&sent.0.id()[1..], body);
+        rig.answer_as_its_own(sent.0.id(), body);
+        let outcome = call.await.unwrap();
+        let outcome = outcome.map_err(|error| (format!("{:?}", error.kind()), error.executed()));
+        match (outcome, expected) {
+            (Err((kind, executed)), Err((expected, expected_executed))) => {
+                assert!(kind.starts_with(expected) && executed == expected_executed, "{kind} {executed}");
+            }
+            (outcome, expected) => assert_eq!(outcome.ok(), expected.ok()),
+        }
+    }
+    assert_eq!(rig.conn.events(), [Event::Ignored; 4]);
+    rig.peer.notify("add", &1).unwrap();
+    let sent = rig.conn.take().remove(0);
+    assert_eq!(sent.0.flags(), FLAG_RELAY | FLAG_ONE_WAY);
+    let call = rig.call().await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    let sent = rig.conn.take();
+    assert_eq!((sent[1].0.kind(), sent[1].0.id()), (MessageType::Cancel, sent[0].0.id()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_behind_a_center_that_offers_nothing_is_sent_nothing() {
+    let rig = behind(false);
+    assert!(!rig.peer.serves());
+    let error = rig.peer.call::<i64>("add", &()).await.unwrap_err();
+    assert!(matches!(error.kind(), PeerErrorKind::NotServing) && error.executed() == Executed::No, "{error}");
+    assert_eq!(rig.conn.sent(), []);
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::Type;
 
+mod behind;
 mod keys;
 mod limits;
 

@@ -17,6 +17,7 @@ mod one_thread;
 mod protocol_page;
 mod registry;
 mod relay;
+mod relay_callers;
 mod relay_ends;
 mod relay_greedy;
 mod relay_keys;

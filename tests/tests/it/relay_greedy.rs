@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use callboard::{Caller, Center, Method, Place, Provider, RetryPolicy, Router};
+use callboard::{Caller, Center, KeptAnswers, Limits, Method, Place, Provider, RetryPolicy, Router};
 use callboard_tests::{RawPeer, within};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -79,7 +79,7 @@ async fn calls_that_go_on_without_their_callers_leave_room_for_others_at_a_relay
         let mut peer = RawPeer::with_session(&center.address(), &features).await;
         let listed = peer.ask(4, r#"{"method":"slow","optype":1}"#).await.json();
         let meta = json!({"instance": listed["host"][0]["instance"]});
-        // More than a connection may have in flight, of which this center lets one caller have half at a time.
+        // As many as a connection may have in flight, of which this center lets one caller have half at a time, and more.
         for number in 1..=1280_usize {
             let (mut meta, id) = (meta.clone(), number.to_be_bytes());
             if kind == "under keys" {
@@ -91,7 +91,8 @@ async fn calls_that_go_on_without_their_callers_leave_room_for_others_at_a_relay
                 _ => peer.send(4 << 24, &id, &call).await,
             }
             if number % 256 == 0 {
-                until("they have begun", || begun.load(SeqCst) == number).await;
+                let bound = number.min(Limits::default().in_flight);
+                until("they have begun", || begun.load(SeqCst) == bound).await;
                 for given_up in number - 255..=number {
                     peer.send(CANCEL, &given_up.to_be_bytes(), "{}").await;
                 }
@@ -103,8 +104,70 @@ async fn calls_that_go_on_without_their_callers_leave_room_for_others_at_a_relay
         for n in 0..5 {
             assert_eq!(within(caller.call::<u64>("soon", &n)).await.unwrap(), n, "beside calls {kind}");
         }
+        assert_eq!(begun.load(SeqCst), Limits::default().in_flight, "calls {kind}");
         go.add_permits(Semaphore::MAX_PERMITS);
     }
+}
+
+/// One that makes as many calls as it can of a method with a queue, of which one waits at most.
+#[tokio::test]
+async fn beside_a_flood_of_calls_of_one_method_others_have_their_turns_through_a_center() {
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap();
+    let slow = Method::new("slow").concurrency(1).queue(32);
+    let router = Router::new().method_async(slow, async |n: u64| {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(n)
+    });
+    let _provider = relayed(&center, router).await;
+    let mut greedy = RawPeer::with_session(&center.address(), &["relay", "revisions", "cancel"]).await;
+    let listed = greedy.ask(4, r#"{"method":"slow","optype":1}"#).await.json();
+    let call =
+        json!({"method": "slow", "parameters": 0, "meta": {"instance": listed["host"][0]["instance"]}}).to_string();
+    // It has 64 under way all the time, of which half are refused.
+    let refused = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&refused);
+    let flood = tokio::spawn(async move {
+        for id in 0..64_u64 {
+            greedy.send(4 << 24, &id.to_be_bytes(), &call).await;
+        }
+        for id in 64_u64.. {
+            let answer = greedy.receive().await.json();
+            counted.fetch_add(usize::from(answer["rcode"] == 17), SeqCst);
+            greedy.send(4 << 24, &id.to_be_bytes(), &call).await;
+        }
+    });
+    until("it is refused what has no room", || refused.load(SeqCst) >= 32).await;
+    let caller = Caller::builder().client(sessions()).retry(RetryPolicy::never()).timeout(PATIENCE);
+    let caller = caller.connect(center.address()).await.unwrap();
+    for n in 0..30 {
+        assert_eq!(within(caller.call::<u64>("slow", &n)).await.unwrap(), n);
+    }
+    assert!(!flood.is_finished());
+    flood.abort();
+}
+
+/// A provider that remembers a hundred answers, of two callers through one center.
+#[tokio::test]
+async fn a_caller_s_keys_are_remembered_however_many_calls_another_one_makes_under_keys_through_the_center() {
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap();
+    let runs = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&runs);
+    let router = Router::new().kept_answers(KeptAnswers::default().answers(100)).method("count", move |_: u64| {
+        counted.fetch_add(1, SeqCst);
+        Ok(())
+    });
+    let _provider = relayed(&center, router).await;
+    let mut callers = Vec::new();
+    for _ in 0..2 {
+        callers.push(Caller::builder().client(sessions()).connect(center.address()).await.unwrap());
+    }
+    for (caller, count) in [(0, 10), (1, 300), (0, 10)] {
+        for n in 0..count {
+            let key = format!("{caller} {n}");
+            within(callers[caller].with_idempotency_key(key).call::<()>("count", &n)).await.unwrap();
+        }
+    }
+    assert_eq!(runs.load(SeqCst), 310, "no repeat was run");
 }
 
 const CANCEL: u32 = 20;

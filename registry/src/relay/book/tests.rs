@@ -8,7 +8,17 @@ use super::*;
 type Calls = Book<u8, ()>;
 
 fn call(caller: u8, id: &[u8], provider: u8, deadline: Option<Instant>) -> Call<u8, ()> {
-    Call { caller, id: CallerId::from_slice(id), provider, method: "m".into(), deadline, at: 0, held: () }
+    Call {
+        caller,
+        id: CallerId::from_slice(id),
+        tag: None,
+        provider,
+        method: "m".into(),
+        deadline,
+        goes_back: false,
+        at: 0,
+        held: (),
+    }
 }
 
 fn call_of(method: &str, caller: u8) -> Call<u8, ()> {
@@ -168,13 +178,27 @@ fn time_takes_out_what_is_due_and_the_keeper_is_only_woken_for_what_is_due_soone
 #[test]
 fn a_number_is_read_back_and_nothing_else_is() {
     for number in [0, 1, 0xdead_beef, u64::MAX] {
-        assert_eq!(Number::from_wire(&Number(number).to_wire()), Some(Number(number)));
+        for tag in [None, Some(CallerTag::new(!number, true)), Some(CallerTag::new(number, false))] {
+            let id = Number(number).id_of(tag);
+            assert_eq!((Number::of_id(&id), id.len()), (Some(Number(number)), Number::id_bytes(tag.is_some())));
+            assert_eq!(CallerTag::from_id(&id), tag);
+        }
     }
-    assert_eq!(&Number(0xa0).to_wire(), b"r00000000000000a0");
-    let others: [&[u8]; 6] =
-        [b"", b"r", b"00000000000000a0", b"r+000000000000a0", b"r000000000000000a0", b"r0000000000000\xff\xff"];
+    assert_eq!(&Number(0xa0).id_of(None)[..], b"r00000000000000a0");
+    assert_eq!(&Number(0xa0).id_of(Some(CallerTag::new(7, true)))[..], b"r00000000000000a0+0000000000000007");
+    let others: [&[u8]; 9] = [
+        b"",
+        b"r",
+        b"00000000000000a0",
+        b"r+000000000000a0",
+        b"r000000000000000a0",
+        b"r0000000000000\xff\xff",
+        b"r00000000000000a0@",
+        b"r00000000000000a0-0000000000000007",
+        b"r00000000000000a0 +0000000000000007",
+    ];
     for wire in others {
-        assert_eq!(Number::from_wire(wire), None, "{wire:?}");
+        assert_eq!(Number::of_id(wire), None, "{wire:?}");
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use callboard_common::ConnectionId;
 use tokio::time::sleep;
 
 use super::*;
 use crate::KeptAnswers;
+use crate::caller_id::CallerId;
 use crate::shelf::Placed;
 
 mod stored;
@@ -257,7 +257,7 @@ async fn what_was_refused_or_given_up_before_it_began_is_not_remembered_and_the_
 async fn one_that_is_cut_off_is_not_run_again_and_nobody_knows_what_it_did() {
     let counted = Counted::default();
     let (router, conn, waits) = (counted.router(), session(), session());
-    let first = router.0.shelf().enter(ConnectionId(2), "slow", "k", b"1");
+    let first = router.0.shelf().enter(CallerId::direct(2), "slow", "k", b"1");
     let Placed::First(mut first) = first else { panic!("nobody was before it") };
     send(&router, &waits, "1", &keyed("slow", 1, "k"));
     first.begin();
@@ -272,11 +272,11 @@ async fn one_that_is_cut_off_is_not_run_again_and_nobody_knows_what_it_did() {
 async fn repeats_that_were_given_up_leave_nothing_behind_and_the_first_ten_thousand_do_not_stop_the_next() {
     let counted = Counted::default();
     let router = counted.router();
-    let first = router.0.shelf().enter(ConnectionId(2), "inline", "k", b"1");
+    let first = router.0.shelf().enter(CallerId::direct(2), "inline", "k", b"1");
     for _ in 0..10_000 {
-        drop(router.0.shelf().enter(ConnectionId(2), "inline", "k", b"1"));
+        drop(router.0.shelf().enter(CallerId::direct(2), "inline", "k", b"1"));
     }
-    let waits: Vec<_> = (0..10_000).map(|_| router.0.shelf().enter(ConnectionId(2), "inline", "k", b"1")).collect();
+    let waits: Vec<_> = (0..10_000).map(|_| router.0.shelf().enter(CallerId::direct(2), "inline", "k", b"1")).collect();
     // In an order in which the turn is handed to some that go in the next moment.
     drop(first);
     drop(waits);

@@ -1,0 +1,173 @@
+//! Those who call through a center, over the connection that all of them share.
+
+use std::sync::Arc;
+
+use callboard_common::{CallerTag, Feature};
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::KeptAnswers;
+
+/// A router whose `slow` notes what it is asked and waits to be let go on, and the way from a center to it.
+struct House {
+    router: Router,
+    center: Recorder,
+    begun: Arc<Mutex<Vec<i64>>>,
+    go: Arc<Semaphore>,
+}
+
+impl House {
+    fn new(slow: Method) -> Self {
+        let (begun, go) = (Arc::<Mutex<Vec<i64>>>::default(), Arc::new(Semaphore::new(0)));
+        let (begins, goes) = (Arc::clone(&begun), Arc::clone(&go));
+        let router = Router::new()
+            .kept_answers(KeptAnswers::default().answers(10))
+            .method("at once", |n: i64| Ok(n))
+            .method_async("soon", async |n: i64| Ok(n))
+            .method_async(slow, move |n: i64| {
+                begins.lock().unwrap().push(n);
+                let goes = Arc::clone(&goes);
+                async move {
+                    goes.acquire().await?.forget();
+                    Ok(n)
+                }
+            });
+        Self { router, center: session(), begun, go }
+    }
+
+    /// Calls `method` with a number for this caller.
+    fn call(&self, caller: u64, mtype: u32, method: &str, n: i64, meta: &str) {
+        let (tag, body) = (CallerTag::new(caller, false), format!(r#"{{"method":"{method}","parameters":{n}{meta}}}"#));
+        let id = [n.to_string().as_bytes(), &tag.to_wire()].concat();
+        self.router.handle(&self.center, self.center.message(mtype, &id, body.as_bytes()));
+    }
+
+    fn give_up(&self, caller: u64, n: i64) {
+        let id = [n.to_string().as_bytes(), &CallerTag::new(caller, false).to_wire()].concat();
+        self.router.handle(&self.center, self.center.message(20, &id, b"{}"));
+    }
+
+    fn begun(&self) -> Vec<i64> {
+        self.begun.lock().unwrap().clone()
+    }
+
+    async fn until_begun(&self, count: usize) {
+        until("so many have begun", || self.begun().len() == count).await;
+    }
+
+    /// The calls that were refused, with the limit.
+    fn refused(&self) -> Vec<(i64, String)> {
+        let sent = self.center.take();
+        let refused = sent.iter().filter_map(|sent| {
+            let answer: serde_json::Value = serde_json::from_str(&sent.text()).unwrap();
+            let id = String::from_utf8_lossy(sent.0.id()).into_owned();
+            let limit = answer["error"]["data"]["limit"].as_str()?.to_owned();
+            Some((id.split('@').next()?.parse().ok()?, limit))
+        });
+        refused.collect()
+    }
+}
+
+#[tokio::test]
+async fn callers_behind_one_center_take_turns_and_the_newest_of_whoever_waits_with_most_gives_way() {
+    let house = House::new(Method::new("slow").concurrency(1).queue(4));
+    (1..=6).for_each(|n| house.call(1, 0, "slow", n, ""));
+    (11..=12).for_each(|n| house.call(2, 0, "slow", n, ""));
+    let queue = || "queue".to_owned();
+    // The last one has no room, and two give way.
+    assert_eq!(house.refused(), [(6, queue())]);
+    for count in 1..=5 {
+        house.until_begun(count).await;
+        house.go.add_permits(1);
+    }
+    until("all calls ended", || house.center.in_flight() == 0).await;
+    assert_eq!(house.begun(), [1, 2, 11, 3, 12]);
+    let mut refused = house.refused();
+    refused.sort();
+    assert_eq!(refused, [(4, queue()), (5, queue())]);
+}
+
+#[tokio::test]
+async fn who_makes_many_calls_under_keys_has_its_own_forgotten_and_not_those_of_others_behind_the_center() {
+    let house = House::new(Method::new("slow"));
+    house.go.add_permits(1_000);
+    let key = |caller, n| format!(r#","meta":{{"idempotency_key":"{caller} {n}"}}"#);
+    let all = [(1, 0..3), (2, 3..40), (1, 0..3)];
+    for (caller, numbers) in all {
+        for n in numbers {
+            house.call(caller, 0, "slow", n, &key(caller, n));
+            until("it has ended", || house.center.in_flight() == 0).await;
+        }
+    }
+    assert_eq!(house.begun(), (0..40).collect::<Vec<_>>(), "no repeat was run");
+}
+
+#[tokio::test]
+async fn a_caller_behind_a_center_has_so_many_calls_go_on_that_nobody_waits_for_as_over_a_connection_of_its_own() {
+    let key = |n| format!(r#","meta":{{"idempotency_key":"{n}"}}"#);
+    for kind in ["one way", "under keys", "that must finish"] {
+        let slow = Method::new("slow");
+        let house = House::new(if kind == "that must finish" { slow.must_finish() } else { slow });
+        // The session permits eight.
+        for n in 1..=20 {
+            match kind {
+                "one way" => house.call(1, ONE_WAY, "slow", n, ""),
+                "under keys" => house.call(1, 0, "slow", n, &key(n)),
+                _ => house.call(1, 0, "slow", n, ""),
+            }
+            house.until_begun(usize::try_from(n.min(8)).unwrap()).await;
+            house.give_up(1, n);
+        }
+        let in_flight = || "in_flight".to_owned();
+        let refused: Vec<_> = (9..=20).map(|n| (n, in_flight())).collect();
+        assert_eq!(house.refused(), if kind == "one way" { vec![] } else { refused }, "{kind}");
+        let overloaded = house.center.events().iter().filter(|event| **event == Event::Overloaded).count();
+        assert_eq!((house.begun().len(), overloaded), (8, 12), "{kind}");
+        // Not what is answered at once, and no other caller.
+        house.call(1, 0, "at once", 30, "");
+        house.call(1, 0, "soon", 31, "");
+        house.call(2, 0, "soon", 32, "");
+        house.call(2, ONE_WAY, "slow", 33, "");
+        house.until_begun(9).await;
+        until("it is answered", || house.center.sent().len() == 3).await;
+        assert_eq!(house.refused(), [(31, in_flight())], "{kind}");
+        house.go.add_permits(9);
+        until("all calls ended", || house.center.in_flight() == 0).await;
+        house.center.take();
+        house.call(1, 0, "soon", 34, "");
+        until("it is answered", || !house.center.sent().is_empty()).await;
+        assert_eq!(house.refused(), [], "{kind}");
+    }
+}
+
+/// Else a caller would say that it is many, and have as many turns.
+#[tokio::test]
+async fn who_has_connected_to_this_side_is_one_caller_whatever_its_ids_say() {
+    let accepted = Session { serving: Some(Limits::default()), ..session().session().unwrap().clone() };
+    let old = Session { features: Features::ALL.without(Feature::Callers), ..session().session().unwrap().clone() };
+    for session in [accepted, old] {
+        let center = Recorder::with_session(7, session);
+        let house = House { center, ..House::new(Method::new("slow").concurrency(1).queue(4)) };
+        for n in 1..=7 {
+            house.call(u64::try_from(n).unwrap(), 0, "slow", n, "");
+        }
+        let refused: Vec<_> = house.refused().into_iter().map(|(n, _)| n).collect();
+        assert_eq!(refused, [6, 7], "none gives way");
+        house.go.add_permits(5);
+        until("all calls ended", || house.center.in_flight() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_goes_on_beyond_the_connection_to_a_center_is_forgotten_when_it_ends() {
+    let house = House::new(Method::new("slow").must_finish());
+    for n in 0..4 {
+        house.call(1, if n < 2 { ONE_WAY } else { 0 }, "slow", n, "");
+    }
+    house.until_begun(4).await;
+    house.router.closed(&house.center);
+    assert!(!house.router.0.keeper().asides.has_room(crate::caller_id::CallerId::behind(2, 1), 4));
+    house.go.add_permits(4);
+    until("all calls ended", || house.center.in_flight() == 0).await;
+    assert!(house.router.0.keeper().asides.is_empty());
+}

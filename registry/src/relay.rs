@@ -28,8 +28,8 @@ pub use self::limits::{RelayLimits, RelayMetrics};
 pub(crate) use self::lines::Lines;
 use self::lobby::{Lobby, LobbyBounds, Waiting};
 use self::refusals::{
-    NotPassed, another, caller_gone, full, gone, in_flight, knows_no_keys, out_of_time, serves_not, too_large, unnamed,
-    unsent,
+    NotPassed, another, caller_gone, full, gone, in_flight, knows_no_keys, out_of_time, reads_slowly, serves_not,
+    too_large, unnamed, unsent,
 };
 use self::waiting::Held;
 use crate::RegistryService;
@@ -213,6 +213,10 @@ impl<C: Connection> Relay<C> {
         let caller = caller.ok_or_else(caller_gone)?;
         let Some(serving) = caller.session().and_then(|session| session.serving) else { return Err(serves_not()) };
         check(&caller, message, asked.is_keyed())?;
+        if caller.queued_bytes() > CALL_BACK_BYTES {
+            // What others answer it goes the same way.
+            return Err(reads_slowly());
+        }
         if asked.is_out_of_time() {
             return Err(out_of_time());
         }
@@ -487,6 +491,8 @@ const GAVE_WAY: &str = "as many calls wait for this provider, or in this center,
                         one has given way to another caller's; it may have run";
 const ENDED: &str = "has ended before the answer came";
 const ENDED_BEFORE: &str = "has ended before the call had left";
+/// A caller for which more than so many bytes wait is not called back.
+const CALL_BACK_BYTES: usize = 1 << 20;
 /// So many calls are worked on before others have their turn.
 const AT_ONCE: usize = 256;
 /// The part of a header that its length field does not count.

@@ -14,7 +14,7 @@ use callboard_common::Shares;
 pub(crate) use self::adaptive::{Adaptive, Took};
 pub(crate) use self::gate::{Concurrency, Gate, Passes};
 pub(crate) use self::gates::{Closed, Gates};
-use self::queue::{Queue, Waiting, weight};
+pub(crate) use self::queue::{Queue, Waiting, weight};
 pub(crate) use self::repeats::Repeats;
 use crate::caller_id::CallerId;
 
@@ -48,9 +48,9 @@ pub(crate) struct Room {
 
 /// What those that wait do take.
 #[derive(Clone, Copy, Debug, Default)]
-struct Load {
-    calls: usize,
-    bytes: usize,
+pub(crate) struct Load {
+    pub(crate) calls: usize,
+    pub(crate) bytes: usize,
 }
 
 /// A call that has come.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::admission::Room;
 use crate::asked::{Answers, Asked};
+use crate::backlog::Backlogs;
 use crate::context::Context;
 use crate::gatekeeper::Gatekeeper;
 use crate::handler::{Call, Invoke};
@@ -32,7 +33,8 @@ use crate::shelf::Shelf;
 /// | [`method_blocking`](Self::method_blocking) | on a pool of threads | what blocks or computes for long |
 ///
 /// Each has a twin that ends in `_with`, whose closure also gets a [`Context`]. Calls of one connection are begun in the
-/// order in which they came, but for those that have to wait for their turn; async and blocking ones may end in any.
+/// order in which they came, but for those that have to wait for their turn; async and blocking ones may end in any. A
+/// connection over which a center passes on the calls of many is as many connections in this.
 ///
 /// How many async and blocking calls run and wait at once is bounded, of each method ([`Method::concurrency`],
 /// [`Method::queue`]) and in all ([`concurrency`](Self::concurrency), [`queue`](Self::queue)). A call that can't even wait
@@ -80,6 +82,8 @@ pub(crate) struct Routes {
     pub(crate) asked: Arc<Asked>,
     /// What calls under keys were answered.
     shelf: Arc<Shelf>,
+    /// What comes from many over one connection, and is to run in place.
+    pub(crate) backlogs: Arc<Backlogs>,
 }
 
 #[derive(Clone)]
@@ -108,7 +112,8 @@ impl Router {
         };
         let (keeper, asked) = (OnceLock::new(), Arc::default());
         let shelf = Arc::new(Shelf::new(KeptAnswers::default()));
-        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, asked, shelf }))
+        let backlogs = Arc::default();
+        Self(Arc::new(Routes { methods: IndexMap::default(), limits, keeper, asked, shelf, backlogs }))
     }
 
     /// Adds a method that is ready at once. It runs on the connection's event loop, which serves nobody else meanwhile: what
@@ -358,6 +363,16 @@ impl Router {
 impl Routes {
     pub(crate) const fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
+    }
+
+    /// So many bytes of calls may wait.
+    pub(crate) const fn queue_bytes(&self) -> usize {
+        self.limits.queue.bytes
+    }
+
+    /// For so long a call waits at most.
+    pub(crate) const fn queue_age(&self) -> Duration {
+        self.limits.queue_age
     }
 
     /// Lets calls in. It knows a method by its place among all.

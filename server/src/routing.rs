@@ -18,10 +18,12 @@ use crate::Router;
 use crate::admission::Arrival;
 use crate::answer::{BadKey, Caller, Failure};
 use crate::asked::Asked;
+use crate::backlog::Held;
 use crate::caller_id::CallerId;
 use crate::context::Context;
 use crate::gatekeeper::{Admitted, Gatekeeper};
 use crate::handler::{Call, Inline, Invoke, contain};
+use crate::in_turn::end_held;
 use crate::later::{Later, Path, Turn, Work};
 use crate::parameters::shorten;
 use crate::router::Route;
@@ -35,7 +37,11 @@ impl<C: Connection> Handler<C> for Router {
             return;
         }
         if message.kind() == MessageType::Cancel {
-            return self.end_calls(conn, |running| running.cancel(conn.id(), message.id()));
+            self.end_calls(conn, |running| running.cancel(conn.id(), message.id()));
+            if let Some(backlog) = self.0.backlogs.known(conn.id()) {
+                backlog.give_up(message.id());
+            }
+            return;
         }
         if message.kind() == MessageType::RpcResponse {
             return self.0.asked.answered(conn, message);
@@ -50,11 +56,13 @@ impl<C: Connection> Handler<C> for Router {
         // One that knows how to give calls up has given up these; another may still wait for their answers.
         if conn.session().is_some_and(|session| session.features.has(Feature::Cancel)) {
             self.end_calls(conn, |running| running.cancel_all(conn.id()));
+            self.0.backlogs.known(conn.id()).iter().for_each(|backlog| end_held(conn, backlog));
         }
     }
 
     fn closed(&self, conn: &C) {
         self.end_calls(conn, |running| running.cancel_all(conn.id()));
+        self.0.backlogs.forget(conn.id()).iter().for_each(|backlog| end_held(conn, backlog));
         self.0.asked.closed(conn.id());
     }
 
@@ -77,11 +85,18 @@ impl Router {
             return Caller::new(conn, message.id(), &route.method, message.is_one_way()).fail(Failure::Late);
         }
         let (deadline, asked) = (|| deadline(conn, request), &self.0.asked);
+        let caller = CallerId::of_call(conn, message.id());
         if let Invoke::Inline(run) = &route.invoke {
             let run = |call: &Call<'_>| run_inline(conn, message, call, &**run);
-            return with_call(conn, asked, message, request, route, &deadline, run);
+            let run = || with_call(conn, asked, message, request, route, &deadline, run);
+            if caller.is_behind_center() {
+                let held =
+                    || Held { message: message.detach(), method: at, since: Instant::now(), deadline: deadline() };
+                return self.run_in_turn(conn, caller, held, run);
+            }
+            return run();
         }
-        let (keeper, caller) = (self.0.keeper(), CallerId::of_call(conn, message.id()));
+        let keeper = self.0.keeper();
         if let Err(full) = enter(conn, message, keeper, caller) {
             return refuse_overload(conn, message, full);
         }
@@ -191,7 +206,7 @@ fn enter<C: Connection>(
 
 /// Of which requests there are as many in flight as may.
 #[derive(Clone, Copy, Debug)]
-enum InFlightFull {
+pub(crate) enum InFlightFull {
     /// Those over this connection.
     Waiting,
     /// Those of this caller behind a center that nobody waits for.
@@ -234,7 +249,7 @@ fn begin_again<C: Connection>(
     begin(conn, &router.0.asked, message, &request, route, &|| deadline)
 }
 
-fn with_call<C: Connection, T>(
+pub(crate) fn with_call<C: Connection, T>(
     conn: &C,
     asked: &Arc<Asked>,
     message: &Message,
@@ -269,9 +284,13 @@ fn run_inline<C: Connection>(conn: &C, message: &Message, call: &Call<'_>, run: 
 
 /// Runs one that would run in place where its answer is wanted as bytes.
 fn run_aside(call: &Call<'_>, run: &Inline) -> Result<Work, Failure> {
+    run_to_bytes(call, run).map(|body| Work::Task(Box::pin(ready(Ok(body)))))
+}
+
+pub(crate) fn run_to_bytes(call: &Call<'_>, run: &Inline) -> Result<BytesMut, Failure> {
     let body = RefCell::new(BytesMut::new());
     run(call, &|result| result(&mut body.borrow_mut()).map_err(Failure::unsendable))?;
-    Ok(Work::Task(Box::pin(ready(Ok(body.into_inner())))))
+    Ok(body.into_inner())
 }
 
 fn refuse_unknown<C: Connection>(conn: &C, message: &Message, name: &str) {
@@ -279,7 +298,7 @@ fn refuse_unknown<C: Connection>(conn: &C, message: &Message, name: &str) {
     refuse(conn, message, ResultCode::NotFoundService, None, &error);
 }
 
-fn refuse_overload<C: Connection>(conn: &C, message: &Message, full: InFlightFull) {
+pub(crate) fn refuse_overload<C: Connection>(conn: &C, message: &Message, full: InFlightFull) {
     let (text, bound) = match full {
         InFlightFull::Waiting => {
             let permits = |session: &Session| usize::try_from(session.limits.in_flight).unwrap_or(usize::MAX);

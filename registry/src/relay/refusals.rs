@@ -33,6 +33,12 @@ pub(super) fn serves_not() -> NotPassed {
     (ResultCode::NotFoundService, ErrorInfo::not_executed(text))
 }
 
+/// The same.
+pub(super) fn reads_slowly() -> NotPassed {
+    let text = "the caller reads too slowly: so much waits for it already that it is not called back; call again later";
+    (ResultCode::Overloaded, ErrorInfo::not_executed(text))
+}
+
 pub(super) fn another(instance: &str) -> NotPassed {
     let text = format!(
         "provider {instance:?} is another one now, which keeps its answers to calls under keys elsewhere: discover again"

@@ -7,35 +7,35 @@ use crate::caller_id::CallerId;
 
 /// Those that wait for one method: callers take turns, and the calls of each of them run in the order in which they came.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
-    pub(super) room: Room,
-    pub(super) load: Load,
+pub(crate) struct Queue<T> {
+    pub(crate) room: Room,
+    pub(crate) load: Load,
     lines: HashMap<CallerId, VecDeque<Waiting<T>>>,
     /// The callers with calls that wait, in the order of their turns.
     turns: VecDeque<CallerId>,
     /// Who waits with how much.
-    pub(super) shares: Shares<CallerId>,
+    pub(crate) shares: Shares<CallerId>,
 }
 
 #[derive(Debug)]
-pub(super) struct Waiting<T> {
-    pub(super) place: Place,
-    pub(super) caller: CallerId,
-    pub(super) bytes: usize,
-    pub(super) who: T,
+pub(crate) struct Waiting<T> {
+    pub(crate) place: Place,
+    pub(crate) caller: CallerId,
+    pub(crate) bytes: usize,
+    pub(crate) who: T,
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(room: Room) -> Self {
+    pub(crate) fn new(room: Room) -> Self {
         let shares = Shares::new(usize::MAX);
         Self { room, load: Load::default(), lines: HashMap::new(), turns: VecDeque::new(), shares }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
-    pub(super) fn push(&mut self, waiting: Waiting<T>) {
+    pub(crate) fn push(&mut self, waiting: Waiting<T>) {
         let Waiting { caller, bytes, .. } = waiting;
         let line = self.lines.entry(caller).or_default();
         if line.is_empty() {
@@ -47,7 +47,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes out whose turn it is.
-    pub(super) fn pop(&mut self) -> Option<Waiting<T>> {
+    pub(crate) fn pop(&mut self) -> Option<Waiting<T>> {
         let caller = self.turns.pop_front()?;
         let line = self.lines.get_mut(&caller)?;
         let next = line.pop_front()?;
@@ -60,7 +60,7 @@ impl<T> Queue<T> {
         Some(next)
     }
 
-    pub(super) fn remove(&mut self, caller: CallerId, place: Place) -> Option<Waiting<T>> {
+    pub(crate) fn remove(&mut self, caller: CallerId, place: Place) -> Option<Waiting<T>> {
         let line = self.lines.get_mut(&caller)?;
         let at = line.binary_search_by_key(&place, |waiting| waiting.place).ok()?;
         let gone = line.remove(at)?;
@@ -73,7 +73,7 @@ impl<T> Queue<T> {
     }
 
     /// The last one of this caller's that has come.
-    pub(super) fn newest(&self, caller: CallerId) -> Option<Place> {
+    pub(crate) fn newest(&self, caller: CallerId) -> Option<Place> {
         self.lines.get(&caller)?.back().map(|waiting| waiting.place)
     }
 
@@ -84,7 +84,7 @@ impl<T> Queue<T> {
 }
 
 /// What a call that waits takes of what there is: a place, and bytes.
-pub(super) const fn weight(bytes: usize) -> usize {
+pub(crate) const fn weight(bytes: usize) -> usize {
     bytes.saturating_add(PLACE_BYTES)
 }
 

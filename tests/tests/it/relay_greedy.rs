@@ -146,6 +146,40 @@ async fn beside_a_flood_of_calls_of_one_method_others_have_their_turns_through_a
     flood.abort();
 }
 
+/// The same of a method that runs in place: all come over one connection, and none is to wait for all that came before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_flood_of_calls_that_run_in_place_others_have_their_turns_through_a_center() {
+    for one_way in [false, true] {
+        let center = Center::builder().listen("127.0.0.1:0").loops(1).start().await.unwrap();
+        let ran = Arc::<AtomicUsize>::default();
+        let runs = Arc::clone(&ran);
+        let router = Router::new().method("quick", |n: u64| Ok(n)).method("long", move |n: u64| {
+            std::thread::sleep(Duration::from_millis(1));
+            runs.fetch_add(1, SeqCst);
+            Ok(n)
+        });
+        let _provider = relayed(&center, router).await;
+        let caller = Caller::builder().client(sessions()).retry(RetryPolicy::never()).timeout(PATIENCE);
+        let caller = caller.connect(center.address()).await.unwrap();
+        assert_eq!(within(caller.call::<u64>("quick", &0)).await.unwrap(), 0);
+        let features = ["relay", "revisions", "cancel", "one_way", "ping"];
+        let mut greedy = RawPeer::with_session(&center.address(), &features).await;
+        let listed = greedy.ask(4, r#"{"method":"long","optype":1}"#).await.json();
+        let call = json!({"method": "long", "parameters": 0, "meta": {"instance": listed["host"][0]["instance"]}});
+        for id in 0..FLOOD {
+            let id = u32::try_from(id).unwrap().to_be_bytes();
+            greedy.send(if one_way { 5 << 24 } else { 4 << 24 }, &id, &call.to_string()).await;
+        }
+        // Whatever it is answered meanwhile: the center has passed all of them on.
+        greedy.send(PING, b"ping", "").await;
+        while greedy.receive().await.id != b"ping" {}
+        assert_eq!(within(caller.call::<u64>("quick", &1)).await.unwrap(), 1);
+        let before = ran.load(SeqCst);
+        assert!(before < FLOOD / 2, "{before} of {FLOOD} came first");
+        until("all of them have run", || ran.load(SeqCst) == FLOOD).await;
+    }
+}
+
 /// A provider that remembers a hundred answers, of two callers through one center.
 #[tokio::test]
 async fn a_caller_s_keys_are_remembered_however_many_calls_another_one_makes_under_keys_through_the_center() {
@@ -170,6 +204,9 @@ async fn a_caller_s_keys_are_remembered_however_many_calls_another_one_makes_und
     assert_eq!(runs.load(SeqCst), 310, "no repeat was run");
 }
 
+/// As many as one caller may have waiting at a provider.
+const FLOOD: usize = 512;
+const PING: u32 = 18;
 const CANCEL: u32 = 20;
 /// Longer than a busy machine takes for all of it: what is shown is who finds room, not how soon.
 const PATIENCE: Duration = Duration::from_mins(1);

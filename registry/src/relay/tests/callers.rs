@@ -95,6 +95,9 @@ fn a_provider_calls_those_that_have_called_it_and_nobody_else() {
     assert_eq!(refuses(&BACK.replace(r#""TAG""#, "7")), refused(3, ""));
     assert_eq!(refuses(&back_to(tag).replace("5000", "0")), refused(16, ""));
     assert_eq!(refuses(&back_to(tag).replace("tell", &"x".repeat(100))), refused(21, "max_frame_bytes"));
+    caller.set_queued_bytes(CALL_BACK_BYTES + 1);
+    assert_eq!(refuses(&back_to(tag)), refused(17, ""), "it does not read");
+    caller.set_queued_bytes(0);
     // Two at once, of which one asker has one.
     house.send(&provider, RELAY, b"b3", &back_to(tag));
     assert_eq!(refuses(&back_to(tag)), refused(17, "provider_in_flight"));

@@ -171,3 +171,95 @@ async fn what_goes_on_beyond_the_connection_to_a_center_is_forgotten_when_it_end
     until("all calls ended", || house.center.in_flight() == 0).await;
     assert!(house.router.0.keeper().asides.is_empty());
 }
+
+/// A method that runs in place and takes its time: so the next calls wait for their turn.
+struct InPlace {
+    router: Router,
+    center: Recorder,
+    ran: Arc<Mutex<Vec<i64>>>,
+}
+
+impl InPlace {
+    fn new(change: impl FnOnce(Router) -> Router) -> Self {
+        let ran = Arc::<Mutex<Vec<i64>>>::default();
+        let runs = Arc::clone(&ran);
+        let router = Router::new().method("in place", move |n: i64| {
+            std::thread::sleep(crate::backlog::SLICE);
+            runs.lock().unwrap().push(n);
+            Ok(n)
+        });
+        Self { router: change(router), center: session(), ran }
+    }
+
+    fn call(&self, caller: u64, mtype: u32, n: i64, meta: &str) {
+        let body = format!(r#"{{"method":"in place","parameters":{n}{meta}}}"#);
+        let id = [n.to_string().as_bytes(), &CallerTag::new(caller, false).to_wire()].concat();
+        self.router.handle(&self.center, self.center.message(mtype, &id, body.as_bytes()));
+    }
+
+    fn give_up(&self, caller: u64, n: i64) {
+        let id = [n.to_string().as_bytes(), &CallerTag::new(caller, false).to_wire()].concat();
+        self.router.handle(&self.center, self.center.message(20, &id, b"{}"));
+    }
+
+    async fn ran(&self) -> Vec<i64> {
+        let backlog = self.router.0.backlogs.known(self.center.id());
+        let is_over = || backlog.as_ref().is_none_or(|backlog| backlog.may_run_at_once());
+        until("all calls ended", || self.center.in_flight() == 0 && is_over()).await;
+        self.ran.lock().unwrap().clone()
+    }
+
+    /// The numbers of those that were answered so.
+    fn answered(&self, rcode: i64) -> Vec<i64> {
+        let answers =
+            self.center.sent().into_iter().filter(|sent| sent.text().contains(&format!(r#""rcode":{rcode}"#)));
+        let ids = answers.map(|sent| String::from_utf8_lossy(sent.0.id()).into_owned());
+        ids.map(|id| id.split('@').next().unwrap().parse().unwrap()).collect()
+    }
+}
+
+#[tokio::test]
+async fn calls_that_run_in_place_take_turns_too_where_they_take_long() {
+    let house = InPlace::new(|router| router);
+    (1..=5).for_each(|n| house.call(1, 0, n, ""));
+    (11..=12).for_each(|n| house.call(2, 0, n, ""));
+    assert_eq!((house.ran.lock().unwrap().clone(), house.center.in_flight()), (vec![1], 6), "the first runs at once");
+    assert_eq!(house.ran().await, [1, 2, 11, 3, 12, 4, 5]);
+    assert_eq!(house.answered(0), house.ran().await);
+    // One that has come directly waits for nobody.
+    let direct = Recorder::new(9);
+    (21..=22).for_each(|n| house.call(1, 0, n, ""));
+    house.router.handle(&direct, direct.message(0, b"d", br#"{"method":"in place","parameters":30}"#));
+    assert_eq!(house.ran.lock().unwrap()[7..], [21, 30]);
+    assert_eq!(house.ran().await[7..], [21, 30, 22]);
+}
+
+#[tokio::test]
+async fn a_call_that_waits_to_run_in_place_is_not_run_when_nobody_waits_for_it_or_it_has_no_room() {
+    let house = InPlace::new(|router| router);
+    house.call(1, 0, 1, "");
+    house.call(1, 0, 2, "");
+    house.call(1, 0, 3, r#","meta":{"timeout_ms":1}"#);
+    house.call(1, ONE_WAY, 4, "");
+    house.give_up(1, 2);
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(house.ran().await, [1, 4]);
+    assert_eq!((house.answered(0), house.answered(16)), (vec![1], vec![3]));
+    // Those whose connection ends, but for those that nobody waits for.
+    (5..=7).for_each(|n| house.call(1, if n == 6 { ONE_WAY } else { 0 }, n, ""));
+    house.router.closed(&house.center);
+    assert_eq!(house.ran().await, [1, 4, 5, 6]);
+    assert_eq!(house.center.events().iter().filter(|event| **event == Event::Cancelled).count(), 2);
+    assert!(house.router.0.backlogs.known(house.center.id()).is_none());
+
+    let house = InPlace::new(|router| router.queue_bytes(700).queue_age(Duration::ZERO));
+    house.call(1, 0, 1, "");
+    (2..=4).for_each(|n| house.call(1, ONE_WAY, n, ""));
+    house.call(2, 0, 11, "");
+    assert_eq!(
+        house.ran().await,
+        [1, 2],
+        "the third and fourth find no room or give way, and the last one waits too long"
+    );
+    assert_eq!(house.answered(17), [11]);
+}

@@ -211,7 +211,9 @@ impl<C: Connection> Relay<C> {
         let number = Json::text(to).and_then(|text| CallerTag::read_digits(text.as_bytes()));
         let caller = number.and_then(|number| self.desk().callers.find(number).cloned());
         let caller = caller.ok_or_else(caller_gone)?;
-        let Some(serving) = caller.session().and_then(|session| session.serving) else { return Err(serves_not()) };
+        if caller.session().is_none_or(|session| session.serving.is_none()) {
+            return Err(serves_not());
+        }
         check(&caller, message, asked.is_keyed())?;
         if caller.queued_bytes() > CALL_BACK_BYTES {
             // What others answer it goes the same way.
@@ -225,7 +227,7 @@ impl<C: Connection> Relay<C> {
             return pass_on_one_way(&caller, tag, message);
         }
         // How many methods it offers nobody has said, so none of them has to leave places to others.
-        let permits = Permits { calls: usize::try_from(serving.in_flight).unwrap_or(usize::MAX), methods: 1 };
+        let permits = permits(&caller, 1);
         let asking =
             Asking { method: Arc::from(&*request.method), permits, deadline: asked.deadline(), goes_back: true };
         self.enter(conn, message, &caller, asking)
@@ -238,7 +240,18 @@ impl<C: Connection> Relay<C> {
         let (caller, id, provider) = (conn.clone(), CallerId::from_slice(message.id()), provider.clone());
         let mut desk = self.desk();
         let tag = desk.tag_for(&provider, conn, goes_back);
-        let call = Call { caller, id, tag, provider: provider.clone(), method, deadline, goes_back, at: 0, held };
+        let call = Call {
+            caller,
+            id,
+            tag,
+            provider: provider.clone(),
+            method,
+            deadline,
+            goes_back,
+            bytes: message.frame().len(),
+            at: 0,
+            held,
+        };
         let entered = desk.book.enter(call, permits);
         let wakes = deadline.is_some_and(|deadline| desk.is_too_late_for(deadline));
         drop(desk);
@@ -417,7 +430,9 @@ fn check<C: Connection>(provider: &C, message: &Message, is_keyed: bool) -> Resu
 
 /// What a provider permits that offers so many methods.
 fn permits<C: Connection>(provider: &C, methods: usize) -> Permits {
-    Permits { calls: usize::try_from(serving(provider).in_flight).unwrap_or(usize::MAX), methods }
+    let calls = usize::try_from(serving(provider).in_flight).unwrap_or(usize::MAX);
+    let (queued, most) = (provider.queued_bytes(), provider.max_queued_bytes());
+    Permits { calls, methods, bytes: if queued > most / 4 { most.saturating_sub(queued) } else { usize::MAX } }
 }
 
 fn serving<C: Connection>(provider: &C) -> Limits {

@@ -48,6 +48,8 @@ pub(super) struct Call<K, H> {
     pub(super) deadline: Option<Instant>,
     /// To one who has called.
     pub(super) goes_back: bool,
+    /// Of its frame.
+    pub(super) bytes: usize,
     /// Where in the stream of all bytes to the provider it begins; 0 as long as that is not known.
     pub(super) at: u64,
     pub(super) held: H,
@@ -70,6 +72,8 @@ pub(super) struct Permits {
     pub(super) calls: usize,
     /// So many methods they are for.
     pub(super) methods: usize,
+    /// Who has any waiting for it may have so many bytes: while much is to be written to it, as many as are free.
+    pub(super) bytes: usize,
 }
 
 /// A call was entered.
@@ -89,6 +93,8 @@ pub(super) enum Full {
     Provider { bound: usize },
     /// Of so many that may wait for this provider the method has its share, or the caller.
     Share { bound: usize },
+    /// So much is to be written to it that a caller's calls may have no more than so many bytes.
+    Bytes { bound: usize },
 }
 
 impl Number {

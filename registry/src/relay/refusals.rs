@@ -75,6 +75,13 @@ pub(super) fn full(full: Full) -> NotPassed {
             );
             (text, "provider_in_flight", bound)
         }
+        Full::Bytes { bound } => {
+            let text = format!(
+                "so much waits to be written to this provider that your calls which wait for its answers may have no more \
+                 than {bound} bytes: the other ones are for others"
+            );
+            (text, "provider_queued_bytes", bound)
+        }
     };
     (ResultCode::Overloaded, ErrorInfo::not_executed(text + "; call again later").with_limit(limit, bound))
 }

@@ -131,7 +131,18 @@ impl<C: Connection> Relay<C> {
             }
             Ok(Some((id, held))) => {
                 let (caller, asked) = (caller.clone(), provider.clone());
-                let call = Call { caller, id, tag, provider: asked, method, deadline, goes_back: false, at: 0, held };
+                let call = Call {
+                    caller,
+                    id,
+                    tag,
+                    provider: asked,
+                    method,
+                    deadline,
+                    goes_back: false,
+                    bytes: message.frame().len(),
+                    at: 0,
+                    held,
+                };
                 // Within the same lock: else nobody could give it up for a moment.
                 let entered = desk.book.enter(call, permits(provider, methods));
                 let wakes = deadline.is_some_and(|deadline| desk.is_too_late_for(deadline));

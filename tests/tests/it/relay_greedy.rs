@@ -204,6 +204,42 @@ async fn a_caller_s_keys_are_remembered_however_many_calls_another_one_makes_und
     assert_eq!(runs.load(SeqCst), 310, "no repeat was run");
 }
 
+/// Before this, what waited for the provider was full of the calls of one, and all others were refused.
+#[tokio::test]
+async fn who_sends_a_provider_more_than_it_reads_is_refused_and_nobody_else_is() {
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap();
+    let mut provider = RawPeer::connect(center.address()).await;
+    let hello = json!({"version": 2, "instance": "i-1", "features": ["serves", "relay", "callers"], "limits": {}});
+    assert_eq!(provider.ask(16, &hello.to_string()).await.rcode(), 0);
+    assert_eq!(provider.ask(4, r#"{"method":"store","optype":0,"relay":true}"#).await.rcode(), 0);
+    let call = |parameters: &str| {
+        json!({"method": "store", "parameters": parameters, "meta": {"instance": "i-1"}}).to_string()
+    };
+    let mut greedy = RawPeer::with_session(&center.address(), &["relay"]).await;
+    let large = call(&"x".repeat(1 << 20));
+    for id in 0..64_u32 {
+        greedy.send(4 << 24, &id.to_be_bytes(), &large).await;
+    }
+    // Beside what the system takes, half of what may wait for the provider.
+    for _ in 0..16 {
+        let refused = greedy.receive().await.json();
+        assert_eq!((&refused["rcode"], &refused["error"]["executed"]), (&json!(17), &json!("no")), "{refused}");
+        assert_eq!(refused["error"]["data"]["limit"], "provider_queued_bytes", "{refused}");
+    }
+    let mut honest = RawPeer::with_session(&center.address(), &["relay"]).await;
+    honest.send(4 << 24, b"small", &call("y")).await;
+    honest.expect_quiet().await;
+    let asked = loop {
+        let frame = provider.receive().await;
+        if frame.json()["parameters"] == "y" {
+            break frame;
+        }
+    };
+    provider.send(1, &asked.id, r#"{"rcode":0,"result":7}"#).await;
+    let answer = honest.receive().await;
+    assert_eq!((&answer.id[..], answer.json()["result"].as_u64()), (&b"small"[..], Some(7)));
+}
+
 /// As many as one caller may have waiting at a provider.
 const FLOOD: usize = 512;
 const PING: u32 = 18;

@@ -1,6 +1,8 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
+
+use rustc_hash::FxBuildHasher;
 
 use super::crowd::Crowd;
 use super::{Call, Full, Number, Permits};
@@ -13,6 +15,8 @@ use super::{Call, Full, Number, Permits};
 #[derive(Debug)]
 pub(super) struct Places<K> {
     all: Crowd<K>,
+    /// Of the calls of each caller.
+    bytes: HashMap<K, usize, FxBuildHasher>,
     methods: BTreeMap<Arc<str>, Crowd<K>>,
 }
 
@@ -22,6 +26,10 @@ impl<K: Clone + Eq + Hash + Ord> Places<K> {
         let bound = permits.calls;
         let free = bound.saturating_sub(self.all.len());
         let own = self.all.own(&call.caller);
+        let own_bytes = self.bytes.get(&call.caller).copied().unwrap_or(0);
+        if own > 0 && own_bytes.saturating_add(call.bytes) > permits.bytes {
+            return Err(Full::Bytes { bound: permits.bytes });
+        }
         // The only method has nothing to leave to others.
         let of_method = self.methods.get_mut(&call.method).filter(|_| permits.methods > 1);
         let taken = of_method.as_ref().map(|method| method.len());
@@ -40,6 +48,7 @@ impl<K: Clone + Eq + Hash + Ord> Places<K> {
 
     pub(super) fn enter<H>(&mut self, call: &Call<K, H>, number: Number) {
         self.all.enter(&call.caller, number);
+        *self.bytes.entry(call.caller.clone()).or_default() += call.bytes;
         self.methods.entry(Arc::clone(&call.method)).or_default().enter(&call.caller, number);
     }
 
@@ -48,7 +57,13 @@ impl<K: Clone + Eq + Hash + Ord> Places<K> {
         if self.methods.get_mut(&call.method).is_some_and(|method| method.leave(&call.caller, number)) {
             self.methods.remove(&call.method);
         }
-        self.all.leave(&call.caller, number)
+        let is_empty = self.all.leave(&call.caller, number);
+        if self.all.own(&call.caller) == 0 {
+            self.bytes.remove(&call.caller);
+        } else if let Some(own) = self.bytes.get_mut(&call.caller) {
+            *own -= call.bytes;
+        }
+        is_empty
     }
 
     /// The oldest first.
@@ -61,6 +76,6 @@ impl<K: Clone + Eq + Hash + Ord> Places<K> {
 
 impl<K> Default for Places<K> {
     fn default() -> Self {
-        Self { all: Crowd::default(), methods: BTreeMap::new() }
+        Self { all: Crowd::default(), bytes: HashMap::default(), methods: BTreeMap::new() }
     }
 }

@@ -16,6 +16,7 @@ fn call(caller: u8, id: &[u8], provider: u8, deadline: Option<Instant>) -> Call<
         method: "m".into(),
         deadline,
         goes_back: false,
+        bytes: 100,
         at: 0,
         held: (),
     }
@@ -26,7 +27,7 @@ fn call_of(method: &str, caller: u8) -> Call<u8, ()> {
 }
 
 fn permits(calls: usize) -> Permits {
-    Permits { calls, methods: 1 }
+    Permits { calls, methods: 1, bytes: usize::MAX }
 }
 
 /// Enters as many as there is room for; how many that were.
@@ -62,7 +63,7 @@ fn however_many_calls_one_makes_and_whatever_method_is_slow_newcomers_find_room(
     let rows =
         [(1, 1, 1, 1), (2, 1, 1, 1), (16, 1, 8, 8), (1024, 1, 512, 512), (1024, 2, 512, 512), (1024, 10, 512, 512)];
     for (calls, methods, of_one, of_all) in rows {
-        let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls, methods });
+        let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls, methods, bytes: usize::MAX });
         let names: Vec<_> = (0..methods).map(|number| number.to_string()).collect();
         let taken: Vec<_> = names.iter().map(|name| fill(&mut book, &call_of(name, 1), permits)).collect();
         assert_eq!((taken[0], taken.iter().sum()), (of_one, of_all), "{calls} {methods}");
@@ -77,7 +78,7 @@ fn however_many_calls_one_makes_and_whatever_method_is_slow_newcomers_find_room(
 
 #[test]
 fn however_many_fill_one_method_another_one_has_room_and_who_has_none_gets_one_in() {
-    let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls: 1024, methods: 2 });
+    let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls: 1024, methods: 2, bytes: usize::MAX });
     let taken: usize = (0..100).map(|caller| fill(&mut book, &call_of("slow", caller), permits)).sum();
     assert_eq!((taken, book.len()), (512 + 99, 512), "each of the others has one");
     let newest = *book.calls.keys().filter(|number| book.calls[*number].caller == 0).max().unwrap();
@@ -90,13 +91,27 @@ fn however_many_fill_one_method_another_one_has_room_and_who_has_none_gets_one_i
 
 #[test]
 fn who_has_none_at_a_provider_that_is_full_gets_one_in_where_another_has_several() {
-    let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls: 8, methods: 1 });
+    let (mut book, permits) = (Calls::new(usize::MAX), Permits { calls: 8, methods: 1, bytes: usize::MAX });
     let taken: Vec<_> = (0..4).map(|caller| fill(&mut book, &call_of("m", caller), permits)).collect();
     assert_eq!(taken, [4, 2, 1, 1]);
     let gave_way: Vec<_> = (4..8).map(|caller| book.enter(call_of("m", caller), permits).unwrap().gave_way).collect();
     let callers: Vec<_> = gave_way.into_iter().map(|gave_way| gave_way.unwrap().1.caller).collect();
     assert_eq!(callers, [0, 0, 1, 0]);
     assert_eq!(book.enter(call_of("m", 8), permits), Err(Full::Provider { bound: 8 }), "all have one");
+}
+
+#[test]
+fn where_much_is_to_be_written_to_a_provider_who_has_little_waiting_there_calls_on() {
+    let (mut book, much) = (Calls::new(usize::MAX), Permits { calls: 64, methods: 1, bytes: 350 });
+    assert_eq!(fill(&mut book, &call_of("m", 1), permits(64)), 32, "of 100 bytes each");
+    assert_eq!(book.enter(call_of("m", 1), much), Err(Full::Bytes { bound: 350 }));
+    assert_eq!(fill(&mut book, &call_of("m", 2), much), 3);
+    let large = Call { bytes: 1_000, ..call_of("m", 3) };
+    assert_eq!(fill(&mut book, &large, much), 1, "however large it is");
+    for (_, call) in book.give_up_all(&1) {
+        assert_eq!(call.bytes, 100);
+    }
+    assert_eq!(fill(&mut book, &call_of("m", 1), much), 3);
 }
 
 #[test]
@@ -276,7 +291,7 @@ proptest! {
                     let method = method.to_string();
                     let call = Call { method: (*method).into(), ..call(caller, &[id], provider, deadline.map(at)) };
                     let expected = enters(&model, &call, methods);
-                    match book.enter(call.clone(), Permits { calls: PROVIDER_BOUND, methods }) {
+                    match book.enter(call.clone(), Permits { calls: PROVIDER_BOUND, methods, bytes: usize::MAX }) {
                         Ok(Entered { number, gave_way }) => {
                             prop_assert!(!entered.contains(&number), "a number is never used twice");
                             entered.push(number);

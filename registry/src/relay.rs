@@ -445,6 +445,10 @@ fn request_of(message: &Message) -> Verbatim<'_> {
 }
 
 fn pass_on_one_way<C: Connection>(provider: &C, tag: Option<CallerTag>, message: &Message) -> Result<(), NotPassed> {
+    // Nobody's share bounds them.
+    if provider.queued_bytes() > provider.max_queued_bytes() / 2 {
+        return Err(unsent(&SendError::Full));
+    }
     // One that knows no such calls answers, which is ignored.
     let flags = if knows(provider, Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
     let mut id = CallerId::from_slice(&RequestId::unanswered(0));

@@ -120,3 +120,31 @@ fn who_offers_nothing_or_has_gone_is_not_called() {
     assert_eq!(code(&house.ask(&provider, RELAY, &back_to(of_gone))), refused(3, ""));
     assert_eq!(deaf.take(), []);
 }
+
+#[test]
+fn where_much_waits_to_be_written_a_caller_leaves_room_for_others_and_so_do_calls_that_nobody_waits_for() {
+    let house = House::new();
+    let (provider, one, other) = (house.provider(1, "i-1"), caller(2), caller(3));
+    let frame = provider_frame_bytes();
+    provider.set_bounds(10_000, 12 * frame);
+    let refuses = |caller: &Recorder| code(&house.ask(caller, RELAY, CALL));
+    house.passed_on(&one, b"x", &provider);
+    // A quarter is to be written; then more, of which one more call of a caller takes no more than is free.
+    provider.set_queued_bytes(3 * frame);
+    house.passed_on(&one, b"y", &provider);
+    provider.set_queued_bytes(10 * frame + 1);
+    assert_eq!(refuses(&one), refused(17, "provider_queued_bytes"));
+    house.passed_on(&other, b"x", &provider);
+    // One way: half of it.
+    let passes = |queued| {
+        provider.set_queued_bytes(queued);
+        house.send(&one, RELAY | ONE_WAY, b"", CALL);
+        provider.take().len()
+    };
+    assert_eq!([6 * frame, 6 * frame + 1, 0].map(passes), [1, 0, 1]);
+}
+
+/// What a call takes that comes to the center.
+fn provider_frame_bytes() -> usize {
+    12 + 1 + CALL.len()
+}

@@ -6,7 +6,7 @@
 //! 2. [`RegistryService`]: the center's handler around the table; `availability` (pure): who of those that register is
 //!    announced, and when who is gone goes offline, as an [`AvailabilityPolicy`] says; [`Reach`]: tries their hosts.
 //! 3. [`Relay`]: passes calls on to providers that listen nowhere; its `book` (pure): whose they are; its
-//!    `lobby` (pure): those that wait for one that may be back.
+//!    `lobby` (pure): those that wait for one that may be back; `callers`: what providers know their callers by.
 //! 4. [`Provider`]: announces methods at a [`Place`].
 //! 5. [`HostCache`] (pure) and [`Discovery`]: what a center tells, kept true by its notices ([`Notices`]).
 //! 6. [`Balancer`] and [`RoundRobin`]: who is called.

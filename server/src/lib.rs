@@ -6,7 +6,8 @@
 //! 2. [`Method`]: a method's description, and the check of parameters against it (`parameters`).
 //! 3. `handler`: a typed closure as the router keeps it; `routing`: a call's way to it; `later`: those that are tasks;
 //!    `answer`: what comes of a call and how its caller is told. `admission`, `gatekeeper`: which calls run at once and
-//!    which wait; `running`: how they are ended when their caller has gone.
+//!    which wait; `running`: how they are ended when their caller has gone. `caller_id`: who calls, also through a center;
+//!    `backlog` (pure) and `in_turn`: the turns of those in place; `asides`: how many of their calls go on unawaited.
 //! 4. `book`: calls under an idempotency key, each run once; `shelf`, its shell; [`KeptAnswers`], how many answers are kept, and
 //!    [`KeptMetrics`], what was counted of them.
 //!    [`AnswerStore`], which keeps them beyond the end of the program; `writer`, its thread; `answer_file`, one in a file.

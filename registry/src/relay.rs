@@ -1,9 +1,11 @@
+mod back;
 mod book;
 mod callers;
 mod handlers;
 mod limits;
 mod lines;
 mod lobby;
+mod passing;
 mod refusals;
 mod waiting;
 
@@ -13,9 +15,8 @@ use std::time::Duration;
 
 use callboard_client::deadline_after;
 use callboard_common::{
-    CallerTag, Cancel, Codec, Connection, Decode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, Feature,
-    HEADER_BYTES, Head, Host, InFlight, Json, Limits, Message, MessageType, Raw, RequestId, ResultCode, RpcError,
-    RpcRequest, SendError, Session, Verbatim, refuse, refuse_body,
+    CallerTag, Codec, Connection, Decode, Event, Executed, Feature, Head, Host, InFlight, Json, Message, MessageType,
+    ResultCode, RpcRequest, SendError, Verbatim, refuse, refuse_body,
 };
 use tokio::sync::Notify;
 use tokio::task::yield_now;
@@ -26,11 +27,12 @@ use self::callers::Callers;
 pub use self::handlers::{RelayAnswers, RelayCalls};
 pub use self::limits::{RelayLimits, RelayMetrics};
 pub(crate) use self::lines::Lines;
-use self::lobby::{Lobby, LobbyBounds, Waiting};
-use self::refusals::{
-    NotPassed, another, caller_gone, full, gone, in_flight, knows_no_keys, out_of_time, reads_slowly, serves_not,
-    too_large, unnamed, unsent,
+use self::lobby::{Lobby, LobbyBounds};
+use self::passing::{
+    asked_of, cancel, cancel_all, cancel_at, check, count_given_up, knows, learns_callers, pass_on_one_way, permits,
+    request_of, tell,
 };
+use self::refusals::{NotPassed, another, full, gone, in_flight, out_of_time, unnamed, unsent};
 use self::waiting::Held;
 use crate::RegistryService;
 use crate::reach::until;
@@ -203,34 +205,6 @@ impl<C: Connection> Relay<C> {
             Line::Another => Err(another(&asked.instance)),
             Line::Gone => Err(gone(&request.method, &asked.instance)),
         })
-    }
-
-    /// A provider calls one of those that have called it through here.
-    fn pass_back(&self, conn: &C, message: &Message, request: &RpcRequest<'_>, to: Raw<'_>) -> Result<(), NotPassed> {
-        let asked = Asked { request, instance: Cow::Borrowed(""), store: None };
-        let number = Json::text(to).and_then(|text| CallerTag::read_digits(text.as_bytes()));
-        let caller = number.and_then(|number| self.desk().callers.find(number).cloned());
-        let caller = caller.ok_or_else(caller_gone)?;
-        if caller.session().is_none_or(|session| session.serving.is_none()) {
-            return Err(serves_not());
-        }
-        check(&caller, message, asked.is_keyed())?;
-        if caller.queued_bytes() > CALL_BACK_BYTES {
-            // What others answer it goes the same way.
-            return Err(reads_slowly());
-        }
-        if asked.is_out_of_time() {
-            return Err(out_of_time());
-        }
-        if message.is_one_way() {
-            let tag = self.desk().tag_for(&caller, conn, true);
-            return pass_on_one_way(&caller, tag, message);
-        }
-        // How many methods it offers nobody has said, so none of them has to leave places to others.
-        let permits = permits(&caller, 1);
-        let asking =
-            Asking { method: Arc::from(&*request.method), permits, deadline: asked.deadline(), goes_back: true };
-        self.enter(conn, message, &caller, asking)
     }
 
     /// Enters a call, and sends it.
@@ -414,108 +388,12 @@ impl Asked<'_> {
     }
 }
 
-/// Why this provider can't be passed this call.
-fn check<C: Connection>(provider: &C, message: &Message, is_keyed: bool) -> Result<(), NotPassed> {
-    if is_keyed && !knows(provider, Feature::Keys) {
-        return Err(knows_no_keys(provider));
-    }
-    let max_frame_bytes = usize::try_from(serving(provider).max_frame_bytes).unwrap_or(usize::MAX);
-    let id_bytes = Number::id_bytes(learns_callers(provider));
-    let frame_bytes = HEADER_BYTES - LENGTH_BYTES + id_bytes + message.body().len();
-    if frame_bytes > max_frame_bytes {
-        return Err(too_large(&EncodeError::TooLarge { frame_bytes, max_frame_bytes }));
-    }
-    Ok(())
-}
-
-/// What a provider permits that offers so many methods.
-fn permits<C: Connection>(provider: &C, methods: usize) -> Permits {
-    let calls = usize::try_from(serving(provider).in_flight).unwrap_or(usize::MAX);
-    let (queued, most) = (provider.queued_bytes(), provider.max_queued_bytes());
-    Permits { calls, methods, bytes: if queued > most / 4 { most.saturating_sub(queued) } else { usize::MAX } }
-}
-
-fn serving<C: Connection>(provider: &C) -> Limits {
-    provider.session().and_then(|session| session.serving).unwrap_or_default()
-}
-
-/// The call as it came.
-fn request_of(message: &Message) -> Verbatim<'_> {
-    Verbatim { kind: MessageType::RpcRequest, body: message.body() }
-}
-
-fn pass_on_one_way<C: Connection>(provider: &C, tag: Option<CallerTag>, message: &Message) -> Result<(), NotPassed> {
-    // Nobody's share bounds them.
-    if provider.queued_bytes() > provider.max_queued_bytes() / 2 {
-        return Err(unsent(&SendError::Full));
-    }
-    // One that knows no such calls answers, which is ignored.
-    let flags = if knows(provider, Feature::OneWay) { FLAG_ONE_WAY } else { 0 };
-    let mut id = CallerId::from_slice(&RequestId::unanswered(0));
-    id.extend_from_slice(tag.map(CallerTag::to_wire).as_ref().map_or(&[], |tag| &tag[..]));
-    let head = Head { flags, ..Head::new(MessageType::RpcRequest, &id) };
-    let passed = provider.request(head, &request_of(message));
-    passed.map(drop).map_err(|why| unsent(&why))
-}
-
-/// Tells the provider that nobody waits for a call any longer, if it knows that. Where there is no room it is not told, and
-/// executes the call in vain.
-fn cancel<C: Connection>(call: &Call<C, InFlight<C>>, number: Number) {
-    cancel_at(&call.provider, &number.id_of(call.tag));
-}
-
-fn cancel_at<C: Connection>(provider: &C, id: &[u8]) {
-    if knows(provider, Feature::Cancel) {
-        let _ = provider.request(Head::new(MessageType::Cancel, id), &Cancel);
-    }
-}
-
-/// Their callers have given them up.
-fn cancel_all<C: Connection>(given_up: &[(Number, Call<C, InFlight<C>>)]) {
-    for (number, call) in given_up {
-        call.caller.count(Event::Cancelled);
-        cancel(call, *number);
-    }
-}
-
-/// The same of calls that had been passed on to nobody.
-fn count_given_up<C: Connection>(waited: &[Waiting<C, Held<C>>]) {
-    for waiting in waited {
-        waiting.caller.count(Event::Cancelled);
-    }
-}
-
-/// Whether it is to be told whose calls it gets.
-fn learns_callers<C: Connection>(provider: &C) -> bool {
-    provider.session().is_some_and(Session::learns_callers)
-}
-
-fn knows<C: Connection>(conn: &C, feature: Feature) -> bool {
-    conn.session().is_some_and(|session| session.features.has(feature))
-}
-
-/// Answers a call that was passed on.
-fn tell<C: Connection>(call: &Call<C, InFlight<C>>, code: ResultCode, text: impl Into<String>, executed: Executed) {
-    let error = ErrorInfo { executed, ..ErrorInfo::not_executed(text) };
-    // The caller may have gone meanwhile; then there is nobody to tell.
-    let _ = call.caller.answer(&call.id, &RpcError { code, error: &error, v1: false });
-}
-
-/// Who was to answer it, as its caller knows it.
-const fn asked_of<C: Connection>(call: &Call<C, InFlight<C>>) -> &'static str {
-    if call.goes_back { "the caller that was called back" } else { "its provider" }
-}
-
 const GAVE_WAY: &str = "as many calls wait for this provider, or in this center, as may, and you had most of them: your last \
                         one has given way to another caller's; it may have run";
 const ENDED: &str = "has ended before the answer came";
 const ENDED_BEFORE: &str = "has ended before the call had left";
-/// A caller for which more than so many bytes wait is not called back.
-const CALL_BACK_BYTES: usize = 1 << 20;
 /// So many calls are worked on before others have their turn.
 const AT_ONCE: usize = 256;
-/// The part of a header that its length field does not count.
-const LENGTH_BYTES: usize = 4;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@ mod callers;
 mod returns;
 mod stores;
 
-use callboard_common::{Dispatcher, Features, Handler, Limits, Recorder, Sent, Session};
+use callboard_common::{Dispatcher, FLAG_ONE_WAY, Features, Handler, Limits, Recorder, RequestId, Sent, Session};
 
 use super::*;
 use crate::{AvailabilityPolicy, RegistryLimits};

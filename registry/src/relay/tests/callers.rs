@@ -2,6 +2,8 @@
 
 use super::*;
 
+use crate::relay::back::CALL_BACK_BYTES;
+
 const BACK: &str = r#"{"method":"tell","parameters":1,"meta":{"timeout_ms":5000,"caller":"TAG"}}"#;
 const CANCEL: u32 = 20;
 

@@ -32,9 +32,8 @@ struct State {
     spent: Duration,
     /// Somebody works it off.
     is_worked_off: bool,
-    /// Those that somebody waits for, and whether they were given up meanwhile. Centers choose the ids, which this side has
-    /// connected to.
-    is_given_up: HashMap<CallId, bool, FxBuildHasher>,
+    /// Where those stand that somebody waits for. Centers choose the ids, which this side has connected to.
+    places: HashMap<CallId, (CallerId, u64), FxBuildHasher>,
 }
 
 /// A call that waits.
@@ -56,14 +55,6 @@ pub(crate) struct Pushed {
     pub(crate) bound: usize,
     /// Nobody works off what waits yet.
     pub(crate) is_first: bool,
-}
-
-/// The next call of those that wait.
-#[derive(Debug)]
-pub(crate) enum Next {
-    Run(Held),
-    /// It was given up.
-    Drop(Held),
 }
 
 impl Backlogs {
@@ -93,7 +84,7 @@ impl Backlog {
             last_place: 0,
             spent: Duration::ZERO,
             is_worked_off: false,
-            is_given_up: HashMap::default(),
+            places: HashMap::default(),
         }))
     }
 
@@ -114,53 +105,45 @@ impl Backlog {
         let (bound, mut gone) = (state.bound, Vec::new());
         while state.queue.load.bytes.saturating_add(bytes) > bound {
             let Some(newest) = state.gives_way(caller, bytes) else {
-                gone.push(held);
-                return Pushed { gone, bound, is_first: false };
+                // They would have given way in vain.
+                gone.into_iter().rev().for_each(|waiting| state.enter(waiting));
+                return Pushed { gone: vec![held], bound, is_first: false };
             };
-            state.is_given_up.remove(newest.message.id());
             gone.push(newest);
         }
         state.last_place += 1;
         let place = state.last_place;
-        if !held.message.is_one_way() {
-            state.is_given_up.insert(CallId::from_slice(held.message.id()), false);
-        }
-        state.queue.push(Waiting { place, caller, bytes, who: held });
+        state.enter(Waiting { place, caller, bytes, who: held });
         let is_first = !std::mem::replace(&mut state.is_worked_off, true);
-        Pushed { gone, bound, is_first }
+        Pushed { gone: gone.into_iter().map(|waiting| waiting.who).collect(), bound, is_first }
     }
 
-    /// The caller has given up what it calls so, if that waits.
-    pub(crate) fn give_up(&self, id: &[u8]) {
-        if let Some(is_given_up) = self.lock().is_given_up.get_mut(id) {
-            *is_given_up = true;
-        }
+    /// The caller has given up what it calls so. Gives it, if it waits.
+    pub(crate) fn give_up(&self, id: &[u8]) -> Option<Held> {
+        let mut state = self.lock();
+        let (caller, place) = *state.places.get(id)?;
+        state.remove(caller, place).map(|waiting| waiting.who)
     }
 
     /// All that wait are given up, but for those that nobody waits for.
     pub(crate) fn give_up_all(&self) -> Vec<Held> {
-        let (mut state, mut kept, mut given_up) = (self.lock(), Vec::new(), Vec::new());
-        while let Some(waiting) = state.queue.pop() {
-            if waiting.who.message.is_one_way() { kept.push(waiting) } else { given_up.push(waiting.who) }
-        }
-        state.is_given_up.clear();
-        for waiting in kept {
-            state.queue.push(waiting);
-        }
-        given_up
+        let mut state = self.lock();
+        let places: Vec<_> = state.places.values().copied().collect();
+        let given_up = places.into_iter().filter_map(|(caller, place)| state.remove(caller, place));
+        given_up.map(|waiting| waiting.who).collect()
     }
 
     /// Whose turn it is. After `None` somebody else works off what comes.
-    pub(crate) fn next(&self) -> Option<Next> {
+    pub(crate) fn next(&self) -> Option<Held> {
         let mut state = self.lock();
         let Some(Waiting { who, .. }) = state.queue.pop() else {
             state.is_worked_off = false;
             state.spent = Duration::ZERO;
-            state.is_given_up = HashMap::default();
+            state.places = HashMap::default();
             return None;
         };
-        let is_given_up = state.is_given_up.remove(who.message.id());
-        Some(if is_given_up == Some(true) { Next::Drop(who) } else { Next::Run(who) })
+        state.places.remove(who.message.id());
+        Some(who)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -169,11 +152,24 @@ impl Backlog {
 }
 
 impl State {
+    fn enter(&mut self, waiting: Waiting<Held>) {
+        if !waiting.who.message.is_one_way() {
+            self.places.insert(CallId::from_slice(waiting.who.message.id()), (waiting.caller, waiting.place));
+        }
+        self.queue.push(waiting);
+    }
+
+    fn remove(&mut self, caller: CallerId, place: u64) -> Option<Waiting<Held>> {
+        let waiting = self.queue.remove(caller, place)?;
+        self.places.remove(waiting.who.message.id());
+        Some(waiting)
+    }
+
     /// Takes out the newest call of whoever waits with more than this caller would.
-    fn gives_way(&mut self, caller: CallerId, bytes: usize) -> Option<Held> {
+    fn gives_way(&mut self, caller: CallerId, bytes: usize) -> Option<Waiting<Held>> {
         let most = *self.queue.shares.above(&caller, weight(bytes))?;
         let newest = self.queue.newest(most)?;
-        self.queue.remove(most, newest).map(|waiting| waiting.who)
+        self.remove(most, newest)
     }
 }
 
@@ -198,14 +194,9 @@ mod tests {
         held.iter().map(|held| held.message.id()[0]).collect()
     }
 
-    /// What runs and what is dropped, until nothing waits.
-    fn all(backlog: &Backlog) -> Vec<(u8, bool)> {
-        std::iter::from_fn(|| backlog.next())
-            .map(|next| match next {
-                Next::Run(held) => (held.message.id()[0], true),
-                Next::Drop(held) => (held.message.id()[0], false),
-            })
-            .collect()
+    /// What runs, until nothing waits.
+    fn all(backlog: &Backlog) -> Vec<u8> {
+        std::iter::from_fn(|| backlog.next()).map(|held| held.message.id()[0]).collect()
     }
 
     #[test]
@@ -218,7 +209,7 @@ mod tests {
         assert!(!backlog.may_run_at_once());
         let pushed = [1, 2].map(|id| backlog.push(CallerId::behind(1, 1), held(&[id], false)));
         assert_eq!(pushed.map(|pushed| (pushed.is_first, pushed.gone.len())), [(true, 0), (false, 0)]);
-        assert!(matches!(backlog.next(), Some(Next::Run(_))) && matches!(backlog.next(), Some(Next::Run(_))));
+        assert!(backlog.next().is_some() && backlog.next().is_some());
         assert!(!backlog.may_run_at_once(), "the last one may still run");
         assert!(backlog.next().is_none() && backlog.may_run_at_once());
     }
@@ -229,18 +220,17 @@ mod tests {
         for (caller, id) in [(1, 11), (1, 12), (1, 13), (1, 14), (2, 21), (3, 31), (2, 22)] {
             backlog.push(CallerId::behind(1, caller), held(&[id], id == 14));
         }
-        backlog.give_up(&[12]);
-        backlog.give_up(b"nobody's");
         assert_eq!(
-            all(&backlog),
-            [(11, true), (21, true), (31, true), (12, false), (22, true), (13, true), (14, true)]
+            [&[12][..], &[12], &[14], b"nobody's"].map(|id| backlog.give_up(id).is_some()),
+            [true, false, false, false]
         );
-        backlog.give_up(&[15]);
-        for id in [15, 16] {
+        assert_eq!(all(&backlog), [11, 21, 31, 13, 22, 14]);
+        for id in [15, 16, 17] {
             backlog.push(CallerId::behind(1, 1), held(&[id], id == 16));
         }
-        assert_eq!(ids(&backlog.give_up_all()), [15], "nobody waits for the other one");
-        assert_eq!(all(&backlog), [(16, true)]);
+        let mut given_up = ids(&backlog.give_up_all());
+        given_up.sort_unstable();
+        assert_eq!((given_up, all(&backlog)), (vec![15, 17], vec![16]), "nobody waits for that one");
     }
 
     #[test]
@@ -255,7 +245,11 @@ mod tests {
         );
         assert_eq!(push(1, 15), [15], "nobody has more");
         assert_eq!([(2, 21), (3, 31), (2, 22)].map(|(caller, id)| push(caller, id)), [vec![14], vec![13], vec![22]]);
-        assert_eq!(all(&backlog), [(11, true), (21, true), (31, true), (12, true)]);
+        // Where it would not suffice nobody does.
+        let large = Recorder::new(1).message(0, &[41], &vec![b' '; 3 * bytes]);
+        let large = Held { message: large, ..held(&[41], false) };
+        assert_eq!(ids(&backlog.push(CallerId::behind(1, 4), large).gone), [41]);
+        assert_eq!(all(&backlog), [11, 21, 31, 12]);
     }
 
     proptest! {
@@ -263,7 +257,7 @@ mod tests {
         #[test]
         fn each_call_comes_out_once(steps in prop::collection::vec((0..4_u8, 0..3_u64), 1..200)) {
             let backlog = Backlog::new(3_000);
-            let (mut known, mut out, mut given_up) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut known, mut out) = (Vec::new(), Vec::new());
             for (id, (step, caller)) in (0..=u8::MAX).zip(steps) {
                 match step {
                     0 | 1 => {
@@ -271,28 +265,19 @@ mod tests {
                         out.extend(ids(&backlog.push(CallerId::behind(1, caller), held(&[id], false)).gone));
                     }
                     2 => {
-                        if let Some(last) = known.last().filter(|last| !out.contains(*last)) {
-                            backlog.give_up(&[*last]);
-                            given_up.push(*last);
-                        }
+                        let some = known.get(usize::from(id) / 2).copied().unwrap_or(id);
+                        let is_there = known.contains(&some) && !out.contains(&some);
+                        prop_assert_eq!(backlog.give_up(&[some]).is_some(), is_there);
+                        out.extend(is_there.then_some(some));
                     }
-                    _ => match backlog.next() {
-                        Some(Next::Run(held)) => {
-                            let id = held.message.id()[0];
-                            prop_assert!(!given_up.contains(&id));
-                            out.push(id);
-                        }
-                        Some(Next::Drop(held)) => {
-                            let id = held.message.id()[0];
-                            prop_assert!(given_up.contains(&id));
-                            out.push(id);
-                        }
-                        None => {}
-                    },
+                    _ => out.extend(backlog.next().map(|held| held.message.id()[0])),
                 }
+                let state = backlog.lock();
+                prop_assert_eq!((state.places.len(), known.len() - out.len()), (state.queue.load.calls, state.queue.load.calls));
+                drop(state);
                 prop_assert!(backlog.lock().queue.load.bytes <= 3_000);
             }
-            out.extend(all(&backlog).into_iter().map(|(id, _)| id));
+            out.extend(all(&backlog));
             out.sort_unstable();
             prop_assert_eq!(out, known);
         }

@@ -23,7 +23,7 @@ use crate::caller_id::CallerId;
 use crate::context::Context;
 use crate::gatekeeper::{Admitted, Gatekeeper};
 use crate::handler::{Call, Inline, Invoke, contain};
-use crate::in_turn::end_held;
+use crate::in_turn::{end_held, given_up};
 use crate::later::{Later, Path, Turn, Work};
 use crate::parameters::shorten;
 use crate::router::Route;
@@ -39,7 +39,7 @@ impl<C: Connection> Handler<C> for Router {
         if message.kind() == MessageType::Cancel {
             self.end_calls(conn, |running| running.cancel(conn.id(), message.id()));
             if let Some(backlog) = self.0.backlogs.known(conn.id()) {
-                backlog.give_up(message.id());
+                backlog.give_up(message.id()).iter().for_each(|held| given_up(conn, held));
             }
             return;
         }

@@ -191,7 +191,7 @@ impl<C: Connection> Relay<C> {
                 }
                 if message.is_one_way() {
                     let tag = self.desk().tag_for(provider, conn, false);
-                    return pass_on_one_way(provider, tag, message);
+                    return pass_on_one_way(provider, conn, tag, message);
                 }
                 let (permits, deadline) = (permits(provider, offer.methods), asked.deadline());
                 self.enter(

@@ -1,7 +1,10 @@
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use callboard_common::{Connection, ConnectionId, Event, Handler, Message, MessageType, RequestId, Requestor};
+use callboard_common::{
+    CallerTag, Connection, ConnectionId, Event, Handler, Message, MessageType, RequestId, Requestor,
+};
 use dashmap::DashMap;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::oneshot;
@@ -9,7 +12,20 @@ use tokio::sync::oneshot;
 /// The calls that were sent to callers and wait for their answers, by connection: ids of one side never meet those of the
 /// other, since each looks for answers among its own.
 #[derive(Default)]
-pub(crate) struct Asked(DashMap<ConnectionId, Requestor<Waiter>, FxBuildHasher>);
+pub(crate) struct Asked(DashMap<ConnectionId, Calls, FxBuildHasher>);
+
+/// Those over one connection.
+struct Calls {
+    requestor: Requestor<Entry>,
+    bound: usize,
+    /// How many are to each of those behind a center at its other end, by their [numbers](CallerTag::number).
+    behind: HashMap<u64, usize, FxBuildHasher>,
+}
+
+struct Entry {
+    waiter: Waiter,
+    behind: Option<u64>,
+}
 
 /// Learns of the connection's end by the drop.
 type Waiter = oneshot::Sender<Message>;
@@ -29,27 +45,33 @@ type Waiter = oneshot::Sender<Message>;
 pub struct Answers(pub(crate) Arc<Asked>);
 
 impl Asked {
-    /// Enters a call, if no more than `bound` of the connection wait already.
-    pub(crate) fn begin(&self, conn: ConnectionId, bound: usize) -> Option<(RequestId, oneshot::Receiver<Message>)> {
+    /// Enters a call, if no more than `bound` of the connection wait already. Those that are behind a center share this: each
+    /// has fewer calls waiting than are free, so that who does not answer leaves places for calls to others.
+    pub(crate) fn begin(
+        &self,
+        conn: ConnectionId,
+        bound: usize,
+        behind: Option<CallerTag>,
+    ) -> Option<(RequestId, oneshot::Receiver<Message>)> {
         if bound == 0 {
             // No entry: where no call can begin, none sees the end of a connection that has gone before, and takes it out.
             return None;
         }
         let (waiter, answer) = oneshot::channel();
-        let mut calls = self.0.entry(conn).or_insert_with(|| Requestor::new(bound));
-        let id = calls.begin(waiter).ok()?;
+        let mut calls = self.0.entry(conn).or_insert_with(|| Calls::new(bound));
+        let id = calls.begin(Entry { waiter, behind: behind.map(CallerTag::number) })?;
         Some((id, answer))
     }
 
     /// Nobody waits any longer. Whether somebody did until now.
     pub(crate) fn forget(&self, conn: ConnectionId, id: RequestId) -> bool {
-        self.0.get_mut(&conn).is_some_and(|mut calls| calls.forget(id).is_some())
+        self.0.get_mut(&conn).is_some_and(|mut calls| calls.take(|requestor| requestor.forget(id)).is_some())
     }
 
     /// The same where the connection turns out to have ended: nothing is kept of it that nobody would take out again.
     pub(crate) fn forget_ended(&self, conn: ConnectionId, id: RequestId) {
         self.forget(conn, id);
-        self.0.remove_if(&conn, |_, calls| calls.is_empty());
+        self.0.remove_if(&conn, |_, calls| calls.requestor.is_empty());
     }
 
     /// The connection has ended, and with it all that wait.
@@ -66,12 +88,44 @@ impl Asked {
     }
 
     fn waiter(&self, conn: ConnectionId, id: &[u8]) -> Option<Waiter> {
-        self.0.get_mut(&conn)?.complete(id)
+        self.0.get_mut(&conn)?.take(|requestor| requestor.complete(id))
     }
 
     #[cfg(test)]
     pub(crate) fn connections(&self) -> usize {
         self.0.len()
+    }
+}
+
+impl Calls {
+    fn new(bound: usize) -> Self {
+        Self { requestor: Requestor::new(bound), bound, behind: HashMap::default() }
+    }
+
+    fn begin(&mut self, entry: Entry) -> Option<RequestId> {
+        let free = self.bound.saturating_sub(self.requestor.len());
+        let behind = entry.behind;
+        if behind.is_some_and(|number| self.behind.get(&number).is_some_and(|own| *own >= free)) {
+            return None;
+        }
+        let id = self.requestor.begin(entry).ok()?;
+        if let Some(number) = behind {
+            *self.behind.entry(number).or_default() += 1;
+        }
+        Some(id)
+    }
+
+    fn take(&mut self, take: impl FnOnce(&mut Requestor<Entry>) -> Option<Entry>) -> Option<Waiter> {
+        let Entry { waiter, behind } = take(&mut self.requestor)?;
+        if let Some(number) = behind
+            && let Some(own) = self.behind.get_mut(&number)
+        {
+            *own -= 1;
+            if *own == 0 {
+                self.behind.remove(&number);
+            }
+        }
+        Some(waiter)
     }
 }
 

@@ -210,8 +210,14 @@ impl Peer {
     fn send(&self, method: &str, body: &[u8], limits: Limits) -> Result<Waiting<'_>, PeerError> {
         self.fits(method, body, limits)?;
         let (conn, bound) = (self.line.id(), usize::try_from(limits.in_flight).unwrap_or(usize::MAX));
-        let (id, answer) = self.asked.begin(conn, bound).ok_or_else(|| {
-            let what = format!("as many calls wait for its answers as it permits ({bound})");
+        let (id, answer) = self.asked.begin(conn, bound, self.behind).ok_or_else(|| {
+            let what = if self.behind.is_some() {
+                format!(
+                    "as many calls wait for its answers as may, beside those to others behind its center (in all {bound})"
+                )
+            } else {
+                format!("as many calls wait for its answers as it permits ({bound})")
+            };
             self.error(PeerErrorKind::Overloaded, method, what, Executed::No)
         })?;
         let mut waiting = Waiting { peer: self, id, answer, at: u64::MAX };

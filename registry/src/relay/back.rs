@@ -34,7 +34,7 @@ impl<C: Connection> Relay<C> {
         }
         if message.is_one_way() {
             let tag = self.desk().tag_for(&caller, conn, true);
-            return pass_on_one_way(&caller, tag, message);
+            return pass_on_one_way(&caller, conn, tag, message);
         }
         // How many methods it offers nobody has said, so none of them has to leave places to others.
         let permits = permits(&caller, 1);

@@ -1,8 +1,9 @@
 //! What a center says to those over whose connections it passes calls on.
 
 use callboard_common::{
-    CallerTag, Cancel, Connection, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, Feature, HEADER_BYTES, Head,
-    InFlight, Limits, Message, MessageType, RequestId, ResultCode, RpcError, SendError, Session, Verbatim,
+    CallerTag, Cancel, Connection, Encode, EncodeError, ErrorInfo, Event, Executed, FLAG_ONE_WAY, Feature,
+    HEADER_BYTES, Head, InFlight, Limits, Message, MessageType, RequestId, ResultCode, RpcError, SendError, Session,
+    Verbatim,
 };
 
 use super::book::{Call, CallerId, Number, Permits};
@@ -42,6 +43,7 @@ pub(super) fn request_of(message: &Message) -> Verbatim<'_> {
 
 pub(super) fn pass_on_one_way<C: Connection>(
     provider: &C,
+    caller: &C,
     tag: Option<CallerTag>,
     message: &Message,
 ) -> Result<(), NotPassed> {
@@ -54,8 +56,22 @@ pub(super) fn pass_on_one_way<C: Connection>(
     let mut id = CallerId::from_slice(&RequestId::unanswered(0));
     id.extend_from_slice(tag.map(CallerTag::to_wire).as_ref().map_or(&[], |tag| &tag[..]));
     let head = Head { flags, ..Head::new(MessageType::RpcRequest, &id) };
-    let passed = provider.request(head, &request_of(message));
-    passed.map(drop).map_err(|why| unsent(&why))
+    send_unshared(provider, caller, head, &request_of(message)).map_err(|why| unsent(&why))
+}
+
+/// Queues what no share of its caller's bounds. Where more waits for the provider than it reads, the caller is not read for
+/// moments, so that it can't put any amount before what others send there.
+fn send_unshared<C: Connection, B: Encode>(
+    provider: &C,
+    caller: &C,
+    head: Head<'_>,
+    body: &B,
+) -> Result<(), SendError> {
+    if provider.queued_bytes() <= READ_ON_BYTES {
+        return provider.request(head, body).map(drop);
+    }
+    let frame = provider.encode(head, body)?;
+    provider.push(&provider.share(frame), Some(caller))
 }
 
 /// Tells the provider that nobody waits for a call any longer, if it knows that. Where there is no room it is not told, and
@@ -74,7 +90,11 @@ pub(super) fn cancel_at<C: Connection>(provider: &C, id: &[u8]) {
 pub(super) fn cancel_all<C: Connection>(given_up: &[(Number, Call<C, InFlight<C>>)]) {
     for (number, call) in given_up {
         call.caller.count(Event::Cancelled);
-        cancel(call, *number);
+        if knows(&call.provider, Feature::Cancel) {
+            let id = number.id_of(call.tag);
+            // Its place is free by now.
+            let _ = send_unshared(&call.provider, &call.caller, Head::new(MessageType::Cancel, &id), &Cancel);
+        }
     }
 }
 
@@ -111,5 +131,7 @@ pub(super) const fn asked_of<C: Connection>(call: &Call<C, InFlight<C>>) -> &'st
     if call.goes_back { "the caller that was called back" } else { "its provider" }
 }
 
+/// So much may wait for a provider before anybody is held back for it: then pushing holds whoever it is told.
+const READ_ON_BYTES: usize = 1 << 20;
 /// The part of a header that its length field does not count.
 const LENGTH_BYTES: usize = 4;

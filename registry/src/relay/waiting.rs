@@ -127,7 +127,7 @@ impl<C: Connection> Relay<C> {
             }
             Ok(None) => {
                 drop(desk);
-                pass_on_one_way(provider, tag, &message)
+                pass_on_one_way(provider, &caller, tag, &message)
             }
             Ok(Some((id, held))) => {
                 let (caller, asked) = (caller.clone(), provider.clone());

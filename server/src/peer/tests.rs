@@ -287,3 +287,24 @@ async fn a_caller_behind_a_center_that_offers_nothing_is_sent_nothing() {
     assert!(matches!(error.kind(), PeerErrorKind::NotServing) && error.executed() == Executed::No, "{error}");
     assert_eq!(rig.conn.sent(), []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn those_behind_a_center_who_do_not_answer_leave_places_for_calls_to_others() {
+    let limits = Limits { in_flight: 16, ..Limits::default() };
+    let conn = Recorder::with_session(1, Session { limits, ..session(Features::ALL, None) });
+    let asked = Arc::<Asked>::default();
+    let begin = |number| asked.begin(Connection::id(&conn), 16, Some(CallerTag::new(number, true)));
+    let mut waiting = Vec::new();
+    for number in 0..4 {
+        waiting.extend(std::iter::from_fn(|| begin(number)));
+    }
+    let of = |count: usize| waiting.len() == count;
+    assert!(of(8 + 4 + 2 + 1), "{}", waiting.len());
+    assert!(begin(5).is_some(), "one that has none");
+    // What is answered or given up is free again.
+    for (id, _) in waiting.drain(..8) {
+        assert!(asked.forget(Connection::id(&conn), id));
+    }
+    assert_eq!(std::iter::from_fn(|| begin(1)).count(), 2);
+    asked.closed(Connection::id(&conn));
+}

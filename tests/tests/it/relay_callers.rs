@@ -145,6 +145,30 @@ impl Drop for Inside {
 }
 
 #[tokio::test]
+async fn callers_that_do_not_answer_when_they_are_called_back_leave_calls_back_to_others() {
+    let house = House::new().await;
+    let honest = house.caller(doubling()).await;
+    assert_eq!(within(honest.call::<i64>("ask", &1)).await.unwrap(), 2);
+    let mut deaf = Vec::new();
+    for _ in 0..3 {
+        let features = ["relay", "revisions", "cancel", "serves", "one_way"];
+        let mut peer = RawPeer::with_session(&house.center.address(), &features).await;
+        let listed = peer.ask(4, r#"{"method":"ask","optype":1}"#).await.json();
+        let meta = json!({"instance": listed["host"][0]["instance"]});
+        let call = json!({"method": "ask", "parameters": 0, "meta": meta}).to_string();
+        // As many as may wait over the provider's connection, one way: nobody waits for these.
+        for _ in 0..1024 {
+            peer.send(RELAY | 1 << 24, b"", &call).await;
+        }
+        assert_eq!(peer.receive().await.mtype, 0, "it is called back");
+        deaf.push(peer);
+        for number in 0..5 {
+            assert_eq!(within(honest.call::<i64>("ask", &number)).await.unwrap(), number * 2);
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_offers_nothing_is_not_called_through_a_center_either() {
     let house = House::new().await;
     let caller = Caller::builder().client(sessions()).connect(house.center.address()).await.unwrap();

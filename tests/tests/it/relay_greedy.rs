@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use callboard::{Caller, Center, KeptAnswers, Limits, Method, Place, Provider, RetryPolicy, Router};
-use callboard_tests::{RawPeer, within};
+use callboard_tests::{RawPeer, frame, within};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use crate::house::{sessions, until};
@@ -202,6 +203,90 @@ async fn a_caller_s_keys_are_remembered_however_many_calls_another_one_makes_und
         }
     }
     assert_eq!(runs.load(SeqCst), 310, "no repeat was run");
+}
+
+/// What one gives up gives its place at the center back at once. Were it not so at the provider, the connection that all share
+/// would soon have no place for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gives_up_what_waits_to_run_in_place_takes_no_places_of_others_at_a_relayed_provider() {
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap();
+    let router = Router::new().method("quick", |n: u64| Ok(n)).method_async("soon", async |n: u64| Ok(n)).method(
+        "long",
+        |n: u64| {
+            std::thread::sleep(Duration::from_millis(5));
+            Ok(n)
+        },
+    );
+    let _provider = relayed(&center, router).await;
+    let caller = Caller::builder().client(sessions()).retry(RetryPolicy::never()).timeout(PATIENCE);
+    let caller = caller.connect(center.address()).await.unwrap();
+    assert_eq!(within(caller.call::<u64>("quick", &0)).await.unwrap(), 0);
+    let flood = flood(&center, |call, id| {
+        let mut frames = frame(4 << 24, &id.to_be_bytes(), call);
+        if !id.is_multiple_of(16) {
+            frames.extend(frame(CANCEL, &id.to_be_bytes(), b""));
+        }
+        frames
+    });
+    let flood = flood.await;
+    until("it has half of the places", || center.relayed_calls() >= 256).await;
+    for n in 0..20 {
+        assert_eq!(within(caller.call::<u64>("quick", &n)).await.unwrap(), n);
+        assert_eq!(within(caller.call::<u64>("soon", &n)).await.unwrap(), n);
+    }
+    assert!(!flood.is_finished());
+    flood.abort();
+}
+
+/// Calls of `long`, as fast as the center reads them.
+async fn flood(
+    center: &Center,
+    frames: impl Fn(&[u8], u64) -> Vec<u8> + Send + Sync + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let mut peer = RawPeer::with_session(&center.address(), &["relay", "revisions", "cancel", "one_way"]).await;
+    let listed = peer.ask(4, r#"{"method":"long","optype":1}"#).await.json();
+    let call =
+        json!({"method": "long", "parameters": 0, "meta": {"instance": listed["host"][0]["instance"]}}).to_string();
+    let (mut answers, mut calls) = peer.stream.into_split();
+    tokio::spawn(async move {
+        let read = async {
+            let mut some = vec![0; 1 << 16];
+            while answers.read(&mut some).await.is_ok_and(|count| count > 0) {}
+        };
+        let write = async {
+            for batch in 0_u64.. {
+                let many: Vec<u8> = (0..256).flat_map(|id| frames(call.as_bytes(), batch * 256 + id)).collect();
+                if calls.write_all(&many).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(read, write);
+    })
+}
+
+/// What waits for a provider is one stream: who fills it faster than it is read is not read itself for moments.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sends_one_way_calls_faster_than_a_relayed_provider_reads_is_held_back() {
+    let center = Center::builder().listen("127.0.0.1:0").loops(2).start().await.unwrap();
+    let router = Router::new().method("quick", |n: u64| Ok(n)).method("long", |n: u64| {
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(n)
+    });
+    let _provider = relayed(&center, router).await;
+    let caller = Caller::builder().client(sessions()).retry(RetryPolicy::never()).timeout(PATIENCE);
+    let caller = caller.connect(center.address()).await.unwrap();
+    assert_eq!(within(caller.call::<u64>("quick", &0)).await.unwrap(), 0);
+    let mut floods = Vec::new();
+    for _ in 0..2 {
+        floods.push(flood(&center, |call, _| frame(5 << 24, b"", call)).await);
+    }
+    until("they are held back", || center.metrics().holds > 100).await;
+    for n in 0..5 {
+        assert_eq!(within(caller.call::<u64>("quick", &n)).await.unwrap(), n);
+    }
+    assert!(floods.iter().all(|flood| !flood.is_finished()));
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 /// Before this, what waited for the provider was full of the calls of one, and all others were refused.

@@ -77,8 +77,8 @@ pub(super) fn full(full: Full) -> NotPassed {
         }
         Full::Bytes { bound } => {
             let text = format!(
-                "so much waits to be written to this provider that your calls which wait for its answers may have no more \
-                 than {bound} bytes: the other ones are for others"
+                "the provider reads too slowly: your calls that wait for its answers may have no more than the {bound} bytes \
+                 that are free of what may wait to be written to it"
             );
             (text, "provider_queued_bytes", bound)
         }

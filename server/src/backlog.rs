@@ -28,8 +28,10 @@ struct State {
     queue: Queue<Held>,
     bound: usize,
     last_place: u64,
-    /// What calls have taken that were run as they came, since nobody waited.
+    /// What calls have taken that were run as they came, less the time since then: meanwhile the connection was not read. And
+    /// until when that was counted.
     spent: Duration,
+    counted: Instant,
     /// Somebody works it off.
     is_worked_off: bool,
     /// Where those stand that somebody waits for. Centers choose the ids, which this side has connected to.
@@ -83,20 +85,25 @@ impl Backlog {
             bound,
             last_place: 0,
             spent: Duration::ZERO,
+            counted: Instant::now(),
             is_worked_off: false,
             places: HashMap::default(),
         }))
     }
 
-    /// Whether a call that has just come is run at once: nobody waits, and such ones have not taken long.
-    pub(crate) fn may_run_at_once(&self) -> bool {
-        let state = self.lock();
+    /// Whether a call that has just come is run at once: nobody waits, and such ones have not taken long of late.
+    pub(crate) fn may_run_at_once(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.spent = state.spent.saturating_sub(now.saturating_duration_since(state.counted));
+        state.counted = state.counted.max(now);
         !state.is_worked_off && state.spent < SLICE
     }
 
-    /// One that was run as it came took so long.
-    pub(crate) fn has_spent(&self, time: Duration) {
-        self.lock().spent += time;
+    /// One that was run as it came took from then until now.
+    pub(crate) fn has_run(&self, began: Instant, now: Instant) {
+        let mut state = self.lock();
+        state.spent += now.saturating_duration_since(began);
+        state.counted = now;
     }
 
     /// A call waits for its turn, if there is room.
@@ -138,7 +145,6 @@ impl Backlog {
         let mut state = self.lock();
         let Some(Waiting { who, .. }) = state.queue.pop() else {
             state.is_worked_off = false;
-            state.spent = Duration::ZERO;
             state.places = HashMap::default();
             return None;
         };
@@ -200,18 +206,24 @@ mod tests {
     }
 
     #[test]
-    fn a_call_runs_at_once_until_such_ones_have_taken_long_and_again_when_all_is_worked_off() {
-        let backlog = Backlog::new(usize::MAX);
-        assert!(backlog.may_run_at_once());
-        backlog.has_spent(SLICE / 2);
-        assert!(backlog.may_run_at_once());
-        backlog.has_spent(SLICE / 2);
-        assert!(!backlog.may_run_at_once());
+    fn a_call_runs_at_once_unless_such_ones_have_taken_long_of_late_or_somebody_waits() {
+        let (backlog, begin) = (Backlog::new(usize::MAX), Instant::now());
+        let may_at = |parts: u32| backlog.may_run_at_once(begin + SLICE * parts / 4);
+        let runs = |from: u32, to: u32| backlog.has_run(begin + SLICE * from / 4, begin + SLICE * to / 4);
+        assert!(may_at(0));
+        runs(0, 3);
+        assert!(may_at(3));
+        runs(3, 5);
+        // Five parts, of which four are too many.
+        assert_eq!([5, 6, 7].map(may_at), [false, false, true]);
+        // One that has taken long: as long after it.
+        runs(7, 407);
+        assert_eq!([408, 806, 807].map(may_at), [false, false, true]);
         let pushed = [1, 2].map(|id| backlog.push(CallerId::behind(1, 1), held(&[id], false)));
         assert_eq!(pushed.map(|pushed| (pushed.is_first, pushed.gone.len())), [(true, 0), (false, 0)]);
         assert!(backlog.next().is_some() && backlog.next().is_some());
-        assert!(!backlog.may_run_at_once(), "the last one may still run");
-        assert!(backlog.next().is_none() && backlog.may_run_at_once());
+        assert!(!may_at(10_000), "the last one may still run");
+        assert!(backlog.next().is_none() && may_at(10_000));
     }
 
     #[test]

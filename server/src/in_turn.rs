@@ -29,10 +29,10 @@ impl Router {
         run: impl FnOnce(),
     ) {
         let backlog = self.0.backlogs.of(conn.id(), self.0.queue_bytes());
-        if backlog.may_run_at_once() {
-            let began = Instant::now();
+        let now = Instant::now();
+        if backlog.may_run_at_once(now) {
             run();
-            return backlog.has_spent(began.elapsed());
+            return backlog.has_run(now, Instant::now());
         }
         let held = held();
         // It is in flight as long as it waits: who leaves answers it first.

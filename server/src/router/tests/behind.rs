@@ -204,7 +204,7 @@ impl InPlace {
 
     async fn ran(&self) -> Vec<i64> {
         let backlog = self.router.0.backlogs.known(self.center.id());
-        let is_over = || backlog.as_ref().is_none_or(|backlog| backlog.may_run_at_once());
+        let is_over = || backlog.as_ref().is_none_or(|backlog| backlog.may_run_at_once(tokio::time::Instant::now()));
         until("all calls ended", || self.center.in_flight() == 0 && is_over()).await;
         self.ran.lock().unwrap().clone()
     }

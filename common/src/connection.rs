@@ -192,12 +192,7 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// One request that was entered is in flight no longer.
     fn end_request(&self);
 
-    /// How many requests may be in flight at once, as this side has it: by default any number.
-    fn max_in_flight(&self) -> usize {
-        usize::MAX
-    }
-
-    /// The same for a request that nobody waits for, until [`end_aside`](Self::end_aside). Where this side has made the
+    /// Enters a request that nobody waits for, until [`end_aside`](Self::end_aside). Where this side has made the
     /// connection, and the peer may pass on over it what many send, it takes no place of those that are waited for. By default
     /// it is like any other.
     fn enter_aside(&self) -> bool {
@@ -210,6 +205,11 @@ pub trait Connection: Clone + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// One of those is in flight no longer.
     fn end_aside(&self) {
         self.end_request();
+    }
+
+    /// How many requests may be in flight at once, as this side has it: by default any number.
+    fn max_in_flight(&self) -> usize {
+        usize::MAX
     }
 
     /// Enters a request as [`enter_request`](Self::enter_request) does, with a guard that ends it.

@@ -106,12 +106,8 @@ impl Number {
     /// `r`, and 16 hex digits: no call that this side makes for itself has such an id.
     fn to_wire(self) -> [u8; Self::WIRE_BYTES] {
         let mut wire = [b'r'; Self::WIRE_BYTES];
-        let mut rest = self.0;
-        for digit in wire.iter_mut().skip(1).rev() {
-            let nibble = (rest & 0xf) as u8;
-            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-            rest >>= 4;
-        }
+        let (_, digits) = wire.split_at_mut(1);
+        digits.copy_from_slice(&CallerTag::digits(self.0));
         wire
     }
 
@@ -135,9 +131,7 @@ impl Number {
     }
 
     fn from_wire(wire: &[u8]) -> Option<Self> {
-        let digits = wire.strip_prefix(b"r").filter(|digits| digits.len() + 1 == Self::WIRE_BYTES)?;
-        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
-        u64::from_str_radix(digits, 16).ok().map(Self)
+        wire.strip_prefix(b"r").and_then(CallerTag::read_digits).map(Self)
     }
 }
 

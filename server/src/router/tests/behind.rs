@@ -1,9 +1,10 @@
 //! Those who call through a center, over the connection that all of them share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use callboard_common::{CallerTag, Feature};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 use crate::KeptAnswers;
@@ -262,4 +263,32 @@ async fn a_call_that_waits_to_run_in_place_is_not_run_when_nobody_waits_for_it_o
         "the third and fourth find no room or give way, and the last one waits too long"
     );
     assert_eq!(house.answered(17), [11]);
+}
+
+#[tokio::test]
+async fn where_calls_have_taken_long_no_answer_waits_for_the_next_one() {
+    let (center, written) = (session(), Arc::new(AtomicUsize::new(0)));
+    let (sends, writes, answers) = (center.clone(), Arc::clone(&written), Arc::new(Notify::new()));
+    let seen = Arc::<Mutex<Vec<(i64, usize)>>>::default();
+    let (sees, answered) = (Arc::clone(&seen), Arc::clone(&answers));
+    let router = Router::new().method("in place", move |n: i64| {
+        answered.notify_one();
+        sees.lock().unwrap().push((n, written.load(SeqCst)));
+        if n % 2 == 1 {
+            std::thread::sleep(crate::backlog::SLICE);
+        }
+        Ok(n)
+    });
+    // As who writes to a socket: woken by the first that is to be written, it has all that is there when its turn comes.
+    let writer = tokio::spawn(async move {
+        loop {
+            answers.notified().await;
+            writes.store(sends.sent().len(), SeqCst);
+        }
+    });
+    let house = InPlace { router, center, ran: Arc::default() };
+    [1, 2, 3, 4, 6, 8].iter().for_each(|n| house.call(1, 0, *n, ""));
+    house.ran().await;
+    writer.abort();
+    assert_eq!(seen.lock().unwrap()[3..], [(4, 3), (6, 4), (8, 5)]);
 }

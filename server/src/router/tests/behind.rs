@@ -268,12 +268,12 @@ async fn a_call_that_waits_to_run_in_place_is_not_run_when_nobody_waits_for_it_o
 #[tokio::test]
 async fn where_calls_have_taken_long_no_answer_waits_for_the_next_one() {
     let (center, written) = (session(), Arc::new(AtomicUsize::new(0)));
-    let (sends, writes, answers) = (center.clone(), Arc::clone(&written), Arc::new(Notify::new()));
+    let (sends, count, wakes) = (center.clone(), Arc::clone(&written), Arc::new(Notify::new()));
     let seen = Arc::<Mutex<Vec<(i64, usize)>>>::default();
-    let (sees, answered) = (Arc::clone(&seen), Arc::clone(&answers));
+    let (begun, to_write) = (Arc::clone(&seen), Arc::clone(&wakes));
     let router = Router::new().method("in place", move |n: i64| {
-        answered.notify_one();
-        sees.lock().unwrap().push((n, written.load(SeqCst)));
+        to_write.notify_one();
+        begun.lock().unwrap().push((n, written.load(SeqCst)));
         if n % 2 == 1 {
             std::thread::sleep(crate::backlog::SLICE);
         }
@@ -282,12 +282,14 @@ async fn where_calls_have_taken_long_no_answer_waits_for_the_next_one() {
     // As who writes to a socket: woken by the first that is to be written, it has all that is there when its turn comes.
     let writer = tokio::spawn(async move {
         loop {
-            answers.notified().await;
-            writes.store(sends.sent().len(), SeqCst);
+            wakes.notified().await;
+            count.store(sends.sent().len(), SeqCst);
         }
     });
     let house = InPlace { router, center, ran: Arc::default() };
-    [1, 2, 3, 4, 6, 8].iter().for_each(|n| house.call(1, 0, *n, ""));
+    for n in [1, 2, 3, 4, 6, 8] {
+        house.call(1, 0, n, "");
+    }
     house.ran().await;
     writer.abort();
     assert_eq!(seen.lock().unwrap()[3..], [(4, 3), (6, 4), (8, 5)]);

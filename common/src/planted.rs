@@ -45,6 +45,14 @@ pub enum Planted {
     ExpiredRun,
     /// A provider does not hear that a call was given up.
     CancelIgnored,
+    /// A call that waits to run in place is executed though its caller's deadline passed meanwhile.
+    HeldTooLong,
+    /// A call that waits to run in place is executed though it was given up meanwhile.
+    HeldGivenUp,
+    /// Those whose calls wait to run in place behind a center take no turns.
+    NoTurnsInPlace,
+    /// A center says of the calls that it has passed on over a connection which has ended that they were not executed.
+    PassedOnUnsaid,
 }
 
 thread_local! {

@@ -108,6 +108,8 @@ impl Backlog {
 
     /// A call waits for its turn, if there is room.
     pub(crate) fn push(&self, caller: CallerId, held: Held) -> Pushed {
+        #[cfg(feature = "planted")]
+        let caller = if callboard_common::Planted::NoTurnsInPlace.is_planted() { CallerId::direct(0) } else { caller };
         let (bytes, mut state) = (held.message.frame().len() + HELD_BYTES, self.lock());
         let (bound, mut gone) = (state.bound, Vec::new());
         while state.queue.load.bytes.saturating_add(bytes) > bound {
@@ -127,6 +129,10 @@ impl Backlog {
 
     /// The caller has given up what it calls so. Gives it, if it waits.
     pub(crate) fn give_up(&self, id: &[u8]) -> Option<Held> {
+        #[cfg(feature = "planted")]
+        if callboard_common::Planted::HeldGivenUp.is_planted() {
+            return None;
+        }
         let mut state = self.lock();
         let (caller, place) = *state.places.get(id)?;
         state.remove(caller, place).map(|waiting| waiting.who)

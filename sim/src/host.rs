@@ -191,7 +191,7 @@ impl Host {
     }
 
     /// Names the programs of now.
-    fn instance(&self) -> String {
+    pub(crate) fn instance(&self) -> String {
         format!("{}-{}", self.name, self.programs().starts)
     }
 

@@ -1,5 +1,5 @@
 //! A whole house under faults, and what must hold after each run: a center (in one house of three two or three of them, of
-//! which all others know), providers, callers, a watcher, a publisher and subscribers; any of them is killed, switched off,
+//! which all others know), providers, of which one listens nowhere, callers, a watcher, a publisher and subscribers; any of them is killed, switched off,
 //! stopped, started again, or cut off from others, at random.
 //!
 //! Within 5 s of the last fault all must know each other again. What a caller is told of whether its call was executed is
@@ -144,6 +144,8 @@ struct House {
     centers: Mutex<BTreeMap<usize, Weak<Center>>>,
     /// Where providers serve that have signed in, by their places.
     providing: Mutex<BTreeMap<usize, String>>,
+    /// What those are called that have signed in and listen nowhere.
+    relayed: Mutex<BTreeMap<usize, String>>,
     callers: Mutex<BTreeMap<(Role, usize), Desk>>,
     calls: Arc<Calls>,
     news: News,
@@ -163,7 +165,7 @@ impl Member {
     /// Who has something to do before it ends does it, others just end.
     fn ask_to_end(&self) {
         match self.role {
-            Role::Center | Role::Provider => self.host.ask_to_end(),
+            Role::Center | Role::Provider | Role::Relayed => self.host.ask_to_end(),
             _ => self.host.leave(),
         }
     }
@@ -184,6 +186,7 @@ impl House {
             members,
             centers: Mutex::default(),
             providing: Mutex::default(),
+            relayed: Mutex::default(),
             callers: Mutex::default(),
             calls: Arc::new(Calls::new(sim)),
             news: News::new(sim, centers),
@@ -201,6 +204,7 @@ impl House {
     fn forget(&self, member: &Member) {
         match member.role {
             Role::Provider => drop(lock(&self.providing).remove(&member.place)),
+            Role::Relayed => drop(lock(&self.relayed).remove(&member.place)),
             Role::Caller | Role::Watcher => {
                 let caller = lock(&self.callers).remove(&(member.role, member.place));
                 drop(caller);
@@ -240,10 +244,18 @@ impl House {
 }
 
 /// How many of each there are beside centers.
-const MEMBERS: [(Role, usize); 5] =
-    [(Role::Provider, 3), (Role::Caller, 2), (Role::Watcher, 1), (Role::Publisher, 1), (Role::Subscriber, 2)];
-/// What all providers provide.
+const MEMBERS: [(Role, usize); 6] = [
+    (Role::Provider, 3),
+    (Role::Relayed, 1),
+    (Role::Caller, 2),
+    (Role::Watcher, 1),
+    (Role::Publisher, 1),
+    (Role::Subscriber, 2),
+];
+/// What all providers provide that listen.
 const METHOD: &str = "double";
+/// What those provide that listen nowhere. It runs in place, and takes as long as it is told.
+const RELAYED: &str = "double backstage";
 /// Two faults each.
 const ROUNDS: usize = 3;
 /// Within so long after the last fault all must know each other again.

@@ -1,7 +1,9 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use callboard_net::TaskGroup;
@@ -114,6 +116,13 @@ impl Sim {
     pub async fn jump(&self, time: Duration) {
         self.note(|| format!("the clock jumps by {time:?}"));
         advance(time).await;
+    }
+
+    /// Takes the thread for so long, as a method does that runs in place: nothing else happens meanwhile.
+    pub fn take(&self, time: Duration) {
+        let mut passing = pin!(advance(time));
+        // The clock moves as it is first looked at; after that it would only let others run, which is not to be.
+        let _ = passing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
 
     /// The first counts.

@@ -142,3 +142,23 @@ fn a_call_that_runs_after_its_deadline_is_found() {
 fn a_call_that_runs_though_it_was_given_up_is_found() {
     is_found_as(Planted::CancelIgnored, "after its caller had given it up");
 }
+
+#[test]
+fn a_call_that_waits_in_place_beyond_its_deadline_is_found() {
+    is_found_as(Planted::HeldTooLong, "after its deadline");
+}
+
+#[test]
+fn a_call_that_waits_in_place_though_it_was_given_up_is_found() {
+    is_found_as(Planted::HeldGivenUp, "after its caller had given it up");
+}
+
+#[test]
+fn callers_behind_a_center_that_take_no_turns_are_found() {
+    is_found_as(Planted::NoTurnsInPlace, "for those of another caller");
+}
+
+#[test]
+fn a_relayed_call_that_may_have_run_and_is_said_not_to_have_is_found() {
+    is_found_as(Planted::PassedOnUnsaid, "told that they were not");
+}

@@ -7,7 +7,7 @@ use callboard_server::{Context, Method, MethodError, Router};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ledger::{Ledger, Terms, Told, Totals};
-use super::{METHOD, Report};
+use super::{METHOD, RELAYED, Report};
 use crate::Sim;
 use crate::sim::lock;
 
@@ -44,11 +44,11 @@ struct Order {
 enum Work {
     /// It answers in place.
     Quick,
-    /// It takes its time, alone, and may end in an error.
-    Slow { takes: Duration, fails: bool },
+    /// It takes its time, and may end in an error.
+    Slow { method: &'static str, takes: Duration, fails: bool },
 }
 
-/// Its number, how many ms it takes, and whether it ends in an error.
+/// Its number, how many µs it takes, and whether it ends in an error.
 type SlowCall = (u64, u64, bool);
 
 impl Calls {
@@ -63,30 +63,51 @@ impl Calls {
 
     /// What a provider provides.
     pub(super) fn router(self: &Arc<Self>) -> Router {
-        let (quick, slow) = (self.clone(), self.clone());
-        Router::new()
-            .method(METHOD, move |call: u64| {
-                quick.began(call, None);
-                quick.ended(call);
-                Ok(2 * call)
-            })
-            .method_async_with(Method::new(SLOW).concurrency(1).queue(1), move |context: Context, call: SlowCall| {
-                let (calls, (number, takes, fails)) = (slow.clone(), call);
-                calls.began(number, context.deadline());
-                async move {
-                    sleep(Duration::from_millis(takes)).await;
-                    calls.ended(number);
-                    if fails { Err(MethodError::text("as it was asked to")) } else { Ok(2 * number) }
-                }
-            })
+        let quick = self.clone();
+        let router = Router::new().method(METHOD, move |call: u64| {
+            quick.began(call, None);
+            quick.ended(call);
+            Ok(2 * call)
+        });
+        self.with_slow(router, SLOW)
+    }
+
+    /// What one provides that listens nowhere.
+    pub(super) fn relayed_router(self: &Arc<Self>) -> Router {
+        let calls = self.clone();
+        let router = Router::new().method_with(RELAYED, move |context: Context, call: SlowCall| {
+            let (number, takes, fails) = call;
+            calls.began(number, context.deadline());
+            calls.sim.take(Duration::from_micros(takes));
+            calls.ended(number);
+            answer(number, fails)
+        });
+        self.with_slow(router, RELAYED_SLOW)
+    }
+
+    /// With a method that takes its time, alone.
+    fn with_slow(self: &Arc<Self>, router: Router, name: &str) -> Router {
+        let slow = self.clone();
+        let method = Method::new(name).concurrency(1).queue(1);
+        router.method_async_with(method, move |context: Context, call: SlowCall| {
+            let (calls, (number, takes, fails)) = (slow.clone(), call);
+            calls.began(number, context.deadline());
+            async move {
+                sleep(Duration::from_micros(takes)).await;
+                calls.ended(number);
+                answer(number, fails)
+            }
+        })
     }
 
     /// Calls one after the other, and now and then some at once.
     pub(super) async fn work(&self, desk: &Desk) {
         loop {
             // What becomes of them is in the ledger.
-            match self.sim.draw(12) {
+            match self.sim.draw(14) {
                 0 => self.burst(desk).await,
+                12 => self.burst_in_place(desk).await,
+                13 => drop(self.call(desk, Order::in_place(&self.sim)).await),
                 1..4 => drop(self.call(desk, Order::repeatable(&self.sim)).await),
                 4..6 => drop(self.call(desk, Order::keyed(&self.sim)).await),
                 _ => drop(self.call(desk, Order::PLAIN).await),
@@ -100,9 +121,22 @@ impl Calls {
         self.call(desk, Order::PLAIN).await
     }
 
+    /// The same at a provider that listens nowhere.
+    pub(super) async fn call_relayed(&self, desk: &Desk) -> Result<(), String> {
+        let takes = self.sim.draw_time(IN_PLACE);
+        self.call(desk, Order { work: Work::Slow { method: RELAYED, takes, fails: false }, ..Order::PLAIN }).await
+    }
+
     /// Makes more calls at once than providers take, which its callers do not all wait for.
     pub(super) async fn burst(&self, desk: &Desk) {
         let mut calls: Together<_> = (0..BURST).map(|_| Box::pin(self.call(desk, Order::slow(&self.sim)))).collect();
+        while calls.next().await.is_some() {}
+    }
+
+    /// Makes so many at once that they wait for each other where they run in place.
+    pub(super) async fn burst_in_place(&self, desk: &Desk) {
+        let order = || Order::in_place(&self.sim);
+        let mut calls: Together<_> = (0..BURST_IN_PLACE).map(|_| Box::pin(self.call(desk, order()))).collect();
         while calls.next().await.is_some() {}
     }
 
@@ -196,7 +230,8 @@ impl Order {
 
     /// One of which nobody can tell what becomes of it.
     fn slow(sim: &Sim) -> Self {
-        let work = Work::Slow { takes: TAKES + sim.draw_time(TAKES), fails: one_in(sim, 8) };
+        let method = if one_in(sim, 3) { RELAYED_SLOW } else { SLOW };
+        let work = Work::Slow { method, takes: TAKES + sim.draw_time(TAKES), fails: one_in(sim, 8) };
         let timeout = one_in(sim, 2).then(|| SHORT + sim.draw_time(TAKES * 3));
         let patience = one_in(sim, 4).then(|| SHORT + sim.draw_time(TAKES));
         let order = Self { work, timeout, patience, ..Self::PLAIN };
@@ -209,9 +244,23 @@ impl Order {
         Self { is_idempotent: true, per_try, hedge: hedge.then(|| SHORT + sim.draw_time(TAKES)), ..order }
     }
 
+    /// One that runs in place at a provider that listens nowhere, and others meanwhile wait.
+    fn in_place(sim: &Sim) -> Self {
+        let work = Work::Slow { method: RELAYED, takes: sim.draw_time(IN_PLACE), fails: one_in(sim, 8) };
+        let timeout = one_in(sim, 3).then(|| SHORT + sim.draw_time(SHORT * 2));
+        let patience = one_in(sim, 3).then(|| sim.draw_time(SHORT));
+        let (is_keyed, is_idempotent) = (one_in(sim, 6), one_in(sim, 4));
+        let per_try = one_in(sim, 2).then(|| SHORT + sim.draw_time(SHORT * 2));
+        let hedge = (is_idempotent && one_in(sim, 2)).then(|| sim.draw_time(SHORT));
+        Self { work, is_idempotent: is_idempotent && !is_keyed, is_keyed, timeout, per_try, hedge, patience }
+    }
+
     fn terms(&self) -> Terms {
-        let fails = matches!(self.work, Work::Slow { fails: true, .. });
-        Terms { most: if self.is_idempotent { self.policy().tries } else { 1 }, fails }
+        let (fails, is_relayed) = match self.work {
+            Work::Quick => (false, false),
+            Work::Slow { method, fails, .. } => (fails, method != SLOW),
+        };
+        Terms { most: if self.is_idempotent { self.policy().tries } else { 1 }, fails, is_relayed }
     }
 
     fn policy(&self) -> RetryPolicy {
@@ -229,20 +278,30 @@ impl Order {
     async fn make(&self, caller: &Caller, number: u64) -> Result<u64, CallError> {
         match self.work {
             Work::Quick => caller.call(METHOD, &number).await,
-            Work::Slow { takes, fails } => {
-                let takes = u64::try_from(takes.as_millis()).unwrap_or(u64::MAX);
-                caller.call(SLOW, &(number, takes, fails)).await
+            Work::Slow { method, takes, fails } => {
+                let takes = u64::try_from(takes.as_micros()).unwrap_or(u64::MAX);
+                caller.call(method, &(number, takes, fails)).await
             }
         }
     }
+}
+
+fn answer(number: u64, fails: bool) -> Result<u64, MethodError> {
+    if fails { Err(MethodError::text("as it was asked to")) } else { Ok(2 * number) }
 }
 
 fn one_in(sim: &Sim, n: u64) -> bool {
     sim.draw(n) == 0
 }
 
-/// What all providers provide beside it, for one call at a time.
+/// What all providers provide beside it that listen, for one call at a time.
 const SLOW: &str = "double slowly";
+/// The same of those that listen nowhere.
+const RELAYED_SLOW: &str = "double slowly backstage";
+/// Of those that run in place.
+const BURST_IN_PLACE: usize = 24;
+/// One of them takes so long at most.
+const IN_PLACE: Duration = Duration::from_millis(2);
 /// How many of them a caller makes at once.
 const BURST: usize = 6;
 /// One of them takes so long, and up to twice as long.

@@ -5,8 +5,9 @@ use callboard_client::Together;
 use callboard_registry::Discovery;
 use tokio::time::{Instant, timeout_at};
 
+use super::calls::Desk;
 use super::programs::{Role, settings};
-use super::{House, METHOD, RECOVERY};
+use super::{House, METHOD, RECOVERY, RELAYED};
 use crate::sim::lock;
 
 /// What must hold when the faults are over.
@@ -34,22 +35,31 @@ impl House {
         if providing.len() < self.count(Role::Provider) {
             return Some(format!("not all providers have signed in: {providing:?}"));
         }
+        let relayed: BTreeSet<_> = lock(&self.relayed).values().cloned().collect();
+        if relayed.len() < self.count(Role::Relayed) {
+            return Some("not all providers have signed in that listen nowhere".to_owned());
+        }
         let callers: Vec<_> = lock(&self.callers).iter().map(|(who, desk)| (*who, desk.clone())).collect();
         if callers.len() < self.count(Role::Caller) + self.count(Role::Watcher) {
             return Some("not all callers have found a center".to_owned());
         }
+        let methods = [(METHOD, &providing), (RELAYED, &relayed)];
         for ((role, place), desk) in callers {
-            let known = timeout_at(deadline, desk.caller.hosts(METHOD)).await;
-            let known = names(known.ok().and_then(Result::ok).iter().flatten());
-            if known != providing {
-                return Some(format!("{} {place} knows {known:?} in place of {providing:?}", role.name()));
+            for (method, there) in methods {
+                let known = timeout_at(deadline, desk.caller.hosts(method)).await;
+                let known = names(known.ok().and_then(Result::ok).iter().flatten());
+                if known != *there {
+                    return Some(format!("{} {place} knows {known:?} in place of {there:?}", role.name()));
+                }
             }
         }
         for (place, newcomer) in newcomers.iter().enumerate() {
-            let known = timeout_at(deadline, newcomer.hosts(METHOD)).await;
-            let known = names(known.ok().and_then(Result::ok).iter().flat_map(|known| known.iter()));
-            if known != providing {
-                return Some(format!("center {place} names {known:?} in place of {providing:?}"));
+            for (method, there) in methods {
+                let known = timeout_at(deadline, newcomer.hosts(method)).await;
+                let known = names(known.ok().and_then(Result::ok).iter().flat_map(|known| known.iter()));
+                if known != *there {
+                    return Some(format!("center {place} names {known:?} in place of {there:?}"));
+                }
             }
         }
         let online = self.watch.online();
@@ -72,16 +82,30 @@ impl House {
         let callers: Vec<_> = lock(&self.callers).values().cloned().collect();
         for caller in &callers {
             let calls = (0..4 * self.count(Role::Provider)).map(|_| Box::pin(self.calls.call_once(caller)));
-            let mut calls: Together<_> = calls.collect();
-            while let Some(called) = calls.next().await {
-                if let Err(error) = called {
-                    panic!("a call failed in peace: {error}");
-                }
-            }
+            all_answered(calls.collect()).await;
+            let calls = (0..4 * self.count(Role::Relayed)).map(|_| Box::pin(self.calls.call_relayed(caller)));
+            all_answered(calls.collect()).await;
         }
         // Of these not all are answered, but all as the ledger has it.
         let mut bursts: Together<_> = callers.iter().map(|caller| Box::pin(self.calls.burst(caller))).collect();
         while bursts.next().await.is_some() {}
+        let bursts = callers.iter().map(|caller| Box::pin(self.calls.burst_in_place(caller)));
+        let mut bursts: Together<_> = bursts.collect();
+        while bursts.next().await.is_some() {}
+        // The last one is the watcher, which makes no calls of its own.
+        if let [busy, .., other] = &callers[..] {
+            let flood = (0..FLOOD).map(|_| Box::pin(self.calls.call_relayed(busy))).collect();
+            tokio::join!(biased; all_answered(flood), self.check_turn(other));
+        }
+    }
+
+    /// Whoever calls a method that runs in place behind a center does not wait for all that another one has called before.
+    async fn check_turn(&self, caller: &Desk) {
+        self.sim.sleep(UNDER_WAY).await;
+        let began = Instant::now();
+        all_answered([Box::pin(self.calls.call_relayed(caller))].into_iter().collect()).await;
+        let took = began.elapsed();
+        assert!(took < TURN, "a call has waited {took:?} for those of another caller");
     }
 
     /// All go: nothing is kept of them. The centers go last.
@@ -108,11 +132,25 @@ impl House {
     }
 }
 
+async fn all_answered<F: Future<Output = Result<(), String>> + Unpin>(mut calls: Together<F>) {
+    while let Some(called) = calls.next().await {
+        if let Err(error) = called {
+            panic!("a call failed in peace: {error}");
+        }
+    }
+}
+
 fn names<'a>(hosts: impl Iterator<Item = &'a callboard_common::Host>) -> BTreeSet<String> {
     hosts.map(ToString::to_string).collect()
 }
 
 /// Within so long after all have left nothing is kept of them: as long as a call may take whose caller has gone.
 const LEAVING: Duration = Duration::from_secs(6);
+/// So many calls one makes at once, of about a ms each.
+const FLOOD: usize = 200;
+/// By then they wait for each other.
+const UNDER_WAY: Duration = Duration::from_millis(20);
+/// Beside them a call takes less: its way there and back through a center, with others at each step.
+const TURN: Duration = Duration::from_millis(60);
 /// So long a center takes at most to end of which nobody wants anything.
 const ENDING: Duration = Duration::from_secs(1);

@@ -38,6 +38,8 @@ pub(super) struct Terms {
     pub(super) most: u32,
     /// Its handler ends in an error.
     pub(super) fails: bool,
+    /// It goes by way of a center.
+    pub(super) is_relayed: bool,
 }
 
 /// What a caller was told of a call.
@@ -110,7 +112,7 @@ impl Ledger {
             return Err(format!("call {number} was executed {late:?} after its deadline"));
         }
         if let (true, Some(_), Some((_, over))) = (in_peace, deadline, told)
-            && now.saturating_duration_since(over) > ON_ITS_WAY
+            && now.saturating_duration_since(over) > ON_ITS_WAY * (1 + u32::from(terms.is_relayed))
         {
             return Err(format!("call {number} was executed {:?} after its caller had given it up", now - over));
         }
@@ -217,7 +219,8 @@ impl Account {
     }
 }
 
-/// Word that a call was given up takes so long at most where nothing stands still, with room for what is written in parts.
+/// Word that a call was given up takes so long at most where nothing stands still, with room for what is written in parts,
+/// and as long again by way of a center, where a thread may be taken meanwhile.
 const ON_ITS_WAY: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
@@ -227,8 +230,8 @@ mod tests {
     const NO: Told = Told::Error { executed: Executed::No, tries: 1 };
     const YES: Told = Told::Error { executed: Executed::Yes, tries: 1 };
     const UNKNOWN: Told = Told::Error { executed: Executed::Unknown, tries: 1 };
-    const ONCE: Terms = Terms { most: 1, fails: false };
-    const FAILS: Terms = Terms { most: 1, fails: true };
+    const ONCE: Terms = Terms { most: 1, fails: false, is_relayed: false };
+    const FAILS: Terms = Terms { most: 1, fails: true, is_relayed: false };
 
     /// A call that began and ended so often before its caller was told.
     fn outcome(terms: Terms, began: u32, ended: u32, told: Told) -> Result<(), String> {
@@ -247,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_is_told_is_held_against_what_ran() {
-        let three = Terms { most: 3, fails: false };
+        let three = Terms { most: 3, fails: false, is_relayed: false };
         let rows = [
             (ONCE, 1, 1, Told::Answer, true),
             (ONCE, 1, 0, Told::Answer, false),
@@ -320,7 +323,7 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_secs(2);
         let budget = RetryBudget { percent: 20, reserve: 1, most: 10 };
-        let (mut ledger, terms) = (Ledger::default(), Terms { most: 3, fails: false });
+        let (mut ledger, terms) = (Ledger::default(), Terms { most: 3, fails: false, is_relayed: false });
         let account = ledger.account(budget, now);
         let calls: Vec<_> = (0..5).map(|_| ledger.open(account, terms)).collect();
         // One in reserve, one of the calls, and one of what is left over.

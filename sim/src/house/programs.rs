@@ -5,7 +5,7 @@ use std::time::Duration;
 use callboard_client::{Centers, ClientBuilder, Reconnect, RetryBudget};
 use callboard_common::{Heartbeat, Heartbeats};
 use callboard_net::{Address, Limits};
-use callboard_registry::{AvailabilityPolicy, Provider};
+use callboard_registry::{AvailabilityPolicy, Place, Provider};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::House;
@@ -18,6 +18,8 @@ use crate::sim::lock;
 pub(super) enum Role {
     Center,
     Provider,
+    /// A provider that listens nowhere.
+    Relayed,
     Caller,
     Watcher,
     Publisher,
@@ -29,6 +31,7 @@ impl Role {
         match self {
             Self::Center => "center",
             Self::Provider => "provider",
+            Self::Relayed => "relayed provider",
             Self::Caller => "caller",
             Self::Watcher => "watcher",
             Self::Publisher => "publisher",
@@ -42,6 +45,7 @@ pub(super) async fn run(house: Arc<House>, role: Role, place: usize, host: Host)
     match role {
         Role::Center => center(&house, place, &host).await,
         Role::Provider => provide(&house, place, &host).await,
+        Role::Relayed => provide_relayed(&house, place, &host).await,
         Role::Caller => call(&house, place, &host).await,
         Role::Watcher => watch(&house, place, &host).await,
         Role::Publisher => house.news.publish(centers(&house, &host).await).await,
@@ -100,6 +104,26 @@ async fn provide(house: &House, place: usize, host: &Host) {
     server.shutdown().await;
 }
 
+/// Callers reach it through the centers, over its own connections.
+async fn provide_relayed(house: &House, place: usize, host: &Host) {
+    let mut asked = pin!(host.asked_to_end());
+    let router = house.calls.relayed_router();
+    let (names, centers) = (router.names(), house.center_list());
+    let sign_in = async {
+        let connect = || settings(host).serves(router.clone()).connect_centers(&centers);
+        let centers = until_done(connect).await;
+        until_done(|| Provider::new(&centers).announce(names.clone(), Place::Relay)).await
+    };
+    let provider = tokio::select! {
+        biased;
+        () = &mut asked => return,
+        provider = sign_in => provider,
+    };
+    lock(&house.relayed).insert(place, callboard_common::Host::relayed(&host.instance()).to_string());
+    asked.await;
+    let _ = timeout(WITHDRAW, provider.withdraw()).await;
+}
+
 async fn call(house: &House, place: usize, host: &Host) {
     let desk = desk(house, host).await;
     lock(&house.callers).insert((Role::Caller, place), desk.clone());
@@ -151,8 +175,8 @@ fn soon() -> Reconnect {
     Reconnect { longest: Duration::from_secs(1), ..Reconnect::default() }
 }
 
-/// Twice as long as the longest pause of a provider that comes back to a center that began anew.
-const KEEP_UNCONFIRMED: Duration = Duration::from_secs(2);
+/// Longer than the longest pause of a provider that comes back to a center that began anew.
+const KEEP_UNCONFIRMED: Duration = Duration::from_millis(1500);
 /// For a call: shorter than it takes to notice a dead peer, so that both are met.
 const CALL: Duration = Duration::from_secs(2);
 /// How long a provider that ends waits for centers that do not answer.

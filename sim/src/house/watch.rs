@@ -32,7 +32,10 @@ impl Watch {
             self.must_be_callable(*host);
         }
         *lock(&self.online) = known.iter().map(ToString::to_string).collect();
-        while let Some(Notice { host, online, .. }) = notices.next().await {
+        while let Some(Notice { method, host, online, .. }) = notices.next().await {
+            if *method != *METHOD {
+                continue;
+            }
             self.sim.note(|| format!("the watcher hears: {host} is {}", if online { "online" } else { "offline" }));
             if online {
                 self.must_be_callable(host);
